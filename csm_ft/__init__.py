@@ -1,0 +1,1 @@
+"""csm-ft: hyper-parameter-sweep-first fine-tuning of conversational speech models."""
