@@ -98,13 +98,14 @@ class TrainConfig(Options):
     # Now and then: a number of steps, or 0.5ep (epochs), 2000ex (examples), 10% or 1/9 (of the run); 0 = off
     log_every: str = option("10", "Log the training loss: steps, 0.5ep, 2000ex, 10% or 1/9 of the run; 0 = off.", group="now and then", trains=False)
     val_every: str = option("100", "Validate (same units); the last step is always validated.", group="now and then", trains=False)
+    best_from: str = option("0", "Validations before this point (same units) do not count as the best.", group="now and then", trains=False)
     save_every: str = option("1000", "Save a checkpoint to resume from (same units); the last step is always saved.", group="now and then", trains=False)
     gen_every: str = option("1000", "Speak the gen_sentences (same units); the first and the last step are always heard unless 0.", group="now and then", trains=False)
     keep_last: int = option(2, "Checkpoints to keep; the best weights are kept besides.", group="now and then", trains=False)
 
     # Samples
     gen_sentences: list[str] = option([], "Sentences to speak, or a .txt file with one per line; none = texts of the first two validation clips.", group="samples", trains=False)
-    gen_speaker: int = option(999, "Speaker id of the samples.", group="samples", trains=False)
+    gen_speaker: str = option("999", "Speaker id of the samples.", group="samples", trains=False)
     gen_max_sec: float = option(10.0, "Longest sample in seconds.", group="samples", trains=False)
     gen_temperature: float = option(0.9, "Sampling temperature; 0 = greedy.", group="samples", trains=False)
     gen_topk: int = option(50, "Sample among the k likeliest codes; 0 = all.", group="samples", trains=False)
@@ -137,7 +138,7 @@ class TrainConfig(Options):
             sentences = path.read_text(encoding="utf-8").splitlines()
         return [str(s).strip() for s in sentences if str(s).strip()]
 
-    @field_validator("log_every", "val_every", "save_every", "gen_every", "warmup_steps")
+    @field_validator("log_every", "val_every", "best_from", "save_every", "gen_every", "warmup_steps")
     @classmethod
     def _duration(cls, value: str) -> str:
         Duration.parse(value)
