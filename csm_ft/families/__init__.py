@@ -1,0 +1,24 @@
+"""The model families; the only place where a family's name decides anything. Importing this package imports no torch."""
+
+from typing import TYPE_CHECKING
+
+from csm_ft.config import TrainConfig
+
+if TYPE_CHECKING:
+    from csm_ft.families.base import Family
+
+
+def config_class(family: str = "csm") -> type[TrainConfig]:
+    """Return the config class of a family: the common options and its own."""
+    assert family == "csm", f"unknown family {family}"  # pydantic has checked the name
+    from csm_ft.families.csm.config import CsmConfig
+
+    return CsmConfig
+
+
+def open_family(family: str = "csm") -> "Family":
+    """Return a family's functions; imports torch."""
+    assert family == "csm", f"unknown family {family}"
+    from csm_ft.families.csm.family import CsmFamily
+
+    return CsmFamily()

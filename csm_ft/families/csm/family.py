@@ -1,0 +1,97 @@
+"""What the loop asks of CSM: the plain functions of families/base.py."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from csm_ft.config import ConfigError, TrainConfig
+from csm_ft.families.base import Draw, Split
+from csm_ft.families.csm import data
+from csm_ft.families.csm.config import CsmConfig, CsmSize, check_flags, chosen_size
+from csm_ft.families.csm.model import CsmModel, empty_model
+from csm_ft.families.csm.weights import load_model
+from csm_ft.store import Store
+
+EMBEDDED_BASE = "demo/base"
+
+
+class CsmFamily:
+    """Conversational Speech Model."""
+
+    def default_base(self, store: Store) -> str:
+        """Return the weights that a store is fine-tuned from when none are named."""
+        return "sesame/csm-1b" if store.info.codec == "mimi" else EMBEDDED_BASE
+
+    def build_model(self, config: TrainConfig, store: Store) -> CsmModel:
+        """Build the model in fp32 on the CPU with base or random weights; ConfigError when it does not fit the store."""
+        config = _csm(config)
+        info = store.info
+        if config.train_from_scratch:
+            size = chosen_size(
+                config,
+                default="tiny" if info.codec == "melrvq" else "llama-1B",
+                text_vocab_size=info.text_vocab_size,
+                audio_vocab_size=info.codec_vocab_size,
+                num_codebooks=info.num_codebooks,
+            )
+            model = empty_model(size)
+            for name, buffer in [(n, b) for n, b in model.named_buffers() if b.is_meta]:
+                raise AssertionError(f"buffer {name} {tuple(buffer.shape)} was not built")
+            model = _materialise(model)
+            model.init_weights(config.seed)
+            return model
+        model = load_model(config.model_name_or_checkpoint_path)
+        check_flags(config, model.size, config.model_name_or_checkpoint_path)
+        _check_fit(model.size, store, config.model_name_or_checkpoint_path)
+        return model
+
+    def costs(self, split: Split) -> NDArray[np.int64]:
+        """Positions of each clip."""
+        return data.costs(split)
+
+    def collate(self, split: Split, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None) -> data.CsmBatch:
+        """Make one micro-batch."""
+        return data.collate(split, indices, depth_fraction=_csm(config).depth_fraction, draw=draw)
+
+    def part_weights(self, config: TrainConfig) -> dict[str, float]:
+        """2*((1-w)*c0 + w*depth), as in the public CSM trainer; w = 0.5 is c0 + depth."""
+        weight = _csm(config).decoder_loss_weight
+        return {"c0": 2 * (1 - weight), "depth": 2 * weight}
+
+    def yardstick_weights(self) -> dict[str, float]:
+        """The yardstick: nats per frame of codebook 0 plus the mean over codebooks 1..K-1; nothing that a sweep may vary."""
+        return {"c0": 1.0, "depth": 1.0}
+
+    def checkpoint_config(self, model: CsmModel) -> Mapping[str, object]:
+        """Return config.json of a checkpoint."""
+        return model.size.to_json()
+
+
+def _csm(config: TrainConfig) -> CsmConfig:
+    assert isinstance(config, CsmConfig), "CSM is configured by a CsmConfig"
+    return config
+
+
+def _materialise(model: CsmModel) -> CsmModel:
+    """Give the meta parameters memory; the RoPE caches are real already and stay."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, device="cpu")))
+    return model
+
+
+def _check_fit(size: CsmSize, store: Store, name: str) -> None:
+    info = store.info
+    rules = [
+        ("codebooks", info.num_codebooks, size.num_codebooks, info.num_codebooks == size.num_codebooks),
+        ("audio ids", info.codec_vocab_size, size.audio_vocab_size, info.codec_vocab_size <= size.audio_vocab_size),
+        ("text ids", info.text_vocab_size, size.text_vocab_size, info.text_vocab_size <= size.text_vocab_size),
+    ]
+    for what, in_store, in_model, fits in rules:
+        if not fits:
+            raise ConfigError(
+                f"{store.path} has {in_store} {what} ({info.codec}, {info.tokenizer}), the model {name} has {in_model}; "
+                "pretokenise with the model's codec and tokenizer, name another model, or --train_from_scratch"
+            )
