@@ -120,8 +120,16 @@ class Family(Protocol):
         """Weight of each part's mean in the training loss."""
         ...
 
-    def val_loss(self, means: Mapping[str, float]) -> float:
-        """The yardstick from the mean nats of each part; no free parameter."""
+    def yardstick_weights(self) -> dict[str, float]:
+        """Weight of each part's mean in the validation loss that trials are compared by; free of every swept parameter."""
+        ...
+
+    def default_base(self, store: Any) -> str:
+        """Return the weights that a store is fine-tuned from when none are named."""
+        ...
+
+    def checkpoint_config(self, model: Any) -> Mapping[str, object]:
+        """Return config.json of a checkpoint."""
         ...
 
 

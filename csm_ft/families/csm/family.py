@@ -1,6 +1,7 @@
 """What the loop asks of CSM: the plain functions of families/base.py."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from csm_ft.families.csm.model import CsmModel, empty_model
 from csm_ft.families.csm.weights import load_model
 from csm_ft.store import Store
 
-EMBEDDED_BASE = "demo/base"
+EMBEDDED_BASE = Path(__file__).resolve().parents[3] / "demo" / "base"
 
 
 class CsmFamily:
@@ -22,7 +23,7 @@ class CsmFamily:
 
     def default_base(self, store: Store) -> str:
         """Return the weights that a store is fine-tuned from when none are named."""
-        return "sesame/csm-1b" if store.info.codec == "mimi" else EMBEDDED_BASE
+        return "sesame/csm-1b" if store.info.codec == "mimi" else str(EMBEDDED_BASE)
 
     def build_model(self, config: TrainConfig, store: Store) -> CsmModel:
         """Build the model in fp32 on the CPU with base or random weights; ConfigError when it does not fit the store."""
@@ -36,10 +37,7 @@ class CsmFamily:
                 audio_vocab_size=info.codec_vocab_size,
                 num_codebooks=info.num_codebooks,
             )
-            model = empty_model(size)
-            for name, buffer in [(n, b) for n, b in model.named_buffers() if b.is_meta]:
-                raise AssertionError(f"buffer {name} {tuple(buffer.shape)} was not built")
-            model = _materialise(model)
+            model = _materialise(empty_model(size))
             model.init_weights(config.seed)
             return model
         model = load_model(config.model_name_or_checkpoint_path)
