@@ -61,7 +61,9 @@ class TrainConfig(Options):
 
     # What is trained on what
     data: str = option("./data/tokens.hdf5", "Token file written by pretokenize.py.", group="run", trains=False)
-    output_dir: str = option("auto", "Run folder; the same folder resumes. auto = exp/<data>-<hash of this config>.", group="run", trains=False)
+    output_dir: str = option(
+        "auto", "Run folder; the same folder resumes. auto = exp/<data>-<hash of this config>.", group="run", trains=False
+    )
     family: Literal["csm"] = option("csm", "Model family.", group="run")
     model_name_or_checkpoint_path: str = option(
         "auto",
@@ -70,11 +72,17 @@ class TrainConfig(Options):
         group="run",
     )
     train_from_scratch: bool = option(False, "Start from random weights of the chosen size instead.", group="run")
-    resume: bool = option(True, "Go on from the last checkpoint in output_dir; false = set the old run aside and begin again.", group="run", trains=False)
-    partial_data_loading: bool = option(False, "Read tokens from the mapped file as needed (flat memory) instead of loading them.", group="run", trains=False)
+    resume: bool = option(
+        True, "Go on from the last checkpoint in output_dir; false = set the old run aside and begin again.", group="run", trains=False
+    )
+    partial_data_loading: bool = option(
+        False, "Read tokens from the mapped file as needed (flat memory) instead of loading them.", group="run", trains=False
+    )
     seed: int = option(0, "Seed of order, amortised frames, initialisation and samples.", group="run")
     device: str = option("auto", "cpu, cuda or cuda:N; auto = cuda if there is one.", group="run", trains=False)
-    dtype: Literal["auto", "fp32", "bf16"] = option("auto", "Arithmetic: bf16 = autocast over fp32 master weights; auto = bf16 where the hardware has it.", group="run")
+    dtype: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "Arithmetic: bf16 = autocast over fp32 master weights; auto = bf16 where the hardware has it.", group="run"
+    )
     threads: int = option(0, "CPU threads of torch; 0 = all cores given to this process.", group="run", trains=False)
 
     # Optimisation
@@ -82,12 +90,23 @@ class TrainConfig(Options):
     max_steps: int = option(0, "Optimiser steps; 0 = as n_epochs says.", group="optimisation")
     batch_size: int = option(8, "Clips per batch; times grad_acc_steps = clips per optimiser step.", group="optimisation")
     grad_acc_steps: int = option(1, "Batches per optimiser step; the gradient is that of one large batch.", group="optimisation")
-    batch_tokens: int = option(0, "Padded positions (text tokens + frames) per batch instead of a number of clips; 0 = use batch_size.", group="optimisation")
-    micro_batch_tokens: int = option(16384, "Padded positions that fit one forward pass: larger batches are split; the gradient stays the same.", group="optimisation", trains=False)
+    batch_tokens: int = option(
+        0, "Padded positions (text tokens + frames) per batch instead of a number of clips; 0 = use batch_size.", group="optimisation"
+    )
+    micro_batch_tokens: int = option(
+        16384,
+        "Padded positions that fit one forward pass: larger batches are split; the gradient stays the same.",
+        group="optimisation",
+        trains=False,
+    )
     learning_rate: float = option(3e-5, "Peak learning rate of AdamW.", group="optimisation")
     warmup_steps: str = option("5%", "Linear warm-up: a number of optimiser steps, or a share of the run (5%).", group="optimisation")
-    lr_decay: Literal["linear", "cosine", "constant", "exponential", "wsd"] = option("linear", "Decay after warm-up, in optimiser steps (wsd: constant, last 20 % linear).", group="optimisation")
-    min_lr_ratio: float = option(0.0, "Learning rate at the end of the decay, as a share of the peak (exponential: at least 0.01).", group="optimisation")
+    lr_decay: Literal["linear", "cosine", "constant", "exponential", "wsd"] = option(
+        "linear", "Decay after warm-up, in optimiser steps (wsd: constant, last 20 % linear).", group="optimisation"
+    )
+    min_lr_ratio: float = option(
+        0.0, "Learning rate at the end of the decay, as a share of the peak (exponential: at least 0.01).", group="optimisation"
+    )
     weight_decay: float = option(0.002, "AdamW weight decay.", group="optimisation")
     decay_all: bool = option(False, "Decay norms and embeddings, too.", group="optimisation")
     adam_beta1: float = option(0.9, "AdamW beta 1.", group="optimisation")
@@ -96,22 +115,39 @@ class TrainConfig(Options):
     max_grad_norm: float = option(1.3, "Clip the gradient to this norm; 0 = off.", group="optimisation")
 
     # Now and then: a number of steps, or 0.5ep (epochs), 2000ex (examples), 10% or 1/9 (of the run); 0 = off
-    log_every: str = option("10", "Log the training loss: steps, 0.5ep, 2000ex, 10% or 1/9 of the run; 0 = off.", group="now and then", trains=False)
+    log_every: str = option(
+        "10", "Log the training loss: steps, 0.5ep, 2000ex, 10% or 1/9 of the run; 0 = off.", group="now and then", trains=False
+    )
     val_every: str = option("100", "Validate (same units); the last step is always validated.", group="now and then", trains=False)
+    measure_base: bool = option(True, "Validate and speak before the first step, too.", group="now and then", trains=False)
     best_from: str = option("0", "Validations before this point (same units) do not count as the best.", group="now and then", trains=False)
-    save_every: str = option("1000", "Save a checkpoint to resume from (same units); the last step is always saved.", group="now and then", trains=False)
-    gen_every: str = option("1000", "Speak the gen_sentences (same units); the first and the last step are always heard unless 0.", group="now and then", trains=False)
+    save_every: str = option(
+        "1000", "Save a checkpoint to resume from (same units); the last step is always saved.", group="now and then", trains=False
+    )
+    gen_every: str = option(
+        "1000",
+        "Speak the gen_sentences (same units); the first and the last step are always heard unless 0.",
+        group="now and then",
+        trains=False,
+    )
     keep_last: int = option(2, "Checkpoints to keep; the best weights are kept besides.", group="now and then", trains=False)
 
     # Samples
-    gen_sentences: list[str] = option([], "Sentences to speak, or a .txt file with one per line; none = texts of the first two validation clips.", group="samples", trains=False)
+    gen_sentences: list[str] = option(
+        [],
+        "Sentences to speak, or a .txt file with one per line; none = texts of the first two validation clips.",
+        group="samples",
+        trains=False,
+    )
     gen_speaker: str = option("999", "Speaker id of the samples.", group="samples", trains=False)
     gen_max_sec: float = option(10.0, "Longest sample in seconds.", group="samples", trains=False)
     gen_temperature: float = option(0.9, "Sampling temperature; 0 = greedy.", group="samples", trains=False)
     gen_topk: int = option(50, "Sample among the k likeliest codes; 0 = all.", group="samples", trains=False)
 
     # Tracking
-    wandb: Literal["auto", "online", "offline", "off"] = option("auto", "Weights & Biases; auto = online with WANDB_API_KEY, else offline; off = not imported.", group="tracking", trains=False)
+    wandb: Literal["auto", "online", "offline", "off"] = option(
+        "auto", "Weights & Biases; auto = online with WANDB_API_KEY, else offline; off = not imported.", group="tracking", trains=False
+    )
     wandb_project: str = option("csm-finetuning", "W&B project.", group="tracking", trains=False)
     wandb_name: str = option("", "W&B run name; empty = the name of output_dir.", group="tracking", trains=False)
     wandb_group: str = option("", "W&B group (a sweep sets it to its study).", group="tracking", trains=False)
@@ -146,7 +182,16 @@ class TrainConfig(Options):
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        for name in ("n_epochs", "batch_size", "grad_acc_steps", "micro_batch_tokens", "learning_rate", "adam_eps", "gen_max_sec", "keep_last"):
+        for name in (
+            "n_epochs",
+            "batch_size",
+            "grad_acc_steps",
+            "micro_batch_tokens",
+            "learning_rate",
+            "adam_eps",
+            "gen_max_sec",
+            "keep_last",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)} is not above 0")
         for name in ("max_steps", "batch_tokens", "threads", "weight_decay", "max_grad_norm", "gen_temperature", "gen_topk"):

@@ -22,7 +22,9 @@ class Duration:
         """Parse one of the spellings above; ValueError names them."""
         match = _DURATION.fullmatch(text.strip())
         if match is None:
-            raise ValueError(f"{text!r} is not a duration: write 100 (steps), 0.5ep (epochs), 2000ex (examples), 10% or 1/9 (of the run), or 0 (off)")
+            raise ValueError(
+                f"{text!r} is not a duration: write 100 (steps), 0.5ep (epochs), 2000ex (examples), 10% or 1/9 (of the run), or 0 (off)"
+            )
         if match["top"]:
             return cls(Fraction(int(match["top"]), int(match["bottom"])), "run")
         number = Fraction(match["number"])

@@ -46,7 +46,7 @@ class Prompt:
 
     id: str  # hash of the prompt; the name of its folder of samples
     text: str
-    speaker: str
+    speaker: str  # "" = none
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ class CsmConfig(TrainConfig):
         group="optimisation",
     )
     depth_fraction: float = option(
-        1 / 16, "Share of a clip's frames, drawn anew each epoch, that train the depth decoder (unbiased; the EOS frame always does).", group="optimisation"
+        1 / 16,
+        "Share of a clip's frames, drawn anew each epoch, that train the depth decoder (unbiased; the EOS frame always does).",
+        group="optimisation",
     )
 
     @model_validator(mode="after")
@@ -106,7 +108,8 @@ class CsmSize:
         """Read a checkpoint's config.json (further keys, as the hub's file has, are left alone); ConfigError names what is missing."""
         try:
             sizes = {
-                name: TransformerSize(**values[name]) if name in values else PRESETS[values[f"{name}_flavor"]] for name in ("backbone", "decoder")
+                name: TransformerSize(**values[name]) if name in values else PRESETS[values[f"{name}_flavor"]]
+                for name in ("backbone", "decoder")
             }
             return cls(
                 sizes["backbone"].check(f"{where}: backbone"),

@@ -28,7 +28,7 @@ def sample(model: "CsmModel", prompts: Sequence[Prompt], *, tokenizer: Any, opti
     """
     if not prompts:
         return []
-    texts = [torch.from_numpy(tokenizer.encode(p.text, p.speaker).astype(np.int64)).to(model.device) for p in prompts]
+    texts = [torch.from_numpy(tokenizer.encode(p.text, p.speaker or None).astype(np.int64)).to(model.device) for p in prompts]
     generators = [torch.Generator().manual_seed(_seed(options.seed, p.id)) for p in prompts]
     was_training = model.training
     model.eval()

@@ -26,7 +26,9 @@ def locate(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise ConfigError(f"{path}: weights are read from .safetensors files only (no pickle); convert it, or name a folder with model.safetensors")
+            raise ConfigError(
+                f"{path}: weights are read from .safetensors files only (no pickle); convert it, or name a folder with model.safetensors"
+            )
         return path
     if path.is_dir():
         for candidate in (path, path / "checkpoints" / "best", path / "best"):

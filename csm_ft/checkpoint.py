@@ -1,0 +1,126 @@
+"""Checkpoints: folders that are there whole or not at all. `step_000500/{model,optimizer}.safetensors, config.json, state.json`, and `best/`."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from csm_ft.optim import load_optimizer_tensors, optimizer_tensors
+
+
+@dataclass
+class TrainState:
+    """Where a run stands. Order and random choices are functions of seed, epoch and step, so no generator state needs saving."""
+
+    step: int = 0
+    examples: int = 0
+    epoch: float = 0.0
+    train_sec: float = 0.0  # time in optimiser steps, over all sessions
+    best: dict[str, Any] | None = None  # val_loss, step, examples, epoch
+    final_val_loss: float | None = None  # of the last validation
+    stopped: bool = False  # ended by the reporter
+    metrics_bytes: int = 0  # length of metrics.jsonl when this was saved
+    window: dict[str, float] = field(default_factory=dict)  # sums since the last logged training row
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read state.json of a checkpoint."""
+        return cls(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to fill; on success it takes the place of `path` after everything in it is on disk, on failure nothing changes."""
+    recover(path)
+    draft, old = path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.old")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for file in draft.rglob("*"):
+            if file.is_file():
+                fsync(file)
+        fsync(draft)
+        if path.exists():
+            path.rename(old)
+        draft.rename(path)
+        fsync(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Undo a replacement of `path` that a kill cut short: the old folder comes back if the new one is not in place, drafts go."""
+    draft, old = path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for left_over in (draft, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file aside, sync it and rename it into place."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    fsync(draft)
+    draft.replace(path)
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(
+    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, config: Mapping[str, object], *, keep_last: int
+) -> None:
+    """Save everything a run needs to go on; then drop all but the last `keep_last`, by step number."""
+    with whole_folder(root / f"step_{state.step:06d}") as folder:
+        save_weights(folder, model, config)
+        save_file(optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
+        write_whole(folder / "state.json", json.dumps(asdict(state)))
+    for old in checkpoints(root)[:-keep_last]:
+        shutil.rmtree(old)
+
+
+def save_best(
+    root: Path, model: nn.Module, state: TrainState, config: Mapping[str, object], val_clips: Mapping[str, tuple[float, int]]
+) -> None:
+    """Save the weights of the best validation so far, with each validation clip's share of it ([nats, frames])."""
+    with whole_folder(root / "best") as folder:
+        save_weights(folder, model, config)
+        write_whole(folder / "state.json", json.dumps(asdict(state)))
+        write_whole(folder / "val_clips.json", json.dumps(val_clips))
+
+
+def save_weights(folder: Path, model: nn.Module, config: Mapping[str, object]) -> None:
+    """Write model.safetensors and config.json under the published names; any folder of them is a base for another run."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_whole(folder / "config.json", json.dumps(dict(config), indent=2))
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """Return the complete checkpoints of a run, oldest first."""
+    return sorted(root.glob("step_*"), key=lambda p: int(p.name.removeprefix("step_")))
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
+    """Restore weights and optimiser in place and return where the run stood."""
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    tensors = load_file(folder / "optimizer.safetensors")
+    if tensors:
+        load_optimizer_tensors(model, optimizer, tensors)
+    return TrainState.read(folder)
