@@ -304,8 +304,8 @@ def _data_path(config: TrainConfig) -> Path:
     path = Path(config.data)
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such token file. Make it with\n  python pretokenize.py --train_data train.json --val_data val.json --output {path}\n"
-            "or name another with --data"
+            f"{path}: no such token file. Make it with\n  python pretokenize.py --train_data train.json --val_data val.json "
+            f"--output {path}\nor name another with --data"
         )
     return path
 

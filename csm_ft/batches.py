@@ -1,8 +1,8 @@
 """Which clips make which batch: length buckets, reshuffled each epoch, as a pure function of (seed, epoch).
 
-A batch is `batch_size` clips of similar length (or as many as `batch_tokens` padded positions hold). An optimiser step takes `grad_acc_steps`
-batches; each batch goes through the model in micro-batches of at most `micro_batch_tokens` padded positions. As the loop divides by the counts
-of the whole step, how a step is cut into micro-batches never changes its gradient.
+A batch is `batch_size` clips of similar length (or as many as `batch_tokens` padded positions hold). An optimiser step takes
+`grad_acc_steps` batches; each batch goes through the model in micro-batches of at most `micro_batch_tokens` padded positions. As the loop
+divides by the counts of the whole step, how a step is cut into micro-batches never changes its gradient.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

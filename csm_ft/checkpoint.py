@@ -1,4 +1,7 @@
-"""Checkpoints: folders that are there whole or not at all. `step_000500/{model,optimizer}.safetensors, config.json, state.json`, and `best/`."""
+"""Checkpoints: folders that are there whole or not at all.
+
+`step_000500/{model.safetensors, optimizer.safetensors, config.json, state.json}` to go on from, and `best/` without the optimiser.
+"""
 
 import json
 import os

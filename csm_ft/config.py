@@ -1,7 +1,7 @@
 """The flat config: YAML key = command-line flag = sweep parameter.
 
-Each program has one pydantic class whose fields are its options: the description of a field is the help of its flag and its line in the README.
-A value may come from the defaults, from the YAML file behind `--config`, or from a flag; flags beat YAML whatever the order on the command line.
+Each program has one pydantic class whose fields are its options: the description of a field is the help of its flag and its line in the
+README. A value comes from the defaults, from the YAML file behind `--config`, or from a flag; flags beat YAML whatever the order.
 Imports neither torch nor any family, so that the sweep's orchestrator starts in well under a second.
 """
 

@@ -74,9 +74,9 @@ def collate(split: Split, indices: Sequence[int], *, depth_fraction: float, draw
 def depth_draw(num_frames: int, fraction: float, draw: Draw | None, clip_id: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Choose the frames of one clip that train the depth decoder; return their rows (the EOS frame is row `num_frames`) and weights.
 
-    Of n frames m = min(n, max(1, round(fraction * n))) are drawn without replacement and weighted n/m, so the weighted sum is an unbiased
-    estimate of the sum over all frames; the EOS frame is always there with weight 1. The generator is keyed by (seed, epoch, clip), not streamed,
-    so micro-batch, worker and order do not matter.
+    Of n frames m = min(n, max(1, round(fraction * n))) are drawn without replacement and weighted n/m, so the weighted sum is an
+    unbiased estimate of the sum over all frames; the EOS frame is always there with weight 1. The generator is keyed by
+    (seed, epoch, clip), not streamed, so micro-batch, worker and order do not matter.
     """
     if draw is None:
         return np.arange(num_frames + 1), np.ones(num_frames + 1)

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from csm_ft.config import ConfigError, TrainConfig
 from csm_ft.families.base import Draw, Split
 from csm_ft.families.csm import data
 from csm_ft.families.csm.config import CsmConfig, CsmSize, check_flags, chosen_size
-from csm_ft.families.csm.model import CsmModel, empty_model
+from csm_ft.families.csm.model import CsmModel, random_model
 from csm_ft.families.csm.weights import load_model
 from csm_ft.store import Store
 
@@ -37,9 +36,7 @@ class CsmFamily:
                 audio_vocab_size=info.codec_vocab_size,
                 num_codebooks=info.num_codebooks,
             )
-            model = _materialise(empty_model(size))
-            model.init_weights(config.seed)
-            return model
+            return random_model(size, config.seed)
         model = load_model(config.model_name_or_checkpoint_path)
         check_flags(config, model.size, config.model_name_or_checkpoint_path)
         _check_fit(model.size, store, config.model_name_or_checkpoint_path)
@@ -70,14 +67,6 @@ class CsmFamily:
 def _csm(config: TrainConfig) -> CsmConfig:
     assert isinstance(config, CsmConfig), "CSM is configured by a CsmConfig"
     return config
-
-
-def _materialise(model: CsmModel) -> CsmModel:
-    """Give the meta parameters memory; the RoPE caches are real already and stay."""
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, device="cpu")))
-    return model
 
 
 def _check_fit(size: CsmSize, store: Store, name: str) -> None:

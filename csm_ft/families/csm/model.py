@@ -41,7 +41,10 @@ class CsmModel(SpeechModel):
         return self.audio_head.device
 
     def forward(self, batch: CsmBatch) -> Loss:
-        """Return nats of `c0` (codebook 0 of every frame) and `depth` (codebooks 1..K-1 of the drawn frames, weighted to be unbiased), each [B]."""
+        """Return the nats of each sequence, [B].
+
+        `c0`: codebook 0 of every frame; `depth`: codebooks 1..K-1 of the drawn frames, weighted so that the sum is unbiased.
+        """
         frames = self.embed_codes(batch.codes)
         hidden = self.backbone_hidden(self.embed(batch, frames))
         # Position t predicts the frame at t + 1. All indices are unique, so the backward pass adds nothing up in a random order.
@@ -85,21 +88,6 @@ class CsmModel(SpeechModel):
 
         return sample(self, prompts, tokenizer=tokenizer, options=options)
 
-    def init_weights(self, seed: int) -> None:
-        """Initialise for training from scratch: N(0, 0.02) embeddings, Xavier matrices, ones in norms; the same for every machine (CPU)."""
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            with torch.no_grad():
-                if name.endswith(".scale"):
-                    parameter.fill_(1.0)
-                elif "embeddings" in name:
-                    parameter.normal_(0.0, 0.02, generator=generator)
-                elif name == "audio_head":
-                    for matrix in parameter:
-                        nn.init.xavier_uniform_(matrix, generator=generator)
-                else:
-                    nn.init.xavier_uniform_(parameter, generator=generator)
-
 
 def empty_model(size: CsmSize) -> CsmModel:
     """Build a model without spending time or memory on weights; they are assigned from a checkpoint, or by to_empty and init_weights."""
@@ -108,6 +96,24 @@ def empty_model(size: CsmSize) -> CsmModel:
     for transformer in (model.backbone, model.decoder):
         for layer in transformer.layers:
             layer.attn.pos_embeddings.rope_init()  # torchtune leaves the RoPE cache unbuilt on the meta device
+    return model
+
+
+def random_model(size: CsmSize, seed: int) -> CsmModel:
+    """Build a model for training from scratch: N(0, 0.02) embeddings, Xavier matrices, ones in norms; equal on every machine."""
+    model = empty_model(size)
+    generator = torch.Generator().manual_seed(seed)
+    for name, meta in list(model.named_parameters()):
+        values = torch.empty(meta.shape)
+        if name.endswith(".scale"):
+            values.fill_(1.0)
+        elif "embeddings" in name:
+            values.normal_(0.0, 0.02, generator=generator)
+        else:
+            for matrix in values if values.ndim == 3 else [values]:
+                nn.init.xavier_uniform_(matrix, generator=generator)
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(values))
     return model
 
 
