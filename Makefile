@@ -1,0 +1,42 @@
+# make demo: from bundled speech to a finished sweep; make test: lint, types, all fast tests. Both install what they need into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-slow install install-dev format clean
+
+demo: .venv/installed
+	$(BIN)/python pretokenize.py --config configs/demo/pretokenize.yaml
+	$(BIN)/python sweep.py --config configs/demo/train.yaml --sweep_config configs/demo/sweep.yaml \
+		--output_dir exp/demo --study_name demo --n_trials 6 --n_gpus 2 --device cpu
+	@echo "Open exp/demo/report.html in a browser, and listen."
+
+test: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/pytest -q -n 2
+
+test-slow: .venv/installed-dev
+	$(BIN)/pytest -q -m "slow or browser" --timeout 900
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: .venv/installed
+install-dev: .venv/installed-dev
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/installed-dev: requirements.txt requirements-dev.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch .venv/installed $@
+
+clean:
+	rm -rf exp/demo

@@ -1,0 +1,48 @@
+"""Train the embedded tiny base (demo/base) on a large synthetic corpus, with the product's own programs.
+
+    python scripts/make_demo_speech.py --corpus DIR --n_clips 4000
+    python scripts/make_demo_base.py --corpus DIR
+
+Takes about half an hour on two CPU cores. The new voice of the demo is not in the corpus.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import pretokenize  # noqa: E402
+import train  # noqa: E402
+from csm_ft.checkpoint import whole_folder  # noqa: E402
+
+
+def main() -> int:
+    """Pretokenise, train, and store the best weights as bf16 (fp32 is restored on loading)."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder made by make_demo_speech.py --corpus")
+    parser.add_argument("--work_dir", type=Path, help="tokens and run folder (default: the corpus folder)")
+    arguments, more = parser.parse_known_args()
+    work = arguments.work_dir or arguments.corpus
+    tokens, run = work / "tokens.hdf5", work / "run"
+    corpus = ["--train_data", str(arguments.corpus / "train.jsonl"), "--val_data", str(arguments.corpus / "val.jsonl")]
+    code = pretokenize.main([*corpus, "--output", str(tokens), "--codec", "melrvq"])
+    if code:
+        return code
+    code = train.main(["--config", str(ROOT / "configs/demo/base.yaml"), "--data", str(tokens), "--output_dir", str(run), *more])
+    if code:
+        return code
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(run / "checkpoints/best/model.safetensors").items()}
+    with whole_folder(ROOT / "demo" / "base") as folder:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(json.loads((run / "checkpoints/best/config.json").read_text()), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
