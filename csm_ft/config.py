@@ -9,7 +9,7 @@ import argparse
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -260,10 +260,12 @@ def build(config_class: type[C], values: Mapping[str, Any]) -> C:
         raise ConfigError("\n".join(_message(config_class, e) for e in error.errors())) from None
 
 
-def flag_table(config_class: type[Options]) -> str:
-    """Return the options as a Markdown table, for the README."""
+def flag_table(config_class: type[Options], *, only: Container[str] | None = None) -> str:
+    """Return the options (all, or `only` these) as a Markdown table, for the README."""
     rows = ["| option | default | what it does |", "|---|---|---|"]
     for name, field in config_class.model_fields.items():
+        if only is not None and name not in only:
+            continue
         default = json.dumps(field.get_default(call_default_factory=True)).strip('"')
         rows.append(f"| `{name}` | `{default or ' '}` | {field.description} |".replace("``", ""))
     return "\n".join(rows)
