@@ -1,0 +1,193 @@
+"""Builds report.html: one file that needs nothing beside it and asks nobody for anything."""
+
+import base64
+import hashlib
+import json
+import os
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from csm_ft.report import charts, listen
+from csm_ft.report.data import Run, Summary, read_run, read_summary
+
+PAGE_BYTES = 10_000_000
+STATE_WORDS = {
+    "completed": "completed",
+    "stopped": "stopped early",
+    "diverged": "diverged",
+    "infeasible": "infeasible",
+    "poison": "set aside",
+    "running": "running",
+    "waiting": "waiting",
+}
+FILES = {
+    "best.yaml": "the best trial as a complete config that train.py takes as it is",
+    "best": "its weights at the best validation, under the published tensor names",
+    "trials.csv": "the table above, for a spreadsheet",
+    "study.journal": "the Optuna study (optuna-dashboard reads it)",
+    "summary.json": "what this page was made from",
+    "baseline": "the untrained model: its validation and its recordings",
+    "trials": "one folder per trial: config.yaml, metrics.jsonl, samples/",
+}
+
+
+def build_report(out: Path) -> Path:
+    """Write `<out>/report.html` from the files of the sweep folder `out`, whole or not at all, and return its path.
+
+    Valid at any time after summary.json was first written; what is missing or torn is told on the page. Raises ReportError if summary.json
+    is missing or is not one.
+    """
+    notes: list[str] = []
+    summary = read_summary(out)
+    baseline = read_run(out / summary.baseline.dir, notes) if summary.baseline else None
+    runs = {trial.number: read_run(out / trial.dir, notes) for trial in summary.trials if (out / trial.dir).is_dir()}
+    listening = listen.arrange(out, summary, baseline, runs)
+    room_bytes = PAGE_BYTES - len(_render(out, summary, runs, listening, notes))
+    listen.inline(listening, room_bytes, notes)
+    path = out / "report.html"
+    _write_whole(path, _render(out, summary, runs, listening, notes))
+    return path
+
+
+def _render(out: Path, summary: Summary, runs: Mapping[int, Run], listening: listen.Listening, notes: Sequence[str]) -> bytes:
+    environment = _environment()
+    plotly, script = _script(get_plotlyjs()), _script(_template_text(environment, "page.js"))
+    figures = [charts.history(summary), charts.learning_curves(summary, runs), charts.importance(summary)]
+    slices = charts.slices(summary)
+    page = environment.get_template("page.html.j2").render(
+        summary=summary,
+        baseline_value=summary.baseline.value if summary.baseline else None,
+        listening=listening,
+        notes=notes,
+        figures=_json_for_script([f for f in (*figures, *(figure for _, figure in slices)) if f]),
+        chart_ids={f["id"] for f in figures if f},
+        slices=[(name, figure["id"]) for name, figure in slices],
+        states=Counter(trial.state for trial in summary.trials),
+        num_valued=sum(t.value is not None and t.state not in charts.FAILED for t in summary.trials),
+        ranked=listen.ranked(summary),
+        facts=_facts(summary),
+        command=f"python train.py --config {shlex.quote((out / 'best.yaml').as_posix())}",
+        files=_files(out),
+        style=Markup(_template_text(environment, "page.css")),  # noqa: S704 - a file of this package
+        plotly=plotly[0],
+        script=script[0],
+        script_hashes=f"{plotly[1]} {script[1]}",
+    )
+    return page.encode("utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("csm_ft.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"nats": _nats, "signed": _signed, "duration": _duration, "short": _short, "words": STATE_WORDS.__getitem__}
+    environment.globals |= {"few_trials": charts.FEW_TRIALS}
+    return environment
+
+
+def _template_text(environment: Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _script(text: str) -> tuple[Markup, str]:
+    """Return a script and its hash for the content security policy, which lets nothing but these scripts run."""
+    assert "</script" not in text, "would end its own element"
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return Markup(text), f"'sha256-{base64.b64encode(digest).decode('ascii')}'"  # noqa: S704 - files of plotly and of this package
+
+
+def _json_for_script(value: Any) -> Markup:
+    """Return JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704 - escaped right here
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    """Return the small print of the headline, as (name, value)."""
+    started, updated = _moment(summary.created), _moment(summary.updated)
+    compute_sec = sum(t.seconds or 0.0 for t in summary.trials)
+    workers = f", {summary.n_workers} worker{'s' * (summary.n_workers != 1)}" if summary.n_workers else ""
+    facts = [
+        ("Data", summary.data),
+        ("Device", f"{summary.device}{workers}" if summary.device else ""),
+        ("Horizon", f"{_short(summary.horizon_examples)} examples per trial" if summary.horizon_examples else ""),
+        ("Time", f"{_duration((updated - started).total_seconds())} on the clock" if started and updated else ""),
+        ("Work", f"{_duration(compute_sec)} of trials" if compute_sec else ""),
+        ("As of", updated.strftime("%Y-%m-%d %H:%M UTC") if updated else summary.updated or ""),
+        ("Objective", summary.objective),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _files(out: Path) -> list[tuple[str, str, bool]]:
+    """Return (name, what it is, whether it is there); the weights are named file by file."""
+    rows = []
+    for name, meaning in FILES.items():
+        path = out / name
+        inside = sorted(p.name for p in path.iterdir()) if name == "best" and path.is_dir() else []
+        rows.append((f"{name}/" if path.is_dir() or name in ("best", "baseline", "trials") else name, meaning, path.exists()))
+        rows.extend((f"best/{file}", "", True) for file in inside)
+    return rows
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Read a time as ISO 8601 or as seconds since 1970; None if it is neither."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromtimestamp(float(text), UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _nats(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def _duration(seconds: float | None) -> str:
+    """Write seconds as a person would: 48 s, 4 min 12 s, 2 h 05 min."""
+    if seconds is None:
+        return "–"
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _short(value: Any) -> str:
+    """Write a parameter or a count: floats by four digits, words as they are."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+    return str(value)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, so that a reader finds the old page or the new one, never half of one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

@@ -1,0 +1,170 @@
+"""A synthetic sweep folder with the files that sweep.py leaves: curves of a plausible shape, and recordings that can be heard."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+SAMPLE_RATE_HZ = 24000
+SENTENCES = {
+    "5e1f0a": ("The birch canoe slid on the smooth planks.", "anna"),
+    "9b22c4": ("Glue the sheet to the dark blue background.", "anna"),
+}
+STATES = ("completed", "completed", "stopped", "completed", "diverged", "stopped", "completed", "infeasible", "poison", "stopped")
+REASONS = {
+    "stopped": "rung 1 (160 examples): 4.91 is behind the cut 4.52",
+    "diverged": "loss is not finite at step 34 (learning_rate 0.003)",
+    "infeasible": "out of memory at micro-batch 1 with checkpointing",
+    "poison": "2 workers died in this trial",
+}
+
+
+def make_sweep(
+    out: Path, *, num_trials: int = 6, sentences: dict[str, tuple[str, str]] = SENTENCES, samples: bool = True
+) -> dict[str, Any]:
+    """Write a finished sweep of `num_trials` trials into `out`; return what stands in summary.json, for tests to change and write again."""
+    rng = np.random.default_rng(0)
+    make_run(out / "baseline", sentences if samples else {}, curve=[], last_step=0, quality=0.1, rng=rng, references=samples)
+    trials = [_make_trial(out, number, sentences if samples else {}, rng) for number in range(num_trials)]
+    done = [t for t in trials if t["state"] == "completed"]
+    best = min(done, key=lambda t: t["value"], default=None)
+    gain = round(trials[0]["value"] - best["value"], 3) if best else 0.0
+    summary = {
+        "study": "demo-voice",
+        "created": "2026-03-01T10:00:00+00:00",
+        "updated": "2026-03-01T10:04:31+00:00",
+        "state": "finished",
+        "data": "data/demo.hdf5",
+        "objective": "lowest val_loss over the scheduled validations from the first rung on (c0 + mean of codebooks 1..7, nats per frame)",
+        "n_trials": num_trials,
+        "n_workers": 2,
+        "device": "cpu",
+        "horizon_examples": 1440,
+        "rungs": [160, 480, 1440],
+        "baseline": {"value": 7.812, "dir": "baseline"},
+        "trials": trials,
+        "best": best["number"] if best else None,
+        "verdict": {
+            "text": f"Trial {best['number']} beats the default by {gain} nats per frame, more than twice the noise between seeds (0.02).",
+            "tie": False,
+            "gain_over_default": gain,
+            "standard_error": 0.02,
+        }
+        if best
+        else None,
+        "importance": {
+            "PED-ANOVA": {"learning_rate": 0.58, "batch_size": 0.21, "warmup_steps": 0.13, "lr_decay": 0.08},
+            "MDI": {"learning_rate": 0.71, "batch_size": 0.09, "warmup_steps": 0.12, "lr_decay": 0.08},
+        },
+    }
+    write_summary(out, summary)
+    if best:
+        (out / "best").mkdir()
+        (out / "best" / "model.safetensors").write_bytes(b"weights")
+        (out / "best.yaml").write_text("data: data/demo.hdf5\n")
+    (out / "trials.csv").write_text("number,state,value\n")
+    return summary
+
+
+def write_summary(out: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json."""
+    (out / "summary.json").write_text(json.dumps(summary))
+
+
+def make_run(
+    folder: Path,
+    sentences: dict[str, tuple[str, str]],
+    *,
+    curve: list[tuple[int, float]],
+    last_step: int,
+    quality: float,
+    rng: np.random.Generator,
+    references: bool = False,
+) -> None:
+    """Write one run folder: metrics.jsonl with `curve` as (examples, val_loss), and recordings at the half and the end."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 0\n")
+    rows: list[dict[str, Any]] = [{"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, "val_loss": 7.812}]
+    for examples, value in curve:
+        rows.append(
+            {"kind": "train", "step": examples // 8, "examples": examples, "epoch": examples / 288, "loss": value - 0.1, "lr": 1e-4}
+        )
+        rows.append({"kind": "val", "step": examples // 8, "examples": examples, "epoch": examples / 288, "val_loss": value})
+    for prompt, (text, speaker) in sentences.items():
+        for step in sorted({last_step // 2, last_step}):
+            stopped = quality > 0.3
+            wave = speech(len(text) * (0.06 if stopped else 0.1), quality, rng)
+            facts = {"text": text, "speaker": speaker, "step": step, "examples": step * 8, "stopped_by_eos": stopped}
+            write_take(folder / "samples" / prompt / f"step_{step:06d}", wave, facts)
+            rows.append({"kind": "sample", "step": step, "prompt": prompt, "text": text})
+    if references:
+        for index, (text, _) in enumerate(sentences.values()):
+            wave = speech(len(text) * 0.058, 1.0, rng)
+            write_take(folder / "samples" / "reference" / f"clip{index}", wave, {"text": text, "clip_id": f"clip{index}"})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_take(stem: Path, wave: np.ndarray, facts: dict[str, Any]) -> None:
+    """Write one recording and its facts as a run does."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(stem.with_suffix(".wav"), wave, SAMPLE_RATE_HZ, subtype="PCM_16")
+    measured = {
+        "seconds": len(wave) / SAMPLE_RATE_HZ,
+        "sec_per_char": len(wave) / SAMPLE_RATE_HZ / max(1, len(facts["text"])),
+        "silence_share": float(np.mean(np.abs(wave) < 0.01)),
+        "peak": float(np.abs(wave).max()),
+    }
+    stem.with_suffix(".json").write_text(json.dumps({**facts, **measured}))
+
+
+def speech(seconds: float, quality: float, rng: np.random.Generator) -> np.ndarray:
+    """Return a babble of syllables over two formants, noisier the lower `quality` in 0..1 is."""
+    t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    syllables = np.clip(np.sin(2 * np.pi * 2.1 * t + rng.uniform(0, 6)) + 0.4 * np.sin(2 * np.pi * 0.7 * t), 0, 1) ** 0.6
+    pitch_hz = 120 * (1 + 0.15 * np.sin(2 * np.pi * 0.9 * t))
+    voice = sum(np.sin(np.cumsum(pitch_hz) * 2 * np.pi * k / SAMPLE_RATE_HZ) / k for k in (1, 2, 3, 5, 8))
+    wave = quality * syllables * voice + (1 - quality) * 0.4 * rng.standard_normal(len(t))
+    return (0.7 * wave / max(1e-6, float(np.abs(wave).max()))).astype(np.float32)
+
+
+def _make_trial(out: Path, number: int, sentences: dict[str, tuple[str, str]], rng: np.random.Generator) -> dict[str, Any]:
+    state = STATES[number % len(STATES)]
+    learning_rate = 3e-5 if number == 0 else float(10 ** rng.uniform(-5.5, -2.5))
+    params = {
+        "learning_rate": learning_rate,
+        "batch_size": int(rng.choice([4, 8, 16])) if number else 8,
+        "warmup_steps": str(rng.choice(["2%", "5%", "10%"])) if number else "5%",
+        "lr_decay": str(rng.choice(["linear", "cosine", "constant"])) if number else "linear",
+        "weight_decay": float(10 ** rng.uniform(-4, -1)) if number else 0.002,
+    }
+    floor = 4.2 + 0.16 * (math.log10(learning_rate) + 3.7) ** 2
+    last = {"completed": 1440, "stopped": 160, "diverged": 240}.get(state, 0)
+    curve = [
+        (e, round(floor + 3.4 * math.exp(-e / 260) + 0.25 * (e / 1440) ** 4 + float(rng.normal(0, 0.01)), 4))
+        for e in range(80, last + 1, 80)
+    ]
+    if state == "diverged":
+        curve[-1] = (curve[-1][0], 31.7)
+    best_at, value = min(curve, key=lambda point: point[1], default=(None, None))
+    if state in ("diverged", "infeasible", "poison"):
+        best_at, value = None, 11.7
+    folder = f"trials/{number:04d}"
+    make_run(out / folder, sentences if last else {}, curve=curve, last_step=last // 8, quality=0.9 if last == 1440 else 0.25, rng=rng)
+    return {
+        "number": number,
+        "state": state,
+        "reason": REASONS.get(state),
+        "value": value,
+        "final_value": curve[-1][1] if curve else None,
+        "best_examples": best_at,
+        "best_epoch": best_at / 288 if best_at else None,
+        "params": params,
+        "attempts": 2 if number == 3 else 1,
+        "seconds": 20.0 + last / 20,
+        "slot": number % 2,
+        "dir": folder,
+        "is_default": number == 0,
+    }
