@@ -1,11 +1,14 @@
-"""The figures, as plotly's own JSON. Colours are names of CSS properties (`--best`): page.js looks them up, so charts follow light and dark."""
+"""The figures, as plotly's own JSON.
+
+Colours are names of CSS properties (`--best`); page.js looks them up, so that charts follow light and dark.
+"""
 
 import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from csm_ft.report.data import Run, State, Summary, Trial, Validation
+from csm_ft.report.data import FAILED, STATE_WORDS, Run, State, Summary, Trial, Validation
 
 Figure = dict[str, Any]
 
@@ -19,15 +22,15 @@ MARKS: dict[State, tuple[str, str]] = {
     "running": ("circle-open-dot", "--muted"),
     "waiting": ("circle-open", "--muted"),
 }
-FAILED: tuple[State, ...] = ("diverged", "infeasible", "poison")
 MAX_POINTS = 200
 LOG_FROM_RATIO = 20  # a parameter tried over more than this ratio is drawn on a log axis
 FEW_TRIALS = 20
+MAX_TICKS = 6  # a whole number tried at so few values has its ticks there
 
 
 def history(summary: Summary) -> Figure | None:
     """Return value per trial with the best so far; failed trials, whose told value only ranks them, stand at the top edge."""
-    shown = [t for t in summary.trials if t.value is not None and t.state not in FAILED]
+    shown = summary.valued
     failed = [t for t in summary.trials if t.state in FAILED]
     if not shown and not failed:
         return None
@@ -58,7 +61,7 @@ def learning_curves(summary: Summary, runs: Mapping[int, Run]) -> Figure | None:
         data.append(_legend_only("other trials"))
     xs = [p.examples for _, points in lines for p in points]
     if summary.baseline and summary.baseline.value is not None:
-        data.insert(0, _horizontal("base", summary.baseline.value, [0, max(xs)]))
+        data.insert(0, _horizontal("base", summary.baseline.value, xs))
     base = _baseline_value(summary)
     healthy = [p.value for t, points in lines for p in points if t.state not in FAILED] or [p.value for _, ps in lines for p in ps]
     figure = _figure("curves", data, x="training examples seen", y="nats per frame", y_range=_range(healthy + base))
@@ -109,10 +112,15 @@ def importance(summary: Summary) -> Figure | None:
             "marker": {"color": colours[i % 3]},
             "hovertemplate": "%{y}: %{x:.2f}<extra>" + html.escape(method) + "</extra>",
         }
-        for i, (method, shares) in enumerate(methods.items())
+        for i, (method, shares) in reversed(list(enumerate(methods.items())))
     ]
     figure = _figure("importance", data, x="share of importance", y="")
-    figure["layout"] |= {"barmode": "group", "bargap": 0.35, "height": 90 + 44 * len(names)}
+    figure["layout"] |= {
+        "barmode": "group",
+        "bargap": 0.35,
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "reversed"},
+        "height": 90 + 44 * len(names),
+    }
     figure["layout"]["xaxis"] |= {"rangemode": "tozero"}
     figure["layout"]["yaxis"] |= {"automargin": True, "ticks": "", "type": "category"}
     return figure
@@ -123,7 +131,7 @@ def slices(summary: Summary) -> list[tuple[str, Figure]]:
 
     The axis spans the completed trials; those that were stopped above it stand at its top edge.
     """
-    shown = [t for t in summary.trials if t.value is not None and t.state not in FAILED]
+    shown = summary.valued
     varied = [name for name in summary.parameters if len({str(t.params.get(name)) for t in shown if name in t.params}) > 1]
     completed = [t.value for t in shown if t.state == "completed" and t.value is not None]
     y_range = _range(completed if len(completed) > 2 else [t.value for t in shown if t.value is not None])
@@ -135,6 +143,7 @@ def _slice(summary: Summary, trials: Sequence[Trial], name: str, index: int, y_r
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     xs = values if numeric else [html.escape(str(v)) for v in values]
     named = {trial.number: which for which, trial in _named(summary)}
+    colours = [_colour(named[t.number]) if t.number in named else MARKS[t.state][1] for t in trials]
     data = {
         "type": "scatter",
         "mode": "markers",
@@ -147,14 +156,16 @@ def _slice(summary: Summary, trials: Sequence[Trial], name: str, index: int, y_r
         "marker": {
             "size": [11 if t.number in named else 8 for t in trials],
             "symbol": [MARKS[t.state][0].removesuffix("-open") if t.number in named else MARKS[t.state][0] for t in trials],
-            "color": [_colour(named.get(t.number)) if t.number in named else MARKS[t.state][1] for t in trials],
-            "line": {"width": 1.5},
+            "color": colours,
+            "line": {"width": 1.5, "color": colours},
+            "opacity": 1,
         },
     }
     figure = _figure(f"slice{index}", [data], x=html.escape(name), y="", y_range=y_range)
+    if numeric and len(set(values)) <= MAX_TICKS and all(isinstance(v, int) for v in values):
+        figure["layout"]["xaxis"] |= {"tickvals": sorted(set(values))}
     if numeric and min(values) > 0 and max(values) / min(values) > LOG_FROM_RATIO:
-        decades = math.log10(max(values) / min(values))
-        figure["layout"]["xaxis"] |= {"type": "log", "dtick": "D2" if decades < 1.5 else 1, "exponentformat": "power"}
+        figure["layout"]["xaxis"] |= {"type": "log", "exponentformat": "e"}
     elif not numeric:
         figure["layout"]["xaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": sorted(set(xs), key=_by_number)}
     figure["layout"] |= {"height": 210, "margin": {"l": 46, "r": 12, "t": 8, "b": 42}, "showlegend": False}
@@ -176,7 +187,7 @@ def _points(summary: Summary, trials: Sequence[Trial], state: State, *, ceiling:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": state,
+        "name": STATE_WORDS[state],
         "x": [t.number for t in trials],
         "y": [ceiling if failed else t.value for t in trials],
         "text": [_hover(summary, t) for t in trials],
@@ -241,7 +252,7 @@ def _line(trial: Trial, points: Sequence[Validation], name: str | None) -> Figur
             "line": {"color": _colour(name), "width": 1.2},
         },
         "opacity": 1 if name else 0.75,
-        "hovertemplate": f"trial {trial.number} · {trial.state}<br>%{{x}} examples: %{{y:.4f}}<extra></extra>",
+        "hovertemplate": f"trial {trial.number} · {STATE_WORDS[trial.state]}<br>%{{x}} examples: %{{y:.4f}}<extra></extra>",
     }
 
 
@@ -265,7 +276,7 @@ def _hover(summary: Summary, trial: Trial) -> str:
         value = "no value that counts"
     marks = [name for name, named in _named(summary) if named == trial]
     reason = f"<br>{html.escape(trial.reason[:120])}" if trial.reason else ""
-    return f"trial {trial.number}{' (' + ', '.join(marks) + ')' if marks else ''} · {trial.state}<br>{value}{reason}"
+    return f"trial {trial.number}{' (' + ', '.join(marks) + ')' if marks else ''} · {STATE_WORDS[trial.state]}<br>{value}{reason}"
 
 
 def _baseline_value(summary: Summary) -> list[float]:

@@ -11,6 +11,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, fi
 
 State = Literal["completed", "stopped", "diverged", "infeasible", "poison", "running", "waiting"]
 
+FAILED: tuple[State, ...] = ("diverged", "infeasible", "poison")  # what they were told as a value only keeps the sampler away
+STATE_WORDS: dict[State, str] = {
+    "completed": "completed",
+    "stopped": "stopped early",
+    "diverged": "diverged",
+    "infeasible": "infeasible",
+    "poison": "set aside",
+    "running": "running",
+    "waiting": "waiting",
+}
+
 
 class ReportError(ValueError):
     """The folder holds no sweep that can be shown; the message names the file, what is wrong and the way out."""
@@ -95,6 +106,16 @@ class Summary(_Record):
     def default_trial(self) -> Trial | None:
         """The known-good default, if it is among the trials."""
         return next((t for t in self.trials if t.is_default), None)
+
+    @property
+    def valued(self) -> list[Trial]:
+        """The trials whose value counts."""
+        return [t for t in self.trials if t.value is not None and t.state not in FAILED]
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """The trials from the best value to the worst, those without a value that counts last."""
+        return sorted(self.trials, key=lambda t: (t.value is None or t.state in FAILED, t.value or 0.0, t.number))
 
     @property
     def parameters(self) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import soundfile
 
-from csm_ft.report.data import Run, Summary, Take, Trial
+from csm_ft.report.data import STATE_WORDS, Run, Summary, Take, Trial
 from csm_ft.report.sound import Sound, load
 
 PLAYER_BYTES = 2200  # markup around one recording, outline included
@@ -73,11 +73,13 @@ class Listening:
 def arrange(out: Path, summary: Summary, baseline: Run | None, runs: Mapping[int, Run]) -> Listening:
     """Line up every sentence over real clip, base model, default, best and the other trials (each at its best checkpoint)."""
     best, default = summary.best_trial, summary.default_trial
-    heads = [] if baseline is None or not baseline.takes else [("base", "Base model", baseline, None)]
+    heads: list[tuple[str, str, Run, float | None]] = []
+    if baseline is not None and baseline.takes:
+        heads.append(("base", "Base model", baseline, None))
     for role, trial in (("default", default if default != best else None), ("best", best)):
         if trial and trial.number in runs:
             heads.append((role, _heading(role, trial, default), runs[trial.number], trial.best_examples))
-    everyone = [run for run in (baseline, *(runs[t.number] for t in ranked(summary) if t.number in runs)) if run]
+    everyone = [run for run in (baseline, *(runs[t.number] for t in summary.ranked if t.number in runs)) if run]
     references = {take.text: take for run in reversed(everyone) for take in run.references}
     rows, spoken = [], set()
     for prompt, take in _prompts(everyone):
@@ -113,11 +115,6 @@ def inline(listening: Listening, room_bytes: int, notes: list[str]) -> None:
         player.sound = loaded
 
 
-def ranked(summary: Summary) -> list[Trial]:
-    """Return the trials from the best value to the worst, those without a value last."""
-    return sorted(summary.trials, key=lambda t: (t.value is None, t.state != "completed", t.value or 0.0, t.number))
-
-
 def _prompts(runs: Sequence[Run]) -> list[tuple[str, Take]]:
     """Return (prompt id, any recording of it) in the order that the sentences were spoken in."""
     order = {text: i for i, text in enumerate(dict.fromkeys(text for run in runs for text in run.spoken_texts))}
@@ -132,7 +129,7 @@ def _prompts(runs: Sequence[Run]) -> list[tuple[str, Take]]:
 def _others(summary: Summary, runs: Mapping[int, Run], prompt: str) -> Iterator[tuple[str, str, Take]]:
     """Yield (key, who, recording) for the menu: each trial at its best, then the best and the default step by step."""
     fixed = {t.number for t in (summary.best_trial, summary.default_trial) if t}
-    for trial in ranked(summary):
+    for trial in summary.ranked:
         if trial.number in runs and trial.number not in fixed and (take := runs[trial.number].at(prompt, trial.best_examples)):
             yield f"t{trial.number}", f"Trial {trial.number}", take
     for trial in (summary.best_trial, summary.default_trial):
@@ -144,10 +141,10 @@ def _others(summary: Summary, runs: Mapping[int, Run], prompt: str) -> Iterator[
 def _options(summary: Summary, rows: Sequence[Row]) -> list[Option]:
     found = dict.fromkeys(key for row in rows for key in row.others)
     options = []
-    for trial in ranked(summary):
+    for trial in summary.ranked:
         if f"t{trial.number}" in found:
             value = "no value" if trial.value is None else f"{trial.value:.3f}"
-            options.append(Option(f"t{trial.number}", f"trial {trial.number} · {trial.state} · {value}", "Trials, best first"))
+            options.append(Option(f"t{trial.number}", f"trial {trial.number} · {STATE_WORDS[trial.state]} · {value}", "Trials, best first"))
     steps = sorted((int(key.split("s")[0][1:]), int(key.split("s")[1])) for key in found if "s" in key)
     for number, step in sorted(steps, key=lambda pair: (pair[0] != summary.best, pair)):
         which = "Best" if number == summary.best else "Default"

@@ -16,18 +16,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from csm_ft.report import charts, listen
-from csm_ft.report.data import Run, Summary, read_run, read_summary
+from csm_ft.report.data import FAILED, STATE_WORDS, Run, Summary, read_run, read_summary
 
 PAGE_BYTES = 10_000_000
-STATE_WORDS = {
-    "completed": "completed",
-    "stopped": "stopped early",
-    "diverged": "diverged",
-    "infeasible": "infeasible",
-    "poison": "set aside",
-    "running": "running",
-    "waiting": "waiting",
-}
 FILES = {
     "best.yaml": "the best trial as a complete config that train.py takes as it is",
     "best": "its weights at the best validation, under the published tensor names",
@@ -71,8 +62,6 @@ def _render(out: Path, summary: Summary, runs: Mapping[int, Run], listening: lis
         chart_ids={f["id"] for f in figures if f},
         slices=[(name, figure["id"]) for name, figure in slices],
         states=Counter(trial.state for trial in summary.trials),
-        num_valued=sum(t.value is not None and t.state not in charts.FAILED for t in summary.trials),
-        ranked=listen.ranked(summary),
         facts=_facts(summary),
         command=f"python train.py --config {shlex.quote((out / 'best.yaml').as_posix())}",
         files=_files(out),
@@ -89,7 +78,7 @@ def _environment() -> Environment:
         loader=PackageLoader("csm_ft.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"nats": _nats, "signed": _signed, "duration": _duration, "short": _short, "words": STATE_WORDS.__getitem__}
-    environment.globals |= {"few_trials": charts.FEW_TRIALS}
+    environment.globals |= {"few_trials": charts.FEW_TRIALS, "failed": FAILED}
     return environment
 
 
@@ -121,7 +110,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Device", f"{summary.device}{workers}" if summary.device else ""),
         ("Horizon", f"{_short(summary.horizon_examples)} examples per trial" if summary.horizon_examples else ""),
         ("Time", f"{_duration((updated - started).total_seconds())} on the clock" if started and updated else ""),
-        ("Work", f"{_duration(compute_sec)} of trials" if compute_sec else ""),
+        ("Work", f"{_duration(compute_sec)} in trials" if compute_sec else ""),
         ("As of", updated.strftime("%Y-%m-%d %H:%M UTC") if updated else summary.updated or ""),
         ("Objective", summary.objective),
     ]
@@ -186,8 +175,11 @@ def _short(value: Any) -> str:
 def _write_whole(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, so that a reader finds the old page or the new one, never half of one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

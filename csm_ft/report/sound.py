@@ -24,7 +24,10 @@ class Sound:
 
 
 def load(wav: Path) -> Sound:
-    """Compress one recording; OSError or soundfile.LibsndfileError if it cannot be read. Unchanged files are compressed once per process."""
+    """Compress one recording, once per process while the file stays the same.
+
+    Raises OSError or soundfile.LibsndfileError if it cannot be read.
+    """
     facts = wav.stat()
     return _load(wav, facts.st_mtime_ns, facts.st_size)
 

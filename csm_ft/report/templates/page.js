@@ -141,18 +141,20 @@ dark.addEventListener("change", draw);
 
 document.querySelectorAll(".toggles button").forEach((button) => {
   button.addEventListener("click", () => {
-    const log = button.getAttribute("aria-pressed") !== "true";
-    button.setAttribute("aria-pressed", String(log));
+    button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
     const figure = figures.find((f) => f.id === button.parentElement.dataset.chart);
-    figure.layout[button.dataset.axis].type = log ? "log" : "linear";
-    rescale(figure, button.dataset.axis, log);
+    figure.linear ??= figure.layout;
+    figure.layout = structuredClone(figure.linear);
+    for (const pressed of button.parentElement.querySelectorAll('[aria-pressed="true"]')) toLog(figure.layout, pressed.dataset.axis);
     draw();
   });
 });
 
-// On a log axis plotly counts ranges, and annotations, in powers of ten.
-function rescale(figure, axis, log) {
-  const turn = log ? Math.log10 : (x) => 10 ** x;
-  if (figure.layout[axis].range) figure.layout[axis].range = figure.layout[axis].range.map((x) => turn(x));
-  if (axis === "xaxis") for (const note of figure.layout.annotations ?? []) note.x = turn(note.x);
+// On a log axis plotly counts ranges, and places of annotations, in powers of ten.
+function toLog(layout, axis) {
+  layout[axis].type = "log";
+  const range = layout[axis].range?.map(Math.log10);
+  if (range?.every(Number.isFinite)) layout[axis].range = range;
+  else delete layout[axis].range;
+  if (axis === "xaxis") for (const note of layout.annotations ?? []) note.x = Math.log10(note.x);
 }
