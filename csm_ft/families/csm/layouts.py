@@ -1,0 +1,159 @@
+"""CSM weights between Sesame's layout and that of transformers' CsmForConditionalGeneration.
+
+Only names differ, and the order of rows in q_proj and k_proj: Sesame's RoPE turns interleaved pairs, transformers' turns halves.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from csm_ft.config import ConfigError
+from csm_ft.families.csm.config import MAX_POSITIONS, PRESETS, CsmSize, TransformerSize
+
+_TOP = {
+    "text_embeddings.weight": "embed_text_tokens.weight",
+    "audio_embeddings.weight": "backbone_model.embed_tokens.embed_audio_tokens.weight",
+    "codebook0_head.weight": "lm_head.weight",
+    "audio_head": "depth_decoder.codebooks_head.weight",
+    "projection.weight": "depth_decoder.model.inputs_embeds_projector.weight",
+    "backbone.norm.scale": "backbone_model.norm.weight",
+    "decoder.norm.scale": "depth_decoder.model.norm.weight",
+}
+_TIED = "depth_decoder.model.embed_tokens.weight"  # the second name of the audio embeddings; transformers writes only this one
+_LAYER = {
+    "attn.q_proj.weight": "self_attn.q_proj.weight",
+    "attn.k_proj.weight": "self_attn.k_proj.weight",
+    "attn.v_proj.weight": "self_attn.v_proj.weight",
+    "attn.output_proj.weight": "self_attn.o_proj.weight",
+    "mlp.w1.weight": "mlp.gate_proj.weight",
+    "mlp.w2.weight": "mlp.down_proj.weight",
+    "mlp.w3.weight": "mlp.up_proj.weight",
+    "sa_norm.scale": "input_layernorm.weight",
+    "mlp_norm.scale": "post_attention_layernorm.weight",
+}
+_STACKS = {"backbone": "backbone_model", "decoder": "depth_decoder.model"}
+_ROPE = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def to_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str, Tensor]:
+    """Rename and permute Sesame's tensors; the codec's are not among them."""
+    renamed = {}
+    for name, tensor in weights.items():
+        other = _other_name(name, _TOP, _STACKS, _LAYER)
+        if other is None:
+            raise ConfigError(f"{name} is not a tensor of a CSM checkpoint in Sesame's layout")
+        heads = _rope_heads(name, size)
+        renamed[other] = _halves(tensor, heads) if heads else tensor
+    return renamed
+
+
+def from_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str, Tensor]:
+    """The way back; the codec's tensors and the tied copy of the audio embeddings are left out."""
+    top, stacks, layer = ({v: k for k, v in table.items()} for table in (_TOP, _STACKS, _LAYER))
+    top[_TIED] = "audio_embeddings.weight"
+    renamed = {}
+    for name, tensor in weights.items():
+        if name.startswith("codec_model."):
+            continue
+        other = _other_name(name, top, stacks, layer)
+        if other is None:
+            raise ConfigError(f"{name} is not a tensor of CsmForConditionalGeneration")
+        heads = _rope_heads(other, size)
+        renamed[other] = _pairs(tensor, heads) if heads else tensor
+    return renamed
+
+
+def is_transformers_layout(names: Mapping[str, Any]) -> bool:
+    """Tell whether tensor names are those of transformers."""
+    return "lm_head.weight" in names or "embed_text_tokens.weight" in names
+
+
+def transformers_config(size: CsmSize) -> dict[str, Any]:
+    """Return config.json for CsmForConditionalGeneration, without the codec's part.
+
+    `CsmConfig()` alone would be wrong: its RoPE is not the scaled one of Llama 3.1.
+    """
+    rope = {**_ROPE, "original_max_position_embeddings": 8192}
+    common = {
+        "vocab_size": size.audio_vocab_size,
+        "num_codebooks": size.num_codebooks,
+        "rope_parameters": rope,
+        "rms_norm_eps": 1e-5,
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
+    depth = {
+        **common,
+        **_transformer(size.decoder),
+        "backbone_hidden_size": size.backbone.dim,
+        "max_position_embeddings": size.num_codebooks + 1,
+    }
+    return {
+        **common,
+        **_transformer(size.backbone),
+        "text_vocab_size": size.text_vocab_size,
+        "max_position_embeddings": MAX_POSITIONS,
+        "tie_codebooks_embeddings": True,
+        "depth_decoder_config": depth,
+    }
+
+
+def size_of_transformers(config: Mapping[str, Any], where: str) -> CsmSize:
+    """Read the size from transformers' config.json; ConfigError names what is missing."""
+    try:
+        depth = config["depth_decoder_config"]
+        return CsmSize(
+            _size(config, PRESETS["llama-1B"]).check(f"{where}: backbone"),
+            _size(depth, PRESETS["llama-100M"]).check(f"{where}: depth decoder"),
+            int(config["text_vocab_size"]),
+            int(config["vocab_size"]),
+            int(config["num_codebooks"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{where}: not the config of a CsmForConditionalGeneration ({error} is missing)") from error
+
+
+def _size(config: Mapping[str, Any], default: TransformerSize) -> TransformerSize:
+    keys = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
+    keys |= {"dim": "hidden_size", "ffn_dim": "intermediate_size"}
+    return TransformerSize(**{ours: int(config.get(theirs, getattr(default, ours))) for ours, theirs in keys.items()})
+
+
+def _transformer(size: TransformerSize) -> dict[str, int]:
+    return {
+        "hidden_size": size.dim,
+        "intermediate_size": size.ffn_dim,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "head_dim": size.dim // size.heads,
+    }
+
+
+def _other_name(name: str, top: Mapping[str, str], stacks: Mapping[str, str], layer: Mapping[str, str]) -> str | None:
+    if name in top:
+        return top[name]
+    match = re.fullmatch(r"(.+?)\.layers\.(\d+)\.(.+)", name)
+    if match is None or match[1] not in stacks or match[3] not in layer:
+        return None
+    return f"{stacks[match[1]]}.layers.{match[2]}.{layer[match[3]]}"
+
+
+def _rope_heads(sesame_name: str, size: CsmSize) -> int:
+    """Heads of a tensor whose rows RoPE turns, 0 for all others."""
+    transformer = size.backbone if sesame_name.startswith("backbone.") else size.decoder
+    if sesame_name.endswith("attn.q_proj.weight"):
+        return transformer.heads
+    return transformer.kv_heads if sesame_name.endswith("attn.k_proj.weight") else 0
+
+
+def _halves(weight: Tensor, heads: int) -> Tensor:
+    rows, columns = weight.shape
+    return weight.view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def _pairs(weight: Tensor, heads: int) -> Tensor:
+    rows, columns = weight.shape
+    return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
