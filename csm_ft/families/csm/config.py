@@ -67,7 +67,8 @@ class TransformerSize:
             raise ConfigError(f"{name}: every size must be above 0, got {asdict(self)}")
         if self.dim % self.heads or self.heads % self.kv_heads or (self.dim // self.heads) % 2:
             raise ConfigError(
-                f"{name}: dim {self.dim} must be heads {self.heads} times an even head size, and heads a multiple of kv_heads {self.kv_heads}"
+                f"{name}: dim {self.dim} must be heads {self.heads} times an even head size, "
+                f"and heads a multiple of kv_heads {self.kv_heads}"
             )
         return self
 
@@ -147,7 +148,8 @@ def check_flags(config: CsmConfig, size: CsmSize, where: str) -> None:
         wanted = replace(PRESETS[preset] if preset != "auto" else actual, **_overrides(config, name))
         if wanted != actual:
             raise ConfigError(
-                f"{name}: the flags say {asdict(wanted)}, the checkpoint {where} has {asdict(actual)}; drop the size flags, or add --train_from_scratch"
+                f"{name}: the flags say {asdict(wanted)}, the checkpoint {where} has {asdict(actual)}; "
+                "drop the size flags, or add --train_from_scratch"
             )
 
 
