@@ -1,0 +1,76 @@
+"""Where workers run: GPU slots, or shares of the CPU. Found without importing torch."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from csm_ft.config import ConfigError
+from csm_ft.sweep.config import SweepConfig
+from csm_ft.track import console
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place for one worker."""
+
+    name: str  # gpu0, gpu0.1 (the second on the GPU), cpu0
+    environment: Mapping[str, str]  # set before anything is imported
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the sweep runs on."""
+
+    device: str  # of every trial: cuda (the one GPU that its worker sees) or cpu
+    slots: list[Slot]
+    threads: int  # of every trial
+
+
+def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> Machine:
+    """Return one slot per worker: n_gpus x trials_per_gpu, on the CPU where there is no GPU or `device` says so.
+
+    Raises ConfigError when more GPUs are asked for than there are.
+    """
+    num_workers = sweep.n_gpus * sweep.trials_per_gpu
+    num_cores = len(os.sched_getaffinity(0))
+    threads = threads or max(1, num_cores // num_workers)
+    gpus = visible_gpus() if device != "cpu" else []
+    if device.startswith("cuda:"):
+        raise ConfigError(f"device {device}: a sweep gives each worker its GPU; choose GPUs by CUDA_VISIBLE_DEVICES and --n_gpus")
+    if not gpus and device == "cuda":
+        raise ConfigError("device cuda: nvidia-smi finds no GPU on this machine; drop --device, or use --device cpu")
+    if not gpus:
+        reason = "as --device says" if device == "cpu" else "no GPU on this machine"
+        console.print(f"{reason}: {num_workers} worker{'s' * (num_workers != 1)} on the CPU, {threads} of {num_cores} cores each")
+        if num_workers * threads > num_cores:
+            console.print(f"[yellow]{num_workers} workers share {num_cores} cores; fewer workers (--n_gpus) may be as fast[/]")
+        return Machine("cpu", [Slot(f"cpu{i}", _environment("", threads)) for i in range(num_workers)], threads)
+    if sweep.n_gpus > len(gpus):
+        raise ConfigError(
+            f"n_gpus {sweep.n_gpus} is more than the {len(gpus)} GPUs of this machine; use --n_gpus {len(gpus)}, "
+            f"with --trials_per_gpu above 1 if several trials fit one GPU"
+        )
+    slots = [
+        Slot(f"gpu{gpu}" + (f".{k}" if k else ""), _environment(gpu, threads))
+        for k in range(sweep.trials_per_gpu)
+        for gpu in gpus[: sweep.n_gpus]
+    ]
+    return Machine("cuda", slots, threads)
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi"):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+        return [str(i) for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+    return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+
+
+def _environment(gpu: str, threads: int) -> dict[str, str]:
+    return {"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
