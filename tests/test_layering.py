@@ -18,7 +18,7 @@ WALLS = {
     "transformers": ("csm_ft/codecs/mimi.py", "csm_ft/families/"),
     "plotly": ("csm_ft/report/",),
     "jinja2": ("csm_ft/report/",),
-    "pickle": (),
+    "pickle": ("csm_ft/families/csm/weights.py",),  # only the name of an error that a refused pickle raises
 }
 
 
@@ -72,5 +72,7 @@ def test_no_dangerous_calls() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                assert name not in ("eval", "exec", "os.system", "torch.load"), f"{path}:{node.lineno}: {name}"
+                assert name not in ("eval", "exec", "os.system"), f"{path}:{node.lineno}: {name}"
                 assert not any(k.arg == "shell" for k in node.keywords), f"{path}:{node.lineno}: shell="
+                if name == "torch.load":
+                    assert "weights_only=True" in ast.unparse(node), f"{path}:{node.lineno}: a pickle could run code"

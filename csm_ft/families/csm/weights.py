@@ -1,10 +1,12 @@
-"""CSM checkpoints in Sesame's layout: from a hub name, a folder, a run folder or a .safetensors file; 187 tensors for csm-1b."""
+"""CSM checkpoints from a hub name, a folder, a run folder or a file, in Sesame's layout or in that of transformers."""
 
 import json
-import struct
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,26 +17,45 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from csm_ft.config import ConfigError
+from csm_ft.families.csm import layouts
 from csm_ft.families.csm.config import PRESETS, CsmSize, TransformerSize
 from csm_ft.families.csm.model import CsmModel, empty_model
 
 _CACHE_MASKS = ("backbone_causal_mask", "decoder_causal_mask")  # Sesame's setup_caches leaves them in the state dict
+_SINGLE = ("model.safetensors", "ckpt.pt")
+_INDEXES = ("model.safetensors.index.json", "transformers.safetensors.index.json")
 
 
-def locate(name: str) -> Path:
-    """Return the local .safetensors file behind a hub name, checkpoint folder, run folder or file; ConfigError says what was looked for."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """The local files behind a name."""
+
+    files: tuple[Path, ...]
+    config: Path | None  # config.json beside them
+
+    @property
+    def where(self) -> str:
+        """Name for messages."""
+        return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
+
+
+def locate(name: str) -> Checkpoint:
+    """Find the files of a hub name, checkpoint folder, run folder or file; ConfigError says what was looked for."""
     path = Path(name)
     if path.is_file():
-        if path.suffix != ".safetensors":
-            raise ConfigError(
-                f"{path}: weights are read from .safetensors files only (no pickle); convert it, or name a folder with model.safetensors"
-            )
-        return path
+        if path.suffix not in (".safetensors", ".pt"):
+            raise ConfigError(f"{path}: weights are read from .safetensors, or from ckpt.pt (tensors only); name such a file or its folder")
+        return Checkpoint((path,), _beside(path))
     if path.is_dir():
-        for candidate in (path, path / "checkpoints" / "best", path / "best"):
-            if (candidate / "model.safetensors").is_file():
-                return candidate / "model.safetensors"
-        raise ConfigError(f"{path}: no model.safetensors in this folder, nor in its checkpoints/best")
+        for folder in (path, path / "checkpoints" / "best", path / "best"):
+            for index in _INDEXES:
+                if (folder / index).is_file():
+                    return Checkpoint(_shards(folder / index), _beside(folder / index))
+            for single in _SINGLE:
+                if (folder / single).is_file():
+                    return Checkpoint((folder / single,), _beside(folder / single))
+        looked_for = ", ".join((*_INDEXES, *_SINGLE))
+        raise ConfigError(f"{path}: none of {looked_for} in this folder, nor in its checkpoints/best")
     if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise ConfigError(f"{name}: no such file or folder, and not a hub name (owner/name)")
     return _download(name)
@@ -45,80 +66,105 @@ def load_model(name: str) -> CsmModel:
 
     Raises ConfigError for a missing or foreign file, and for tensors that are missing, unknown or of another shape.
     """
-    path = locate(name)
-    size = read_size(path)
+    found = locate(name)
+    weights = _read(found.files, tuple(path.stat().st_mtime_ns for path in found.files))
+    if layouts.is_transformers_layout(weights):
+        size = layouts.size_of_transformers(_config(found.config, found.where), str(found.config))
+        weights = layouts.from_transformers(weights, size)
+    else:
+        size = CsmSize.from_json(_config(found.config, found.where), str(found.config)) if found.config else _size_of(weights, found.where)
     model = empty_model(size)
-    weights = _read(str(path), path.stat().st_mtime_ns)
-    _check(model.state_dict(), weights, path)
-    model.load_state_dict({k: v.to(torch.float32, copy=True) for k, v in weights.items()}, assign=True)
+    _check(model.state_dict(), weights, found.where)
+    model.load_state_dict({k: v.to(torch.float32, copy=True).contiguous() for k, v in weights.items()}, assign=True)
     return model.requires_grad_(True)
 
 
-def read_size(path: Path) -> CsmSize:
-    """Return the size of a checkpoint from config.json beside it, else from its tensor shapes (known presets only)."""
-    config = path.parent / "config.json"
-    if config.is_file():
-        try:
-            return CsmSize.from_json(json.loads(config.read_text(encoding="utf-8")), str(config))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{config}: not JSON ({error}); fetch the checkpoint again") from error
-    shapes = _shapes(path)
+def _config(path: Path | None, where: str) -> dict[str, Any]:
+    if path is None:
+        raise ConfigError(f"{where}: its size stands in config.json, which is not beside it; fetch it from where the weights came")
     try:
-        vocab, width = shapes["text_embeddings.weight"]
-        heads, decoder_width, audio_vocab = shapes["audio_head"]
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); fetch the checkpoint again") from error
+
+
+def _beside(path: Path) -> Path | None:
+    config = path.parent / "config.json"
+    return config if config.is_file() else None
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """Return the files that an index names; all of them must be there."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{index}: not an index of shards ({error!r}); fetch it again") from error
+    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+        raise ConfigError(f"{index}: names no files, or files outside of its folder: {names[:3]}; fetch it again")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise ConfigError(f"{index}: {len(missing)} of {len(names)} shards are missing, e.g. {missing[0]}; fetch the checkpoint again")
+    return tuple(index.parent / name for name in names)
+
+
+@lru_cache(maxsize=1)
+def _read(files: Sequence[Path], _mtimes_ns: Sequence[int]) -> Mapping[str, Tensor]:
+    """Keep the last base weights: a sweep's worker starts every trial from the same ones."""
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            values = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        except (SafetensorError, UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise ConfigError(f"{file}: not readable as tensors ({first}); a whole, plain checkpoint is needed: fetch it again") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file}: holds a {type(values).__name__}, not named tensors; give a checkpoint of weights")
+        values = values.get("model", values)  # checkpoints of the public trainer keep optimiser state besides
+        tensors |= {name: value for name, value in values.items() if isinstance(value, Tensor) and name not in _CACHE_MASKS}
+    return tensors
+
+
+def _size_of(weights: Mapping[str, Tensor], where: str) -> CsmSize:
+    """Return the size from tensor shapes alone: known presets only, for shapes do not tell the number of heads."""
+    try:
+        vocab, width = weights["text_embeddings.weight"].shape
+        heads, decoder_width, audio_vocab = weights["audio_head"].shape
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: not a CSM checkpoint in Sesame's layout (no text_embeddings.weight and audio_head)") from error
-    transformers = {name: _preset(shapes, name, dim, path) for name, dim in (("backbone", width), ("decoder", decoder_width))}
+        raise ConfigError(f"{where}: not a CSM checkpoint in Sesame's layout (no text_embeddings.weight and audio_head)") from error
+    transformers = {name: _preset(weights, name, dim, where) for name, dim in (("backbone", width), ("decoder", decoder_width))}
     return CsmSize(transformers["backbone"], transformers["decoder"], vocab, audio_vocab, heads + 1)
 
 
-def _preset(shapes: Mapping[str, tuple[int, ...]], name: str, dim: int, path: Path) -> TransformerSize:
-    layers = len({key.split(".")[2] for key in shapes if key.startswith(f"{name}.layers.")})
-    ffn_dim = shapes.get(f"{name}.layers.0.mlp.w1.weight", (0,))[0]
+def _preset(weights: Mapping[str, Tensor], name: str, dim: int, where: str) -> TransformerSize:
+    layers = len({key.split(".")[2] for key in weights if key.startswith(f"{name}.layers.")})
+    first = weights.get(f"{name}.layers.0.mlp.w1.weight")
+    ffn_dim = len(first) if first is not None else 0
     for preset in PRESETS.values():
         if (preset.layers, preset.dim, preset.ffn_dim) == (layers, dim, ffn_dim):
             return preset
     raise ConfigError(
-        f"{path}: its {name} ({layers} layers, width {dim}, feed-forward {ffn_dim}) is none of {', '.join(PRESETS)}, "
+        f"{where}: its {name} ({layers} layers, width {dim}, feed-forward {ffn_dim}) is none of {', '.join(PRESETS)}, "
         "and shapes do not tell the number of heads; put the checkpoint's config.json beside it"
     )
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read only the header of a safetensors file: 8 bytes of length, then JSON."""
-    try:
-        with path.open("rb") as file:
-            header: dict[str, Any] = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (struct.error, ValueError, KeyError, MemoryError, OverflowError) as error:
-        raise ConfigError(f"{path}: not a readable .safetensors file ({error}); fetch it again") from error
-
-
-@lru_cache(maxsize=1)
-def _read(path: str, _mtime_ns: int) -> Mapping[str, Tensor]:
-    """Keep the last base weights: a sweep's worker starts every trial from the same ones."""
-    try:
-        return {name: tensor for name, tensor in load_file(path).items() if name not in _CACHE_MASKS}
-    except SafetensorError as error:
-        raise ConfigError(f"{path}: not a readable .safetensors file ({error}); fetch it again") from error
-
-
-def _check(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], path: Path) -> None:
+def _check(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], where: str) -> None:
     missing, unknown = sorted(expected.keys() - actual.keys()), sorted(actual.keys() - expected.keys())
     if missing or unknown:
         raise ConfigError(
-            f"{path}: not the tensors of a CSM checkpoint in Sesame's layout: {len(missing)} missing (e.g. {missing[:2]}), "
+            f"{where}: not the tensors of a CSM checkpoint: {len(missing)} missing (e.g. {missing[:2]}), "
             f"{len(unknown)} unknown (e.g. {unknown[:2]})"
         )
     for name, tensor in expected.items():
         if tensor.shape != actual[name].shape:
-            raise ConfigError(f"{path}: {name} is {tuple(actual[name].shape)}, its config.json says {tuple(tensor.shape)}")
+            raise ConfigError(f"{where}: {name} is {tuple(actual[name].shape)}, its config.json says {tuple(tensor.shape)}")
 
 
-def _download(name: str) -> Path:
+def _download(name: str) -> Checkpoint:
+    """Fetch Sesame's layout (config.json, model.safetensors) from the hub, or take it from the hub's cache on this disk."""
     try:
-        hf_hub_download(name, "config.json")
-        return Path(hf_hub_download(name, "model.safetensors"))
+        config = Path(hf_hub_download(name, "config.json"))
+        return Checkpoint((Path(hf_hub_download(name, "model.safetensors")),), config)
     except GatedRepoError as error:
         raise ConfigError(f"{name} is gated: accept its licence on its hub page, then `hf auth login`; or give a local folder") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
