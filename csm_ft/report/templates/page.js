@@ -2,10 +2,11 @@
 
 // Players: one plays at a time; arrows walk the grid of sentences (rows) and models (columns).
 
-let playing = null;
+let playing = null; // set with the call, not by the audio's events: those come late
 
 function pause() {
-  if (playing) playing.querySelector("audio").pause();
+  playing?.querySelector("audio").pause();
+  playing = null;
 }
 
 function setUp(player) {
@@ -24,20 +25,26 @@ function setUp(player) {
     show();
     if (!audio.paused) requestAnimationFrame(follow);
   };
+  const mark = (on) => {
+    player.classList.toggle("playing", on);
+    button.setAttribute("aria-pressed", String(on));
+  };
   audio.addEventListener("loadedmetadata", show);
   audio.addEventListener("play", () => {
-    if (playing && playing !== player) pause();
+    if (audio.paused) return;
+    if (playing !== player) pause(); // started by a media key
     playing = player;
-    player.classList.add("playing");
+    mark(true);
     follow();
   });
   audio.addEventListener("pause", () => {
-    player.classList.remove("playing");
+    if (!audio.paused) return; // and went on since
+    mark(false);
     if (playing === player) playing = null;
   });
   audio.addEventListener("ended", () => { audio.currentTime = 0; show(); });
   audio.addEventListener("error", () => { clock.textContent = "file not found"; player.classList.add("broken"); });
-  button.addEventListener("click", () => (audio.paused ? play(player) : audio.pause()));
+  button.addEventListener("click", () => (audio.paused ? play(player) : pause()));
   wave.addEventListener("click", (event) => {
     if (!Number.isFinite(audio.duration)) return;
     audio.currentTime = (event.offsetX / wave.clientWidth) * audio.duration;
@@ -47,7 +54,12 @@ function setUp(player) {
 }
 
 function play(player) {
-  player.querySelector("audio").play().catch(() => {}); // a missing file is told by its error event
+  if (playing !== player) pause();
+  playing = player;
+  const audio = player.querySelector("audio");
+  audio.play().catch(() => { // a missing file is told by its error event
+    if (playing === player && audio.paused) playing = null;
+  });
 }
 
 document.querySelectorAll(".player:not(.missing)").forEach(setUp);
