@@ -23,7 +23,7 @@ MARKS: dict[State, tuple[str, str]] = {
     "waiting": ("circle-open", "--muted"),
 }
 MAX_POINTS = 200
-LOG_FROM_RATIO = 20  # a parameter tried over more than this ratio is drawn on a log axis
+LOG_FROM_RATIO = 5  # a parameter tried over more than this ratio is drawn on a log axis
 FEW_TRIALS = 20
 MAX_TICKS = 6  # a whole number tried at so few values has its ticks there
 
@@ -139,10 +139,11 @@ def slices(summary: Summary) -> list[tuple[str, Figure]]:
 
 
 def _slice(summary: Summary, trials: Sequence[Trial], name: str, index: int, y_range: list[float]) -> Figure:
+    named = {trial.number: which for which, trial in _named(summary)}
+    trials = sorted(trials, key=lambda t: t.number in named)  # best and default are drawn last, on top
     values = [t.params[name] for t in trials]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     xs = values if numeric else [html.escape(str(v)) for v in values]
-    named = {trial.number: which for which, trial in _named(summary)}
     colours = [_colour(named[t.number]) if t.number in named else MARKS[t.state][1] for t in trials]
     data = {
         "type": "scatter",
@@ -162,10 +163,11 @@ def _slice(summary: Summary, trials: Sequence[Trial], name: str, index: int, y_r
         },
     }
     figure = _figure(f"slice{index}", [data], x=html.escape(name), y="", y_range=y_range)
+    figure["layout"]["xaxis"]["exponentformat"] = "e"
     if numeric and len(set(values)) <= MAX_TICKS and all(isinstance(v, int) for v in values):
         figure["layout"]["xaxis"] |= {"tickvals": sorted(set(values))}
     if numeric and min(values) > 0 and max(values) / min(values) > LOG_FROM_RATIO:
-        figure["layout"]["xaxis"] |= {"type": "log", "exponentformat": "e"}
+        figure["layout"]["xaxis"] |= {"type": "log"}
     elif not numeric:
         figure["layout"]["xaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": sorted(set(xs), key=_by_number)}
     figure["layout"] |= {"height": 210, "margin": {"l": 46, "r": 12, "t": 8, "b": 42}, "showlegend": False}

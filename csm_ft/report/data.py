@@ -157,8 +157,9 @@ class Run:
     references: Sequence[Take]
 
     def at(self, prompt: str, examples: float | None) -> Take | None:
-        """Return the recording of `prompt` nearest to `examples` seen (None: the last one)."""
+        """Return the recording of `prompt` nearest to `examples` seen (None: the last one); an untrained one only if there is no other."""
         takes = self.takes.get(prompt, [])
+        takes = [take for take in takes if take.step] or takes
         if examples is None:
             return takes[-1] if takes else None
         return min(takes, key=lambda t: abs((t.examples or 0) - examples), default=None)

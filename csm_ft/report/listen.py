@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import soundfile
 
@@ -71,7 +72,7 @@ class Listening:
 
 
 def arrange(out: Path, summary: Summary, baseline: Run | None, runs: Mapping[int, Run]) -> Listening:
-    """Line up every sentence over real clip, base model, default, best and the other trials (each at its best checkpoint)."""
+    """Line up every sentence over real clip, base model, default, best and the other trials (each nearest its best validation)."""
     best, default = summary.best_trial, summary.default_trial
     heads: list[tuple[str, str, Run, float | None]] = []
     if baseline is not None and baseline.takes:
@@ -158,4 +159,4 @@ def _heading(role: str, trial: Trial, default: Trial | None) -> str:
 
 
 def _href(out: Path, take: Take) -> str:
-    return take.wav.relative_to(out).as_posix()
+    return quote(take.wav.relative_to(out).as_posix())
