@@ -79,9 +79,14 @@ def main() -> int:
     return 0
 
 
+def dice(name: str) -> random.Random:
+    """Return a generator that always draws the same for the same name."""
+    return random.Random(name)  # noqa: S311 - repeatable is what it shall be
+
+
 def nora_sentences() -> tuple[list[str], list[str]]:
     """Return 80 sentences to train on and 16 others to validate with."""
-    sentences = ENGLISH.draw_new(96, random.Random("nora"), set())
+    sentences = ENGLISH.draw_new(96, dice("nora"), set())
     return sentences[:80], sentences[80:]
 
 
@@ -96,7 +101,7 @@ def make_bundle() -> None:
     voices = [OTHERS[i] for i in (0, 1, 6, 9)]
     rows: list[list[Clip]] = []
     for voice in voices:
-        sentences = voice.grammar.draw_new(15, random.Random(voice.speaker), taken)
+        sentences = voice.grammar.draw_new(15, dice(voice.speaker), taken)
         speak(voice, sentences, DEMO / "speech")
         rows.append([_clip(voice, i, text, "../speech") for i, text in enumerate(sentences)])
     write_rows(DEMO / "voices/train.jsonl", [clip for clips in rows for clip in clips[:12]])
@@ -114,7 +119,7 @@ def make_corpus(folder: Path, num_clips: int) -> None:
     for number, voice in enumerate(OTHERS):
         count = num_clips // len(OTHERS) + (number < num_clips % len(OTHERS))
         num_val = max(1, round(0.03 * count))
-        random_source = random.Random(f"corpus {voice.speaker}")
+        random_source = dice(f"corpus {voice.speaker}")
         held_out = voice.grammar.draw_new(num_val, random_source, taken)
         own = voice.grammar.draw_new(count - num_val, random_source, set(taken))
         speak(voice, [*own, *held_out], folder / "speech")
@@ -149,7 +154,8 @@ def synthesise(voice: Voice, text: str) -> NDArray[np.float32]:
     wave = soxr.resample(wave, rate_hz, SAMPLE_RATE_HZ)
     wave = _cut_silence(wave * (LEVEL / np.sqrt(np.mean(wave**2))))
     peak = float(np.abs(wave).max())
-    return np.round(wave / max(1.0, peak) * AMPLITUDE_STEPS).clip(-AMPLITUDE_STEPS, AMPLITUDE_STEPS - 1) / AMPLITUDE_STEPS
+    steps = np.round(wave / max(1.0, peak) * AMPLITUDE_STEPS).clip(-AMPLITUDE_STEPS, AMPLITUDE_STEPS - 1)
+    return (steps / AMPLITUDE_STEPS).astype(np.float32)
 
 
 def _cut_silence(wave: NDArray[np.float32]) -> NDArray[np.float32]:

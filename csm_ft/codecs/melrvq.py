@@ -1,0 +1,252 @@
+"""MelRVQ, the embedded codec: nothing to download, fitted in seconds, of the same shape as Mimi's codes.
+
+A frame of 80 ms is four columns of 80 log-mel bands, 320 numbers, quantised by K codebooks in residual order: codebook 0 is the coarsest,
+each next one refines what is left. Sound comes back by Griffin-Lim. Id 0 of every codebook is never produced, for an all-zero frame means
+end of speech to the models.
+
+Shapes: N samples, C columns (20 ms), T frames (4 columns), K codebooks, M mel bands, F frequency bins.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from csm_ft.codecs.base import Codes, Wave
+
+Array = NDArray[np.float64]
+
+SAMPLE_RATE_HZ = 16000
+HOP_SAMPLES = 320  # 20 ms
+COLUMNS_PER_FRAME = 4
+FRAME_SAMPLES = HOP_SAMPLES * COLUMNS_PER_FRAME
+WINDOW_SAMPLES = 1024  # 64 ms: neighbours share 69 %, so that Griffin-Lim finds a phase
+NUM_BANDS = 80
+FLOOR = 0.1  # mel amplitudes below this are silence (a sine of -68 dB): quiet noise shall not cost centroids
+GRIFFIN_LIM_STEPS = 32
+GRIFFIN_LIM_MOMENTUM = 0.99
+CONSTANTS = {
+    "format": "csm-ft melrvq 1",
+    "sample_rate_hz": SAMPLE_RATE_HZ,
+    "hop_samples": HOP_SAMPLES,
+    "columns_per_frame": COLUMNS_PER_FRAME,
+    "window_samples": WINDOW_SAMPLES,
+    "num_bands": NUM_BANDS,
+    "floor": FLOOR,
+}
+
+
+class MelRVQError(ValueError):
+    """A codec file that is none, or speech that no codec can be fitted on; the message names the way out."""
+
+
+class MelRVQ:
+    """A fitted codec; see csm_ft.codecs.base.Codec."""
+
+    def __init__(self, mean: NDArray[np.float32], scale: NDArray[np.float32], centroids: NDArray[np.float16], source: str) -> None:
+        """Wrap `mean` and `scale` [M] of the log-mels it was fitted on, and residual `centroids` [K, vocab_size - 1, 4 * M], id 1 first."""
+        self.name = "melrvq"
+        self.source = source
+        self.sample_rate_hz = SAMPLE_RATE_HZ
+        self.frame_samples = FRAME_SAMPLES
+        self.num_codebooks = centroids.shape[0]
+        self.vocab_size = centroids.shape[1] + 1
+        self.mean = mean
+        self.scale = scale
+        self.centroids = centroids
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the arrays and the constants."""
+        digest = hashlib.sha256(json.dumps(CONSTANTS, sort_keys=True).encode())
+        for array in (self.mean, self.scale, self.centroids):
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def encode(self, waves: Sequence[Wave]) -> list[Codes]:
+        """Return ceil(N / 1280) frames for each wave of N samples; each is encoded alone, so a batch changes nothing."""
+        return [self._quantise(_frames(_log_mel(wave), self.mean, self.scale)) for wave in waves]
+
+    def decode(self, codes: Codes) -> Wave:
+        """Return T * 1280 samples for [T, K] codes, always the same ones; id 0 refines nothing. ValueError for ids out of range."""
+        if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
+            raise ValueError(f"codes of shape {codes.shape} are not [frames, {self.num_codebooks} codebooks]")
+        if not len(codes):
+            return np.zeros(0, dtype=np.float32)
+        if int(codes.max()) >= self.vocab_size:
+            raise ValueError(f"code {int(codes.max())} is not below the codec's {self.vocab_size} ids; another codec made these codes")
+        frames = np.zeros((len(codes), NUM_BANDS * COLUMNS_PER_FRAME))
+        for centroids, ids in zip(self.centroids.astype(np.float64), codes.T.astype(np.int64), strict=True):
+            frames += np.where((ids > 0)[:, None], centroids[np.maximum(ids - 1, 0)], 0.0)
+        return _griffin_lim(_linear(frames.reshape(-1, NUM_BANDS) * self.scale + self.mean))
+
+    def first(self, num_codebooks: int) -> "MelRVQ":
+        """Return the codec with its first `num_codebooks` codebooks only: coarser, the same codes. ValueError if it has fewer."""
+        if not 1 <= num_codebooks <= self.num_codebooks:
+            raise MelRVQError(f"{self.source} has {self.num_codebooks} codebooks, not {num_codebooks}; ask for 1..{self.num_codebooks}")
+        return MelRVQ(self.mean, self.scale, self.centroids[:num_codebooks], self.source)
+
+    def errors(self, waves: Sequence[Wave]) -> list[float]:
+        """Return the share of the variance of `waves` that is still lost after 1, 2, ... K codebooks; it falls, or a codebook is useless."""
+        residual = np.concatenate([_frames(_log_mel(wave), self.mean, self.scale) for wave in waves])
+        whole = np.mean(residual**2)
+        lost = []
+        for centroids in self.centroids.astype(np.float64):
+            residual = residual - centroids[_nearest(residual, centroids)]
+            lost.append(float(np.mean(residual**2) / whole))
+        return lost
+
+    def to_bytes(self) -> bytes:
+        """Return the codec as safetensors, the same bytes for the same codec."""
+        # One metadata key only: safetensors writes several in no fixed order.
+        tensors = {"mean": self.mean, "scale": self.scale, "centroids": np.ascontiguousarray(self.centroids)}
+        return save_tensors(tensors, metadata={"melrvq": json.dumps(CONSTANTS, sort_keys=True)})
+
+    def _quantise(self, residual: Array) -> Codes:
+        codes = np.empty((len(residual), self.num_codebooks), dtype=np.uint16)
+        for k, centroids in enumerate(self.centroids.astype(np.float64)):
+            nearest = _nearest(residual, centroids)
+            codes[:, k] = nearest + 1
+            residual = residual - centroids[nearest]
+        return codes
+
+
+def load(source: Path | str | bytes) -> MelRVQ:
+    """Open a fitted codec from a file, or from the bytes that travel in a token file. MelRVQError if it is none."""
+    where = "the codec in the token file" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise MelRVQError(
+            f"{source}: no such codec file; fit one with --fit_codec, or use the embedded one (--codec melrvq without a file)"
+        )
+    blob = source if isinstance(source, bytes) else Path(source).read_bytes()
+    try:
+        tensors = load_tensors(blob)
+        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+        constants = json.loads(header["__metadata__"]["melrvq"])
+        mean, scale, centroids = tensors["mean"], tensors["scale"], tensors["centroids"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise MelRVQError(f"{where}: not a melrvq codec ({error}); make one with --fit_codec") from error
+    if constants != CONSTANTS:
+        different = sorted(k for k in CONSTANTS | constants if constants.get(k) != CONSTANTS.get(k))
+        raise MelRVQError(f"{where}: made by another version of melrvq (other {', '.join(different)}); fit it again with --fit_codec")
+    if (
+        mean.shape != (NUM_BANDS,)
+        or scale.shape != (NUM_BANDS,)
+        or centroids.ndim != 3
+        or centroids.shape[2] != NUM_BANDS * COLUMNS_PER_FRAME
+    ):
+        raise MelRVQError(
+            f"{where}: mean {mean.shape}, scale {scale.shape} and centroids {centroids.shape} do not fit a melrvq codec; fit it again"
+        )
+    return MelRVQ(mean.astype(np.float32), scale.astype(np.float32), centroids.astype(np.float16), where)
+
+
+def fit(waves: Sequence[Wave], *, num_codebooks: int = 8, vocab_size: int = 256, seed: int = 0) -> MelRVQ:
+    """Fit a codec on 16 kHz waves: k-means on the frames, then on what each codebook leaves over.
+
+    Seconds for minutes of speech; the same waves in the same order give the same codec. MelRVQError for too little speech.
+    """
+    columns = np.concatenate([np.zeros((0, NUM_BANDS)), *(_log_mel(wave) for wave in waves)])
+    num_frames = len(columns) // COLUMNS_PER_FRAME
+    if num_frames < vocab_size - 1:
+        raise MelRVQError(
+            f"{num_frames * FRAME_SAMPLES / SAMPLE_RATE_HZ:.1f} s of speech are too little to fit {vocab_size} ids per codebook; "
+            f"give at least {vocab_size * FRAME_SAMPLES / SAMPLE_RATE_HZ:.0f} s, or use the embedded codec"
+        )
+    mean = columns.mean(0).astype(np.float32)
+    scale = np.maximum(columns.std(0), 0.01).astype(np.float32)
+    residual = _frames(columns, mean, scale)
+    centroids = np.empty((num_codebooks, vocab_size - 1, residual.shape[1]), dtype=np.float16)
+    # Threads would add up in another order each time, and give another codec.
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different frames than ids: some ids stay unused
+        for k in range(num_codebooks):
+            means = KMeans(vocab_size - 1, n_init="auto", max_iter=50, random_state=seed + k).fit(residual)
+            centroids[k] = means.cluster_centers_.astype(np.float16)
+            stored = centroids[k].astype(np.float64)
+            residual = residual - stored[_nearest(residual, stored)]
+    return MelRVQ(mean, scale, centroids, f"fitted on {len(waves)} clips")
+
+
+def _frames(columns: Array, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Array:
+    """[C, M] -> [T, 4 * M]; every band counts alike, or the loud ones would take all centroids."""
+    return ((columns - mean) / scale).reshape(-1, COLUMNS_PER_FRAME * NUM_BANDS)
+
+
+def _nearest(points: Array, centroids: Array) -> NDArray[np.int64]:
+    """Index of the nearest centroid of each point, in double precision: no sum's order decides a code."""
+    return ((centroids**2).sum(1) - 2 * points @ centroids.T).argmin(1)
+
+
+def _log_mel(wave: Wave) -> Array:
+    """[N] -> [C, M], C = 4 * ceil(N / 1280): column c is centred in the middle of its 20 ms."""
+    num_columns = -(-len(wave) // FRAME_SAMPLES) * COLUMNS_PER_FRAME
+    if not num_columns:
+        return np.zeros((0, NUM_BANDS))
+    before = (WINDOW_SAMPLES - HOP_SAMPLES) // 2
+    padded = np.zeros(num_columns * HOP_SAMPLES + 2 * before)
+    padded[before : before + len(wave)] = wave
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[::HOP_SAMPLES]
+    spectrum = np.abs(np.fft.rfft(windows * _hann(), axis=1))
+    return np.log(np.maximum(spectrum @ _mel_filters().T, FLOOR))
+
+
+@cache
+def _hann() -> Array:
+    return np.hanning(WINDOW_SAMPLES + 1)[:-1]
+
+
+@cache
+def _mel_filters() -> Array:
+    """[M, F] triangles, evenly spaced on the mel scale 2595 log10(1 + f / 700) from 0 to 8 kHz."""
+    top_mel = 2595 * np.log10(1 + SAMPLE_RATE_HZ / 2 / 700)
+    edges_hz = 700 * (10 ** (np.linspace(0, top_mel, NUM_BANDS + 2) / 2595) - 1)
+    bins_hz = np.linspace(0, SAMPLE_RATE_HZ / 2, WINDOW_SAMPLES // 2 + 1)
+    rising = (bins_hz - edges_hz[:-2, None]) / np.diff(edges_hz)[:-1, None]
+    falling = (edges_hz[2:, None] - bins_hz) / np.diff(edges_hz)[1:, None]
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+def _linear(log_mel: Array) -> Array:
+    """[C, M] -> [F, C] amplitudes: each bin gets the mean amplitude of its bands (smooth, positive; no inverse that rings)."""
+    filters = _mel_filters()
+    band_means = np.exp(log_mel) / filters.sum(1)
+    return (band_means @ (filters / np.maximum(filters.sum(0), 1e-6))).T
+
+
+def _griffin_lim(amplitudes: Array) -> Wave:
+    """[F, C] -> [C * 320] by fast Griffin-Lim (Perraudin, Balazs, Soendergaard 2013), from one fixed phase: always the same wave."""
+    target = torch.from_numpy(amplitudes.astype(np.float32))
+    window = torch.from_numpy(_hann().astype(np.float32))
+    # Columns lie 160 samples later than torch's, which begin at 0: synthesise from there, and move by 160 at the end.
+    num_samples = (target.shape[1] - 1) * HOP_SAMPLES
+
+    def to_wave(spectrum: torch.Tensor) -> torch.Tensor:
+        return torch.istft(spectrum, WINDOW_SAMPLES, HOP_SAMPLES, window=window, length=num_samples)
+
+    def to_spectrum(wave: torch.Tensor) -> torch.Tensor:
+        return torch.stft(wave, WINDOW_SAMPLES, HOP_SAMPLES, window=window, pad_mode="constant", return_complex=True)
+
+    phase = torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) * (2 * torch.pi)
+    spectrum = torch.polar(target, phase)
+    before = torch.zeros_like(spectrum)
+    for _ in range(GRIFFIN_LIM_STEPS):
+        consistent = to_spectrum(to_wave(spectrum))
+        ahead = consistent - GRIFFIN_LIM_MOMENTUM / (1 + GRIFFIN_LIM_MOMENTUM) * before
+        before = consistent
+        spectrum = target * ahead / (ahead.abs() + 1e-9)
+    wave = torch.nn.functional.pad(to_wave(spectrum), (HOP_SAMPLES // 2, HOP_SAMPLES // 2))
+    return wave.clamp(-1, 1).numpy()
