@@ -1,0 +1,311 @@
+"""The token file: audio codes, text tokens and the table of clips of every split, in one HDF5 file that can be mapped.
+
+Per split: `codes` uint16 [total frames, K], `codes_offsets` int64 [n+1], `text_tokens` uint32 [total], `text_offsets` int64 [n+1] and one
+dataset per column of the clip table. Contiguous and uncompressed. Root attributes are StoreInfo; the group `assets` holds small files
+(codec, tokenizer). Token files of the public CSM trainer open too (csm_ft/public_tokens.py).
+
+    python -m csm_ft.store tokens.hdf5                                        verifies and describes it
+    python -m csm_ft.store tokens.hdf5 --decode 3 [--split val] [--output x.wav]   writes clip 3 back to a wav
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_ft import public_tokens
+from csm_ft.data_report import describe_store, find_problems
+from csm_ft.tokens import (
+    DUPLICATE,
+    SCHEMA_VERSION,
+    SPLITS,
+    Clip,
+    ClipTable,
+    ContentHash,
+    Split,
+    Store,
+    StoreError,
+    StoreInfo,
+    combine,
+    content_fingerprint,
+)
+
+__all__ = ["DUPLICATE", "Clip", "ClipTable", "Split", "Store", "StoreError", "StoreInfo", "open_store", "read_hdf5_table", "write_store"]
+
+_BLOCK_CLIPS = 1024  # clips gathered per write
+_TEXT = h5py.string_dtype("utf-8")
+_COLUMNS: dict[str, Any] = {
+    **dict.fromkeys(("id", "text", "speaker", "source"), _TEXT),
+    **dict.fromkeys(("start_sec", "end_sec", "duration_sec"), np.float64),
+    "flags": np.uint8,
+}
+
+
+def open_store(path: Path, *, in_memory: bool = True) -> Store:
+    """Open a token file; in_memory=False maps codes and text tokens, so memory stays flat whatever the size.
+
+    A file of the public trainer's layout is read into memory; with in_memory=False it is converted once into a hidden file beside it,
+    which is mapped. Raises StoreError for anything that is not a whole token file of this schema.
+    """
+    if not in_memory and _is_public(path):
+        return _open_converted(path)
+    return _open(path, in_memory)
+
+
+def write_store(path: Path, info: StoreInfo, splits: Mapping[str, ClipTable], assets: Mapping[str, bytes] | None = None) -> StoreInfo:
+    """Write a token file: rows counted first, filled, synced, read back and compared, then renamed into place.
+
+    A kill at any moment leaves what was at `path` before. Returns `info` with the content fingerprint. Raises StoreError for a text
+    that HDF5 cannot hold, a full disk, and a disk that does not give back what was written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with h5py.File(draft, "w") as file:
+            hashes = [_write_split(file.create_group(name), splits.get(name), info.num_codebooks) for name in SPLITS]
+            info = replace(info, content_fingerprint=combine(hashes), schema_version=SCHEMA_VERSION)
+            for item in fields(info):
+                file.attrs[item.name] = getattr(info, item.name)
+            group = file.create_group("assets")
+            for name, blob in (assets or {}).items():
+                group.create_dataset(name, data=np.frombuffer(blob, dtype=np.uint8))
+        sync(draft)
+        found = content_fingerprint(_open(draft, in_memory=False).splits)
+        if found != info.content_fingerprint:
+            raise StoreError(f"the disk of {path} gave back other bytes than were written; {path} is as it was. Check the disk")
+        draft.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path} could not be written ({_first_line(error)}); check space and permissions of {path.parent}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return info
+
+
+def verify(path: Path) -> list[str]:
+    """Return what is wrong with a token file, each with its split and clip; an empty list is a sound file."""
+    try:
+        store = _open(path, in_memory=False)
+    except StoreError as error:
+        return [str(error)]
+    problems = find_problems(store)
+    found = content_fingerprint(store.splits)
+    if found != store.info.content_fingerprint:
+        problems.append(
+            f"content {found} is not what was written ({store.info.content_fingerprint}): bytes have changed; pretokenise again"
+        )
+    return problems
+
+
+def describe(path: Path) -> str:
+    """Return hours, clips, speakers, lengths, codec, tokenizer and hashes as text for people."""
+    return describe_store(_open(path, in_memory=False))
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_hdf5_table(path: Path) -> list[dict[str, Any]]:
+    """Read metadata from HDF5: 1-D datasets of equal length at the root or in the only group, or one compound dataset.
+
+    Returns one dict per row with Python values. Raises StoreError when the file has no such table.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            group: Any = file
+            while len(group) == 1 and isinstance(only := next(iter(group.values())), h5py.Group):
+                group = only
+            datasets: dict[str, Any] = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
+            if len(datasets) == 1 and (only := next(iter(datasets.values()))).dtype.names:
+                columns = {name: only[name].tolist() for name in only.dtype.names}
+            else:
+                columns = {name: item[()].tolist() for name, item in datasets.items() if item.ndim == 1}
+    except (OSError, RuntimeError, TypeError) as error:
+        raise StoreError(f"{path} is not readable as HDF5 ({_first_line(error)}); write it again") from error
+    lengths = {name: len(values) for name, values in columns.items()}
+    if not columns or len(set(lengths.values())) != 1:
+        raise StoreError(
+            f"{path} has no table: expected 1-D datasets of equal length (path, text, ...) at the root or in one group, or one compound "
+            f"dataset; found {lengths or sorted(datasets) or 'nothing'}"
+        )
+    return [dict(zip(columns, map(_plain, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _open(path: Path, in_memory: bool) -> Store:
+    """Open either layout; the public one is always read into memory."""
+    if not path.is_file():
+        raise StoreError(f"{path}: no such token file; make it with: python pretokenize.py --train_data train.json --output {path}")
+    try:
+        with path.open("rb") as raw, h5py.File(path, "r", locking=False) as file:
+            if os.fstat(raw.fileno()).st_ino != path.stat().st_ino:
+                raise StoreError(f"{path} was replaced while it was being opened; try again")
+            if public_tokens.is_public(file):
+                return public_tokens.read(path, file)
+            info = _read_info(path, file)
+            splits = {name: _read_split(path, file, name, info, None if in_memory else raw) for name in SPLITS}
+            return Store(path, info, splits, _read_assets(file))
+    except StoreError:
+        raise
+    except (OSError, KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:  # whatever h5py raises on damage
+        raise StoreError(
+            f"{path} is not a readable token file ({_first_line(error)}): it is damaged, cut short or of another kind. "
+            "Make it again with pretokenize.py, or copy it again if it came from another machine"
+        ) from error
+
+
+def _is_public(path: Path) -> bool:
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return public_tokens.is_public(file)
+    except OSError:
+        return False  # _open says why
+
+
+def _read_info(path: Path, file: h5py.File) -> StoreInfo:
+    version = file.attrs.get("schema_version")
+    if version is None:
+        raise StoreError(f"{path} is an HDF5 file, but not a token file (it has no schema_version); make one with pretokenize.py")
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema {version}, this program reads {SCHEMA_VERSION}; use the version that wrote it, or pretokenise again"
+        )
+    values: dict[str, Any] = {f.name: file.attrs[f.name] for f in fields(StoreInfo)}
+    return StoreInfo(**{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()})
+
+
+def _read_split(path: Path, file: h5py.File, name: str, info: StoreInfo, raw: Any) -> Split:
+    """Read one split; `raw` (the same file, opened plainly) maps its large arrays instead."""
+    group: Any = file[name]
+    for array, dtype, ndim in (("codes", "u2", 2), ("text_tokens", "u4", 1), ("codes_offsets", "i8", 1), ("text_offsets", "i8", 1)):
+        if group[array].dtype != np.dtype(dtype) or group[array].ndim != ndim:
+            raise StoreError(f"{path} {name}/{array} is {group[array].dtype} in {group[array].ndim} dimensions; pretokenise again")
+    arrays = {array: group[array][()] if raw is None else _map(group[array], raw) for array in ("codes", "text_tokens")}
+    arrays |= {array: group[array][()] for array in ("codes_offsets", "text_offsets")}
+    columns = {c: (group[c].asstr() if kind is _TEXT else group[c])[()].tolist() for c, kind in _COLUMNS.items()}
+    num_clips = len(columns["id"])
+    fits = arrays["codes"].shape[1] == info.num_codebooks and all(len(values) == num_clips for values in columns.values())
+    for values, offsets in (("codes", "codes_offsets"), ("text_tokens", "text_offsets")):
+        at = arrays[offsets]
+        fits = fits and len(at) == num_clips + 1 and at[0] == 0 and at[-1] == len(arrays[values]) and bool((np.diff(at) >= 0).all())
+        arrays[values].flags.writeable = False
+    if not fits:
+        raise StoreError(f"{path} {name}: offsets, codes, text and clip table do not fit each other; it is damaged, pretokenise again")
+    return Split(name, arrays, columns)
+
+
+def _map(dataset: Any, raw: Any) -> NDArray[Any]:
+    if dataset.size == 0:  # has no place in the file, and mmap refuses it
+        return np.empty(dataset.shape, dataset.dtype)
+    offset = dataset.id.get_offset()
+    if offset is None:
+        raise StoreError(f"{dataset.name} is not contiguous and cannot be mapped; pretokenise again, or load it into memory")
+    return np.asarray(np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape))
+
+
+def _read_assets(file: h5py.File) -> dict[str, bytes]:
+    group: Any = file["assets"]
+    return {name: item[()].tobytes() for name, item in group.items()}
+
+
+def _write_split(group: Any, table: ClipTable | None, num_codebooks: int) -> ContentHash:
+    """Fill the group of one split, block by block; None is an empty split."""
+    num_clips = len(table) if table is not None else 0
+    frames, tokens = (np.asarray(c, np.int64) for c in ((table.num_frames, table.num_text_tokens) if table is not None else ([], [])))
+    clips = [table.clip(i) for i in range(num_clips)] if table is not None else []
+    codes = group.create_dataset("codes", (int(frames.sum()), num_codebooks), "u2")
+    text = group.create_dataset("text_tokens", (int(tokens.sum()),), "u4")
+    code_at, text_at = (np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64) for lengths in (frames, tokens))
+    group.create_dataset("codes_offsets", data=code_at)
+    group.create_dataset("text_offsets", data=text_at)
+    for name, kind in _COLUMNS.items():
+        try:
+            group.create_dataset(name, data=[getattr(clip, name) for clip in clips], dtype=kind, shape=(num_clips,))
+        except (ValueError, UnicodeEncodeError) as error:
+            raise StoreError(f"{group.name} {name} holds a text that HDF5 cannot store ({error}); drop that row") from error
+    content = ContentHash()
+    content.add_clips([clip.id for clip in clips], frames, tokens)
+    for start in range(0, num_clips, _BLOCK_CLIPS):
+        assert table is not None
+        stop = min(start + _BLOCK_CLIPS, num_clips)
+        block = np.concatenate([table.codes(i) for i in range(start, stop)]).astype(np.uint16, casting="same_kind", copy=False)
+        words = np.concatenate([table.text_tokens(i) for i in range(start, stop)]).astype(np.uint32, casting="same_kind", copy=False)
+        codes[code_at[start] : code_at[stop]] = block
+        text[text_at[start] : text_at[stop]] = words
+        content.codes.update(block.tobytes())
+        content.text.update(words.tobytes())
+    return content
+
+
+def _open_converted(path: Path) -> Store:
+    """Map a file of the public layout by way of a copy in our own, kept beside it for as long as the file does not change."""
+    stat = path.stat()
+    key = f"{stat.st_size:x}-{stat.st_mtime_ns:x}-{public_tokens.environment_key()}"
+    copy = path.with_name(f".{path.name}.{key}.mapped")
+    if not copy.is_file():
+        store = open_store(path)
+        own = copy.with_name(f"{copy.name}.{os.getpid()}")  # several processes may convert at once: the last one stays
+        write_store(own, store.info, store.splits)
+        own.replace(copy)
+    return replace(open_store(copy, in_memory=False), path=path)
+
+
+def _plain(value: Any) -> Any:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line; 0 fine, 1 the file has problems, 2 a mistake of the user."""
+    parser = argparse.ArgumentParser(prog="python -m csm_ft.store", description="Verify and describe a token file, or decode a clip of it.")
+    parser.add_argument("path", type=Path, help="token file")
+    parser.add_argument("--decode", type=int, metavar="N", help="write clip N (from 0) back to a wav instead")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="split of that clip (default: train)")
+    parser.add_argument("--output", type=Path, help="the wav (default: <split>-<N>.wav)")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.decode is not None:
+            return _decode(arguments.path, arguments.split, arguments.decode, arguments.output)
+        problems = verify(arguments.path)
+        if not problems:
+            print(describe(arguments.path))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _decode(path: Path, split: str, index: int, output: Path | None) -> int:
+    from csm_ft import audio, codecs  # codecs import torch, which verifying does not need
+
+    store = _open(path, in_memory=False)
+    if not 0 <= index < len(store.splits[split]):
+        raise StoreError(f"--decode {index}: split {split} of {path} has clips 0 to {len(store.splits[split]) - 1}")
+    output = output or Path(f"{split}-{index}.wav")
+    wave = codecs.from_store(store, "cpu").decode(store.splits[split].codes(index))
+    audio.save(output, wave, store.info.sample_rate_hz)
+    print(f"{output}: {len(wave) / store.info.sample_rate_hz:.2f} s, {store.splits[split].clip(index).text!r}")
+    return 0
+
+
+if __name__ == "__main__":
+    from csm_ft.store import main as _main  # not this copy: its StoreError would be another class than everyone else's
+
+    sys.exit(_main(sys.argv[1:]))
