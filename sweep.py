@@ -6,7 +6,8 @@ This process owns the study and imports no torch; workers run the trials (csm_ft
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from dotenv import load_dotenv
@@ -47,11 +48,10 @@ def sweep(request: SweepRequest, *, trainer: str, describe: Describe) -> int:
         results.write("running")
         with Display(options.n_trials, len(machine.slots), num_ended) as display:
             broker = Broker(study, configs, machine.slots, trainer=trainer, display=display, on_ended=ended)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: _interrupt(broker))
-            end = "unfinished"
+            end = "aborted"
             try:
-                end = broker.run()
+                with _interruptible(broker):
+                    end = broker.run()
             finally:
                 verdict = results.write("finished" if end == "finished" else "unfinished")
                 page.finish()
@@ -94,9 +94,20 @@ class Page:
         return subprocess.Popen(self._command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
 
 
-def _interrupt(broker: Broker) -> None:
-    console.print("running trials are saved; once more to leave at once")
-    broker.stop()
+@contextmanager
+def _interruptible(broker: Broker) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM (a cluster's job limit) end the sweep in order."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        console.print("running trials are saved; once more to leave at once")
+        broker.stop()
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(argv: Sequence[str], *, trainer: str = "train", describe: Describe = describe_data) -> int:
@@ -107,6 +118,8 @@ def main(argv: Sequence[str], *, trainer: str = "train", describe: Describe = de
     except (ConfigError, SweepError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the first trial, or after the last
+        return 130
     except SweepAborted as error:
         print(f"sweep aborted: {error}\nAfter the repair, the same command goes on from here.", file=sys.stderr)
         return 1

@@ -18,11 +18,16 @@ from typing import Any
 
 from csm_ft.config import ConfigError, TrainConfig
 from csm_ft.schedule import Clock, Duration
-from csm_ft.sweep.results import write_whole
 from csm_ft.sweep.trials import DataFacts
 
 NUM_CLIPS = 48
 NUM_VAL_CLIPS = 10
+
+
+def write_whole(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 class Diverged(RuntimeError):
@@ -154,6 +159,15 @@ def _fault(folder: Path, name: str, step: int = 1, total_steps: int = 2) -> None
 
 
 if __name__ == "__main__":
-    from sweep import main
+    import sweep
 
-    sys.exit(main(sys.argv[1:], trainer="tests.fake_trainer", describe=describe))
+    class NoPage:
+        """The report has its own tests and takes seconds."""
+
+        def __init__(self, out: Path) -> None: ...
+        def refresh(self) -> None: ...
+        def finish(self) -> None: ...
+
+    if "page" not in os.environ.get("FAKE_TRAINER", ""):
+        sweep.Page = NoPage
+    sys.exit(sweep.main(sys.argv[1:], trainer="tests.fake_trainer", describe=describe))

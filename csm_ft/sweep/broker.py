@@ -260,8 +260,7 @@ class Broker:
             reason = "no validation after the first rung: the run is too short; use more --n_epochs or a later rung"
             self._end(self._study.finish(number, "infeasible", reason=reason))
         else:
-            reason = "behind at a rung" if message.status == "stopped" else ""
-            record = self._study.finish(number, message.status, reason=reason, best=message.best, final_value=message.final_val_loss)
+            record = self._study.finish(number, message.status, best=message.best, final_value=message.final_val_loss)
             self._again.extend(self._later)  # the code works, so these deserve another attempt
             self._later.clear()
             self._end(record)

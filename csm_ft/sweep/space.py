@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from csm_ft.config import ConfigError, TrainConfig, build
 from csm_ft.schedule import Duration
 from csm_ft.sweep.config import DEFAULT_SPACE, SET_BY_SWEEP, SweepRequest
+from csm_ft.track import console
 
 NEIGHBOUR_FACTORS = (3.0, 1 / 3)  # of the default's learning rate: trials 1 and 2
 REFUSED: Mapping[str, str] = {
@@ -236,14 +237,21 @@ def _default(path: Path, name: str, row: _Row, distribution: BaseDistribution, b
         return value
     value = getattr(base, name)
     if isinstance(distribution, CategoricalDistribution):
-        return value if _contains(distribution, value) else distribution.choices[0]
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    number = _number(value, distribution)
-    if number is None:
-        number = _as_steps(str(value), base, num_train_clips)
-    if number is None:
-        raise ConfigError(f"{path}: {name}: the value without a sweep, {value!r}, is no number to begin from; add `default:` to the row")
-    return min(max(number, distribution.low), distribution.high)
+        nearest = value if _contains(distribution, value) else distribution.choices[0]
+    else:
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        number = _number(value, distribution)
+        number = _as_steps(str(value), base, num_train_clips) if number is None else number
+        if number is None:
+            raise ConfigError(
+                f"{path}: {name}: the value without a sweep, {value!r}, is no number to begin from; add `default:` to the row"
+            )
+        nearest = min(max(number, distribution.low), distribution.high)
+    if str(nearest) != str(value):
+        console.print(
+            f"[yellow]{name}: {value} is not in the space of {path}; trial 0 has {nearest} (`default:` in its row chooses another)[/]"
+        )
+    return nearest
 
 
 def _number(value: Any, distribution: BaseDistribution) -> Any:

@@ -177,7 +177,7 @@ class SweepStudy:
         stop_at = trial.user_attrs.get("stop_at")
         is_new = examples > 0 and examples not in curve
         if is_new and stop_at is None and number != 0 and self._sweep.pruner == "asha":
-            others = [_curve(t) for t in self._study.get_trials(deepcopy=False) if t.number != number]
+            others = [_curve(t) for t in self._study.get_trials(deepcopy=False) if t.number != number and _state(t) not in FAILED]
             if not asha.go_on({**curve, examples: val_loss}, others, self.rungs, self._sweep.eta):
                 stop_at = examples
                 trial.set_user_attr("stop_at", stop_at)  # before the report: a kill in between must not let it slip through
@@ -195,8 +195,11 @@ class SweepStudy:
         final_value: float | None = None,
     ) -> TrialRecord:
         """End a trial. `best` is {val_loss, step, examples, epoch}; failed trials are told a worst value and never count as best."""
+        trial = self._running[number]
+        if outcome == "stopped":
+            reason = f"behind the best 1/{self._sweep.eta} after {trial.user_attrs['stop_at']} examples"
         facts = {"state": outcome, "reason": reason, "best": dict(best) if best else None, "final_value": final_value}
-        self._running[number].set_user_attr("outcome", facts)
+        trial.set_user_attr("outcome", facts)
         self._tell(number)
         return self.record(number)
 
@@ -315,7 +318,7 @@ def _curve(frozen: FrozenTrial) -> dict[int, float]:
 
 
 def _state(frozen: FrozenTrial) -> Any:
-    return frozen.user_attrs["outcome"]["state"] if frozen.state.is_finished() else "running"
+    return frozen.user_attrs["outcome"]["state"] if frozen.state.is_finished() else "running"  # WAITING: asked for in a moment
 
 
 def _record(frozen: FrozenTrial, rungs: asha.Rungs) -> TrialRecord:

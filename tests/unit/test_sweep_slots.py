@@ -1,0 +1,71 @@
+"""Where workers run, decided without torch."""
+
+from pathlib import Path
+
+import pytest
+
+from csm_ft.config import ConfigError
+from csm_ft.sweep import slots
+from csm_ft.sweep.config import SweepConfig
+from csm_ft.sweep.slots import choose_machine, visible_gpus
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_each_worker_sees_one_gpu() -> None:
+    machine = choose_machine(SweepConfig(n_gpus=2, trials_per_gpu=2), device="auto", threads=0)
+    assert machine.device == "cuda"
+    assert [(s.name, s.environment["CUDA_VISIBLE_DEVICES"]) for s in machine.slots] == [
+        ("gpu2", "2"),
+        ("gpu5", "5"),
+        ("gpu2.1", "2"),
+        ("gpu5.1", "5"),
+    ]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_more_gpus_than_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"n_gpus 3 is more than the 2 GPUs of this machine; use --n_gpus 2"):
+        choose_machine(SweepConfig(n_gpus=3), device="auto", threads=0)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_one_gpu_by_name_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES"):
+        choose_machine(SweepConfig(), device="cuda:1", threads=0)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_workers_share_the_cpu_and_it_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots.os, "sched_getaffinity", lambda _: set(range(8)))
+    machine = choose_machine(SweepConfig(n_gpus=2, trials_per_gpu=2), device="auto", threads=0)
+    assert (machine.device, len(machine.slots), machine.threads) == ("cpu", 4, 2)
+    assert {s.environment["CUDA_VISIBLE_DEVICES"] for s in machine.slots} == {""}
+    assert {s.environment["OMP_NUM_THREADS"] for s in machine.slots} == {"2"}
+    assert "no GPU on this machine: 4 workers on the CPU, 2 of 8 cores each" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="finds no GPU"):
+        choose_machine(SweepConfig(), device="cuda", threads=0)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_device_cpu_leaves_gpus_alone() -> None:
+    machine = choose_machine(SweepConfig(n_gpus=1), device="cpu", threads=3)
+    assert (machine.device, machine.threads) == ("cpu", 3)
+
+
+def test_gpus_are_counted_by_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho 'GPU 1: A (UUID: y)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus() == ["0", "1"]

@@ -1,0 +1,87 @@
+"""The verdict: numbers against slow ones, words against the numbers."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csm_ft.sweep.study import TrialRecord
+from csm_ft.sweep.verdict import Verdict, compare, judge
+
+DEFAULT = TrialRecord(0, "completed", "", 2.5, 2.5, 100, 1.0, {}, 1, 1.0, "cpu0", {})
+BEST = replace(DEFAULT, number=4, value=2.3)
+frames = {f"c{i}": 10 + 3 * i for i in range(12)}
+
+
+def clips(loss: float, noise: float, seed: int = 0) -> dict[str, tuple[float, int]]:
+    random = np.random.default_rng(seed)
+    return {name: (n * (loss + noise * random.standard_normal()), n) for name, n in frames.items()}
+
+
+def judged(best: TrialRecord | None, default: TrialRecord | None, noise: float) -> Verdict:
+    verdict = judge(best, default, 3.0, {0: clips(2.5, noise, 1), 4: clips(2.3, noise, 2)})
+    assert verdict is not None
+    return verdict
+
+
+@given(st.lists(st.tuples(st.floats(0, 99), st.floats(0, 99), st.integers(1, 500)), min_size=2, max_size=20))
+def test_compare_equals_the_formula_written_out(rows: list[tuple[float, float, int]]) -> None:
+    first = {str(i): (a, n) for i, (a, _, n) in enumerate(rows)}
+    second = {str(i): (b, n) for i, (_, b, n) in enumerate(rows)}
+    total = sum(n for *_, n in rows)
+    gain = sum(a - b for a, b, _ in rows) / total
+    variance = sum((a - b - gain * n) ** 2 for a, b, n in rows) / (len(rows) - 1)
+    error = math.sqrt(variance * len(rows)) / total
+    comparison = compare(first, second)
+    assert comparison.gain == pytest.approx(gain, abs=1e-9)
+    assert comparison.standard_error == pytest.approx(error, abs=1e-9)
+
+
+def test_the_standard_error_is_the_spread_over_samples_of_clips() -> None:
+    random = np.random.default_rng(0)
+    gains, errors = [], []
+    for _ in range(400):
+        lengths = random.integers(20, 200, 60)
+        difference = lengths * (0.1 + 0.3 * random.standard_normal(60))
+        result = compare(
+            {str(i): (d, n) for i, (d, n) in enumerate(zip(difference, lengths, strict=True))},
+            {str(i): (0.0, n) for i, n in enumerate(lengths)},
+        )
+        gains.append(result.gain)
+        errors.append(result.standard_error)
+    assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.1)
+
+
+def test_a_clear_win_a_tie_and_no_win() -> None:
+    clear = judged(BEST, DEFAULT, 0.01)
+    assert not clear.tie
+    assert clear.text.startswith("Trial 4 beats the default by 0.2")
+    assert "standard errors" in clear.text
+    tie = judged(BEST, DEFAULT, 3.0)
+    assert tie.tie
+    assert tie.text.startswith("A tie: ")
+    none = judged(DEFAULT, DEFAULT, 0.01)
+    assert none.text.startswith("No trial beats the default")
+    assert none.gain_over_default == 0.0
+
+
+def test_against_the_untrained_model() -> None:
+    assert "The default is 0.500 nats per frame better than the untrained model (3.000)." in judged(BEST, DEFAULT, 0.01).text
+    assert "WORSE" in judged(BEST, replace(DEFAULT, value=3.2), 0.01).text
+
+
+def test_without_a_default_or_without_clips_it_says_so() -> None:
+    assert "the default (trial 0) ended as diverged" in judged(BEST, replace(DEFAULT, state="diverged", value=None), 0.01).text
+    verdict = judge(BEST, DEFAULT, None, {})
+    assert verdict is not None
+    assert "too few validation clips" in verdict.text
+    assert verdict.tie
+    assert judge(None, DEFAULT, 3.0, {}) is None
+
+
+def test_other_clips_are_refused() -> None:
+    with pytest.raises(ValueError, match="different clips: 2"):
+        compare({"a": (1.0, 1)}, {"b": (1.0, 1)})
