@@ -42,10 +42,10 @@ def history(summary: Summary) -> Figure | None:
     ]
     data = [_best_so_far(summary), *(t for t in traces if t["x"])]
     if summary.baseline and summary.baseline.value is not None:
-        data.insert(0, _horizontal("base", summary.baseline.value, [t.number for t in summary.trials]))
+        data.insert(0, _horizontal("base", summary.baseline.value, [t.number for t in summary.begun]))
     data += [_ring(name, trial) for name, trial in _named(summary) if trial.value is not None]
     return _figure(
-        "history", data, x="trial", y="nats per frame", y_range=[low, high], x_extra={"dtick": 1 if len(summary.trials) <= 16 else None}
+        "history", data, x="trial", y="nats per frame", y_range=[low, high], x_extra={"dtick": 1 if len(summary.begun) <= 16 else None}
     )
 
 
@@ -201,7 +201,7 @@ def _points(summary: Summary, trials: Sequence[Trial], state: State, *, ceiling:
 
 def _best_so_far(summary: Summary) -> Figure:
     xs, ys, best = [], [], math.inf
-    for trial in sorted(summary.trials, key=lambda t: t.number):
+    for trial in sorted(summary.begun, key=lambda t: t.number):
         if trial.state == "completed" and trial.value is not None:
             best = min(best, trial.value)
         if best < math.inf:

@@ -91,6 +91,7 @@ class Summary(_Record):
     best: int | None = None
     verdict: Verdict | None = None
     importance: dict[str, dict[str, Number]] = {}
+    importance_of: str = ""  # the values that it explains
 
     @field_validator("rungs", "trials", "importance", mode="before")
     @classmethod
@@ -108,14 +109,24 @@ class Summary(_Record):
         return next((t for t in self.trials if t.is_default), None)
 
     @property
+    def begun(self) -> list[Trial]:
+        """The trials that have been started."""
+        return [t for t in self.trials if t.state != "waiting"]
+
+    @property
+    def num_ended(self) -> int:
+        """How many trials have ended, well or not."""
+        return sum(t.state not in ("running", "waiting") for t in self.trials)
+
+    @property
     def valued(self) -> list[Trial]:
         """The trials whose value counts."""
         return [t for t in self.trials if t.value is not None and t.state not in FAILED]
 
     @property
     def ranked(self) -> list[Trial]:
-        """The trials from the best value to the worst, those without a value that counts last."""
-        return sorted(self.trials, key=lambda t: (t.value is None or t.state in FAILED, t.value or 0.0, t.number))
+        """The trials that have begun, from the best value to the worst, those without a value that counts last."""
+        return sorted(self.begun, key=lambda t: (t.value is None or t.state in FAILED, t.value or 0.0, t.number))
 
     @property
     def parameters(self) -> list[str]:

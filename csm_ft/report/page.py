@@ -24,6 +24,7 @@ FILES = {
     "best": "its weights at the best validation, under the published tensor names",
     "trials.csv": "the table above, for a spreadsheet",
     "study.journal": "the Optuna study (optuna-dashboard reads it)",
+    "events.jsonl": "what happened when",
     "summary.json": "what this page was made from",
     "baseline": "the untrained model: its validation and its recordings",
     "trials": "one folder per trial: config.yaml, metrics.jsonl, samples/",
@@ -63,7 +64,7 @@ def _render(out: Path, summary: Summary, runs: Mapping[int, Run], listening: lis
         slices=[(name, figure["id"]) for name, figure in slices],
         states=Counter(trial.state for trial in summary.trials),
         facts=_facts(summary),
-        command=f"python train.py --config {shlex.quote((out / 'best.yaml').as_posix())}",
+        command=f"python train.py --config {shlex.quote(_as_typed(out / 'best.yaml'))}",
         files=_files(out),
         style=Markup(_template_text(environment, "page.css")),  # noqa: S704 - a file of this package
         plotly=plotly[0],
@@ -115,6 +116,12 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Objective", summary.objective),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _as_typed(path: Path) -> str:
+    """Return `path` as one types it in the folder where train.py lies, which is where sweep.py was started."""
+    path, here = path.resolve(), Path.cwd()
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
 
 def _files(out: Path) -> list[tuple[str, str, bool]]:

@@ -3,7 +3,6 @@
 import base64
 import io
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +23,7 @@ class Sound:
 
 
 def load(wav: Path) -> Sound:
-    """Compress one recording, once per process while the file stays the same.
-
-    Raises OSError or soundfile.LibsndfileError if it cannot be read.
-    """
-    facts = wav.stat()
-    return _load(wav, facts.st_mtime_ns, facts.st_size)
-
-
-@lru_cache(maxsize=1024)
-def _load(wav: Path, _changed_ns: int, _num_bytes: int) -> Sound:
+    """Compress one recording; OSError or soundfile.LibsndfileError if it cannot be read."""
     wave, sample_rate_hz = soundfile.read(wav, dtype="float32", always_2d=True)
     wave = np.nan_to_num(wave.mean(axis=1)).clip(-1, 1)
     file = io.BytesIO()

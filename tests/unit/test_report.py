@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from csm_ft.report import ReportError, build_report, charts, data, listen, page, sound
 from csm_ft.report.__main__ import main
-from tests.sweep_folder import SAMPLE_RATE_HZ, make_run, make_sweep, speech, write_summary, write_take
+from tests.sweep_folder import SAMPLE_RATE_HZ, make_run, make_sweep, speech, write_summary
 
 NASTY = "</script><script>alert(1)</script> & \"quotes\" 'too'"
 
@@ -60,7 +60,7 @@ def test_page_says_what_was_found(sweep: Sweep) -> None:
     assert summary["verdict"]["text"] in words
     assert f"Best · trial {best['number']}{best['value']:.3f}" in words.replace(" <", "<")
     assert "7.812" in words
-    assert "6 of 6: 3 completed, 2 stopped early, 1 diverged" in words
+    assert "6 of 6 ended: 3 completed, 2 stopped early, 1 diverged" in words
     assert "4 min 31 s on the clock" in words
     assert f"python train.py --config {out}/best.yaml" in words
     assert "loss is not finite at step 34 (learning_rate 0.003)" in words
@@ -100,7 +100,14 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     for trial in summary["trials"]:
         trial["reason"] = NASTY
         trial["params"] = {NASTY: f"{NASTY}{trial['number']}", "img": "<img src=x onerror=alert(1)>"}
-    summary |= {"study": NASTY, "data": NASTY, "objective": NASTY, "device": NASTY, "importance": {NASTY: {NASTY: 1.0}}}
+    summary |= {
+        "study": NASTY,
+        "data": NASTY,
+        "objective": NASTY,
+        "device": NASTY,
+        "importance": {NASTY: {NASTY: 1.0}},
+        "importance_of": NASTY,
+    }
     summary["verdict"]["text"] = NASTY
     write_summary(tmp_path, summary)
     text = build(tmp_path)
@@ -115,7 +122,7 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
 def test_few_trials(tmp_path: Path, num_trials: int) -> None:
     make_sweep(tmp_path, num_trials=num_trials)
     words = prose(build(tmp_path))
-    assert f"{num_trials} of {num_trials}" in words
+    assert f"{num_trials} of {num_trials} ended" in words
     assert ("No trial has begun yet" in words) == (num_trials == 0)
     assert ("No trial has a value yet" in words) == (num_trials == 0)
     assert ("There is no best trial yet" in words) == (num_trials == 0)
@@ -131,9 +138,10 @@ def test_running_sweep_without_baseline_samples_or_values(tmp_path: Path) -> Non
     summary |= {"state": "running", "baseline": None, "best": None, "verdict": None, "importance": {}, "n_trials": 6, "n_workers": None}
     write_summary(tmp_path, summary)
     words = prose(build(tmp_path))
+    assert "1 waiting trial is not listed." in words
     for sentence in (
         "No verdict yet: the sweep is running",
-        "2 of 6: 1 running, 1 waiting",
+        "0 of 6 ended: 1 running, 1 waiting",
         "not measured",
         "none completed yet",
         "No recordings are there yet",
@@ -141,6 +149,28 @@ def test_running_sweep_without_baseline_samples_or_values(tmp_path: Path) -> Non
         "Not computed",
     ):
         assert sentence in words
+
+
+def test_unfinished_settings_are_called_so(tmp_path: Path) -> None:
+    make_sweep(tmp_path, num_trials=0)
+    (tmp_path / "best.yaml").write_text("# UNFINISHED")
+    assert "until a trial is completed, best.yaml holds the best settings seen so far" in prose(build(tmp_path))
+
+
+@pytest.mark.parametrize(("state", "words"), [("running", "against the base (so far)"), ("stopped", "against the base (stopped early)")])
+def test_an_unfinished_default_is_called_so(tmp_path: Path, state: str, words: str) -> None:
+    summary = make_sweep(tmp_path, num_trials=2)
+    summary["trials"][0]["state"] = state
+    write_summary(tmp_path, summary)
+    assert words in prose(build(tmp_path))
+
+
+def test_command_is_written_as_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "exp" / "my sweep"
+    out.mkdir(parents=True)
+    make_sweep(out, num_trials=1)
+    monkeypatch.chdir(tmp_path)
+    assert "python train.py --config 'exp/my sweep/best.yaml'" in prose(build(out))
 
 
 def test_minimal_summary(tmp_path: Path) -> None:
@@ -373,13 +403,6 @@ def test_recordings_survive_compression(tmp_path: Path, rate_hz: int, kind: str)
     assert np.corrcoef(*spectra)[0, 1] > 0.98
     if kind == "audio/mpeg":
         assert len(base64.b64decode(body)) < 8_500 * loaded.seconds
-
-
-def test_a_changed_recording_is_read_again(tmp_path: Path) -> None:
-    write_take(tmp_path / "a", speech(1.0, 1.0, np.random.default_rng(0)), {"text": "x"})
-    first = sound.load(tmp_path / "a.wav")
-    write_take(tmp_path / "a", speech(2.0, 1.0, np.random.default_rng(0)), {"text": "x"})
-    assert (first.seconds, sound.load(tmp_path / "a.wav").seconds) == (1.0, 2.0)
 
 
 @given(st.lists(st.floats(-1, 1, width=32), max_size=400))
