@@ -106,20 +106,23 @@ def _check_row(where: str, columns: Mapping[str, Any], folder: Path) -> Row:
 
 def _span(values: Mapping[str, Any]) -> tuple[float | None, float | None]:
     start_sec, end_sec, duration_sec = values.get("start"), values.get("end"), values.get("duration")
-    clip = f"(clip {show(values['path'])}); drop the row or fix the span"
     if start_sec is not None and start_sec < 0:
-        raise _RowError(f"start_sec {start_sec} is below 0 {clip}")
+        raise _RowError(f"start_sec {start_sec} is below 0 {_clip(values)}")
     if duration_sec is not None:
         if duration_sec <= 0:
-            raise _RowError(f"duration_sec {duration_sec} is not above 0 {clip}")
+            raise _RowError(f"duration_sec {duration_sec} is not above 0 {_clip(values)}")
         sum_sec = round((start_sec or 0.0) + duration_sec, 9)  # 1.1 + 2.2 = 3.3
         if end_sec is None:
             end_sec = sum_sec
         elif abs(end_sec - sum_sec) > _SPAN_TOLERANCE_SEC:
-            raise _RowError(f"end_sec {end_sec} is not start_sec {start_sec or 0.0} + duration_sec {duration_sec} {clip}")
+            raise _RowError(f"end_sec {end_sec} is not start_sec {start_sec or 0.0} + duration_sec {duration_sec} {_clip(values)}")
     if end_sec is not None and end_sec <= (start_sec or 0.0):
-        raise _RowError(f"end_sec {end_sec} is not after start_sec {start_sec or 0.0} {clip}")
+        raise _RowError(f"end_sec {end_sec} is not after start_sec {start_sec or 0.0} {_clip(values)}")
     return start_sec, end_sec
+
+
+def _clip(values: Mapping[str, Any]) -> str:
+    return f"(clip {show(values['path'])}); drop the row or fix the span"
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -19,6 +19,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from csm_ft.store import read_hdf5_table
+
 SUFFIXES = ".json .jsonl .csv .tsv .sql .sqlite .db .parquet .hdf5 .h5"
 ALIASES = {
     "path": ("path", "audio"),
@@ -252,11 +254,9 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _read_hdf5(path: Path) -> Table:
-    from csm_ft.store import read_hdf5_table  # h5py, which only these files need
-
     try:
-        return _with_own_columns(list(read_hdf5_table(path)))
-    except (KeyError, ValueError, TypeError) as error:
+        return _with_own_columns([*read_hdf5_table(path)])
+    except ValueError as error:
         raise MetadataError(f"{path}: not readable as an HDF5 table: {error}; write columns or records with {NEEDED}") from error
 
 
