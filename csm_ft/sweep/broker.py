@@ -163,7 +163,7 @@ class Broker:
 
     def _dispatch(self) -> None:
         """Start workers where they are needed, and give the ready ones something to do."""
-        num_jobs = sum(worker.job is not None for worker in self._workers)
+        num_jobs = sum(worker.job is not None and worker.job[0] != BASELINE for worker in self._workers)
         num_open = num_jobs + len(self._again) + len(self._later) + max(0, self._sweep.n_trials - self._study.num_started)
         taken = {worker.slot.name for worker in self._workers}
         for slot in self._slots:

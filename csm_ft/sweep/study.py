@@ -88,13 +88,7 @@ class SweepStudy:
                 stale.unlink()
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             storage = JournalStorage(JournalFileBackend(str(journal)))
-            others = [s.study_name for s in storage.get_all_studies() if s.study_name != sweep.study_name]
-            if others:
-                raise SweepError(
-                    f"{folder} holds the study {others[0]!r}, not {sweep.study_name!r}; "
-                    f"choose another --output_dir, or --study_name {others[0]}"
-                )
-            study = optuna.create_study(storage=storage, study_name=sweep.study_name, direction="minimize", load_if_exists=True)
+            study = _load_or_create(folder, storage, sweep.study_name)
             _agree(folder, study, json.loads(json.dumps(agreement)))
             return cls(folder, study, lock, sweep, space, rungs)
         except BaseException:
@@ -295,6 +289,15 @@ def _lock(folder: Path) -> TextIO:
     return lock
 
 
+def _load_or_create(folder: Path, storage: JournalStorage, name: str) -> optuna.Study:
+    names = [study.study_name for study in storage.get_all_studies()]
+    if not names:
+        return optuna.create_study(storage=storage, study_name=name, direction="minimize")
+    if names != [name]:
+        raise SweepError(f"{folder} holds the study {names[0]!r}, not {name!r}; choose another --output_dir, or --study_name {names[0]}")
+    return optuna.load_study(storage=storage, study_name=name)
+
+
 def _agree(folder: Path, study: optuna.Study, agreement: dict[str, Any]) -> None:
     """Check that the study in the folder is the one that this command describes."""
     if "created" not in study.user_attrs:
@@ -343,8 +346,6 @@ def _record(frozen: FrozenTrial, rungs: asha.Rungs) -> TrialRecord:
 
 
 def _importance(trials: Sequence[FrozenTrial], values: Sequence[float | None]) -> dict[str, dict[str, float]]:
-    from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
-
     study = optuna.create_study(direction="minimize")
     for trial, value in zip(trials, values, strict=True):
         if value is not None:
@@ -353,6 +354,8 @@ def _importance(trials: Sequence[FrozenTrial], values: Sequence[float | None]) -
     varied = sorted(name for name in shared if len({t.params[name] for t in study.trials}) > 1)
     if len(study.trials) < 4 or not varied or len({t.value for t in study.trials}) < 2:
         return {}
+    from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+
     methods = {"PED-ANOVA": PedAnovaImportanceEvaluator(), "MDI": MeanDecreaseImpurityImportanceEvaluator(seed=0)}
     return {
         name: {p: float(share) for p, share in get_param_importances(study, evaluator=method, params=varied).items()}

@@ -1,0 +1,320 @@
+"""Whole sweeps with a trainer that has no model: exact counts, every kind of fault, kill -9 of anything at any moment."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from csm_ft.config import build
+from csm_ft.families.csm.config import CsmConfig
+from csm_ft.sweep.messages import FROM_WORKER, Done, RunTrial, send
+from tests import fake_trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+SPACE = (
+    "learning_rate: {type: float, min: 1e-6, max: 1e-3, log: true}\nbatch_size: {type: categorical, values: [4, 8]}\n"
+    "weight_decay: {type: float, min: 1e-3, max: 1e-1, log: true}\n"
+)
+
+
+class Sweep:
+    """One sweep in a folder, typed again and again."""
+
+    def __init__(self, folder: Path, *argv: str, faults: dict[str, Any] | None = None) -> None:
+        (folder / "space.yaml").write_text(SPACE)
+        self.out = folder / "out"
+        self.argv = [
+            "--data",
+            "d",
+            "--sweep_config",
+            str(folder / "space.yaml"),
+            "--output_dir",
+            str(self.out),
+            "--n_epochs",
+            "3",
+            "--wandb",
+            "off",
+        ]
+        self.argv += ["--device", "cpu", *argv]
+        self.environment = {**os.environ, "FAKE_TRAINER": json.dumps(faults or {})}
+
+    def start(self, *argv: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tests.fake_trainer", *self.argv, *argv]
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def run(self, *argv: str, code: int = 0) -> str:
+        with self.start(*argv) as process:
+            output = process.communicate(timeout=200)[0]
+        assert process.returncode == code, output
+        return output
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        storage = JournalStorage(JournalFileBackend(str(self.out / "study.journal")))
+        return optuna.load_study(study_name="csm-sweep", storage=storage).trials
+
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.out / "summary.json").read_text())
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        rows = []
+        for line in (self.out / "events.jsonl").read_text().splitlines():
+            rows.append(json.loads(line))
+        return [row for row in rows if row["event"] == kind]
+
+    def check_whole(self, n_trials: int) -> Counter[str]:
+        """Exactly n trials, each ended and with its outcome, none twice, none running."""
+        trials = self.trials()
+        assert [t.number for t in trials] == list(range(n_trials))
+        assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+        summary = self.summary()
+        assert [t["number"] for t in summary["trials"]] == list(range(n_trials))
+        assert len(list((self.out / "trials").iterdir())) == n_trials
+        assert not alive(self)
+        return Counter(t["state"] for t in summary["trials"])
+
+    def check_metrics(self) -> None:
+        """Every trial's reports are those of an undisturbed run of its config: none lost, none invented."""
+        for trial in self.trials():
+            folder = self.out / "trials" / f"{trial.number:04d}"
+            rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            told = {k: v for k, v in trial.intermediate_values.items() if k > 0}
+            assert told == {row["examples"]: row["val_loss"] for row in rows}
+            if trial.user_attrs["outcome"]["state"] == "completed":
+                config = build(CsmConfig, {"learning_rate": trial.params["learning_rate"], "batch_size": trial.params["batch_size"]})
+                assert trial.value == fake_trainer.val_loss(config, 1.0)
+
+
+def alive(sweep: Sweep) -> list[int]:
+    """Pids of workers of this sweep that still run."""
+    pids = [row["pid"] for row in sweep.events("worker started")]
+    return [pid for pid in pids if is_worker(pid)]
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        return b"csm_ft.sweep.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_for(condition: Any, sec: float = 20) -> None:
+    deadline_sec = time.monotonic() + sec
+    while not condition():
+        assert time.monotonic() < deadline_sec, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("n_trials", "n_gpus", "trials_per_gpu"), [(1, 1, 1), (5, 2, 1), (3, 2, 2), (7, 1, 3)])
+def test_exactly_n_trials_for_any_split(tmp_path: Path, n_trials: int, n_gpus: int, trials_per_gpu: int) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", str(n_trials), "--n_gpus", str(n_gpus), "--trials_per_gpu", str(trials_per_gpu))
+    sweep.run()
+    sweep.check_whole(n_trials)
+    sweep.check_metrics()
+    assert len(sweep.events("worker started")) == min(n_trials, n_gpus * trials_per_gpu)
+
+
+def test_the_same_command_runs_the_remainder_and_a_larger_number_extends(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.run("--n_trials", "3")
+    first = [t.params for t in sweep.trials()]
+    journal = (sweep.out / "study.journal").read_bytes()
+    assert "3 of 3 trials done" in sweep.run("--n_trials", "3")
+    assert (sweep.out / "study.journal").read_bytes() == journal
+    sweep.run("--n_trials", "5")
+    sweep.check_whole(5)
+    assert [t.params for t in sweep.trials()][:3] == first
+    assert "n_epochs: 3.0 there, 2.0 now" in sweep.run("--n_trials", "9", "--n_epochs", "2", code=2)
+
+
+def test_a_dead_worker_costs_nothing_but_steps(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "4", "--n_gpus", "2", "--pruner", "none", faults={"kill": {"0": 1, "2": 1}})
+    sweep.run()
+    assert sweep.check_whole(4) == {"completed": 4}
+    sweep.check_metrics()
+    assert [t["attempts"] for t in sweep.summary()["trials"]] == [2, 1, 2, 1]
+    died = sweep.events("worker died")
+    assert Counter(row["trial"] for row in died) == {0: 1, 2: 1}
+    assert all(row["how"] == "killed by SIGKILL" for row in died)
+    steps = (sweep.out / "trials" / "0000" / "steps.log").read_text().split()
+    assert len(steps) - len(set(steps)) <= 2, "it went on from its checkpoint"
+
+
+def test_every_kind_of_fault_in_one_sweep(tmp_path: Path) -> None:
+    faults = {"diverge": [1], "diverge_at_once": [2], "infeasible": [3], "kill": {"4": 99}, "raise": [5]}
+    sweep = Sweep(tmp_path, "--n_trials", "8", "--n_gpus", "1", "--pruner", "none", faults=faults)
+    sweep.run()
+    assert sweep.check_whole(8) == {"completed": 3, "diverged": 2, "infeasible": 1, "poison": 2}
+    rows = sweep.summary()["trials"]
+    assert "the loss is not finite" in rows[1]["reason"]
+    assert rows[3]["reason"] == "ConfigError: backbone: 33 heads do not go into 2048"
+    assert "killed by SIGKILL; 3 times without progress, on cpu0" in rows[4]["reason"]
+    assert rows[4]["attempts"] in (3, 4)  # progress is told now and then, so the first repetition may look like progress
+    assert "KeyError: 'a bug in the trainer'; 3 times without progress, on cpu0" in rows[5]["reason"]
+    assert all(row["value"] is None for row in rows if row["state"] != "completed")
+    assert rows[sweep.summary()["best"]]["state"] == "completed"
+
+
+def test_a_bug_ends_the_sweep_with_one_traceback_and_the_repair_goes_on(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "8", "--n_gpus", "2", faults={"raise": list(range(8))})
+    output = sweep.run(code=1)
+    assert output.count("Traceback (most recent call last)") == 1
+    assert "3 trials ended by the same line, none has run well" in output
+    assert "KeyError: 'a bug in the trainer'" in output
+    assert len(sweep.trials()) <= 4
+    sweep.environment["FAKE_TRAINER"] = "{}"
+    sweep.run()
+    sweep.check_whole(8)
+
+
+def test_a_mistake_in_the_options_is_told_without_a_traceback(tmp_path: Path) -> None:
+    output = Sweep(tmp_path, faults={"infeasible": ["baseline"]}).run(code=2)
+    assert output.rstrip().endswith("error: backbone: 33 heads do not go into 2048")
+    assert "Traceback" not in output
+    assert "more than the 0" not in output
+
+
+@pytest.mark.slow
+def test_a_trainer_that_cannot_be_imported_ends_the_sweep(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    code = "import sys, sweep, tests.fake_trainer as fake; sys.exit(sweep.main(sys.argv[1:], trainer='no_such', describe=fake.describe))"
+    done = subprocess.run([sys.executable, "-c", code, *sweep.argv], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 1
+    assert "no worker gets as far as importing the trainer" in done.stderr
+    assert "No module named 'no_such'" in done.stderr
+
+
+def test_control_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "3", "--n_gpus", "2", "--pruner", "none", faults={"slow_sec": 0.05})
+    with sweep.start() as process:
+        wait_for(lambda: (sweep.out / "trials" / "0001" / "steps.log").is_file())
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "The same command goes on from here" in output
+    assert not alive(sweep)
+    assert sweep.summary()["state"] == "unfinished"
+    assert len(sweep.events("interrupted")) == 2
+    sweep.environment["FAKE_TRAINER"] = "{}"
+    sweep.run()
+    assert sweep.check_whole(3) == {"completed": 3}
+    for number in (0, 1):
+        steps = (sweep.out / "trials" / f"{number:04d}" / "steps.log").read_text().split()
+        assert len(steps) == len(set(steps)), "nothing was done twice"
+
+
+def test_a_second_orchestrator_is_refused_and_workers_die_with_the_first(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "2", "--n_gpus", "2", faults={"slow_sec": 0.2})
+    with sweep.start() as process:
+        wait_for(lambda: (sweep.out / "trials" / "0000" / "steps.log").is_file())
+        assert f"another sweep is running there (process {process.pid})" in sweep.run(code=2)
+        assert alive(sweep)
+        process.kill()
+    wait_for(lambda: not alive(sweep), sec=5)
+
+
+@pytest.mark.slow
+def test_a_page_is_left(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "2", faults={"page": True})
+    sweep.run()
+    assert (sweep.out / "report.html").stat().st_size > 10_000
+    assert {"best.yaml", "best", "trials.csv", "summary.json", "study.journal", "events.jsonl"} <= {p.name for p in sweep.out.iterdir()}
+
+
+def test_a_warm_worker_leaves_nothing_of_one_trial_in_the_next(tmp_path: Path) -> None:
+    """Trial B after trial A equals B in a fresh process, in every number it reports."""
+    warm = run_in_one_worker(tmp_path / "warm", [1e-3, 2e-5])
+    fresh = run_in_one_worker(tmp_path / "fresh", [2e-5])
+    assert warm[1] == fresh[0]
+    assert warm[0] != warm[1]
+
+
+def run_in_one_worker(folder: Path, rates: list[float]) -> list[dict[str, Any]]:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "csm_ft.sweep.worker", "--link", str(theirs.fileno()), "--trainer", "tests.fake_trainer"]
+    results = []
+    with ours, theirs, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL) as process:
+        theirs.close()
+        with ours.makefile("rb") as lines:
+            for number, rate in enumerate(rates):
+                config = build(
+                    CsmConfig, {"learning_rate": rate, "n_epochs": 2, "output_dir": str(folder / str(number)), "val_every": "100%"}
+                )
+                send(ours, RunTrial(trial=number, attempt=1, config=config.model_dump(mode="json")))
+                for line in lines:
+                    message = FROM_WORKER.validate_json(line)
+                    if message.type == "validated":
+                        send_answer(ours, number, message.examples)
+                    elif isinstance(message, Done):
+                        results.append(message.model_dump(exclude={"trial"}))
+                        break
+        ours.shutdown(socket.SHUT_WR)
+        assert process.wait(timeout=10) == 0, "the end of the link is the end of the worker"
+    return results
+
+
+def send_answer(link: socket.socket, trial: int, examples: int) -> None:
+    from csm_ft.sweep.messages import Answer
+
+    send(link, Answer(trial=trial, attempt=1, examples=examples, go_on=True))
+
+
+def chaos(sweep: Sweep, *, worker_kills: int, orchestrator_kills: int, longest_gap_sec: float, seed: int) -> tuple[int, int]:
+    """Type the command until it is done, killing workers and orchestrators at random moments; return how many of each died."""
+    dice = random.Random(seed)
+    done = [0, 0]
+    process = sweep.start()
+    try:
+        while process.poll() is None:
+            time.sleep(dice.uniform(0.05, longest_gap_sec))
+            victims = alive(sweep) if (sweep.out / "events.jsonl").is_file() else []
+            if done[1] < orchestrator_kills and dice.random() < 0.3:
+                process.kill()
+                process.communicate()
+                done[1] += 1
+                wait_for(lambda: not alive(sweep), sec=5)
+                process = sweep.start()
+            elif victims and done[0] < worker_kills:
+                os.kill(dice.choice(victims), signal.SIGKILL)
+                done[0] += 1
+        output = process.communicate()[0]
+        assert process.returncode == 0, output
+        return done[0], done[1]
+    finally:
+        process.kill()
+        process.__exit__(None, None, None)
+
+
+def test_kill_9_of_workers_and_orchestrator(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "6", "--n_gpus", "2", "--max_attempts", "9", faults={"slow_sec": 0.03})
+    chaos(sweep, worker_kills=3, orchestrator_kills=2, longest_gap_sec=1.5, seed=0)
+    sweep.check_whole(6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_9_of_everything_all_the_time(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "80", "--n_gpus", "2", faults={"slow_sec": 0.03, "diverge": [7, 30], "kill": {"11": 1}})
+    workers, orchestrators = chaos(sweep, worker_kills=40, orchestrator_kills=8, longest_gap_sec=3.0, seed=1)
+    states = sweep.check_whole(80)
+    assert states["diverged"] == 2
+    good = [t for t in sweep.trials() if t.user_attrs["outcome"]["state"] in ("completed", "stopped")]
+    assert len(good) >= 70
+    done = [(path.read_text().split(), path) for path in (sweep.out / "trials").glob("*/steps.log")]
+    redone = sum(len(steps) - len(set(steps)) for steps, _ in done) / sum(len(set(steps)) for steps, _ in done)
+    print(f"{workers} workers and {orchestrators} orchestrators killed; {states}; {redone:.1%} of steps done again")
+    assert workers >= 30
+    assert orchestrators >= 5
+    assert redone < 0.15
