@@ -100,7 +100,7 @@ class MelRVQ:
         return MelRVQ(self.mean, self.scale, self.centroids[:num_codebooks], self.source)
 
     def errors(self, waves: Sequence[Wave]) -> list[float]:
-        """Return the share of the variance of `waves` that is still lost after 1, 2, ... K codebooks; it falls, or a codebook is useless."""
+        """Return the share of the variance of `waves` that is lost after 1, 2, ... K codebooks; it falls, or a codebook is useless."""
         residual = np.concatenate([_frames(_log_mel(wave), self.mean, self.scale) for wave in waves])
         whole = np.mean(residual**2)
         lost = []
