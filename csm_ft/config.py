@@ -294,7 +294,7 @@ def _parser(config_class: type[Options], program: str, description: str) -> argp
         groups.setdefault(group, parser.add_argument_group(group) if group not in groups else None)
         default = field.get_default(call_default_factory=True)
         shown = f" (default: {json.dumps(default).strip(chr(34))})" if default not in ("", []) else ""
-        keywords: dict[str, Any] = {"metavar": _metavar(field), "help": (field.description + shown).replace("%", "%%"), "dest": name}
+        keywords: dict[str, Any] = {"metavar": _metavar(field), "help": ((field.description or "") + shown).replace("%", "%%"), "dest": name}
         if field.annotation is bool:
             keywords |= {"nargs": "?", "const": "true"}
         elif str(field.annotation).startswith("list"):

@@ -30,7 +30,8 @@ class Duration:
         number = Fraction(match["number"])
         if match["unit"] == "%":
             return cls(number / 100, "run")
-        return cls(number, {"ep": "epochs", "ex": "examples", None: "steps"}[match["unit"]])
+        units: dict[str | None, Unit] = {"ep": "epochs", "ex": "examples", None: "steps"}
+        return cls(number, units[match["unit"]])
 
 
 @dataclass(frozen=True)

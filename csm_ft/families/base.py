@@ -86,7 +86,7 @@ class SpeechModel(nn.Module):
 class Split(Protocol):
     """One split of a token store as the families see it (csm_ft.store.Split)."""
 
-    ids: Sequence[str]
+    ids: list[str]
     num_frames: NDArray[np.int64]  # [n]
     num_text_tokens: NDArray[np.int64]  # [n]
 

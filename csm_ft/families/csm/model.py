@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.models.llama3_2 import llama3_2
 from torchtune.modules import TransformerDecoder, TransformerSelfAttentionLayer
 
@@ -94,8 +95,9 @@ def empty_model(size: CsmSize) -> CsmModel:
     with torch.device("meta"):
         model = CsmModel(size)
     for transformer in (model.backbone, model.decoder):
-        for layer in transformer.layers:
-            layer.attn.pos_embeddings.rope_init()  # torchtune leaves the RoPE cache unbuilt on the meta device
+        for module in transformer.modules():
+            if isinstance(module, Llama3ScaledRoPE):
+                module.rope_init()  # torchtune leaves the RoPE cache unbuilt on the meta device
     return model
 
 

@@ -113,7 +113,7 @@ def _read(files: Sequence[Path], _mtimes_ns: Sequence[int]) -> Mapping[str, Tens
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
-            values = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+            values: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
         except (SafetensorError, UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
             first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise ConfigError(f"{file}: not readable as tensors ({first}); a whole, plain checkpoint is needed: fetch it again") from error
