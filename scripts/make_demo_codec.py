@@ -1,7 +1,7 @@
 """Fit the embedded codec and train the embedded text tokenizer on a synthetic corpus (the demo's new voice is not in it).
 
-    python scripts/make_demo_speech.py --corpus DIR --n_clips 4000
-    python scripts/make_demo_codec.py --corpus DIR      # demo/codec.safetensors, demo/tokenizer.json
+python scripts/make_demo_speech.py --corpus DIR --n_clips 4000
+python scripts/make_demo_codec.py --corpus DIR      # demo/codec.safetensors, demo/tokenizer.json
 """
 
 import argparse
@@ -22,9 +22,7 @@ from csm_ft.families.csm.text import BOS, EMBEDDED_TOKENIZER, EOS, TEMPLATE, Tex
 
 TEXT_VOCAB_SIZE = 512
 # Words with the space before them, runs of at most three digits, punctuation: how Llama 3 cuts text before it merges bytes.
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def main() -> int:
@@ -41,7 +39,9 @@ def main() -> int:
     codec = melrvq.fit(waves)
     EMBEDDED_MELRVQ.write_bytes(codec.to_bytes())
     errors = " ".join(f"{error:.3f}" for error in codec.errors(read_waves(arguments.corpus, val)))
-    print(f"{EMBEDDED_MELRVQ.name}: {EMBEDDED_MELRVQ.stat().st_size / 1e6:.2f} MB; error after 1, 2, ... codebooks on other sentences: {errors}")
+    print(
+        f"{EMBEDDED_MELRVQ.name}: {EMBEDDED_MELRVQ.stat().st_size / 1e6:.2f} MB; error after 1, 2, ... codebooks on other sentences: {errors}"
+    )
 
     blob = train_tokenizer([TEMPLATE.format(**row) for row in train])
     EMBEDDED_TOKENIZER.write_bytes(blob)

@@ -139,6 +139,8 @@ def load(source: Path | str | bytes) -> MelRVQ:
         mean, scale, centroids = tensors["mean"], tensors["scale"], tensors["centroids"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise MelRVQError(f"{where}: not a melrvq codec ({error}); make one with --fit_codec") from error
+    if not isinstance(constants, dict):
+        raise MelRVQError(f"{where}: not a melrvq codec (its constants are {constants!r}); make one with --fit_codec")
     if constants != CONSTANTS:
         different = sorted(k for k in CONSTANTS | constants if constants.get(k) != CONSTANTS.get(k))
         raise MelRVQError(f"{where}: made by another version of melrvq (other {', '.join(different)}); fit it again with --fit_codec")

@@ -83,10 +83,17 @@ def open_tokenizer(source: str = "auto", *, codec: str = "mimi") -> TextTokenize
 
 
 def tokenizer_from_store(store: "Store") -> TextTokenizer:
-    """Open the tokenizer that made a token file's text: from inside the file, or by its name. TextError if it has changed since."""
+    """Open the tokenizer that made a token file's text: from inside the file, or by its name. TextError if it has changed since.
+
+    Without a hash (files of the public trainer) any publisher of Llama 3.2's vocabulary will do.
+    """
     blob = store.asset("tokenizer")
     info = store.info
-    tokenizer = TextTokenizer(blob, info.tokenizer) if blob is not None else open_tokenizer(info.tokenizer or "auto", codec=info.codec)
+    if blob is not None:
+        tokenizer = TextTokenizer(blob, info.tokenizer)
+    else:
+        any_publisher = info.tokenizer in HUB_NAMES and not info.tokenizer_fingerprint
+        tokenizer = open_tokenizer("auto" if any_publisher else info.tokenizer, codec=info.codec)
     if info.tokenizer_fingerprint and tokenizer.fingerprint != info.tokenizer_fingerprint:
         raise TextError(
             f"the tokenizer {tokenizer.source} ({tokenizer.fingerprint[:12]}) is not the one that made the tokens "
