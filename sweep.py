@@ -21,6 +21,7 @@ from csm_ft.sweep.slots import choose_machine
 from csm_ft.sweep.space import find_space, read_space
 from csm_ft.sweep.study import SweepError, SweepStudy, TrialRecord, best_of
 from csm_ft.sweep.trials import Configs, Describe, agreement, describe_data, rungs_of
+from csm_ft.tokens import StoreError
 from csm_ft.track import console
 
 
@@ -115,7 +116,7 @@ def main(argv: Sequence[str], *, trainer: str = "train", describe: Describe = de
     load_dotenv()
     try:
         return sweep(parse(argv), trainer=trainer, describe=describe)
-    except (ConfigError, SweepError) as error:
+    except (ConfigError, SweepError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the first trial, or after the last

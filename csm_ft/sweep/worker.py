@@ -23,6 +23,7 @@ from typing import Any
 from csm_ft.config import ConfigError, build
 from csm_ft.families import config_class
 from csm_ft.sweep.messages import BASELINE, TO_WORKER, Answer, Done, Failed, Pause, Progress, Ready, RunTrial, Validated, send
+from csm_ft.tokens import StoreError
 
 PROGRESS_EVERY_SEC = 0.2
 LONGEST_TRACE = 20_000  # characters of a traceback that are sent on
@@ -117,7 +118,7 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
 
 
 def _kind(error: Exception) -> Any:
-    if isinstance(error, ConfigError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, ConfigError | StoreError) or type(error).__name__ == "OutOfMemoryError":
         return "infeasible"
     return "diverged" if isinstance(error, FloatingPointError) or type(error).__name__ == "Diverged" else "error"
 
