@@ -28,6 +28,7 @@ FLOOR_DBFS = -120.0  # what digital silence is given as, so that it can stand in
 CLIPPED = 0.999  # absolute value from which a sample counts as clipped
 
 _BLOCK_FRAMES = 1 << 18  # read and written at a time: memory stays flat, and libsndfile crashes on large Vorbis writes
+_RUN_UP_SEC = 5.0  # decoded and dropped before a span of an mp3 or ogg: right after a seek, libsndfile gives other samples than in one go
 _MAX_PEAK = 10.0  # float files may go over full scale; 20 dB over it is an unscaled file, not a loud one
 _STREAMED_BYTES = 0x7F000000  # sizes from here on are written by programs that could not know the length
 _DECLARED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")  # in libsndfile's log of the header
@@ -87,8 +88,8 @@ def load(
 ) -> NDArray[np.float32]:
     """Read the span [start_sec, end_sec) of a file as one mono wave at `sample_rate_hz`.
 
-    Seeks to the span and reads no more than it (mp3: frame headers up to it, too). `mix` is the mean of all channels. Resampled with
-    soxr HQ: n samples become about n * sample_rate_hz / the file's rate.
+    Seeks to the span and reads no more than it (mp3 and ogg: 5 s before it, too; mp3: the frame headers up to it). `mix` is the mean of
+    all channels. Resampled with soxr HQ: n samples become about n * sample_rate_hz / the file's rate.
 
     Returns:
         [samples] float32.
@@ -176,17 +177,25 @@ def facts(wave: NDArray[np.floating], sample_rate_hz: int) -> AudioFacts:
     )
 
 
+class _Reader(soundfile.SoundFile):
+    """Reads on where it is: soundfile adds a seek to every read of a seekable file, and every seek makes mp3 decoders stumble."""
+
+    def seekable(self) -> bool:
+        """Say no, which only stops those seeks; `seek` works."""
+        return False
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     """Open a file that has samples and is not cut off; opened by descriptor, so that only the content decides the format."""
     _check_file(path)
     try:
-        with path.open("rb") as raw, soundfile.SoundFile(raw.fileno(), closefd=False) as file:
+        with path.open("rb") as raw, _Reader(raw.fileno(), closefd=False) as file:
+            _check_not_cut_off(path, file, raw.fileno())
             if file.frames <= 0:
                 raise AudioError(f"{path}: has no samples (an unfinished recording?); drop the row or record it again")
             if not 1_000 <= file.samplerate <= 1_000_000:
                 raise AudioError(f"{path}: its header says {file.samplerate} Hz, which is no rate of speech; export the file again")
-            _check_not_cut_off(path, file, raw.fileno())
             yield file
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: cannot be decoded: {_reason(error)}; convert it to wav or flac") from error
@@ -200,7 +209,7 @@ def _check_file(path: Path) -> None:
         is_file, is_dir, exists = path.is_file(), path.is_dir(), path.exists()
         is_empty = is_file and path.stat().st_size == 0
     except OSError as error:
-        raise AudioError(f"{str(path)[:200]}: {error.strerror}; fix the path") from error
+        raise AudioError(f"{path}: {error.strerror}; fix the path") from error
     if is_dir:
         raise AudioError(f"{path}: is a folder; name the sound file in it")
     if not is_file:
@@ -263,8 +272,7 @@ def _span(path: Path, file: soundfile.SoundFile, start_sec: float | None, end_se
 
 def _read(path: Path, file: soundfile.SoundFile, start: int, end: int, channel: Channel) -> NDArray[np.float32]:
     """Read frames [start, end) as one channel, block by block: a header that lies about the length costs no memory."""
-    if start:
-        file.seek(start)
+    _seek(file, start)
     blocks: list[NDArray[np.float32]] = []
     missing = end - start
     while missing:
@@ -278,6 +286,36 @@ def _read(path: Path, file: soundfile.SoundFile, start: int, end: int, channel: 
         blocks.append(mono.astype(np.float32, copy=False))
         missing -= len(block)
     return np.concatenate(blocks)
+
+
+def _seek(file: soundfile.SoundFile, start: int) -> None:
+    """Go to a frame so that what follows is what reading in one go gives.
+
+    Lossy decoders lean on earlier frames (mp3: bit reservoir, Opus: 80 ms), and libsndfile 1.2.2 lands 100 samples and more off in the
+    last page of a Vorbis file; so there it starts earlier and decodes up to the frame.
+    """
+    if file.format not in ("MP3", "OGG"):
+        file.seek(start)
+        return
+    landing = max(0, start - round(_RUN_UP_SEC * file.samplerate))
+    with _silent_stderr():
+        if landing:
+            file.seek(landing)
+        for first in range(landing, start, _BLOCK_FRAMES):
+            file.read(min(start - first, _BLOCK_FRAMES), dtype="float32")
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Mute the process for some milliseconds: mpg123 writes lines about every seek into the bit reservoir, in C, past sys.stderr."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:

@@ -232,7 +232,7 @@ def _read_sqlite(path: Path, table: str) -> Table:
             names = [column[0] for column in cursor.description]
             _check_header(path, names)
             return names, [dict(zip(names, values, strict=True)) for values in cursor]
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise MetadataError(f"{path}: not readable as SQLite: {error}; write the table again") from error
 
 
