@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Self
@@ -44,7 +45,7 @@ class SweepConfig(Options):
     gen_every: str = option(
         "1/3", "Speak the gen_sentences (in train.py's units); the last step is always heard unless 0.", group="now and then"
     )
-    save_every: str = option("1/18", "Save what a killed trial goes on from (same units); 0 = only at its end.", group="now and then")
+    save_every: str = option("1/9", "Save what a killed trial goes on from (same units); 0 = only at its end.", group="now and then")
 
     @field_validator("rungs", mode="before")
     @classmethod
@@ -111,8 +112,15 @@ class SweepRequest:
 
 
 def options_class(family: str = "csm") -> type[Options]:
-    """Return the class of everything sweep.py accepts, for its --help and the README."""
-    return create_model("SweepOptions", __base__=(SweepConfig, config_class(family)))
+    """Return the class of everything sweep.py accepts, for its --help and the README: its own options first."""
+    train_class = config_class(family)
+    fields = {
+        name: copy(SweepConfig.model_fields.get(name) or train_class.model_fields[name]) for name in (*SHARED, "output_dir", *SET_BY_SWEEP)
+    }
+    for name, reason in SET_BY_SWEEP.items():
+        fields[name].description = f"Not used: in a sweep, {reason}."
+    overrides: dict[str, Any] = {name: (field.annotation, field) for name, field in fields.items()}
+    return create_model("SweepOptions", __base__=(train_class, SweepConfig), **overrides)
 
 
 def parse(argv: Sequence[str]) -> SweepRequest:

@@ -69,9 +69,9 @@ class Sweep:
         return json.loads((self.out / "summary.json").read_text())
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        rows = []
-        for line in (self.out / "events.jsonl").read_text().splitlines():
-            rows.append(json.loads(line))
+        """Rows of events.jsonl; the last line may be in the making."""
+        path = self.out / "events.jsonl"
+        rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.is_file() else []
         return [row for row in rows if row["event"] == kind]
 
     def check_whole(self, n_trials: int) -> Counter[str]:
@@ -279,7 +279,7 @@ def chaos(sweep: Sweep, *, worker_kills: int, orchestrator_kills: int, longest_g
     try:
         while process.poll() is None:
             time.sleep(dice.uniform(0.05, longest_gap_sec))
-            victims = alive(sweep) if (sweep.out / "events.jsonl").is_file() else []
+            victims = alive(sweep)
             if done[1] < orchestrator_kills and dice.random() < 0.3:
                 process.kill()
                 process.communicate()
