@@ -103,8 +103,8 @@ class Faults:
         self.slots.append(slot)
 
     def is_poison(self, max_attempts: int) -> bool:
-        """Tell whether the trial is to be set aside: too many deaths, or deaths in two places."""
-        return len(self.slots) >= max_attempts or len(set(self.slots)) >= 2
+        """Tell whether the trial is to be set aside; two deaths in two slots prove little, as someone may have killed all workers."""
+        return len(self.slots) >= max_attempts
 
 
 class Broker:
