@@ -1,0 +1,35 @@
+"""Write audio codes and text tokens to one HDF5 file, once: `python pretokenize.py --train_data train.json --output tokens.hdf5`.
+
+The same command again encodes only what is new, and goes on after a kill. See --help for every option.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from dotenv import load_dotenv
+
+from csm_ft.config import parse_args
+from csm_ft.pretokenizer import PretokenizeConfig, TooManyRejectedError, pretokenize
+
+DESCRIPTION = "Write the audio codes and text tokens of clips to one HDF5 file. The same command again encodes only what is new."
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line; 0 done, 1 too many rows rejected, 2 a mistake of the user, 130 interrupted (the same command goes on)."""
+    load_dotenv()
+    try:
+        pretokenize(parse_args(PretokenizeConfig, argv, program="pretokenize.py", description=DESCRIPTION))
+    except TooManyRejectedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:  # the base of every message for the user; a programming mistake of this kind would be one, too
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last saved part", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
