@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_ft.tokens import SPLITS, Split, Store, StoreError, StoreInfo, content_fingerprint
+from csm_ft.tokens import SPLITS, Clip, Split, Store, StoreError, StoreInfo, clip_columns, content_fingerprint
 
 _BLOCK_CLIPS = 1024
 _COLUMNS = ("audio", "text", "length")
@@ -116,20 +116,14 @@ def _check_record(where: str, audio: NDArray[Any], tokens: NDArray[Any], length:
 
 def _split(name: str, codes: list[NDArray[np.uint16]], text: list[NDArray[np.uint32]], info: StoreInfo) -> Split:
     """Put records together; a clip's id is the hash of its codes and text, as there is nothing else to know it by."""
-    num_clips = len(codes)
-    seconds = [len(c) * info.frame_sec for c in codes]
-    columns: dict[str, list[Any]] = {
-        "id": [hashlib.blake2b(c.tobytes() + t.tobytes(), digest_size=16).hexdigest() for c, t in zip(codes, text, strict=True)],
-        **{column: [""] * num_clips for column in ("text", "speaker", "source")},
-        "start_sec": [0.0] * num_clips,
-        "end_sec": seconds,
-        "duration_sec": seconds,
-        "flags": [0] * num_clips,
-    }
+    clips = [
+        Clip(hashlib.blake2b(c.tobytes() + t.tobytes(), digest_size=16).hexdigest(), "", "", "", 0.0, seconds, seconds)
+        for c, t, seconds in zip(codes, text, (len(c) * info.frame_sec for c in codes), strict=True)
+    ]
     arrays = {
         "codes": np.concatenate([np.empty((0, info.num_codebooks), np.uint16), *codes]),
         "codes_offsets": np.cumsum([0, *map(len, codes)], dtype=np.int64),
         "text_tokens": np.concatenate([np.empty(0, np.uint32), *text]),
-        "text_offsets": np.cumsum([0, *map(len, text)], dtype=np.int64),
+        "text_tokens_offsets": np.cumsum([0, *map(len, text)], dtype=np.int64),
     }
-    return Split(name, arrays, columns)
+    return Split(name, {**arrays, **clip_columns(clips)})

@@ -1,8 +1,10 @@
 """The token file: audio codes, text tokens and the table of clips of every split, in one HDF5 file that can be mapped.
 
-Per split: `codes` uint16 [total frames, K], `codes_offsets` int64 [n+1], `text_tokens` uint32 [total], `text_offsets` int64 [n+1] and one
-dataset per column of the clip table. Contiguous and uncompressed. Root attributes are StoreInfo; the group `assets` holds small files
-(codec, tokenizer). Token files of the public CSM trainer open too (csm_ft/public_tokens.py).
+Per split ragged arrays X, each with X_offsets int64 [n+1]: `codes` uint16 [total frames, K], `text_tokens` uint32 [total], and the texts of
+the clip table, `id` `text` `speaker` `source`, as UTF-8 bytes; then its numbers, `start_sec` `end_sec` `duration_sec` `flags` [n].
+Contiguous and uncompressed. Root attributes are StoreInfo; the group `assets` holds small files (codec, tokenizer). Nothing is of variable
+length in HDF5's own sense, and headers have checksums: where they are not guarded, damage crashes the library or hangs it.
+Token files of the public CSM trainer open too (csm_ft/public_tokens.py).
 
     python -m csm_ft.store tokens.hdf5                                        verifies and describes it
     python -m csm_ft.store tokens.hdf5 --decode 3 [--split val] [--output x.wav]   writes clip 3 back to a wav
@@ -24,6 +26,8 @@ from csm_ft import public_tokens
 from csm_ft.data_report import describe_store, find_problems
 from csm_ft.tokens import (
     DUPLICATE,
+    NUMBER_COLUMNS,
+    RAGGED,
     SCHEMA_VERSION,
     SPLITS,
     Clip,
@@ -33,6 +37,7 @@ from csm_ft.tokens import (
     Store,
     StoreError,
     StoreInfo,
+    clip_columns,
     combine,
     content_fingerprint,
 )
@@ -40,12 +45,6 @@ from csm_ft.tokens import (
 __all__ = ["DUPLICATE", "Clip", "ClipTable", "Split", "Store", "StoreError", "StoreInfo", "open_store", "read_hdf5_table", "write_store"]
 
 _BLOCK_CLIPS = 1024  # clips gathered per write
-_TEXT = h5py.string_dtype("utf-8")
-_COLUMNS: dict[str, Any] = {
-    **dict.fromkeys(("id", "text", "speaker", "source"), _TEXT),
-    **dict.fromkeys(("start_sec", "end_sec", "duration_sec"), np.float64),
-    "flags": np.uint8,
-}
 
 
 def open_store(path: Path, *, in_memory: bool = True) -> Store:
@@ -68,11 +67,10 @@ def write_store(path: Path, info: StoreInfo, splits: Mapping[str, ClipTable], as
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     try:
-        with h5py.File(draft, "w") as file:
+        with h5py.File(draft, "w", libver="latest") as file:
             hashes = [_write_split(file.create_group(name), splits.get(name), info.num_codebooks) for name in SPLITS]
             info = replace(info, content_fingerprint=combine(hashes), schema_version=SCHEMA_VERSION)
-            for item in fields(info):
-                file.attrs[item.name] = getattr(info, item.name)
+            _write_info(file, info)
             group = file.create_group("assets")
             for name, blob in (assets or {}).items():
                 group.create_dataset(name, data=np.frombuffer(blob, dtype=np.uint8))
@@ -182,28 +180,41 @@ def _read_info(path: Path, file: h5py.File) -> StoreInfo:
         raise StoreError(
             f"{path} has schema {version}, this program reads {SCHEMA_VERSION}; use the version that wrote it, or pretokenise again"
         )
-    values: dict[str, Any] = {f.name: file.attrs[f.name] for f in fields(StoreInfo)}
-    return StoreInfo(**{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()})
+    values: dict[str, Any] = {}
+    for item in fields(StoreInfo):
+        value: Any = file.attrs[item.name]
+        values[item.name] = value.decode() if item.type is str else int(value)
+    return StoreInfo(**values)
+
+
+def _write_info(file: h5py.File, info: StoreInfo) -> None:
+    for name, value in vars(info).items():
+        if isinstance(value, str):
+            blob = value.encode()
+            file.attrs.create(name, blob, dtype=h5py.string_dtype("utf-8", max(1, len(blob))))
+        else:
+            file.attrs[name] = value
 
 
 def _read_split(path: Path, file: h5py.File, name: str, info: StoreInfo, raw: Any) -> Split:
-    """Read one split; `raw` (the same file, opened plainly) maps its large arrays instead."""
+    """Read one split; `raw` (the same file, opened plainly) maps its ragged arrays instead."""
     group: Any = file[name]
-    for array, dtype, ndim in (("codes", "u2", 2), ("text_tokens", "u4", 1), ("codes_offsets", "i8", 1), ("text_offsets", "i8", 1)):
-        if group[array].dtype != np.dtype(dtype) or group[array].ndim != ndim:
-            raise StoreError(f"{path} {name}/{array} is {group[array].dtype} in {group[array].ndim} dimensions; pretokenise again")
-    arrays = {array: group[array][()] if raw is None else _map(group[array], raw) for array in ("codes", "text_tokens")}
-    arrays |= {array: group[array][()] for array in ("codes_offsets", "text_offsets")}
-    columns = {c: (group[c].asstr() if kind is _TEXT else group[c])[()].tolist() for c, kind in _COLUMNS.items()}
-    num_clips = len(columns["id"])
-    fits = arrays["codes"].shape[1] == info.num_codebooks and all(len(values) == num_clips for values in columns.values())
-    for values, offsets in (("codes", "codes_offsets"), ("text_tokens", "text_offsets")):
-        at = arrays[offsets]
-        fits = fits and len(at) == num_clips + 1 and at[0] == 0 and at[-1] == len(arrays[values]) and bool((np.diff(at) >= 0).all())
-        arrays[values].flags.writeable = False
+    kinds = {**RAGGED, **NUMBER_COLUMNS, **{f"{ragged}_offsets": "<i8" for ragged in RAGGED}}
+    arrays: dict[str, NDArray[Any]] = {}
+    for array, kind in kinds.items():
+        shape = group[array].shape
+        if group[array].dtype != np.dtype(kind) or len(shape) != (2 if array == "codes" else 1):
+            raise StoreError(f"{path} {name}/{array} is {group[array].dtype} {shape}, not {np.dtype(kind)}; pretokenise again")
+        arrays[array] = _map(group[array], raw) if raw is not None and array in RAGGED else group[array][()]
+        arrays[array].flags.writeable = False
+    num_clips = len(arrays["flags"])
+    fits = arrays["codes"].shape[1] == info.num_codebooks and all(len(arrays[column]) == num_clips for column in NUMBER_COLUMNS)
+    for ragged in RAGGED:
+        at = arrays[f"{ragged}_offsets"]
+        fits = fits and len(at) == num_clips + 1 and at[0] == 0 and at[-1] == len(arrays[ragged]) and bool((np.diff(at) >= 0).all())
     if not fits:
         raise StoreError(f"{path} {name}: offsets, codes, text and clip table do not fit each other; it is damaged, pretokenise again")
-    return Split(name, arrays, columns)
+    return Split(name, arrays)
 
 
 def _map(dataset: Any, raw: Any) -> NDArray[Any]:
@@ -222,26 +233,27 @@ def _read_assets(file: h5py.File) -> dict[str, bytes]:
 
 def _write_split(group: Any, table: ClipTable | None, num_codebooks: int) -> ContentHash:
     """Fill the group of one split, block by block; None is an empty split."""
+    content = ContentHash()
     num_clips = len(table) if table is not None else 0
     frames, tokens = (np.asarray(c, np.int64) for c in ((table.num_frames, table.num_text_tokens) if table is not None else ([], [])))
     clips = [table.clip(i) for i in range(num_clips)] if table is not None else []
-    codes = group.create_dataset("codes", (int(frames.sum()), num_codebooks), "u2")
-    text = group.create_dataset("text_tokens", (int(tokens.sum()),), "u4")
-    code_at, text_at = (np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64) for lengths in (frames, tokens))
-    group.create_dataset("codes_offsets", data=code_at)
-    group.create_dataset("text_offsets", data=text_at)
-    for name, kind in _COLUMNS.items():
-        try:
-            group.create_dataset(name, data=[getattr(clip, name) for clip in clips], dtype=kind, shape=(num_clips,))
-        except (ValueError, UnicodeEncodeError) as error:
-            raise StoreError(f"{group.name} {name} holds a text that HDF5 cannot store ({error}); drop that row") from error
-    content = ContentHash()
     content.add_clips([clip.id for clip in clips], frames, tokens)
+    try:
+        for name, column in clip_columns(clips).items():
+            group.create_dataset(name, data=column)
+    except UnicodeEncodeError as error:
+        raise StoreError(f"{group.name}: a text is not valid Unicode ({error}); drop or fix that row") from error
+    codes = group.create_dataset("codes", (int(frames.sum()), num_codebooks), RAGGED["codes"])
+    text = group.create_dataset("text_tokens", (int(tokens.sum()),), RAGGED["text_tokens"])
+    code_at, text_at = (np.cumsum([0, *lengths.tolist()], dtype=np.int64) for lengths in (frames, tokens))
+    group.create_dataset("codes_offsets", data=code_at)
+    group.create_dataset("text_tokens_offsets", data=text_at)
     for start in range(0, num_clips, _BLOCK_CLIPS):
         assert table is not None
         stop = min(start + _BLOCK_CLIPS, num_clips)
-        block = np.concatenate([table.codes(i) for i in range(start, stop)]).astype(np.uint16, casting="same_kind", copy=False)
-        words = np.concatenate([table.text_tokens(i) for i in range(start, stop)]).astype(np.uint32, casting="same_kind", copy=False)
+        block = np.concatenate([table.codes(i) for i in range(start, stop)]).astype(RAGGED["codes"], casting="same_kind", copy=False)
+        words = np.concatenate([table.text_tokens(i) for i in range(start, stop)])
+        words = words.astype(RAGGED["text_tokens"], casting="same_kind", copy=False)
         codes[code_at[start] : code_at[stop]] = block
         text[text_at[start] : text_at[stop]] = words
         content.codes.update(block.tobytes())

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val")
 DUPLICATE = 1  # flag of a clip: the same audio with the same text and speaker came earlier in this split
+TEXT_COLUMNS = ("id", "text", "speaker", "source")  # of the clip table, as UTF-8
+NUMBER_COLUMNS = {"start_sec": "<f8", "end_sec": "<f8", "duration_sec": "<f8", "flags": "|u1"}
+RAGGED = {"codes": "<u2", "text_tokens": "<u4", **dict.fromkeys(TEXT_COLUMNS, "|u1")}  # each X has its X_offsets, [n+1]
 BLOCK_ROWS = 1 << 20  # frames or tokens hashed and checked at a time
 
 
@@ -89,28 +93,30 @@ class ClipTable(Protocol):
 class Split:
     """One split, in memory or mapped; arrays are read-only views."""
 
-    def __init__(self, name: str, arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[Any]]) -> None:
-        """Take `arrays` (codes, codes_offsets, text_tokens, text_offsets) and the columns of the clip table, as checked on opening."""
+    def __init__(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take all arrays of RAGGED, their offsets, and NUMBER_COLUMNS. ValueError if the ids are not UTF-8."""
         self.name = name
-        self._arrays, self._columns = arrays, columns
-        self.ids: list[str] = list(columns["id"])
+        self._arrays = arrays
+        ids, at = arrays["id"].tobytes(), arrays["id_offsets"].tolist()
+        self.ids: list[str] = [ids[start:end].decode() for start, end in pairwise(at)]
         self.num_frames: NDArray[np.int64] = np.diff(arrays["codes_offsets"])
-        self.num_text_tokens: NDArray[np.int64] = np.diff(arrays["text_offsets"])
+        self.num_text_tokens: NDArray[np.int64] = np.diff(arrays["text_tokens_offsets"])
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def codes(self, index: int) -> NDArray[np.uint16]:
         """Return the codes of one clip, [T, K]."""
-        return self._ragged("codes", "codes_offsets", index)
+        return self._ragged("codes", index)
 
     def text_tokens(self, index: int) -> NDArray[np.uint32]:
         """Return the text tokens of one clip, [L], template and BOS/EOS included."""
-        return self._ragged("text_tokens", "text_offsets", index)
+        return self._ragged("text_tokens", index)
 
     def clip(self, index: int) -> Clip:
         """Return the row of the clip table."""
-        return Clip(**{name: values[index] for name, values in self._columns.items()})
+        texts = {name: self._ragged(name, index).tobytes().decode(errors="replace") for name in TEXT_COLUMNS}
+        return Clip(**texts, **{name: self._arrays[name][index].item() for name in NUMBER_COLUMNS})
 
     def blocks(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield all `codes` (or `text_tokens`) in large pieces, whatever the clips: (first row, rows)."""
@@ -121,10 +127,21 @@ class Split:
         """Return the clip that owns a row of all codes."""
         return int(np.searchsorted(self._arrays["codes_offsets"], row, side="right")) - 1
 
-    def _ragged(self, values: str, offsets: str, index: int) -> NDArray[Any]:
+    def _ragged(self, name: str, index: int) -> NDArray[Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of split {self.name}, which has {len(self)}")
-        return self._arrays[values][self._arrays[offsets][index] : self._arrays[offsets][index + 1]]
+        at = self._arrays[f"{name}_offsets"]
+        return self._arrays[name][at[index] : at[index + 1]]
+
+
+def clip_columns(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
+    """Return the clip table as arrays. ValueError for a text that is not valid Unicode (a lone surrogate)."""
+    arrays = {name: np.array([getattr(clip, name) for clip in clips], kind) for name, kind in NUMBER_COLUMNS.items()}
+    for name in TEXT_COLUMNS:
+        texts = [getattr(clip, name).encode() for clip in clips]
+        arrays[name] = np.frombuffer(b"".join(texts), RAGGED[name])
+        arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    return arrays
 
 
 @dataclass(frozen=True)
