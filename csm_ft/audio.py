@@ -19,6 +19,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from csm_ft.files import whole_file
+
 Channel = Literal["mix", "left", "right"]
 
 TOLERANCE_SEC = 0.01  # an end that lies this little past the file is a rounded one
@@ -131,19 +133,12 @@ def save(path: Path, wave: NDArray[np.floating], sample_rate_hz: int) -> None:
         raise AudioError(f"{path}: not written: a wave is [samples] of finite numbers, this one has shape {wave.shape} or NaNs in it")
     container, encoding = _FORMATS[path.suffix.lower()]
     clipped = np.clip(wave, -1.0, 1.0).astype(np.float32)
-    draft = path.with_name(f".{path.name}.draft")
     try:
-        with draft.open("wb") as raw:
-            with soundfile.SoundFile(raw, "w", sample_rate_hz, 1, format=container, subtype=encoding) as file:
-                for first in range(0, len(clipped), _BLOCK_FRAMES):
-                    file.write(clipped[first : first + _BLOCK_FRAMES])
-            raw.flush()
-            os.fsync(raw.fileno())
-        draft.replace(path)
+        with whole_file(path) as draft, soundfile.SoundFile(draft, "w", sample_rate_hz, 1, format=container, subtype=encoding) as file:
+            for first in range(0, len(clipped), _BLOCK_FRAMES):
+                file.write(clipped[first : first + _BLOCK_FRAMES])
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: cannot be written at {sample_rate_hz} Hz: {_reason(error)}; wav takes any rate") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def digest(path: Path) -> str:

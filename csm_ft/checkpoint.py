@@ -4,10 +4,8 @@
 """
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from csm_ft.files import whole_folder, write_whole
 from csm_ft.optim import load_optimizer_tensors, optimizer_tensors
 
 
@@ -37,53 +36,6 @@ class TrainState:
     def read(cls, folder: Path) -> Self:
         """Read state.json of a checkpoint."""
         return cls(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill; on success it takes the place of `path` after everything in it is on disk, on failure nothing changes."""
-    recover(path)
-    draft, old = path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.old")
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        for file in draft.rglob("*"):
-            if file.is_file():
-                fsync(file)
-        fsync(draft)
-        if path.exists():
-            path.rename(old)
-        draft.rename(path)
-        fsync(path.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def recover(path: Path) -> None:
-    """Undo a replacement of `path` that a kill cut short: the old folder comes back if the new one is not in place, drafts go."""
-    draft, old = path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.old")
-    if old.exists() and not path.exists():
-        old.rename(path)
-    for left_over in (draft, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file aside, sync it and rename it into place."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    fsync(draft)
-    draft.replace(path)
-
-
-def fsync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's entries, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_checkpoint(

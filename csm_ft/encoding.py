@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from csm_ft import audio
-from csm_ft.checkpoint import fsync, write_whole
 from csm_ft.codecs.base import Codec, Wave
+from csm_ft.files import whole_file, write_whole
 from csm_ft.progress import console, track
 from csm_ft.store import SPLITS, Split, StoreError, open_store
 
@@ -75,11 +75,8 @@ class CodeCache:
         """Keep the codes of some groups as the next part, and why others of their clips have none."""
         number = 1 + max((int(p.stem.split("_")[1]) for p in self.folder.glob("part_*.safetensors")), default=-1)
         path = self.folder / f"part_{number:05d}.safetensors"
-        draft = path.with_name(f".{path.name}.draft")
-        save_file({id_: np.ascontiguousarray(c) for id_, c in codes.items()}, draft, metadata={_NO_CODES: json.dumps(dict(unusable))})
-        fsync(draft)
-        draft.replace(path)
-        fsync(self.folder)
+        with whole_file(path) as draft:
+            save_file({id_: np.ascontiguousarray(c) for id_, c in codes.items()}, draft, metadata={_NO_CODES: json.dumps(dict(unusable))})
         self._add_part(path)
 
     def plan(self, missing: Mapping[str, "Span"], codec: Codec, batch_sec: float) -> list[Group]:
@@ -115,10 +112,7 @@ class CodeCache:
     def keep_fitted_codec(self, blob: bytes) -> None:
         """Keep a fitted codec until the token file holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / ".codec.draft"
-        draft.write_bytes(blob)
-        fsync(draft)
-        draft.replace(self.folder / "codec.safetensors")
+        write_whole(self.folder / "codec.safetensors", blob)
 
     def remove_parts(self) -> None:
         """Drop the parts; the token file has it all."""

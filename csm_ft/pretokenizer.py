@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
 
 from csm_ft import audio, codecs
-from csm_ft.checkpoint import write_whole
 from csm_ft.codecs.base import Codec
 from csm_ft.config import ConfigError, Options, option
 from csm_ft.data_report import describe_store, summarise
 from csm_ft.encoding import CodeCache, encode_missing
 from csm_ft.families.csm.text import TextTokenizer, open_tokenizer
+from csm_ft.files import write_whole
 from csm_ft.metadata import Rejection, Row, read_metadata
 from csm_ft.progress import console, track
 from csm_ft.store import DUPLICATE, SPLITS, Clip, StoreInfo, open_store, write_store

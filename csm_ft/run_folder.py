@@ -14,9 +14,10 @@ from typing import TypeVar
 import torch
 import yaml
 
-from csm_ft.checkpoint import checkpoints, recover, write_whole
+from csm_ft.checkpoint import checkpoints
 from csm_ft.config import ConfigError, TrainConfig
 from csm_ft.families.base import Family
+from csm_ft.files import recover, write_whole
 from csm_ft.store import Store
 from csm_ft.track import console
 

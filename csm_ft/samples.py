@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from csm_ft import audio, codecs
-from csm_ft.checkpoint import write_whole
 from csm_ft.codecs.base import Codec, Wave
 from csm_ft.config import ConfigError, TrainConfig
 from csm_ft.families.base import Prompt, SamplingOptions, SpeechModel
 from csm_ft.families.csm.text import tokenizer_from_store
+from csm_ft.files import write_whole
 from csm_ft.store import Store
 from csm_ft.track import Tracker, console
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from csm_ft.files import write_whole
 from csm_ft.report import charts, listen
 from csm_ft.report.data import FAILED, STATE_WORDS, Run, Summary, read_run, read_summary
 
@@ -45,7 +45,7 @@ def build_report(out: Path) -> Path:
     room_bytes = PAGE_BYTES - len(_render(out, summary, runs, listening, notes))
     listen.inline(listening, room_bytes, notes)
     path = out / "report.html"
-    _write_whole(path, _render(out, summary, runs, listening, notes))
+    write_whole(path, _render(out, summary, runs, listening, notes))
     return path
 
 
@@ -177,16 +177,3 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
     return str(value)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, so that a reader finds the old page or the new one, never half of one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

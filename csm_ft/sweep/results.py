@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from csm_ft.files import recover, whole_folder, write_whole
 from csm_ft.sweep.slots import Machine
 from csm_ft.sweep.study import SweepStudy, TrialRecord, best_of
 from csm_ft.sweep.trials import Configs
@@ -56,19 +57,12 @@ class Results:
     def _write_best_weights(self, best: TrialRecord | None) -> None:
         """Make best/ the best trial's best checkpoint, by hard links where the file system has them."""
         target = self._out / "best"
-        draft, old = self._out / ".best.draft", self._out / ".best.old"
-        if old.exists() and not target.exists():
-            old.rename(target)  # killed in the middle of the exchange below
-        for left_over in (draft, old):
-            shutil.rmtree(left_over, ignore_errors=True)
+        recover(target)
         source = self._configs.folder(best.number) / "checkpoints" / "best" if best else None
         if source is None or not source.is_dir() or _is_same(source, target):
             return
-        shutil.copytree(source, draft, copy_function=_link)
-        if target.exists():
-            target.rename(old)
-        draft.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        with whole_folder(target) as draft:
+            shutil.copytree(source, draft, copy_function=_link, dirs_exist_ok=True)
 
     def _write_best_config(self, best: TrialRecord | None, records: Sequence[TrialRecord]) -> None:
         """Write best.yaml: the best trial's complete, resolved config, which train.py takes as it is."""
@@ -130,16 +124,6 @@ class Results:
             "importance": importance,
             "importance_of": explained,
         }
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file aside, sync it and rename it into place."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _row(record: TrialRecord | None, number: int) -> dict[str, Any]:

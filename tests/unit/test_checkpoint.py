@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from csm_ft.checkpoint import TrainState, checkpoints, load_checkpoint, recover, save_best, save_checkpoint, whole_folder, write_whole
+from csm_ft.checkpoint import TrainState, checkpoints, load_checkpoint, save_best, save_checkpoint
 from csm_ft.config import TrainConfig
+from csm_ft.files import recover, whole_folder, write_whole
 from csm_ft.optim import build_optimizer
 
 
