@@ -13,6 +13,7 @@ from pathlib import Path
 from dotenv import load_dotenv
 
 from csm_ft.config import ConfigError, build
+from csm_ft.progress import console
 from csm_ft.sweep.broker import Broker, SweepAborted
 from csm_ft.sweep.config import SweepRequest, parse
 from csm_ft.sweep.display import Display
@@ -22,7 +23,6 @@ from csm_ft.sweep.space import find_space, read_space
 from csm_ft.sweep.study import SweepError, SweepStudy, TrialRecord, best_of
 from csm_ft.sweep.trials import Configs, Describe, agreement, describe_data, rungs_of
 from csm_ft.tokens import StoreError
-from csm_ft.track import console
 
 
 def sweep(request: SweepRequest, *, trainer: str, describe: Describe) -> int:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from csm_ft.store import Store, StoreError, open_store
 from dotenv import load_dotenv
 
 from csm_ft.batches import BatchOptions, BatchPlan, Step, prefetch
@@ -25,10 +24,12 @@ from csm_ft.evaluate import evaluate
 from csm_ft.families import config_class, open_family
 from csm_ft.families.base import Batch, Draw, Family, SpeechModel
 from csm_ft.optim import build_optimizer, set_learning_rate
+from csm_ft.progress import console
 from csm_ft.run_folder import open_run, resolve
 from csm_ft.samples import Voice, open_voice
 from csm_ft.schedule import Clock, Duration, learning_rate_factor
-from csm_ft.track import Tracker, console
+from csm_ft.store import Store, StoreError, open_store
+from csm_ft.track import Tracker
 
 DESCRIPTION = "Fine-tune a conversational speech model on a token file written by pretokenize.py."
 

@@ -18,8 +18,8 @@ from csm_ft.checkpoint import checkpoints
 from csm_ft.config import ConfigError, TrainConfig
 from csm_ft.families.base import Family
 from csm_ft.files import recover, write_whole
+from csm_ft.progress import console
 from csm_ft.store import Store
-from csm_ft.track import console
 
 C = TypeVar("C", bound=TrainConfig)
 

@@ -14,8 +14,9 @@ from csm_ft.config import ConfigError, TrainConfig
 from csm_ft.families.base import Prompt, SamplingOptions, SpeechModel
 from csm_ft.families.csm.text import tokenizer_from_store
 from csm_ft.files import write_whole
+from csm_ft.progress import console
 from csm_ft.store import Store
-from csm_ft.track import Tracker, console
+from csm_ft.track import Tracker
 
 NUM_REFERENCES = 2
 
@@ -70,11 +71,11 @@ def open_voice(config: TrainConfig, store: Store, folder: Path) -> Voice | None:
 
 def make_prompts(config: TrainConfig, store: Store) -> list[Prompt]:
     """Return gen_sentences in the voice gen_speaker, or else texts and speakers of the first two validation clips."""
+    names_speakers = "{speaker}" in store.info.template
     if config.gen_sentences:
-        speaker = config.gen_speaker if "{speaker}" in store.info.template else ""
-        return [_prompt(text, speaker) for text in config.gen_sentences]
+        return [_prompt(text, config.gen_speaker if names_speakers else "") for text in config.gen_sentences]
     clips = [store.splits["val"].clip(i) for i in range(min(NUM_REFERENCES, len(store.splits["val"])))]
-    return [_prompt(clip.text, clip.speaker) for clip in clips if clip.text]
+    return [_prompt(clip.text, clip.speaker if names_speakers else "") for clip in clips if clip.text]
 
 
 def _prompt(text: str, speaker: str) -> Prompt:

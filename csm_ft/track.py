@@ -7,13 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.markup import escape
 
 from csm_ft.config import TrainConfig
+from csm_ft.progress import console
 
 CLOCKS = ("time", "sec", "data_sec", "compute_sec", "update_sec", "audio_sec_per_sec", "eta_sec")  # fields that differ from run to run
-console = Console(highlight=False, soft_wrap=True)
 
 
 class Tracker:

@@ -20,12 +20,12 @@ from typing import Literal
 from pydantic import ValidationError
 
 from csm_ft.config import ConfigError
+from csm_ft.progress import console
 from csm_ft.sweep.display import Display
 from csm_ft.sweep.messages import BASELINE, FROM_WORKER, Answer, Done, Failed, Pause, Progress, Ready, RunTrial, Validated, send
 from csm_ft.sweep.slots import Slot
 from csm_ft.sweep.study import SweepError, SweepStudy, TrialRecord, best_of
 from csm_ft.sweep.trials import Configs
-from csm_ft.track import console
 
 ROOT = Path(__file__).resolve().parents[2]
 TICK_SEC = 0.5

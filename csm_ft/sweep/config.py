@@ -11,8 +11,8 @@ from pydantic import create_model, field_validator, model_validator
 
 from csm_ft.config import Options, TrainConfig, build, option, read_values
 from csm_ft.families import config_class
+from csm_ft.progress import console
 from csm_ft.schedule import Duration
-from csm_ft.track import console
 
 DESCRIPTION = (
     "Search hyper-parameters: trials of train.py over all GPUs (or on the CPU), a best config, recordings and a report. The same command "

@@ -7,8 +7,8 @@ from typing import Self
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from csm_ft.progress import console
 from csm_ft.sweep.study import TrialRecord
-from csm_ft.track import console
 
 STYLE = {"completed": "green", "stopped": "dim", "diverged": "yellow", "infeasible": "yellow", "poison": "red"}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csm_ft.config import ConfigError
+from csm_ft.progress import console
 from csm_ft.sweep.config import SweepConfig
-from csm_ft.track import console
 
 
 @dataclass(frozen=True)

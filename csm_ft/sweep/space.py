@@ -18,9 +18,9 @@ from optuna.trial import Trial
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from csm_ft.config import ConfigError, TrainConfig, build
+from csm_ft.progress import console
 from csm_ft.schedule import Duration
 from csm_ft.sweep.config import DEFAULT_SPACE, SET_BY_SWEEP, SweepRequest
-from csm_ft.track import console
 
 NEIGHBOUR_FACTORS = (3.0, 1 / 3)  # of the default's learning rate: trials 1 and 2
 REFUSED: Mapping[str, str] = {
