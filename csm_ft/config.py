@@ -9,7 +9,7 @@ import argparse
 import difflib
 import hashlib
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -260,19 +260,24 @@ def build(config_class: type[C], values: Mapping[str, Any]) -> C:
         raise ConfigError("\n".join(_message(config_class, e) for e in error.errors())) from None
 
 
-def flag_table(config_class: type[Options], *, only: Container[str] | None = None) -> str:
-    """Return the options (all, or `only` these) as a Markdown table, for the README."""
+def flag_table(config_class: type[Options]) -> str:
+    """Return the options as a Markdown table, group by group as in --help, for the README."""
     rows = ["| option | default | what it does |", "|---|---|---|"]
-    for name, field in config_class.model_fields.items():
-        if only is not None and name not in only:
-            continue
-        default = json.dumps(field.get_default(call_default_factory=True)).strip('"')
-        rows.append(f"| `{name}` | `{default or ' '}` | {field.description} |".replace("``", ""))
+    groups = list(dict.fromkeys(_extra(field)["group"] for field in config_class.model_fields.values()))
+    for name, field in sorted(config_class.model_fields.items(), key=lambda item: groups.index(_extra(item[1])["group"])):
+        default, text = _default(field), (field.description or "").replace("<", "&lt;")
+        rows.append(f"| `{name}` | {default and f'`{default}`'} | {text} |")
     return "\n".join(rows)
 
 
 def _extra(field: Any) -> dict[str, Any]:
     return field.json_schema_extra
+
+
+def _default(field: Any) -> str:
+    """Return the default as one types it; empty for an empty one."""
+    default = field.get_default(call_default_factory=True)
+    return " ".join(default) if isinstance(default, list) else json.dumps(default).strip('"')
 
 
 def _names(config_class: type[Options]) -> list[str]:
@@ -281,7 +286,10 @@ def _names(config_class: type[Options]) -> list[str]:
 
 
 def _parser(config_class: type[Options], program: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    usage = f"python {program} [--option value ...]"  # naming fifty options here would hide what follows
+    parser = argparse.ArgumentParser(
+        prog=program, usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
     parser.add_argument("--config", metavar="YAML", help="flat YAML file with any of these options; flags win over it")
     groups: dict[str, Any] = {}
     spellings = {name: [name] for name in config_class.model_fields}
@@ -292,9 +300,13 @@ def _parser(config_class: type[Options], program: str, description: str) -> argp
             continue
         group = _extra(field)["group"]
         groups.setdefault(group, parser.add_argument_group(group) if group not in groups else None)
-        default = field.get_default(call_default_factory=True)
-        shown = f" (default: {json.dumps(default).strip(chr(34))})" if default not in ("", []) else ""
-        keywords: dict[str, Any] = {"metavar": _metavar(field), "help": ((field.description or "") + shown).replace("%", "%%"), "dest": name}
+        default = _default(field)
+        shown = f" (default: {default})" if default else ""
+        keywords: dict[str, Any] = {
+            "metavar": _metavar(field),
+            "help": ((field.description or "") + shown).replace("%", "%%"),
+            "dest": name,
+        }
         if field.annotation is bool:
             keywords |= {"nargs": "?", "const": "true"}
         elif str(field.annotation).startswith("list"):
