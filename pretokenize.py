@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from dotenv import load_dotenv
 
+from csm_ft.clips import TooManyRejectedError
 from csm_ft.config import parse_args
-from csm_ft.pretokenizer import PretokenizeConfig, TooManyRejectedError, pretokenize
+from csm_ft.pretokenizer import PretokenizeConfig, pretokenize
 
 DESCRIPTION = "Write the audio codes and text tokens of clips to one HDF5 file. The same command again encodes only what is new."
 

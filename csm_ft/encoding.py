@@ -7,47 +7,46 @@ run encodes the same groups; `part_00012.safetensors` holds the codes of some gr
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from csm_ft import audio
 from csm_ft.codecs.base import Codec, Wave
-from csm_ft.files import whole_file, write_whole
+from csm_ft.files import write_whole
 from csm_ft.progress import console, track
-from csm_ft.store import SPLITS, Split, StoreError, open_store
+from csm_ft.tokens import SPLITS, Split, Store
 
 if TYPE_CHECKING:
-    from csm_ft.pretokenizer import PretokenizeConfig, Span
+    from csm_ft.clips import Span
+    from csm_ft.pretokenizer import PretokenizeConfig
 
 Group = list[str]  # clip ids
-_NO_CODES = "unusable"  # metadata key of a part: clips that could not be encoded, with their reasons
+FITTED = "fitted"  # codec_source of a codec that only the token file holds
 
 
 class CodeCache:
     """All codes that are at hand: those of the token file that is about to be replaced, and those of the parts."""
 
-    def __init__(self, output: Path) -> None:
-        self._output, self.folder = output, Path(f"{output}.parts")
+    def __init__(self, output: Path, old: Store | None) -> None:
+        """Take the token file at `output`, opened, or None if there is none."""
+        self.folder = Path(f"{output}.parts")
+        self._store = old
         self._old: dict[str, tuple[Split, int]] = {}
         self._parts: dict[str, Path] = {}
         self._frames: dict[str, int] = {}
-        self.unusable: dict[str, str] = {}
-        self.num_reused = 0
 
-    def open(self, codec: Codec) -> None:
+    def find(self, codec: Codec) -> None:
         """Look up what the old token file and the parts hold for this codec."""
-        try:
-            store = open_store(self._output, in_memory=False) if self._output.exists() else None
-        except StoreError as error:
-            console.print(f"the old {self._output} is of no use and will be replaced: {error}", markup=False, style="yellow")
-            store = None
+        store = self._store
         if store is not None and store.info.codec_fingerprint == codec.fingerprint:
             self._old = {id_: (store.splits[name], i) for name in SPLITS for i, id_ in enumerate(store.splits[name].ids)}
         for path in sorted(self.folder.glob("part_*.safetensors")):
@@ -71,12 +70,11 @@ class CodeCache:
         split, index = self._old[clip_id]
         return split.codes(index)
 
-    def add(self, codes: Mapping[str, NDArray[np.uint16]], unusable: Mapping[str, str]) -> None:
-        """Keep the codes of some groups as the next part, and why others of their clips have none."""
+    def add(self, codes: Mapping[str, NDArray[np.uint16]]) -> None:
+        """Keep the codes of some groups as the next part."""
         number = 1 + max((int(p.stem.split("_")[1]) for p in self.folder.glob("part_*.safetensors")), default=-1)
         path = self.folder / f"part_{number:05d}.safetensors"
-        with whole_file(path) as draft:
-            save_file({id_: np.ascontiguousarray(c) for id_, c in codes.items()}, draft, metadata={_NO_CODES: json.dumps(dict(unusable))})
+        write_whole(path, save({id_: np.ascontiguousarray(c) for id_, c in codes.items()}))
         self._add_part(path)
 
     def plan(self, missing: Mapping[str, "Span"], codec: Codec, batch_sec: float) -> list[Group]:
@@ -103,11 +101,8 @@ class CodeCache:
         kept = self.folder / "codec.safetensors"
         if kept.is_file():
             return kept.read_bytes()
-        try:
-            store = open_store(self._output, in_memory=False) if self._output.exists() else None
-        except StoreError:
-            return None
-        return store.asset("codec") if store is not None and store.info.codec_source == "fitted" else None
+        store = self._store
+        return store.asset("codec") if store is not None and store.info.codec_source == FITTED else None
 
     def keep_fitted_codec(self, blob: bytes) -> None:
         """Keep a fitted codec until the token file holds it."""
@@ -121,7 +116,6 @@ class CodeCache:
     def _add_part(self, path: Path) -> None:
         try:
             with safe_open(path, framework="numpy") as part:
-                self.unusable |= json.loads((part.metadata() or {}).get(_NO_CODES, "{}"))
                 for id_ in part.keys():  # noqa: SIM118 - not a dict
                     self._parts[id_] = path
                     self._frames[id_] = part.get_slice(id_).get_shape()[0]
@@ -130,35 +124,49 @@ class CodeCache:
             path.unlink()
 
 
-def encode_missing(wanted: Mapping[str, "Span"], cache: CodeCache, codec: Codec, config: "PretokenizeConfig") -> dict[str, str]:
-    """Encode every wanted clip that the cache does not have; return why some of them have no codes."""
-    # A clip that could not be decoded is tried again in the next run: its file may be there by then.
+@dataclass(frozen=True)
+class Encoded:
+    """What one run added."""
+
+    num_clips: int
+    audio_sec: float
+    wall_sec: float
+    unusable: Mapping[str, str]  # clips that have no codes, with the reason
+
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of audio per second."""
+        return self.audio_sec / max(self.wall_sec, 1e-9)
+
+
+def encode_missing(wanted: Mapping[str, "Span"], cache: CodeCache, codec: Codec, config: "PretokenizeConfig") -> Encoded:
+    """Encode every wanted clip that the cache does not have. A clip that could not be used is tried again in the next run."""
     missing = {id_: span for id_, span in wanted.items() if id_ not in cache}
-    cache.num_reused = len(wanted) - len(missing)
     if not missing:
         console.print(f"nothing to encode: the codes of all {len(wanted)} clips are at hand")
-        return {}
+        return Encoded(0, 0.0, 0.0, {})
     groups = cache.plan(missing, codec, config.batch_sec)
-    seconds = [sum(missing[id_].end_sec - missing[id_].start_sec for id_ in group) for group in groups]
+    seconds = [sum(missing[id_].duration_sec for id_ in group) for group in groups]
     console.print(f"encoding {len(missing)} of {len(wanted)} clips, {sum(seconds) / 60:.1f} minutes, in {len(groups)} batches")
+    started = time.monotonic()
     codes: dict[str, NDArray[np.uint16]] = {}
     unusable: dict[str, str] = {}
-    all_unusable: dict[str, str] = {}
-    for waves in track(_load_groups(groups, missing, codec, config), "encoding (seconds of audio)", round(sum(seconds)), weights=seconds):
-        good = {id_: wave for id_, wave in waves.items() if not isinstance(wave, str)}
+    for waves in track(_load_groups(groups, missing, codec, config), "encoding", sum(seconds), weights=seconds):
         unusable |= {id_: reason for id_, reason in waves.items() if isinstance(reason, str)}
+        good = {id_: wave for id_, wave in waves.items() if not isinstance(wave, str)}
         for id_, frames in zip(good, codec.encode(list(good.values())) if good else [], strict=True):
-            if (frames == 0).all(axis=1).any():
-                unusable[id_] = "a frame of its codes is all zero, which means end of speech to the model; cut the clip differently"
-            else:
+            assert frames.shape == (-(-len(good[id_]) // codec.frame_samples), codec.num_codebooks), f"{codec.name} gave {frames.shape}"
+            assert int(frames.max()) < codec.vocab_size, f"{codec.name} gave a code of {frames.max()}"
+            if frames.any(axis=1).all():
                 codes[id_] = frames
-        if len(codes) + len(unusable) >= config.save_every:
-            cache.add(codes, unusable)
-            all_unusable |= unusable
-            codes, unusable = {}, {}
-    if codes or unusable:
-        cache.add(codes, unusable)
-    return all_unusable | unusable
+            else:
+                unusable[id_] = "a frame of its codes is all zero, which means end of speech to the model; cut the clip differently"
+        if len(codes) >= config.save_every:
+            cache.add(codes)
+            codes = {}
+    if codes:
+        cache.add(codes)
+    return Encoded(len(missing) - len(unusable), sum(seconds), time.monotonic() - started, unusable)
 
 
 def _load_groups(

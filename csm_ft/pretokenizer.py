@@ -1,35 +1,35 @@
 """From metadata and audio to a token file: every row is checked before the first is encoded, and only what is new is encoded.
 
-The flow: read metadata -> hold out a validation split -> check rows -> name clips -> encode what no cache has -> write the token file.
+The flow: read metadata -> check rows against their files -> hold out a validation split -> encode what no cache has -> write.
 A clip's id is a hash of audio bytes, span, channel and codec; its text is keyed apart, so a new transcript touches no audio.
 """
 
 import fcntl
 import hashlib
 import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
 
 from csm_ft import audio, codecs
+from csm_ft.clips import FrameRate, Rejections, Span, check_positions, check_rows, hold_out, inspect_files
 from csm_ft.codecs.base import Codec
 from csm_ft.config import ConfigError, Options, option
 from csm_ft.data_report import describe_store, summarise
-from csm_ft.encoding import CodeCache, encode_missing
+from csm_ft.encoding import FITTED, CodeCache, Encoded, encode_missing
 from csm_ft.families.csm.text import TextTokenizer, open_tokenizer
 from csm_ft.files import write_whole
-from csm_ft.metadata import Rejection, Row, read_metadata
+from csm_ft.metadata import read_metadata
 from csm_ft.progress import console, track
-from csm_ft.store import DUPLICATE, SPLITS, Clip, StoreInfo, open_store, write_store
+from csm_ft.store import Clip, Store, StoreInfo, is_public_layout, open_store, verify, write_store
+from csm_ft.tokens import DUPLICATE, SPLITS
+
+_FIT_SEC = 1800  # speech that a codec is fitted on, at most: more makes it no better and does not fit the memory
 
 
 class PretokenizeConfig(Options):
@@ -102,122 +102,48 @@ class PretokenizeConfig(Options):
         return self
 
 
-@dataclass(frozen=True)
-class Span:
-    """One checked row: where its audio is, and its text as tokens."""
-
-    row: Row
-    start_sec: float
-    end_sec: float
-    start_sample: int  # at the file's own rate
-    num_samples: int
-    num_frames: int  # expected of the codec
-    text_tokens: NDArray[np.uint32]
-    key: str = ""  # hash of file bytes, span and channel; with the codec's fingerprint it makes the clip's id
-
-    def clip_id(self, codec_fingerprint: str) -> str:
-        """Return the id of the clip: the same audio by the same codec has the same id, whatever its text."""
-        return hashlib.blake2b(f"{self.key} {codec_fingerprint}".encode(), digest_size=16).hexdigest()
-
-
-class TooManyRejectedError(Exception):
-    """More rows were rejected than allowed; nothing was written."""
-
-
-class Rejections:
-    """The rows that cannot be used, each with its split and reason; kept in `<output>.rejected.jsonl`."""
-
-    def __init__(self, config: PretokenizeConfig) -> None:
-        self.path = Path(f"{config.output}.rejected.jsonl")
-        self._config = config
-        self._found: list[tuple[str, Rejection]] = []
-
-    def add(self, split: str, rejections: Iterable[Rejection]) -> None:
-        """Add rows of a split."""
-        self._found += [(split, rejection) for rejection in rejections]
-
-    def add_row(self, split: str, row: Row, reason: str) -> None:
-        """Add one row that was read well."""
-        self._found.append((split, Rejection(row.where, str(row.path), row.text, reason)))
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def check(self, num_rows: int) -> None:
-        """Write the list; raise TooManyRejectedError when it is longer than allowed."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"split": split, **json.loads(rejection.to_json())}, ensure_ascii=False) for split, rejection in self._found]
-        if lines or self.path.exists():
-            write_whole(self.path, "".join(f"{line}\n" for line in lines))
-        if not self._found:
-            return
-        for _, rejection in self._found[:5]:
-            console.print(f"rejected {rejection}", markup=False, style="yellow")
-        if len(self) > 5:
-            console.print(f"... and {len(self) - 5} more in {self.path}", markup=False, style="yellow")
-        share, allowed = len(self) / num_rows, self._config.max_rejected_share
-        if self._config.strict or share > allowed:
-            rule = "--strict allows none" if self._config.strict else f"--max_rejected allows {allowed:.1%}"
-            raise TooManyRejectedError(
-                f"{len(self)} of {num_rows} rows ({share:.1%}) are rejected, {rule}. The reasons stand in {self.path}; mend the rows, or allow more. "
-                f"{self._config.output} is as it was"
-            )
-
-    def summary(self) -> dict[str, int]:
-        """Count the kinds of reasons: the wording without numbers and names."""
-        return dict(Counter(rejection.reason.split(";")[0].split("(")[0].strip()[:80] for _, rejection in self._found).most_common(20))
-
-
 def pretokenize(config: PretokenizeConfig) -> None:
     """Do what the module says.
 
     Raises ConfigError, MetadataError, StoreError and the errors of codec and tokenizer (all ValueError) for mistakes of the user,
-    TooManyRejectedError when too few rows are good.
+    TooManyRejectedError when too few rows are good. Whatever is raised, the old output is as it was.
     """
     output = Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with _locked(output):
+        cache = CodeCache(output, _open_old(output))
         rejections = Rejections(config)
-        rows, num_rows = _read_rows(config, rejections)
         device = _device(config.device)
         tokenizer = open_tokenizer(config.tokenizer, codec=config.codec)
-        cache = CodeCache(output)
-        codec = _open_codec(config, device, cache, rows)
-        console.print(
-            f"codec {codec.name} ({codec.source}), {codec.num_codebooks} codebooks, on {device}; text by {tokenizer.source}", markup=False
-        )
-        spans = {split: _check_rows(config, split, rows[split], codec, tokenizer, rejections) for split in SPLITS}
-        rejections.check(num_rows)
-        spans = _name_clips(config, spans)
-        cache.open(codec)
+        codec = None if config.fit_codec else _open_codec(config, device)
+        spans, num_rows = _usable_rows(config, codec, tokenizer, rejections)
+        if codec is None:
+            codec = _fitted_codec(config, cache, spans["train"])
+        console.print(f"codec {codec.name} ({codec.source}), {codec.num_codebooks} codebooks, on {device}", markup=False)
+        console.print(f"text by {tokenizer.source}", markup=False)
+        cache.find(codec)
         wanted = {span.clip_id(codec.fingerprint): span for split in SPLITS for span in spans[split]}
-        unusable = encode_missing(wanted, cache, codec, config)
-        for split in SPLITS:
-            for span in spans[split]:
-                if span.clip_id(codec.fingerprint) in unusable:
-                    rejections.add_row(split, span.row, unusable[span.clip_id(codec.fingerprint)])
-            spans[split] = [span for span in spans[split] if span.clip_id(codec.fingerprint) not in unusable]
-        rejections.check(num_rows)
-        _need_both(config, {split: len(spans[split]) for split in SPLITS})
-        tables = {split: Table(spans[split], codec, cache, config) for split in SPLITS}
+        encoded = encode_missing(wanted, cache, codec, config)
+        spans = _encoded_rows(config, spans, codec, cache, encoded, rejections, num_rows)
+        tables = {split: Table(spans[split], codec, cache) for split in SPLITS}
         assets = {"codec": codec.to_bytes(), "tokenizer": tokenizer.to_bytes()}
         write_store(output, _info(config, codec, tokenizer), tables, {name: blob for name, blob in assets.items() if blob is not None})
         cache.remove_parts()
-        _report(output, rejections, num_encoded=len(wanted) - cache.num_reused)
+        _report(output, rejections, encoded)
 
 
 class Table:
     """The clips of one split as write_store reads them: codes come from the cache as they are asked for."""
 
-    def __init__(self, spans: Sequence[Span], codec: Codec, cache: CodeCache, config: PretokenizeConfig) -> None:
-        self._spans, self._cache, self._config = spans, cache, config
+    def __init__(self, spans: Sequence[Span], codec: Codec, cache: CodeCache) -> None:
+        self._spans, self._cache = spans, cache
         self._ids = [span.clip_id(codec.fingerprint) for span in spans]
-        seen: set[tuple[str, str, str | None]] = set()
+        seen: set[tuple[str, str, str]] = set()
         self._flags = []
         for id_, span in zip(self._ids, spans, strict=True):
-            pair = (id_, span.row.text, span.row.speaker)
-            self._flags.append(DUPLICATE if pair in seen else 0)
-            seen.add(pair)
+            said = (id_, span.row.text, span.speaker)
+            self._flags.append(DUPLICATE if said in seen else 0)
+            seen.add(said)
         self.num_frames = np.array([cache.num_frames(id_) for id_ in self._ids], dtype=np.int64)
         self.num_text_tokens = np.array([len(span.text_tokens) for span in spans], dtype=np.int64)
 
@@ -234,137 +160,107 @@ class Table:
 
     def clip(self, index: int) -> Clip:
         """The row of the clip table."""
-        span = self._spans[index]
-        speaker = span.row.speaker or self._config.default_speaker
-        duration_sec = span.end_sec - span.start_sec
+        span, id_ = self._spans[index], self._ids[index]
         source = str(span.row.path)
-        return Clip(self._ids[index], span.row.text, speaker, source, span.start_sec, span.end_sec, duration_sec, self._flags[index])
+        return Clip(id_, span.row.text, span.speaker, source, span.start_sec, span.end_sec, span.duration_sec, self._flags[index])
 
 
-def _read_rows(config: PretokenizeConfig, rejections: Rejections) -> tuple[dict[str, list[Row]], int]:
-    rows: dict[str, list[Row]] = {"train": [], "val": []}
-    for split, name in (("train", config.train_data), ("val", config.val_data)):
-        if name:
-            rows[split], bad = read_metadata(Path(name), sql_table=config.sql_table)
-            rejections.add(split, bad)
+def _usable_rows(
+    config: PretokenizeConfig, codec: Codec | None, tokenizer: TextTokenizer, rejections: Rejections
+) -> tuple[dict[str, list[Span]], int]:
+    """Read and check all rows; return those of each split that can be encoded, and how many rows there were."""
+    metadata = {split: name for split, name in zip(SPLITS, (config.train_data, config.val_data), strict=True) if name}
+    rows = {}
+    for split, name in metadata.items():
+        rows[split], bad = read_metadata(Path(name), sql_table=config.sql_table)
+        rejections.add(split, bad)
     num_rows = sum(map(len, rows.values())) + len(rejections)
-    if not config.val_data and rows["train"]:
-        rows["train"], rows["val"] = hold_out(rows["train"], config.val_fraction, config.seed)
-        console.print(f"no --val_data: held out {len(rows['val'])} of {len(rows['val']) + len(rows['train'])} clips for validation")
-    return rows, num_rows
+    files = inspect_files((row for split in rows for row in rows[split]), config.num_workers)
+    spans = {split: check_rows(config, split, rows[split], files, _frame_rate(codec), tokenizer, rejections) for split in metadata}
+    rejections.check(num_rows)
+    if not config.val_data and spans["train"]:
+        spans["train"], spans["val"] = hold_out(spans["train"], config.val_fraction, config.seed)
+    _need_both(config, spans)
+    return spans, num_rows
 
 
-def hold_out(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Split rows into training and validation without splitting a source file.
-
-    Files are taken in the order of a seeded hash of their path, until `fraction` of the clips is held out; at least one file stays on each
-    side. New rows move few others. ConfigError when there is only one file.
-    """
-    clips = Counter(str(row.path) for row in rows)
-    if len(clips) < 2:
-        raise ConfigError(
-            f"all rows are of one file ({rows[0].path.name}), which cannot be in both splits; give --val_data, or cut the file into several"
-        )
-    order = sorted(clips, key=lambda path: hashlib.blake2b(f"{seed} {path}".encode()).digest())
-    held: set[str] = set()
-    num_held = 0
-    for path in order[:-1]:
-        if held and num_held + clips[path] / 2 > fraction * len(rows):
-            break
-        held.add(path)
-        num_held += clips[path]
-    return [r for r in rows if str(r.path) not in held], [r for r in rows if str(r.path) in held]
-
-
-def _check_rows(
-    config: PretokenizeConfig, split: str, rows: Sequence[Row], codec: Codec, tokenizer: TextTokenizer, rejections: Rejections
-) -> list[Span]:
-    """Check all rows of a split against their files, which are opened once each; what fails is rejected with its reason."""
-    paths = list(dict.fromkeys(row.path for row in rows))
-    with ThreadPoolExecutor(config.num_workers) as pool:
-        probed = dict(zip(paths, track(pool.map(_probe, paths), f"checking {split} files", len(paths)), strict=True))
-    spans = []
-    for row in rows:
-        info = probed[row.path]
-        try:
-            if isinstance(info, str):
-                raise ValueError(info)
-            spans.append(check_row(config, row, info, codec, tokenizer))
-        except ValueError as error:
-            rejections.add_row(split, row, str(error))
-    return spans
+def _encoded_rows(
+    config: PretokenizeConfig,
+    spans: Mapping[str, list[Span]],
+    codec: Codec,
+    cache: CodeCache,
+    encoded: Encoded,
+    rejections: Rejections,
+    num_rows: int,
+) -> dict[str, list[Span]]:
+    """Return the rows that have codes and fit the model; what only encoding could find out is rejected here."""
+    good: dict[str, list[Span]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        for span in spans[split]:
+            id_ = span.clip_id(codec.fingerprint)
+            try:
+                if id_ in encoded.unusable:
+                    raise ValueError(encoded.unusable[id_])
+                check_positions(config, span, cache.num_frames(id_))
+                good[split].append(span)
+            except ValueError as error:
+                rejections.add_row(split, span.row, str(error))
+    rejections.check(num_rows)
+    _need_both(config, good)
+    return good
 
 
-def _probe(path: Path) -> audio.AudioInfo | str:
-    try:
-        return audio.probe(path)
-    except audio.AudioError as error:
-        return str(error)
+def _need_both(config: PretokenizeConfig, spans: Mapping[str, Sequence[Span]]) -> None:
+    for split in SPLITS:
+        if not spans.get(split):
+            raise ConfigError(f"no {split} clip is left: {config.output}.rejected.jsonl says why. {config.output} was not written")
 
 
-def check_row(config: PretokenizeConfig, row: Row, info: audio.AudioInfo, codec: Codec, tokenizer: TextTokenizer) -> Span:
-    """Return the span of a row; ValueError says why it cannot be used."""
-    if config.channel == "right" and info.num_channels == 1:
-        raise ValueError(f"{row.path}: channel right of a mono file; use --channel mix")
-    start_sec = row.start_sec or 0.0
-    end_sec = row.end_sec if row.end_sec is not None else info.duration_sec
-    if end_sec > info.duration_sec + 0.01:
-        raise ValueError(f"end {end_sec:g} s is after the end of {row.path.name} ({info.duration_sec:.3f} s); fix the span or drop the row")
-    if start_sec >= info.duration_sec:
-        raise ValueError(
-            f"start {start_sec:g} s is after the end of {row.path.name} ({info.duration_sec:.3f} s); fix the span or drop the row"
-        )
-    end_sec = min(end_sec, info.duration_sec)
-    if end_sec - start_sec < config.min_sec:
-        raise ValueError(f"{end_sec - start_sec:.3f} s is shorter than --min_sec {config.min_sec:g}; drop the row, or lower it")
-    speaker = None if config.omit_speaker_id else row.speaker or config.default_speaker
-    tokens = tokenizer.encode(row.text, speaker)
-    num_frames = math.ceil(round((end_sec - start_sec) * codec.sample_rate_hz) / codec.frame_samples)
-    if len(tokens) + num_frames + 1 > config.max_positions:
-        raise ValueError(
-            f"{len(tokens)} text tokens + {num_frames} frames + 1 are more than --max_positions {config.max_positions}; "
-            f"cut the clip ({end_sec - start_sec:.1f} s) into shorter ones"
-        )
-    start_sample = round(start_sec * info.sample_rate_hz)
-    num_samples = round(end_sec * info.sample_rate_hz) - start_sample
-    return Span(row, start_sec, end_sec, start_sample, num_samples, num_frames, tokens)
+def _open_codec(config: PretokenizeConfig, device: str) -> Codec:
+    return codecs.open_codec(config.codec, config.codec_source, num_codebooks=config.num_codebooks or None, device=device)
 
 
-def _name_clips(config: PretokenizeConfig, spans: Mapping[str, list[Span]]) -> dict[str, list[Span]]:
-    """Hash each file once and give every span its key."""
-    paths = list(dict.fromkeys(span.row.path for split in SPLITS for span in spans[split]))
-    with ThreadPoolExecutor(config.num_workers) as pool:
-        digests = dict(zip(paths, track(pool.map(audio.digest, paths), "hashing files", len(paths)), strict=True))
+def _frame_rate(codec: Codec | None) -> FrameRate:
+    """None = a codec that is yet to be fitted."""
+    if codec is not None:
+        return FrameRate(codec.sample_rate_hz, codec.frame_samples)
+    from csm_ft.codecs import melrvq
 
-    def key(span: Span) -> str:
-        return f"{digests[span.row.path]} {span.start_sample}+{span.num_samples} {config.channel}"
-
-    return {split: [replace(span, key=key(span)) for span in spans[split]] for split in SPLITS}
+    return FrameRate(melrvq.SAMPLE_RATE_HZ, melrvq.FRAME_SAMPLES)
 
 
-def _open_codec(config: PretokenizeConfig, device: str, cache: CodeCache, rows: Mapping[str, Sequence[Row]]) -> Codec:
-    """Open the codec; with fit_codec the one that was fitted before, unless there is none or refit_codec is set."""
-    num_codebooks = config.num_codebooks or None
-    if not config.fit_codec:
-        return codecs.open_codec(config.codec, config.codec_source, num_codebooks=num_codebooks, device=device)
+def _fitted_codec(config: PretokenizeConfig, cache: CodeCache, spans: Sequence[Span]) -> Codec:
+    """Return the codec that was fitted for this output before, or fit one on the training clips: half an hour of them at most."""
     from csm_ft.codecs import melrvq
 
     blob = None if config.refit_codec else cache.fitted_codec()
     if blob is not None:
-        console.print("the codec fitted before is used again (--refit_codec fits a new one)")
-        return melrvq.load(blob)
-    console.print(f"fitting a codec on {len(rows['train'])} training clips")
+        codec = melrvq.load(blob)
+        if config.num_codebooks in (0, codec.num_codebooks):
+            console.print("the codec that was fitted for this file before is used again (--refit_codec fits a new one)")
+            return codec
+    chosen: list[Span] = []
+    total_sec = 0.0
+    for span in sorted(spans, key=lambda span: hashlib.blake2b(f"{config.seed} {span.key}".encode()).digest()):
+        if total_sec < _FIT_SEC:
+            chosen.append(span)
+            total_sec += span.duration_sec
     waves = []
-    for row in track(rows["train"], "reading clips to fit the codec", len(rows["train"])):
+    for span in track(chosen, "reading clips to fit the codec", len(chosen)):
         try:
             waves.append(
                 audio.load(
-                    row.path, sample_rate_hz=melrvq.SAMPLE_RATE_HZ, start_sec=row.start_sec, end_sec=row.end_sec, channel=config.channel
+                    span.row.path,
+                    sample_rate_hz=melrvq.SAMPLE_RATE_HZ,
+                    start_sec=span.row.start_sec,
+                    end_sec=span.row.end_sec,
+                    channel=config.channel,
                 )
             )
         except audio.AudioError:
-            continue  # listed among the rejected rows, which are checked next
-    codec = melrvq.fit(waves, seed=config.seed, **({"num_codebooks": num_codebooks} if num_codebooks else {}))
+            continue  # rejected with its reason when it is encoded
+    console.print(f"fitting a codec on {len(waves)} training clips, {total_sec / 60:.1f} minutes")
+    codec = melrvq.fit(waves, seed=config.seed, **({"num_codebooks": config.num_codebooks} if config.num_codebooks else {}))
     cache.keep_fitted_codec(codec.to_bytes())
     return codec
 
@@ -373,7 +269,7 @@ def _info(config: PretokenizeConfig, codec: Codec, tokenizer: TextTokenizer) -> 
     return StoreInfo(
         family="csm",
         codec=codec.name,
-        codec_source="fitted" if config.fit_codec else codec.source,
+        codec_source=FITTED if config.fit_codec else codec.source,
         codec_fingerprint=codec.fingerprint,
         num_codebooks=codec.num_codebooks,
         codec_vocab_size=codec.vocab_size,
@@ -386,26 +282,33 @@ def _info(config: PretokenizeConfig, codec: Codec, tokenizer: TextTokenizer) -> 
     )
 
 
-def _need_both(config: PretokenizeConfig, num_clips: Mapping[str, int]) -> None:
-    for split in SPLITS:
-        if not num_clips[split]:
-            raise ConfigError(f"no {split} clip is left; {config.output}.rejected.jsonl says why. {config.output} is as it was")
-
-
-def _report(output: Path, rejections: Rejections, *, num_encoded: int) -> None:
+def _report(output: Path, rejections: Rejections, encoded: Encoded) -> None:
+    """Say what is in the new file; the same facts go to `<output>.report.json`."""
     store = open_store(output, in_memory=False)
     console.print(describe_store(store), markup=False)
-    console.print(
-        f"{num_encoded} clips encoded now, {len(rejections)} rows rejected" + (f" (see {rejections.path})" if len(rejections) else ""),
-        markup=False,
-    )
-    facts: dict[str, Any] = {
+    reasons = rejections.by_reason()
+    for reason, count in reasons.items():
+        console.print(f"rejected   {count} x {reason}", markup=False)
+    speed = f", {encoded.times_real_time:.0f} times real time" if encoded.num_clips else ""
+    console.print(f"{encoded.num_clips} clips encoded now{speed}; {len(rejections)} rows rejected")
+    facts = {
         **summarise(store),
         "rejected": len(rejections),
-        "rejected_reasons": rejections.summary(),
-        "encoded_now": num_encoded,
+        "rejected_by_reason": reasons,
+        "encoded_now": encoded.num_clips,
+        "times_real_time": round(encoded.times_real_time, 2),
     }
-    write_whole(Path(f"{output}.report.json"), json.dumps(facts, indent=2, default=str))
+    write_whole(Path(f"{output}.report.json"), json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+def _open_old(output: Path) -> Store | None:
+    """Open what this program wrote at `output` before, to take codes from; anything else there is not overwritten."""
+    if not output.exists():
+        return None
+    problems = ["it is a token file of the public CSM trainer"] if is_public_layout(output) else verify(output)
+    if problems:
+        raise ConfigError(f"{output} exists, and is not overwritten: {problems[0]}.\nMove it away, or choose another --output")
+    return open_store(output, in_memory=False)
 
 
 def _device(wanted: str) -> str:

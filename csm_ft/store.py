@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from csm_ft import public_tokens
 from csm_ft.data_report import describe_store, find_problems
+from csm_ft.files import fsync, whole_file
 from csm_ft.tokens import (
-    DUPLICATE,
     NUMBER_COLUMNS,
     RAGGED,
     SCHEMA_VERSION,
@@ -42,7 +42,19 @@ from csm_ft.tokens import (
     content_fingerprint,
 )
 
-__all__ = ["DUPLICATE", "Clip", "ClipTable", "Split", "Store", "StoreError", "StoreInfo", "open_store", "read_hdf5_table", "write_store"]
+__all__ = [
+    "Clip",
+    "ClipTable",
+    "Split",
+    "Store",
+    "StoreError",
+    "StoreInfo",
+    "is_public_layout",
+    "open_store",
+    "read_hdf5_table",
+    "verify",
+    "write_store",
+]
 
 _BLOCK_CLIPS = 1024  # clips gathered per write
 
@@ -53,7 +65,7 @@ def open_store(path: Path, *, in_memory: bool = True) -> Store:
     A file of the public trainer's layout is read into memory; with in_memory=False it is converted once into a hidden file beside it,
     which is mapped. Raises StoreError for anything that is not a whole token file of this schema.
     """
-    if not in_memory and _is_public(path):
+    if not in_memory and is_public_layout(path):
         return _open_converted(path)
     return _open(path, in_memory)
 
@@ -65,25 +77,20 @@ def write_store(path: Path, info: StoreInfo, splits: Mapping[str, ClipTable], as
     that HDF5 cannot hold, a full disk, and a disk that does not give back what was written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
     try:
-        with h5py.File(draft, "w", libver="latest") as file:
-            hashes = [_write_split(file.create_group(name), splits.get(name), info.num_codebooks) for name in SPLITS]
-            info = replace(info, content_fingerprint=combine(hashes), schema_version=SCHEMA_VERSION)
-            _write_info(file, info)
-            group = file.create_group("assets")
-            for name, blob in (assets or {}).items():
-                group.create_dataset(name, data=np.frombuffer(blob, dtype=np.uint8))
-        sync(draft)
-        found = content_fingerprint(_open(draft, in_memory=False).splits)
-        if found != info.content_fingerprint:
-            raise StoreError(f"the disk of {path} gave back other bytes than were written; {path} is as it was. Check the disk")
-        draft.replace(path)
-        sync(path.parent)
+        with whole_file(path) as draft:
+            with h5py.File(draft, "w", libver="latest") as file:
+                hashes = [_write_split(file.create_group(name), splits.get(name), info.num_codebooks) for name in SPLITS]
+                info = replace(info, content_fingerprint=combine(hashes), schema_version=SCHEMA_VERSION)
+                _write_info(file, info)
+                group = file.create_group("assets")
+                for name, blob in (assets or {}).items():
+                    group.create_dataset(name, data=np.frombuffer(blob, dtype=np.uint8))
+            fsync(draft)
+            if content_fingerprint(_open(draft, in_memory=False).splits) != info.content_fingerprint:
+                raise StoreError(f"the disk of {path} gave back other bytes than were written; {path} is as it was. Check the disk")
     except OSError as error:
         raise StoreError(f"{path} could not be written ({_first_line(error)}); check space and permissions of {path.parent}") from error
-    finally:
-        draft.unlink(missing_ok=True)
     return info
 
 
@@ -107,13 +114,13 @@ def describe(path: Path) -> str:
     return describe_store(_open(path, in_memory=False))
 
 
-def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's entries, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def is_public_layout(path: Path) -> bool:
+    """Tell whether a file is one of the public CSM trainer; False for anything else, readable or not."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with h5py.File(path, "r", locking=False) as file:
+            return public_tokens.is_public(file)
+    except OSError:
+        return False  # _open says why
 
 
 def read_hdf5_table(path: Path) -> list[dict[str, Any]]:
@@ -162,14 +169,6 @@ def _open(path: Path, in_memory: bool) -> Store:
             f"{path} is not a readable token file ({_first_line(error)}): it is damaged, cut short or of another kind. "
             "Make it again with pretokenize.py, or copy it again if it came from another machine"
         ) from error
-
-
-def _is_public(path: Path) -> bool:
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return public_tokens.is_public(file)
-    except OSError:
-        return False  # _open says why
 
 
 def _read_info(path: Path, file: h5py.File) -> StoreInfo:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from csm_ft import store as store_module
 from csm_ft.store import Clip, Store, StoreError, StoreInfo, describe, main, open_store, read_hdf5_table, verify, write_store
-from csm_ft.tokens import content_fingerprint
+from csm_ft.tokens import DUPLICATE, content_fingerprint
 
 INFO = StoreInfo("csm", "melrvq", "x", "c0dec", 4, 256, 16000, 1280, "t", "t0ken", 400, "[{speaker}]{text}")
 ASSETS = {"codec": b"\x00codec\xff", "tokenizer": b"{}"}
@@ -178,7 +178,7 @@ def test_a_disk_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
             with h5py.File(draft, "r+") as file:
                 file["train/codes"][0, 0] ^= 1
 
-    monkeypatch.setattr(store_module, "sync", rot)
+    monkeypatch.setattr(store_module, "fsync", rot)
     with pytest.raises(StoreError, match="other bytes than were written"):
         write(path)
     assert path.read_bytes() == before
@@ -285,7 +285,7 @@ def test_verify_sees_a_single_changed_code(tmp_path: Path) -> None:
 
 def test_describe_says_what_is_inside(tmp_path: Path) -> None:
     table = make_table([13, 26, 400])
-    table.clips = [*table.clips[:2], replace(table.clips[2], flags=store_module.DUPLICATE, speaker="Ann")]
+    table.clips = [*table.clips[:2], replace(table.clips[2], flags=DUPLICATE, speaker="Ann")]
     text = describe(write(tmp_path / "t.hdf5", table, replace(make_table([13]), clips=table.clips[:1])))
     assert "3 clips  0.6 min  439 frames" in text
     assert "7 (2), Ann (1)" in text
