@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub import hub, hub_cache  # noqa: F401 (fixtures)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
