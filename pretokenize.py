@@ -23,7 +23,9 @@ def main(argv: Sequence[str]) -> int:
     except TooManyRejectedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except ValueError as error:  # the base of every message for the user; a programming mistake of this kind would be one, too
+    except (ValueError, OSError) as error:
+        if type(error) is ValueError:  # messages for the user are of its subclasses: this is a mistake in the program
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

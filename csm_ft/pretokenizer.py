@@ -97,6 +97,8 @@ class PretokenizeConfig(Options):
             raise ValueError(f"min_sec {self.min_sec} and num_codebooks {self.num_codebooks} cannot be below 0")
         if self.fit_codec and self.codec != "melrvq":
             raise ValueError("fit_codec fits the embedded codec: add --codec melrvq (Mimi comes trained)")
+        if self.fit_codec and self.codec_source != "auto":
+            raise ValueError(f"fit_codec makes a codec of its own, codec_source {self.codec_source!r} names another; give one of the two")
         if self.refit_codec and not self.fit_codec:
             raise ValueError("refit_codec goes with --fit_codec")
         return self

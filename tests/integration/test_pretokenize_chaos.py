@@ -15,7 +15,7 @@ import pytest
 import pretokenize
 from csm_ft import codecs
 from csm_ft.store import Store, open_store, verify
-from tests.fake_codec import FakeCodec, write_wave
+from tests.pretokenizing import FakeCodec, write_wave
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLIPS = 40

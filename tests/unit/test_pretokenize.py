@@ -11,23 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import pretokenize
-from csm_ft import audio, codecs, encoding, files
+from csm_ft import audio, codecs, files
 from csm_ft import store as store_module
-from csm_ft.clips import Span, hold_out
-from csm_ft.config import ConfigError
 from csm_ft.families.csm.text import open_tokenizer
-from csm_ft.metadata import Row
 from csm_ft.pretokenizer import PretokenizeConfig
-from csm_ft.store import Store, open_store, verify
 from csm_ft.tokens import DUPLICATE
-from tests.fake_codec import FakeCodec, write_wave
-
-Json = dict[str, Any]
+from tests.pretokenizing import FakeCodec, Json, Work, write_wave
 
 
 @pytest.fixture
@@ -35,39 +27,6 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
     fake = FakeCodec()
     monkeypatch.setattr(codecs, "open_codec", lambda *args, **kwargs: fake)
     return fake
-
-
-class Work:
-    """A folder with metadata, audio and an output, and the program run on them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.output = folder, folder / "tokens.hdf5"
-
-    def clips(self, seconds: list[float], *, first: int = 0, **more: Any) -> list[Json]:
-        rows = []
-        for i, sec in enumerate(seconds, first):
-            write_wave(self.folder / f"audio/{i}.wav", sec, seed=i)
-            rows.append({"path": f"audio/{i}.wav", "text": f"This is sentence {i}.", **more})
-        return rows
-
-    def run(self, train: list[Json], val: list[Json] | None = None, *more: str) -> int:
-        argv = ["--codec", "melrvq", "--output", str(self.output), "--num_workers", "2", "--device", "cpu"]
-        for name, rows in (("train", train), ("val", val)):
-            if rows is not None:
-                (self.folder / f"{name}.json").write_text(json.dumps(rows))
-                argv += [f"--{name}_data", str(self.folder / f"{name}.json")]
-        return pretokenize.main([*argv, *more])
-
-    def store(self) -> Store:
-        assert verify(self.output) == []
-        return open_store(self.output)
-
-    def rejected(self) -> list[Json]:
-        path = Path(f"{self.output}.rejected.jsonl")
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def report(self) -> Json:
-        return json.loads(Path(f"{self.output}.report.json").read_text())
 
 
 @pytest.fixture
@@ -115,106 +74,6 @@ def test_batches_are_of_like_lengths_and_within_the_budget(work: Work, codec: Fa
     frames = [-(-length // 1280) for length in flat]
     assert frames == sorted(frames)
     assert len(codec.batches) > 3
-
-
-# Rows that cannot be used
-
-
-def bad_rows(work: Work) -> list[tuple[Json, str]]:
-    (work.folder / "broken.wav").write_text("no sound")
-    write_wave(work.folder / "long.wav", 170, seed=50)
-    return [
-        ({"path": "audio/none.wav", "text": "No file."}, "no such file"),
-        ({"path": "broken.wav", "text": "No sound."}, "cannot be decoded"),
-        ({"path": "audio/0.wav", "text": "Too far.", "end": 1.2}, "end_sec 1.2 is past the end of 0.wav (1.000 s)"),
-        ({"path": "audio/0.wav", "text": "Too late.", "start": 5, "end": 6}, "start_sec 5 is past the end"),
-        ({"path": "audio/0.wav", "text": "At the end.", "start": 1.0}, "start_sec 1 is past the end"),
-        ({"path": "audio/0.wav", "text": "Backwards.", "start": 0.5, "end": 0.2}, "not after start_sec"),
-        ({"path": "audio/0.wav", "text": "Short.", "end": 0.3}, "0.300 s is shorter than --min_sec 0.4"),
-        ({"path": "audio/0.wav", "text": " "}, "text is missing or empty"),
-        ({"path": "long.wav", "text": "Long."}, "2125 frames + 1 are more than --max_positions 2048"),
-        ({"path": "audio/0.wav", "text": "word " * 3000}, "more than --max_positions"),
-    ]
-
-
-def test_bad_rows_are_listed_with_reasons_and_the_rest_goes_on(work: Work, codec: FakeCodec) -> None:
-    good = work.clips([1.0, 1.1, 1.2])
-    bad = bad_rows(work)
-    assert work.run([row for row, _ in bad] + good, good[:1], "--max_rejected", "80%") == 0
-    split = work.store().splits["train"]
-    assert [split.clip(i).text for i in range(len(split))] == [row["text"] for row in good]
-    found = {row["where"].split()[-1]: row for row in work.rejected()}
-    assert len(found) == len(bad)
-    for number, (row, reason) in enumerate(bad, 1):
-        line = found[str(number)]
-        assert reason in line["reason"], line
-        assert (line["split"], line["text"].strip()) == ("train", row["text"].strip())
-        assert line["path"].endswith(row["path"])
-    reasons = work.report()["rejected_by_reason"]
-    assert reasons["no such file"] == 1
-    assert reasons["start_sec N is past the end of the file (N s)"] == 2
-    assert sum(reasons.values()) == work.report()["rejected"] == len(bad)
-
-
-@pytest.mark.parametrize(("flags", "code"), [((), 1), (("--max_rejected", "25%"), 0), (("--max_rejected", "0.24"), 1), (("--strict",), 1)])
-def test_too_many_rejected_rows_stop_before_encoding(
-    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], code: int
-) -> None:
-    good = work.clips([1.0, 1.0, 1.0])
-    assert work.run(good, good[:1]) == 0
-    before, encoded = work.output.read_bytes(), codec.num_encoded
-    bad = {"path": "audio/none.wav", "text": "No file."}
-    assert work.run([*good[:2], bad], good[2:], *flags) == code
-    assert (work.output.read_bytes() == before) == (code == 1)
-    assert codec.num_encoded == encoded
-    if code:
-        message = capsys.readouterr().err
-        assert "1 of 4 rows (25.0%) are rejected" in message
-        assert "rejected.jsonl" in message
-        assert "was not written" in message
-    assert len(work.rejected()) == 1
-    assert work.run(good, good[:1]) == 0
-    assert work.rejected() == [], "the list of an earlier run is gone"
-
-
-def test_what_only_encoding_finds_out_is_rejected_late(work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = work.clips([1.0] * 4)
-    import soundfile
-
-    soundfile.write(work.folder / "silent.wav", np.zeros(16000), 16000)
-    silent = {"path": "silent.wav", "text": "Nothing."}
-    load = audio.load
-
-    def load_or_fail(path: Path, **more: Any) -> np.ndarray:
-        if path.name == "3.wav":
-            raise audio.AudioError(f"{path}: cut off")
-        return load(path, **more)
-
-    monkeypatch.setattr(encoding.audio, "load", load_or_fail)
-    assert work.run([*good, silent], good[:1]) == 1
-    assert not work.output.exists()
-    assert Path(f"{work.output}.parts").exists(), "what was encoded is kept"
-    encoded = codec.num_encoded
-    assert work.run([*good, silent], good[:1], "--max_rejected", "40%") == 0
-    assert codec.num_encoded == encoded + 1, "only the silent clip is tried again (the other cannot be loaded)"
-    assert {(row["where"].split()[-1], row["reason"].split(": ")[-1].split(",")[0]) for row in work.rejected()} == {
-        ("4", "cut off"),
-        ("5", "a frame of its codes is all zero"),
-    }
-    assert len(work.store().splits["train"]) == 3
-    monkeypatch.undo()
-    monkeypatch.setattr(codecs, "open_codec", lambda *args, **kwargs: codec)
-    assert work.run(good, good[:1]) == 0
-    assert len(work.store().splits["train"]) == 4, "a file that can be read again is in again"
-
-
-def test_no_split_may_be_left_empty(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = [{"path": "none.wav", "text": "None."}]
-    assert work.run(work.clips([1.0]), bad, "--max_rejected", "100%") == 2
-    assert "no val clip is left" in capsys.readouterr().err
-    assert work.run(bad, None, "--max_rejected", "100%") == 2
-    assert "no train clip is left" in capsys.readouterr().err
-    assert not work.output.exists()
 
 
 # What is encoded again
@@ -353,13 +212,15 @@ def test_rows_may_change_while_a_run_is_interrupted(work: Work, codec: FakeCodec
 
     codec.on_batch = interrupt
     assert work.run(rows, rows[:1], "--batch_sec", "2", "--save_every", "1") == 130
+    plan = json.loads((Path(f"{work.output}.parts") / "plan.json").read_text())["groups"]
     codec.batches, codec.on_batch = [], lambda number: None
     kept = sum(len(load_file(part)) for part in Path(f"{work.output}.parts").glob("part_*"))
     assert kept > 0
-    rows = rows[:8] + work.clips([0.77, 0.78], first=20)
-    assert work.run(rows, rows[:1], "--batch_sec", "2") == 0
-    assert codec.num_encoded == 10 - kept
-    assert len(work.store().splits["train"]) == 10
+    rows += work.clips([0.77, 0.78], first=20)
+    assert work.run(rows[1:], rows[1:2], "--batch_sec", "100") == 0
+    assert len(codec.batches) == len(plan) - 2 + 1, "groups that were planned stand; new clips make a new one"
+    assert codec.num_encoded == 12 - kept
+    assert len(work.store().splits["train"]) == 11
 
 
 def test_a_damaged_part_is_encoded_again(work: Work, codec: FakeCodec) -> None:
@@ -452,57 +313,6 @@ def test_a_codec_fitted_by_a_run_that_was_killed_is_used_again(work: Work, monke
     assert hashlib.sha256(work.store().asset("codec") or b"").hexdigest() == kept
 
 
-# Held-out clips
-
-
-def make_spans(files: list[int]) -> list[Span]:
-    """Spans of the given numbers per file."""
-    spans = []
-    for number, count in enumerate(files):
-        row = Row(f"row {number}", Path(f"{number}.wav"), "Text.", None, None, None)
-        spans += [Span(row, f"digest-{number}", f"{number}-{i}", 0.0, 1.0, 12, "", np.zeros(1, np.uint32)) for i in range(count)]
-    return spans
-
-
-@settings(max_examples=80, deadline=None)
-@given(files=st.lists(st.integers(1, 9), min_size=2, max_size=12), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 99))
-def test_held_out_files_are_whole_and_neither_side_is_empty(files: list[int], fraction: float, seed: int) -> None:
-    spans = make_spans(files)
-    train, val = hold_out(spans, fraction, seed)
-    assert train
-    assert val
-    assert sorted(s.key for s in train + val) == sorted(s.key for s in spans)
-    assert not {s.file_digest for s in train} & {s.file_digest for s in val}
-    assert len(val) <= max(fraction * len(spans), min(files))
-    assert [s.key for s in train] == [s.key for s in spans if s in train], "the order of the metadata stays"
-    order = spans[::-1]
-    assert {s.key for s in hold_out(order, fraction, seed)[1]} == {s.key for s in val}, "the choice does not hang on the order of rows"
-
-
-def test_held_out_clips_are_near_the_fraction_and_follow_the_seed() -> None:
-    spans = make_spans([1] * 200)
-    held = {seed: {s.key for s in hold_out(spans, 0.05, seed)[1]} for seed in range(3)}
-    assert {len(keys) for keys in held.values()} == {10}
-    assert held[0] != held[1] != held[2]
-    grown = {s.key for s in hold_out(make_spans([1] * 240), 0.05, 0)[1]}
-    assert len(grown) == 12
-    assert len(grown & held[0]) >= 7, "new rows move few others"
-    with pytest.raises(ConfigError, match=r"give --val_data, or cut the file"):
-        hold_out(make_spans([5]), 0.2, 0)
-
-
-def test_without_val_data_a_part_is_held_out_of_the_usable_rows(work: Work, codec: FakeCodec) -> None:
-    rows = work.clips([1.0] * 10)
-    missing = [{"path": f"none{i}.wav", "text": "None."} for i in range(10)]
-    assert work.run([*rows, *missing], None, "--max_rejected", "60%", "--val_fraction", "0.2") == 0
-    store = work.store()
-    assert (len(store.splits["train"]), len(store.splits["val"])) == (8, 2)
-    assert work.run([*rows, *missing], None, "--max_rejected", "60%", "--val_fraction", "0.2", "--seed", "1") == 0
-    assert set(work.store().splits["val"].ids) != set(store.splits["val"].ids)
-    assert work.report()["encoded_now"] == 0
-    assert work.run(work.clips([1.0]), None) == 2
-
-
 # Options
 
 
@@ -515,6 +325,7 @@ def test_without_val_data_a_part_is_held_out_of_the_usable_rows(work: Work, code
         (("--num_workers", "0"), "num_workers 0 is not above 0"),
         (("--refit_codec",), "goes with --fit_codec"),
         (("--codec", "mimi", "--fit_codec"), "add --codec melrvq"),
+        (("--fit_codec", "--codec_source", "x"), "give one of the two"),
         (("--codec", "vorbis"), "vorbis"),
         (("--trian_data", "x"), "did you mean"),
         (("--device", "cuda"), "sees no GPU"),

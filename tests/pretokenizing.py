@@ -1,18 +1,24 @@
-"""A codec that takes no time and shows what it was given: codes are checksums of the samples of each frame."""
+"""pretokenize.py in tests: a codec that takes no time and shows what it was given, and a folder to run the program in."""
 
+import json
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
+import pretokenize
+from csm_ft.store import Store, open_store, verify
+
+Json = dict[str, Any]
 SAMPLE_RATE_HZ = 16000
 
 
 class FakeCodec:
-    """4 codebooks, 80 ms frames. A frame of digital silence gets all-zero codes, as a broken codec might give."""
+    """4 codebooks, 80 ms frames, codes are checksums of the samples; digital silence gets all-zero codes."""
 
     name = "melrvq"
     source = "fake"
@@ -59,3 +65,36 @@ def write_wave(path: Path, seconds: float, *, seed: int = 0, rate_hz: int = SAMP
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, noise, rate_hz)
     return path
+
+
+class Work:
+    """A folder with metadata, audio and an output, and the program run on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.output = folder, folder / "tokens.hdf5"
+
+    def clips(self, seconds: list[float], *, first: int = 0, **more: Any) -> list[Json]:
+        rows = []
+        for i, sec in enumerate(seconds, first):
+            write_wave(self.folder / f"audio/{i}.wav", sec, seed=i)
+            rows.append({"path": f"audio/{i}.wav", "text": f"This is sentence {i}.", **more})
+        return rows
+
+    def run(self, train: list[Json], val: list[Json] | None = None, *more: str) -> int:
+        argv = ["--codec", "melrvq", "--output", str(self.output), "--num_workers", "2", "--device", "cpu"]
+        for name, rows in (("train", train), ("val", val)):
+            if rows is not None:
+                (self.folder / f"{name}.json").write_text(json.dumps(rows))
+                argv += [f"--{name}_data", str(self.folder / f"{name}.json")]
+        return pretokenize.main([*argv, *more])
+
+    def store(self) -> Store:
+        assert verify(self.output) == []
+        return open_store(self.output)
+
+    def rejected(self) -> list[Json]:
+        path = Path(f"{self.output}.rejected.jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def report(self) -> Json:
+        return json.loads(Path(f"{self.output}.report.json").read_text())
