@@ -6,10 +6,8 @@ The same command again encodes only what is new, and goes on after a kill. See -
 import sys
 from collections.abc import Sequence
 
-from dotenv import load_dotenv
-
 from csm_ft.clips import TooManyRejectedError
-from csm_ft.config import parse_args
+from csm_ft.config import load_env_files, parse_args
 from csm_ft.pretokenizer import PretokenizeConfig, pretokenize
 
 DESCRIPTION = "Write the audio codes and text tokens of clips to one HDF5 file. The same command again encodes only what is new."
@@ -17,7 +15,7 @@ DESCRIPTION = "Write the audio codes and text tokens of clips to one HDF5 file. 
 
 def main(argv: Sequence[str]) -> int:
     """Command line; 0 done, 1 too many rows rejected, 2 a mistake of the user, 130 interrupted (the same command goes on)."""
-    load_dotenv()
+    load_env_files()
     try:
         pretokenize(parse_args(PretokenizeConfig, argv, program="pretokenize.py", description=DESCRIPTION))
     except TooManyRejectedError as error:

@@ -10,9 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dotenv import load_dotenv
-
-from csm_ft.config import ConfigError, build
+from csm_ft.config import ConfigError, build, load_env_files
 from csm_ft.progress import console
 from csm_ft.sweep.broker import Broker, SweepAborted
 from csm_ft.sweep.config import SweepRequest, parse
@@ -78,7 +76,10 @@ class Page:
 
     def refresh(self) -> None:
         """Begin to make the page anew, unless it is being made."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None:
+            self._process = self._start()
+        elif self._process.poll() is not None:
+            self._process.communicate()
             self._process = self._start()
 
     def finish(self) -> None:
@@ -113,7 +114,7 @@ def _interruptible(broker: Broker) -> Iterator[None]:
 
 def main(argv: Sequence[str], *, trainer: str = "train", describe: Describe = describe_data) -> int:
     """Command line; 0 done, 1 nothing completed or a bug in the trainer, 2 a mistake in the options, 130 interrupted."""
-    load_dotenv()
+    load_env_files()
     try:
         return sweep(parse(argv), trainer=trainer, describe=describe)
     except (ConfigError, SweepError, StoreError) as error:

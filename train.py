@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from dotenv import load_dotenv
 
 from csm_ft.batches import BatchOptions, BatchPlan, Step, prefetch
 from csm_ft.checkpoint import TrainState, load_checkpoint, save_best, save_checkpoint
-from csm_ft.config import ConfigError, TrainConfig, parse_args, read_values
+from csm_ft.config import ConfigError, TrainConfig, load_env_files, parse_args, read_values
 from csm_ft.evaluate import evaluate
 from csm_ft.families import config_class, open_family
 from csm_ft.families.base import Batch, Draw, Family, SpeechModel
@@ -317,7 +316,7 @@ def _clock(sec: float) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Command line; 0 done, 2 a mistake in the options, 3 diverged, 130 interrupted (the same command goes on)."""
-    load_dotenv()
+    load_env_files()
     interrupted: list[int] = []
 
     def interrupt(number: int, _frame: object) -> None:

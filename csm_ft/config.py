@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
+from dotenv import find_dotenv, load_dotenv
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from csm_ft.schedule import Duration
@@ -214,6 +215,12 @@ class TrainConfig(Options):
 
 
 C = TypeVar("C", bound=Options)
+
+
+def load_env_files() -> None:
+    """Take environment variables from the .env of the working folder (or above), then from that beside the programs; set ones stay."""
+    load_dotenv(find_dotenv(usecwd=True))
+    load_dotenv(Path(__file__).resolve().parents[1] / ".env")
 
 
 def parse_args(config_class: type[C], argv: Sequence[str], *, program: str, description: str) -> C:

@@ -241,7 +241,9 @@ def _default(path: Path, name: str, row: _Row, distribution: BaseDistribution, b
     else:
         assert isinstance(distribution, FloatDistribution | IntDistribution)
         number = _number(value, distribution)
-        number = _as_steps(str(value), base, num_train_clips) if number is None else number
+        if number is None and (number := _as_steps(str(value), base, num_train_clips)) is not None:
+            console.print(f"{name}: {value} means {number} optimiser steps of trial 0")
+            value = number
         if number is None:
             raise ConfigError(
                 f"{path}: {name}: the value without a sweep, {value!r}, is no number to begin from; add `default:` to the row"
