@@ -44,10 +44,10 @@ class CodeCache:
         self._parts: dict[str, Path] = {}
         self._frames: dict[str, int] = {}
 
-    def find(self, codec: Codec) -> None:
-        """Look up what the old token file and the parts hold for this codec."""
+    def find(self) -> None:
+        """Look up what the old token file and the parts hold; ids name the codec, too, so other codecs' codes do no harm."""
         store = self._store
-        if store is not None and store.info.codec_fingerprint == codec.fingerprint:
+        if store is not None:
             self._old = {id_: (store.splits[name], i) for name in SPLITS for i, id_ in enumerate(store.splits[name].ids)}
         for path in sorted(self.folder.glob("part_*.safetensors")):
             self._add_part(path)

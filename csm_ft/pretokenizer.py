@@ -123,7 +123,7 @@ def pretokenize(config: PretokenizeConfig) -> None:
             codec = _fitted_codec(config, cache, spans["train"])
         console.print(f"codec {codec.name} ({codec.source}), {codec.num_codebooks} codebooks, on {device}", markup=False)
         console.print(f"text by {tokenizer.source}", markup=False)
-        cache.find(codec)
+        cache.find()
         wanted = {span.clip_id(codec.fingerprint): span for split in SPLITS for span in spans[split]}
         encoded = encode_missing(wanted, cache, codec, config)
         spans = _encoded_rows(config, spans, codec, cache, encoded, rejections, num_rows)
@@ -271,17 +271,22 @@ def _info(config: PretokenizeConfig, codec: Codec, tokenizer: TextTokenizer) -> 
     return StoreInfo(
         family="csm",
         codec=codec.name,
-        codec_source=FITTED if config.fit_codec else codec.source,
+        codec_source=FITTED if config.fit_codec else _lasting(codec.source),
         codec_fingerprint=codec.fingerprint,
         num_codebooks=codec.num_codebooks,
         codec_vocab_size=codec.vocab_size,
         sample_rate_hz=codec.sample_rate_hz,
         frame_samples=codec.frame_samples,
-        tokenizer=tokenizer.source,
+        tokenizer=_lasting(tokenizer.source),
         tokenizer_fingerprint=tokenizer.fingerprint,
         text_vocab_size=tokenizer.vocab_size,
         template="{text}" if config.omit_speaker_id else tokenizer.template,
     )
+
+
+def _lasting(source: str) -> str:
+    """Return a local path in full, so that it is found from other working folders; a hub name as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 def _report(output: Path, rejections: Rejections, encoded: Encoded) -> None:

@@ -76,10 +76,10 @@ def write_store(path: Path, info: StoreInfo, splits: Mapping[str, ClipTable], as
     A kill at any moment leaves what was at `path` before. Returns `info` with the content fingerprint. Raises StoreError for a text
     that HDF5 cannot hold, a full disk, and a disk that does not give back what was written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as draft:
-            with h5py.File(draft, "w", libver="latest") as file:
+            with h5py.File(draft, "w", libver="latest", locking=False) as file:
                 hashes = [_write_split(file.create_group(name), splits.get(name), info.num_codebooks) for name in SPLITS]
                 info = replace(info, content_fingerprint=combine(hashes), schema_version=SCHEMA_VERSION)
                 _write_info(file, info)
@@ -268,8 +268,17 @@ def _open_converted(path: Path) -> Store:
     if not copy.is_file():
         store = open_store(path)
         own = copy.with_name(f"{copy.name}.{os.getpid()}")  # several processes may convert at once: the last one stays
-        write_store(own, store.info, store.splits)
+        try:
+            write_store(own, store.info, store.splits)
+        except StoreError as error:
+            raise StoreError(
+                f"{path} is a file of the public trainer, and mapping it takes a copy beside it. {error}; "
+                "or load it into memory: leave out --partial_data_loading"
+            ) from error
         own.replace(copy)
+        for old in path.parent.glob(f".{path.name}.*.mapped"):
+            if old != copy:
+                old.unlink(missing_ok=True)
     return replace(open_store(copy, in_memory=False), path=path)
 
 

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from csm_ft import files
 from csm_ft.store import StoreError, describe, open_store, verify
 
 
@@ -55,6 +56,19 @@ def test_a_public_file_that_changed_is_converted_again(tmp_path: Path) -> None:
     write_public(path, {"train": public_records([3, 7, 9]), "val": []})
     store = open_store(path, in_memory=False)
     assert (len(store.splits["train"]), len(store.splits["val"])) == (3, 0)
+    assert len([p for p in tmp_path.iterdir() if p.name.endswith(".mapped")]) == 1, "no copies of what is gone"
+
+
+def test_a_folder_without_room_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_public(tmp_path / "p.hdf5", {"train": public_records([3]), "val": []})
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "fsync", full)
+    with pytest.raises(StoreError, match=r"No space left.*leave out --partial_data_loading"):
+        open_store(path, in_memory=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.hdf5"]
 
 
 def test_empty_public_records_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
