@@ -8,7 +8,11 @@ from csm_ft.families.csm.config import CsmSize, TransformerSize
 from csm_ft.families.csm.model import CsmModel, random_model
 
 SIZE = CsmSize(
-    TransformerSize(layers=2, heads=4, kv_heads=2, dim=32, ffn_dim=48), TransformerSize(layers=1, heads=2, kv_heads=1, dim=16, ffn_dim=24), 40, 19, 4
+    TransformerSize(layers=2, heads=4, kv_heads=2, dim=32, ffn_dim=48),
+    TransformerSize(layers=1, heads=2, kv_heads=1, dim=16, ffn_dim=24),
+    40,
+    19,
+    4,
 )
 
 

@@ -31,7 +31,9 @@ def model(golden: dict[str, torch.Tensor]) -> CsmModel:
         f = facts[name]
         return TransformerSize(f["num_layers"], f["num_heads"], f["num_kv_heads"], f["embed_dim"], f["intermediate_dim"])
 
-    model = empty_model(CsmSize(size("backbone"), size("decoder"), facts["text_vocab_size"], facts["audio_vocab_size"], facts["audio_num_codebooks"]))
+    model = empty_model(
+        CsmSize(size("backbone"), size("decoder"), facts["text_vocab_size"], facts["audio_vocab_size"], facts["audio_num_codebooks"])
+    )
     model.load_state_dict({k.removeprefix("weights."): v for k, v in golden.items() if k.startswith("weights.")}, assign=True)
     return model
 

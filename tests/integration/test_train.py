@@ -22,10 +22,11 @@ from csm_ft.families.csm.config import CsmConfig
 from csm_ft.track import CLOCKS
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = (
-    "--train_from_scratch --backbone_dim 32 --backbone_ffn_dim 48 --backbone_layers 2 --backbone_heads 4 --backbone_kv_heads 2 --decoder tiny "
-    "--decoder_dim 16 --decoder_ffn_dim 24 --decoder_layers 1 --decoder_heads 2 --decoder_kv_heads 1 --learning_rate 3e-3 --threads 1 --wandb off"
-).split()
+TINY = """
+    --train_from_scratch --backbone_dim 32 --backbone_ffn_dim 48 --backbone_layers 2 --backbone_heads 4 --backbone_kv_heads 2
+    --decoder tiny --decoder_dim 16 --decoder_ffn_dim 24 --decoder_layers 1 --decoder_heads 2 --decoder_kv_heads 1
+    --learning_rate 3e-3 --threads 1 --wandb off
+""".split()
 
 
 def rows(run: Path, kind: str | None = None) -> list[dict[str, Any]]:

@@ -8,7 +8,9 @@ from csm_ft.batches import BatchOptions, BatchPlan, evaluation_batches, prefetch
 LENGTHS = st.lists(st.integers(2, 2048), min_size=1, max_size=300)
 
 
-def plan(costs: list[int] | np.ndarray, *, batch_size: int = 8, batch_tokens: int = 0, acc: int = 1, micro: int = 4096, seed: int = 0) -> BatchPlan:
+def plan(
+    costs: list[int] | np.ndarray, *, batch_size: int = 8, batch_tokens: int = 0, acc: int = 1, micro: int = 4096, seed: int = 0
+) -> BatchPlan:
     return BatchPlan(np.asarray(costs, dtype=np.int64), BatchOptions(batch_size, batch_tokens, acc, micro, seed))
 
 

@@ -48,11 +48,12 @@ def test_the_public_trainers_yaml_runs_unchanged(tmp_path: Path) -> None:
 
 
 def test_the_public_trainers_flags_are_understood() -> None:
-    config = parse(
-        *"--data d.hdf5 --output_dir o --model_name_or_checkpoint_path sesame/csm-1b --train_from_scratch --partial_data_loading".split(),
-        *"--wandb_project p --wandb_name n --wandb_reinit --log_every 10 --val_every 100 --save_every 1000 --gen_every 500".split(),
-        *["--gen_sentence", "Marie aime les pommes et les poires.", "--gen_speaker", "999", "--use_amp", "--n_epochs", "25"],
-    )
+    flags = """
+        --data d.hdf5 --output_dir o --model_name_or_checkpoint_path sesame/csm-1b --train_from_scratch --partial_data_loading
+        --wandb_project p --wandb_name n --wandb_reinit --log_every 10 --val_every 100 --save_every 1000 --gen_every 500
+        --gen_speaker 999 --use_amp --n_epochs 25
+    """
+    config = parse(*flags.split(), "--gen_sentence", "Marie aime les pommes et les poires.")
     assert config.gen_sentences == ["Marie aime les pommes et les poires."]
     assert (config.partial_data_loading, config.gen_every, config.n_epochs) == (True, "500", 25)
 

@@ -124,7 +124,9 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "was_here").exists(), "nothing in a file may run"
 
 
-@pytest.mark.parametrize(("name", "message"), [("./nothing", "no such file"), ("/nothing/here", "no such file"), ("notes.txt", "not a hub name")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("./nothing", "no such file"), ("/nothing/here", "no such file"), ("notes.txt", "not a hub name")]
+)
 def test_names_that_lead_nowhere(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         locate(name)
