@@ -312,3 +312,27 @@ def test_starting_from_a_run_a_folder_and_a_file(tokens: Path, tmp_path: Path, c
     argv = ["--data", str(tokens), "--output_dir", str(tmp_path / "x"), "--model_name_or_checkpoint_path", str(broken), "--wandb", "off"]
     assert train.main(argv) == 2
     assert "1 missing (e.g. ['audio_head']), 1 unknown (e.g. ['surprise'])" in capsys.readouterr().err
+
+
+def test_bf16_trains_and_speaks(tokens: Path, tmp_path: Path) -> None:
+    """Autocast changes the arithmetic, not the weights: they stay fp32, and the caches of generation fit."""
+    base = ["--max_steps", "3", "--val_every", "0", "--log_every", "1", "--gen_max_sec", "0.5", "--save_every", "0"]
+    assert train.main(options(tokens, tmp_path / "bf16", *base, "--dtype", "bf16")) == 0
+    assert train.main(options(tokens, tmp_path / "fp32", *base)) == 0
+    half, full = ([r["loss"] for r in rows(tmp_path / name, "train")] for name in ("bf16", "fp32"))
+    assert half != full, "bf16 was not used"
+    np.testing.assert_allclose(half, full, rtol=0.02)
+    assert {t.dtype for t in weights(tmp_path / "bf16").values()} == {torch.float32}
+    assert {r["step"] for r in rows(tmp_path / "bf16", "sample")} == {0, 3}
+    first = rows(tmp_path / "bf16", "val")[0]["val_loss"]
+    assert first == rows(tmp_path / "fp32", "val")[0]["val_loss"], "the yardstick is fp32 whatever the training is"
+
+
+def test_the_embedded_base_is_the_default_for_the_embedded_codec(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    argv = ["--data", str(tokens), "--output_dir", str(run), "--max_steps", "1", "--gen_every", "0", "--wandb", "off", "--threads", "1"]
+    assert train.main(argv) == 0
+    assert "demo/base" in capsys.readouterr().out
+    val = [r["val_loss"] for r in rows(run, "val")]
+    assert 8 < val[0] < 20, "it has never heard this voice"
+    assert len((run / "config.yaml").read_text().splitlines()) > 40
