@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from csm_ft import audio, codecs, encoding
 from csm_ft.clips import Span, hold_out
 from csm_ft.config import ConfigError
+from csm_ft.families.csm.text import open_tokenizer
 from csm_ft.metadata import Row
 from tests.pretokenizing import FakeCodec, Json, Work, write_wave
 
@@ -116,6 +117,35 @@ def test_what_only_encoding_finds_out_is_rejected_late(work: Work, codec: FakeCo
     monkeypatch.setattr(codecs, "open_codec", lambda *args, **kwargs: codec)
     assert work.run(good, good[:1]) == 0
     assert len(work.store().splits["train"]) == 4, "a file that can be read again is in again"
+
+
+def test_an_end_rounded_past_the_file_is_its_end(work: Work, codec: FakeCodec) -> None:
+    (row,) = work.clips([1.0])
+    assert work.run([row, {**row, "start": 0.0, "end": 1.008}], [row]) == 0
+    split = work.store().splits["train"]
+    assert split.clip(1).end_sec == 1.0
+    assert split.ids[0] == split.ids[1]
+
+
+def test_a_clip_may_fill_the_model_to_the_last_position(work: Work, codec: FakeCodec) -> None:
+    rows = work.clips([1.0])
+    assert work.run(rows, rows) == 0
+    split = work.store().splits["train"]
+    positions = int(split.num_text_tokens[0] + split.num_frames[0]) + 1
+    assert work.run(rows, rows, "--max_positions", str(positions)) == 0
+    assert work.run(rows, rows, "--max_positions", str(positions - 1)) == 1
+    assert f"1 are more than --max_positions {positions - 1}" in work.rejected()[0]["reason"]
+
+
+def test_a_frame_more_than_expected_counts(work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resampler may give a few samples more than the header promises, and so a frame more."""
+    rows = work.clips([0.96])
+    load = audio.load
+    monkeypatch.setattr(encoding.audio, "load", lambda *args, **more: np.append(load(*args, **more), np.float32([0.1])))
+    tokens = len(open_tokenizer("auto", codec="melrvq").encode(rows[0]["text"], "999"))
+    assert work.run(rows, rows, "--max_positions", str(tokens + 12 + 1)) == 1
+    assert "13 frames + 1 are more than" in work.rejected()[0]["reason"]
+    assert work.run(rows, rows, "--max_positions", str(tokens + 13 + 1)) == 0
 
 
 def test_no_split_may_be_left_empty(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:

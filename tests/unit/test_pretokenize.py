@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -109,6 +109,15 @@ def test_only_what_is_new_is_encoded(work: Work, codec: FakeCodec) -> None:
     assert changed(work, codec, rows, "--channel", "left") == 4
     codec.version = "2"
     assert changed(work, codec, rows) == 4
+
+
+@pytest.mark.parametrize("channel", ["left", "right", "mix"])
+def test_one_channel_of_stereo(work: Work, codec: FakeCodec, channel: Literal["left", "right", "mix"]) -> None:
+    path = write_wave(work.folder / "stereo.wav", 1.0, channels=2)
+    row = {"path": "stereo.wav", "text": "Two voices."}
+    assert work.run([row], [row], "--channel", channel) == 0
+    wave = audio.load(path, sample_rate_hz=16000, channel=channel)
+    np.testing.assert_array_equal(work.store().splits["train"].codes(0), FakeCodec().encode([wave])[0])
 
 
 def test_the_same_audio_is_encoded_once_and_repeats_are_flagged(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,7 +286,10 @@ def test_a_fitted_codec_is_kept_until_it_is_fitted_again(work: Work) -> None:
 
     rows = work.clips([3.0] * 8)
     flags = ("--fit_codec", "--num_codebooks", "2")
+    assert work.run(rows[:7], rows[7:], "--num_codebooks", "2") == 0
+    embedded = work.store().info.codec_fingerprint
     assert work.run(rows[:7], rows[7:], *flags) == 0
+    assert work.store().info.codec_fingerprint != embedded, "the embedded codec was not fitted for this file"
     store = work.store()
     assert (store.info.codec_source, store.info.num_codebooks) == ("fitted", 2)
     assert from_store(store).fingerprint == store.info.codec_fingerprint
