@@ -169,6 +169,10 @@ class _Loop:
             ):
                 self._log(state, total_steps, config.learning_rate * factor)
         self.tracker.summary({"status": status, **(state.best or {}), "final_val_loss": state.final_val_loss})
+        if state.best and status != "interrupted":
+            console.print(
+                f"best val_loss {state.best['val_loss']:.4f} at epoch {state.best['epoch']:.2f}; its weights are in {root / 'best'}"
+            )
         return RunResult(status, state.step, state.examples, state.best, state.final_val_loss)
 
     def _collate(self, step: Step) -> list[Batch]:
@@ -340,8 +344,6 @@ def main(argv: Sequence[str]) -> int:
     if result.status == "interrupted":
         console.print(f"stopped after step {result.step}; the same command goes on from here")
         return 130
-    if result.best:
-        console.print(f"best val_loss {result.best['val_loss']:.4f} at epoch {result.best['epoch']:.2f}")
     return 0
 
 

@@ -10,6 +10,7 @@ from csm_ft.tokens import DUPLICATE, Split, Store
 
 _EDGES_SEC = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60, 120)  # bins of the length histogram; the last one is open
 _BAR_CHARS = 40
+_FEW_VAL_CLIPS = 8
 _MAX_PROBLEMS = 10  # named per kind and split
 
 
@@ -37,6 +38,11 @@ def describe_store(store: Store) -> str:
     shared = _num_shared(store)
     if shared:
         lines.append(f"note   {shared} validation clips are training clips, too: the validation loss will flatter the model")
+    num_val = len(store.splits["val"])
+    if 0 < num_val < _FEW_VAL_CLIPS:
+        lines.append(
+            f"note   {num_val} validation clips cannot tell a better model from a lucky one: more --val_data, or a larger --val_fraction"
+        )
     lines += [f"note   {note}" for note in store.notes]
     lines += ["", *histogram(np.concatenate([split.num_frames for split in store.splits.values()]) * info.frame_sec), ""]
     lines += [

@@ -298,6 +298,7 @@ def _report(output: Path, rejections: Rejections, encoded: Encoded) -> None:
         console.print(f"rejected   {count} x {reason}", markup=False)
     speed = f", {encoded.times_real_time:.0f} times real time" if encoded.num_clips else ""
     console.print(f"{encoded.num_clips} clips encoded now{speed}; {len(rejections)} rows rejected")
+    console.print(f"next: python train.py --data {output}", markup=False)
     facts = {
         **summarise(store),
         "rejected": len(rejections),

@@ -48,6 +48,7 @@ class Voice:
             write_whole(stem.with_suffix(".json"), json.dumps({"step": step, **facts}))
             tracker.row("sample", step, facts)
             tracker.audio(step, sample.prompt.id, stem.with_suffix(".wav"), sample.prompt.text)
+        console.print(f"step {step}  spoke {len(self.prompts)} sentences into {folder}", markup=False)
 
 
 def open_voice(config: TrainConfig, store: Store, folder: Path) -> Voice | None:

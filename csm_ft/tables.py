@@ -176,7 +176,10 @@ def _read_csv(path: Path) -> Table:
     text = _read_text(path)
     header = text.lstrip().split("\n", 1)[0]
     fitting = (mark for mark in ",;|\t" if {"path", "text"} <= {field_of(name.strip('" \r')) for name in header.split(mark)})
-    return _parse_csv(path, text, next(fitting, ","), csv.QUOTE_MINIMAL)
+    mark = next(fitting, None)
+    if mark is None and header:  # say that before anything about quotes: files without a header end here
+        return [name.strip('" \r') for name in header.split(",")], []
+    return _parse_csv(path, text, mark or ",", csv.QUOTE_MINIMAL)
 
 
 def _read_tsv(path: Path) -> Table:

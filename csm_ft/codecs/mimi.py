@@ -187,7 +187,7 @@ def _locate(source: str) -> Path:
         gate = f"accept its terms at https://huggingface.co/{source}, " if isinstance(error, GatedRepoError) else ""
         raise MimiError(
             f"cannot get Mimi {source} from the hub ({type(error).__name__}); {gate}check name and network (HF_HUB_OFFLINE must not "
-            "be set), run `huggingface-cli login` if it is private, name a local folder, or use --codec melrvq, which needs no download"
+            "be set), run `hf auth login` if it is private, name a local folder, or use --codec melrvq, which needs no download"
         ) from error
 
 

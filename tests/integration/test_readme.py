@@ -95,6 +95,8 @@ def test_pretokenize_word_for_word(user: tuple[Path, str]) -> None:
     assert store.splits["val"].num_frames[0] == 40  # 3.2 s
     assert store.splits["val"].clip(1).speaker == "999"
     assert "kyutai/mimi" in said
+    assert "2 validation clips cannot tell" in said
+    assert said.rstrip().endswith("next: python train.py --data data/tokens.hdf5")
     assert not list(folder.glob("data/*.rejected.jsonl"))
 
 
@@ -113,6 +115,8 @@ def test_train_word_for_word_and_bare(user: tuple[Path, str], hub_cache: Path) -
     said = run(TRAIN, folder, hub_cache)
     assert "data/tokens.hdf5: mimi, 32 codebooks -> csm from sesame/csm-1b" in said
     assert "W&B offline" in said
+    assert re.search(r"step 5  spoke 2 sentences into exp/\S+/samples", said)
+    assert re.search(r"its weights are in exp/\S+/checkpoints/best", said)
     (name,) = (folder / "exp").iterdir()
     assert yaml.safe_load((name / "config.yaml").read_text())["model_name_or_checkpoint_path"] == "sesame/csm-1b"
     assert (name / "metrics.jsonl").is_file()

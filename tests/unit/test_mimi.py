@@ -155,7 +155,7 @@ def test_an_empty_folder_says_what_belongs_there(tmp_path: Path) -> None:
 def test_without_the_hub_the_error_names_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"kyutai/mimi.*HF_HUB_OFFLINE.*huggingface-cli login.*local folder.*melrvq"):
+    with pytest.raises(ValueError, match=r"kyutai/mimi.*HF_HUB_OFFLINE.*hf auth login.*local folder.*melrvq"):
         open_codec("mimi")
 
 

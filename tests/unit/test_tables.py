@@ -57,6 +57,7 @@ def message(path: Path, **options: Any) -> str:
         ("t.csv", "path,text\n", "holds no rows"),
         ("t.csv", "path,text,Path \na,b,c\n", "has column 'path' twice"),
         ("t.csv", "LJ001-0001|Printing, in the only sense\nLJ001-0002|x, y\n", "no column for path and text; needed are path (or"),
+        ("t.csv", 'LJ001-0001|Printing, in the only "sense\n', "no column for path and text; needed are path (or"),
         ("t.csv", 'path,text\na.wav,"Hello," she said\n', "line 2: ',' expected after"),
         ("t.csv", 'path,text\na.wav,"Hello\nb.wav,x\n', "unexpected end of data"),
         ("t.csv", "path,text\na,é\n".encode("latin-1"), "line 2: byte 0xe9 is not UTF-8"),

@@ -140,14 +140,14 @@ def test_auto_asks_the_cache_before_the_network(tmp_path: Path, monkeypatch: pyt
 
 def test_a_gated_name_says_how_to_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(Hub(tmp_path, set()), monkeypatch)
-    with pytest.raises(TextError, match=r"is gated.*huggingface-cli login.*unsloth/Llama-3\.2-1B.*local tokenizer\.json"):
+    with pytest.raises(TextError, match=r"is gated.*hf auth login.*unsloth/Llama-3\.2-1B.*local tokenizer\.json"):
         open_tokenizer("sesame/csm-1b")
 
 
 def test_without_a_network_auto_gives_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(tmp_path, set(), ConnectionError("no network"))
     use(hub, monkeypatch)
-    with pytest.raises(TextError, match=r"ConnectionError.*HF_HUB_OFFLINE.*huggingface-cli login.*local tokenizer\.json"):
+    with pytest.raises(TextError, match=r"ConnectionError.*HF_HUB_OFFLINE.*hf auth login.*local tokenizer\.json"):
         open_tokenizer()
     assert hub.asked == ["sesame/csm-1b"]
 

@@ -122,12 +122,12 @@ def _from_hub(name: str) -> TextTokenizer:
         path = hf_hub_download(name, "tokenizer.json")
     except GatedRepoError as error:
         raise TextError(
-            f"{name} is gated: accept its terms at https://huggingface.co/{name} and run `huggingface-cli login` "
+            f"{name} is gated: accept its terms at https://huggingface.co/{name} and run `hf auth login` "
             "(or set HF_TOKEN in .env), or name another source: unsloth/Llama-3.2-1B, or a local tokenizer.json"
         ) from error
     except (OSError, ValueError) as error:  # the hub's own errors are one of the two
         raise TextError(
             f"cannot get tokenizer.json of {name} from the hub ({type(error).__name__}); check the name and the network "
-            "(HF_HUB_OFFLINE must not be set), run `huggingface-cli login` if it is private, or name a local tokenizer.json"
+            "(HF_HUB_OFFLINE must not be set), run `hf auth login` if it is private, or name a local tokenizer.json"
         ) from error
     return TextTokenizer(Path(path).read_bytes(), name)
