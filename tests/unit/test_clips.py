@@ -88,7 +88,9 @@ def test_too_many_rejected_rows_stop_before_encoding(
     assert work.rejected() == [], "the list of an earlier run is gone"
 
 
-def test_what_only_encoding_finds_out_is_rejected_late(work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_encoding_finds_out_is_rejected_late(
+    work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = work.clips([1.0] * 4)
     import soundfile
 
@@ -113,6 +115,10 @@ def test_what_only_encoding_finds_out_is_rejected_late(work: Work, codec: FakeCo
         ("5", "a frame of its codes is all zero"),
     }
     assert len(work.store().splits["train"]) == 3
+    capsys.readouterr()
+    assert work.run([{"path": "none.wav", "text": "None."}, *good, silent], good[:1], "--max_rejected", "50%") == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rejected ") and " row " in line]
+    assert [line.split(": ")[0].split()[-1] for line in shown] == ["1", "5", "6"], "each is shown once, when it is found"
     monkeypatch.undo()
     monkeypatch.setattr(codecs, "open_codec", lambda *args, **kwargs: codec)
     assert work.run(good, good[:1]) == 0

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import pretokenize
-from csm_ft import audio, codecs, files
+from csm_ft import audio, codecs, files, pretokenizer
 from csm_ft import store as store_module
 from csm_ft.families.csm.text import open_tokenizer
 from csm_ft.pretokenizer import PretokenizeConfig
@@ -302,6 +302,20 @@ def test_a_fitted_codec_is_kept_until_it_is_fitted_again(work: Work) -> None:
     assert work.report()["encoded_now"] == 9
     assert work.run(more, rows[7:], "--fit_codec", "--num_codebooks", "3") == 0
     assert work.store().info.num_codebooks == 3
+
+
+def test_a_codec_is_fitted_on_some_minutes_of_training_clips(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    from csm_ft.codecs import melrvq
+
+    given: list[list[int]] = []
+    fit = melrvq.fit
+    monkeypatch.setattr(pretokenizer, "_FIT_SEC", 20)
+    monkeypatch.setattr(
+        melrvq, "fit", lambda waves, **more: given.append([len(wave) for wave in waves]) or fit(waves, vocab_size=32, **more)
+    )
+    rows = work.clips([3.0] * 9)
+    assert work.run(rows[:8], rows[8:], "--fit_codec", "--num_codebooks", "2") == 0
+    assert given == [[48000] * 7], "21 of 24 seconds, none of them held out"
 
 
 def test_a_codec_fitted_by_a_run_that_was_killed_is_used_again(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
