@@ -272,9 +272,8 @@ def test_another_training_in_the_same_folder_is_refused_with_a_diff(
     ],
 )
 def test_mistakes_end_with_a_message_not_a_traceback(
-    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argv: list[str], message: str
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], hub: Path, argv: list[str], message: str
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     try:
         code = train.main(["--data", str(tokens), "--output_dir", str(tmp_path / "run"), "--wandb", "off", *argv])
     except SystemExit as error:  # argparse
