@@ -29,7 +29,12 @@ def main() -> int:
     """Fit the codec, train the tokenizer, and say how they do on the validation clips."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder made by make_demo_speech.py --corpus")
-    parser.add_argument("--n_clips", type=int, default=1000, help="training clips to fit the codec on, spread evenly (default 1000)")
+    parser.add_argument(
+        "--n_clips",
+        type=int,
+        default=1000,
+        help="clips to fit the codec on: every third of a corpus of 4000, from the first (default 1000)",
+    )
     arguments = parser.parse_args()
     train, val = (read_rows(arguments.corpus / f"{split}.jsonl") for split in ("train", "val"))
 
@@ -39,9 +44,8 @@ def main() -> int:
     codec = melrvq.fit(waves)
     EMBEDDED_MELRVQ.write_bytes(codec.to_bytes())
     errors = " ".join(f"{error:.3f}" for error in codec.errors(read_waves(arguments.corpus, val)))
-    print(
-        f"{EMBEDDED_MELRVQ.name}: {EMBEDDED_MELRVQ.stat().st_size / 1e6:.2f} MB; error after 1, 2, ... codebooks on other sentences: {errors}"
-    )
+    size = f"{EMBEDDED_MELRVQ.stat().st_size / 1e6:.2f} MB"
+    print(f"{EMBEDDED_MELRVQ.name}: {size}; share lost after 1, 2, ... codebooks on other sentences: {errors}")
 
     blob = train_tokenizer([TEMPLATE.format(**row) for row in train])
     EMBEDDED_TOKENIZER.write_bytes(blob)

@@ -13,15 +13,13 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from csm_ft.codecs.base import Codes, Wave
@@ -33,6 +31,7 @@ HOP_SAMPLES = 320  # 20 ms
 COLUMNS_PER_FRAME = 4
 FRAME_SAMPLES = HOP_SAMPLES * COLUMNS_PER_FRAME
 WINDOW_SAMPLES = 1024  # 64 ms: neighbours share 69 %, so that Griffin-Lim finds a phase
+OVERHANG_SAMPLES = (WINDOW_SAMPLES - HOP_SAMPLES) // 2  # by which a window reaches over its 20 ms, either side
 NUM_BANDS = 80
 FLOOR = 0.1  # mel amplitudes below this are silence (a sine of -68 dB): quiet noise shall not cost centroids
 GRIFFIN_LIM_STEPS = 32
@@ -159,8 +158,12 @@ def load(source: Path | str | bytes) -> MelRVQ:
 def fit(waves: Sequence[Wave], *, num_codebooks: int = 8, vocab_size: int = 256, seed: int = 0) -> MelRVQ:
     """Fit a codec on 16 kHz waves: k-means on the frames, then on what each codebook leaves over.
 
-    Seconds for minutes of speech; the same waves in the same order give the same codec. MelRVQError for too little speech.
+    Seconds for minutes of speech, a minute for half an hour; the same waves in the same order give the same codec.
+    MelRVQError for too little speech.
     """
+    from sklearn.cluster import KMeans  # a second to import, and only fitting needs it
+    from sklearn.exceptions import ConvergenceWarning
+
     columns = np.concatenate([np.zeros((0, NUM_BANDS)), *(_log_mel(wave) for wave in waves)])
     num_frames = len(columns) // COLUMNS_PER_FRAME
     if num_frames < vocab_size - 1:
@@ -194,21 +197,18 @@ def _nearest(points: Array, centroids: Array) -> NDArray[np.int64]:
 
 
 def _log_mel(wave: Wave) -> Array:
-    """[N] -> [C, M], C = 4 * ceil(N / 1280): column c is centred in the middle of its 20 ms."""
+    """[N] -> [C, M], C = 4 * ceil(N / 1280)."""
     num_columns = -(-len(wave) // FRAME_SAMPLES) * COLUMNS_PER_FRAME
     if not num_columns:
         return np.zeros((0, NUM_BANDS))
-    before = (WINDOW_SAMPLES - HOP_SAMPLES) // 2
-    padded = np.zeros(num_columns * HOP_SAMPLES + 2 * before)
-    padded[before : before + len(wave)] = wave
-    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[::HOP_SAMPLES]
-    spectrum = np.abs(np.fft.rfft(windows * _hann(), axis=1))
+    whole = np.pad(wave.astype(np.float64), (0, num_columns * HOP_SAMPLES - len(wave)))
+    spectrum = np.abs(np.fft.rfft(_windows(whole) * _hann(np.float64), axis=1))
     return np.log(np.maximum(spectrum @ _mel_filters().T, FLOOR))
 
 
 @cache
-def _hann() -> Array:
-    return np.hanning(WINDOW_SAMPLES + 1)[:-1]
+def _hann(dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
+    return np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(dtype)
 
 
 @cache
@@ -223,32 +223,47 @@ def _mel_filters() -> Array:
 
 
 def _linear(log_mel: Array) -> Array:
-    """[C, M] -> [F, C] amplitudes: each bin gets the mean amplitude of its bands (smooth, positive; no inverse that rings)."""
+    """[C, M] -> [C, F] amplitudes: each bin gets the mean amplitude of its bands (smooth, positive; no inverse that rings)."""
     filters = _mel_filters()
     band_means = np.exp(log_mel) / filters.sum(1)
-    return (band_means @ (filters / np.maximum(filters.sum(0), 1e-6))).T
+    return band_means @ (filters / np.maximum(filters.sum(0), 1e-6))
 
 
 def _griffin_lim(amplitudes: Array) -> Wave:
-    """[F, C] -> [C * 320] by fast Griffin-Lim (Perraudin, Balazs, Soendergaard 2013), from one fixed phase: always the same wave."""
-    target = torch.from_numpy(amplitudes.astype(np.float32))
-    window = torch.from_numpy(_hann().astype(np.float32))
-    # Columns lie 160 samples later than torch's, which begin at 0: synthesise from there, and move by 160 at the end.
-    num_samples = (target.shape[1] - 1) * HOP_SAMPLES
+    """[C, F] -> [C * 320] by fast Griffin-Lim (Perraudin, Balazs, Soendergaard 2013), from one fixed phase: always the same wave.
 
-    def to_wave(spectrum: torch.Tensor) -> torch.Tensor:
-        return torch.istft(spectrum, WINDOW_SAMPLES, HOP_SAMPLES, window=window, length=num_samples)
-
-    def to_spectrum(wave: torch.Tensor) -> torch.Tensor:
-        return torch.stft(wave, WINDOW_SAMPLES, HOP_SAMPLES, window=window, pad_mode="constant", return_complex=True)
-
-    phase = torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) * (2 * torch.pi)
-    spectrum = torch.polar(target, phase)
-    before = torch.zeros_like(spectrum)
+    In numpy on one thread: on a busy machine torch's threads wait for each other twenty times longer than they calculate.
+    """
+    target = amplitudes.astype(np.float32)
+    phase = np.random.default_rng(0).uniform(-np.pi, np.pi, target.shape).astype(np.float32)
+    spectrum = (target * np.exp(1j * phase)).astype(np.complex64)
+    before = np.zeros_like(spectrum)
     for _ in range(GRIFFIN_LIM_STEPS):
-        consistent = to_spectrum(to_wave(spectrum))
+        consistent = np.fft.rfft(_windows(_overlap_add(spectrum)) * _hann(), axis=1)
         ahead = consistent - GRIFFIN_LIM_MOMENTUM / (1 + GRIFFIN_LIM_MOMENTUM) * before
         before = consistent
-        spectrum = target * ahead / (ahead.abs() + 1e-9)
-    wave = torch.nn.functional.pad(to_wave(spectrum), (HOP_SAMPLES // 2, HOP_SAMPLES // 2))
-    return wave.clamp(-1, 1).numpy()
+        spectrum = (target * ahead / (np.abs(ahead) + 1e-9)).astype(np.complex64)
+    return _overlap_add(spectrum).clip(-1, 1)
+
+
+def _windows(wave: NDArray[Any]) -> NDArray[Any]:
+    """[C * 320] -> [C, 1024]: column c is centred in the middle of its 20 ms."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(wave, OVERHANG_SAMPLES), WINDOW_SAMPLES)[::HOP_SAMPLES]
+
+
+def _overlap_add(spectrum: NDArray[np.complex64]) -> Wave:
+    """[C, F] -> [C * 320]: the wave whose windows are nearest to the spectrum (least squares: Griffin and Lim 1984, equation 6)."""
+    num_columns = len(spectrum)
+    windows = np.fft.irfft(spectrum, axis=1).astype(np.float32) * _hann()
+    total: NDArray[Any] = _add_windows(windows) / np.maximum(_add_windows(np.broadcast_to(_hann() ** 2, windows.shape)), np.float32(1e-6))
+    return total[OVERHANG_SAMPLES : OVERHANG_SAMPLES + num_columns * HOP_SAMPLES]
+
+
+def _add_windows(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[C, 1024] -> sum of the windows, each 320 samples after the one before; added in blocks of 320."""
+    num_columns, num_blocks = len(windows), -(-WINDOW_SAMPLES // HOP_SAMPLES)
+    padded = np.pad(windows, ((0, 0), (0, num_blocks * HOP_SAMPLES - WINDOW_SAMPLES)))
+    total = np.zeros((num_columns + num_blocks - 1, HOP_SAMPLES), dtype=np.float32)
+    for block in range(num_blocks):
+        total[block : block + num_columns] += padded[:, block * HOP_SAMPLES : (block + 1) * HOP_SAMPLES]
+    return total.ravel()

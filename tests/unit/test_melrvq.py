@@ -1,6 +1,8 @@
 """The embedded codec: lengths, batches, residual order, its file, its sound."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,29 @@ def test_it_sounds_like_what_went_in(codec: MelRVQ) -> None:
     sounds = [distance(codec.first(k).decode(codec.first(k).encode([wave])[0])) for k in (1, 3, 8)]
     assert sounds == sorted(sounds, reverse=True)
     assert sounds[-1] < 0.5 * distance(np.roll(padded, len(padded) // 2))
+
+
+def test_griffin_lim_adds_windows_as_the_obvious_loop_does() -> None:
+    random = np.random.default_rng(0)
+    windows = random.normal(size=(7, 1024)).astype(np.float32)
+    expected = np.zeros(7 * 320 + 1024 - 320)
+    for column, window in enumerate(windows):
+        expected[column * 320 : column * 320 + 1024] += window
+    total = melrvq._add_windows(windows)
+    np.testing.assert_allclose(total[: len(expected)], expected, atol=1e-5)
+    assert not total[len(expected) :].any()
+
+
+def test_a_spectrum_with_its_true_phase_comes_back_as_the_wave(waves: list[np.ndarray]) -> None:
+    wave = waves[0][: 9 * FRAME_SAMPLES]
+    spectrum = np.fft.rfft(melrvq._windows(wave) * melrvq._hann(), axis=1).astype(np.complex64)
+    np.testing.assert_allclose(melrvq._overlap_add(spectrum), wave, atol=1e-5)
+
+
+def test_the_embedded_codec_opens_without_torch() -> None:
+    code = "import sys; from csm_ft.codecs import open_codec; open_codec('melrvq'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=DEMO.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_decoding_is_always_the_same(codec: MelRVQ, waves: list[np.ndarray]) -> None:
