@@ -73,7 +73,8 @@ def test_a_folder_without_room_for_the_copy(tmp_path: Path, monkeypatch: pytest.
 
 def test_empty_public_records_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nothing = (np.zeros((32, 0), int), np.zeros(0, int), 0)
-    path = write_public(tmp_path / "p.hdf5", {"train": [*public_records([3]), nothing, *public_records([4]), nothing], "val": []})
+    half_written = (np.ones((32, 2), int), np.ones(3, int), 0)
+    path = write_public(tmp_path / "p.hdf5", {"train": [*public_records([3]), nothing, *public_records([4]), half_written], "val": []})
     store = open_store(path)
     assert len(store.splits["train"]) == 2
     assert "train: 2 of 4 records are empty" in capsys.readouterr().err

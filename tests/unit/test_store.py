@@ -263,6 +263,14 @@ def test_flipped_bytes_are_refused_or_seen_by_verify_or_harmless(tmp_path: Path,
         assert content_fingerprint(open_store(damaged).splits) == open_store(path).info.content_fingerprint
 
 
+def test_headers_carry_checksums(tmp_path: Path) -> None:
+    """Without them a flipped byte in a header can crash HDF5 itself; the superblock is of version 2 or later."""
+    assert write(tmp_path / "t.hdf5").read_bytes()[8] >= 2
+    with h5py.File(tmp_path / "t.hdf5") as file:
+        kinds = [file[f"train/{name}"].dtype for name in file["train"]] + [file.attrs.get_id(name).dtype for name in file.attrs]
+    assert not [kind for kind in kinds if kind.kind == "O"], "nothing lies in a heap, which has no checksum"
+
+
 def test_verify_names_clips(tmp_path: Path) -> None:
     table = make_table([3, 2, 4, 0])
     table.all_codes[0][1] = 0
