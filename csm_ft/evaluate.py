@@ -18,7 +18,7 @@ class Evaluation:
 
     val_loss: float  # weighted sum of the parts' means
     parts: dict[str, float]  # mean per target
-    clips: dict[str, tuple[float, int]]  # clip id -> (nats, frames); sum of nats / sum of frames = val_loss
+    clips: dict[str, tuple[float, int]]  # clip id/row of the split -> (nats, frames); sum of nats / sum of frames = val_loss
 
 
 def evaluate(model: SpeechModel, family: Family, split: Split, config: TrainConfig) -> Evaluation:
@@ -34,7 +34,7 @@ def evaluate(model: SpeechModel, family: Family, split: Split, config: TrainConf
             loss: Loss = model(batch.to(device))
             nats.append(np.stack([loss[part].double().cpu().numpy() for part in weights], axis=1))
             counts.append(np.stack([batch.counts[part].numpy() for part in weights], axis=1))
-            ids += [split.ids[i] for i in indices]
+            ids += [f"{split.ids[i]}/{i}" for i in indices]  # a clip may come twice, with another text
     model.train(was_training)
     all_nats, all_counts = np.concatenate(nats), np.concatenate(counts)  # [clips, parts]
     for column, part in enumerate(weights):
