@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from csm_ft.clips import TooManyRejectedError
 from csm_ft.config import load_env_files, parse_args
-from csm_ft.pretokenizer import PretokenizeConfig, pretokenize
+from csm_ft.pretokenize_config import PretokenizeConfig
+from csm_ft.pretokenizer import pretokenize
 
 DESCRIPTION = "Write the audio codes and text tokens of clips to one HDF5 file. The same command again encodes only what is new."
 

@@ -1,6 +1,6 @@
 """Train a speech language model on a token file: `python train.py --data tokens.hdf5`. See --help for every option.
 
-THE loop is `_loop` below: once in a while evaluate, speak, save; then one optimiser step. A sweep's workers run the same `run`.
+THE loop is `_Loop.run` below: once in a while evaluate, speak, save; then one optimiser step. A sweep's workers run the same `run`.
 """
 
 import math
@@ -8,8 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -24,11 +23,12 @@ from csm_ft.families import config_class, open_family
 from csm_ft.families.base import Batch, Draw, Family, SpeechModel
 from csm_ft.optim import build_optimizer, set_learning_rate
 from csm_ft.progress import console
-from csm_ft.run_folder import open_run, resolve
+from csm_ft.run_folder import open_run, open_tokens, reproducible, resolve
 from csm_ft.samples import Voice, open_voice
 from csm_ft.schedule import Clock, Duration, learning_rate_factor
-from csm_ft.store import Store, StoreError, open_store
+from csm_ft.store import Store, StoreError
 from csm_ft.track import Tracker
+from csm_ft.window import add, training_row
 
 DESCRIPTION = "Fine-tune a conversational speech model on a token file written by pretokenize.py."
 
@@ -73,13 +73,10 @@ def run(
 
     Raises ConfigError (a mistake in the options), StoreError (a bad token file), Diverged.
     """
-    store = open_store(_data_path(config), in_memory=not config.partial_data_loading)
-    for name in ("train", "val"):
-        if not len(store.splits[name]):
-            raise ConfigError(f"{config.data} has no {name} clips; pretokenise with --train_data and --val_data (or --val_fraction)")
+    store = open_tokens(config)
     family = open_family(config.family)
     config = resolve(config, store, family)
-    with _reproducible(config), open_run(config, store) as (folder, checkpoint):
+    with reproducible(config), open_run(config, store) as (folder, checkpoint):
         model = family.build_model(config, store).to(config.device)
         optimizer = build_optimizer(model, config)
         state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else TrainState()
@@ -156,12 +153,12 @@ class _Loop:
                 state.step, total_steps=total_steps, warmup_steps=warmup_steps, decay=config.lr_decay, min_ratio=config.min_lr_ratio
             )
             set_learning_rate(self.optimizer, config.learning_rate * factor)
-            self._optimise(step, batches, state.window)
+            sums = self._optimise(step, batches)
             state.step, state.examples = step.number, state.examples + step.examples
             state.epoch = state.examples / len(train)
             sec = time.perf_counter() - clock_sec
             state.train_sec += sec
-            self._count_time(state.window, sec, data_sec, step)
+            add(state.window, {**sums, "steps": 1, "sec": sec, "data_sec": data_sec})
             if self.reporter is not None:
                 self.reporter.progress(state.step, state.examples)
             if state.step == total_steps or clock.is_due(
@@ -179,8 +176,11 @@ class _Loop:
         draw = Draw(self.config.seed, step.epoch)
         return [self.family.collate(self.store.splits["train"], indices, self.config, draw=draw) for indices in step.micro_batches]
 
-    def _optimise(self, step: Step, batches: Sequence[Batch], window: dict[str, float]) -> None:
-        """One optimiser step: parts' sums over the counts of the whole step, so that micro-batches never change the gradient."""
+    def _optimise(self, step: Step, batches: Sequence[Batch]) -> dict[str, float]:
+        """One optimiser step: parts' sums over the counts of the whole step, so that micro-batches never change the gradient.
+
+        Returns what it summed, counted and timed. Raises Diverged before the weights are touched.
+        """
         began = time.perf_counter()
         weights = self.family.part_weights(self.config)
         counts = {part: sum(int(b.counts[part].sum()) for b in batches) for part in weights}
@@ -201,44 +201,34 @@ class _Loop:
                 raise Diverged(step.number, what)
         compute_sec = time.perf_counter() - began
         self.optimizer.step()
-        values = {f"nats_{p}": s for p, s in zip(nats, sums, strict=True)} | {f"count_{p}": c for p, c in counts.items()}
-        values |= {
+        frames = sum(int(self.store.splits["train"].num_frames[i]) for part in step.micro_batches for i in part)
+        return {
+            **{f"nats_{part}": value for part, value in zip(nats, sums, strict=True)},
+            **{f"count_{part}": count for part, count in counts.items()},
             "grad_norm": norm_value,
             "positions": sum(b.num_positions for b in batches),
             "padded": sum(b.num_padded for b in batches),
+            "micro_batches": len(batches),
+            "audio_sec": frames * self.store.info.frame_sec,
+            "compute_sec": compute_sec,
+            "update_sec": time.perf_counter() - began - compute_sec,
         }
-        values |= {"micro_batches": len(batches), "compute_sec": compute_sec, "update_sec": time.perf_counter() - began - compute_sec}
-        for name, value in values.items():
-            window[name] = window.get(name, 0.0) + value
-
-    def _count_time(self, window: dict[str, float], sec: float, data_sec: float, step: Step) -> None:
-        train, rate = self.store.splits["train"], self.store.info.sample_rate_hz / self.store.info.frame_samples
-        frames = sum(int(train.num_frames[i]) for part in step.micro_batches for i in part)
-        for name, value in {"steps": 1, "sec": sec, "data_sec": data_sec, "audio_sec": frames / rate}.items():
-            window[name] = window.get(name, 0.0) + value
 
     def _log(self, state: TrainState, total_steps: int, learning_rate: float) -> None:
         """Write the means since the last training row."""
-        window, state.window = state.window, {}
-        steps, weights = window["steps"], self.family.part_weights(self.config)
-        means = {part: window[f"nats_{part}"] / max(1, window[f"count_{part}"]) for part in weights}
         eta_sec = (total_steps - state.step) * state.train_sec / state.step
+        means = training_row(state.window, self.family.part_weights(self.config))
         row = {
             "examples": state.examples,
             "epoch": state.epoch,
-            "loss": sum(weights[p] * means[p] for p in weights),
             **means,
             "learning_rate": learning_rate,
-            "grad_norm": window["grad_norm"] / steps,
-            "padding_share": 1 - window["positions"] / window["padded"],
-            "micro_batches": window["micro_batches"] / steps,
-            **{name: window[name] / steps for name in ("sec", "data_sec", "compute_sec", "update_sec")},
-            "audio_sec_per_sec": window["audio_sec"] / window["sec"],
             "eta_sec": eta_sec,
             "time": time.time(),
         }
+        state.window = {}
         self.tracker.row("train", state.step, row)
-        parts = " ".join(f"{p} {m:.3f}" for p, m in means.items())
+        parts = " ".join(f"{part} {row[part]:.3f}" for part in self.family.part_weights(self.config))
         console.print(
             f"step {state.step}/{total_steps}  epoch {state.epoch:.2f}  loss {row['loss']:.4f} ({parts})  lr {learning_rate:.2e}  "
             f"{row['audio_sec_per_sec']:.0f}x real time, padding {row['padding_share']:.1%}, {_clock(eta_sec)} left"
@@ -286,32 +276,6 @@ class _Loop:
 def _plan(config: TrainConfig, family: Family, store: Store) -> BatchPlan:
     options = BatchOptions(**{name: getattr(config, name) for name in BatchOptions.__dataclass_fields__})
     return BatchPlan(family.costs(store.splits["train"]), options)
-
-
-@contextmanager
-def _reproducible(config: TrainConfig) -> Iterator[None]:
-    """Fix threads and seeds for the run; torch's settings are put back afterwards, so that a worker's next trial starts clean."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    torch.set_flush_denormal(True)  # peaked logits make denormals, 20 times slower on CPUs
-    if config.device == "cpu":
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-
-
-def _data_path(config: TrainConfig) -> Path:
-    path = Path(config.data)
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: no such token file. Make it with\n  python pretokenize.py --train_data train.json --val_data val.json "
-            f"--output {path}\nor name another with --data"
-        )
-    return path
 
 
 def _clock(sec: float) -> str:

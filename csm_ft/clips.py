@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +18,8 @@ from csm_ft.config import ConfigError
 from csm_ft.families.csm.text import TextTokenizer
 from csm_ft.files import write_whole
 from csm_ft.metadata import Rejection, Row
+from csm_ft.pretokenize_config import PretokenizeConfig
 from csm_ft.progress import console, track
-
-if TYPE_CHECKING:
-    from csm_ft.pretokenizer import PretokenizeConfig
 
 _SHOWN = 5  # rejected rows on the console; the file has them all
 
@@ -73,7 +70,7 @@ class TooManyRejectedError(Exception):
 class Rejections:
     """The rows that cannot be used, each with its split and reason; kept in `<output>.rejected.jsonl`."""
 
-    def __init__(self, config: "PretokenizeConfig") -> None:
+    def __init__(self, config: PretokenizeConfig) -> None:
         self.path = Path(f"{config.output}.rejected.jsonl")
         self._config = config
         self._found: list[tuple[str, Rejection]] = []
@@ -124,7 +121,7 @@ def inspect_files(rows: Iterable[Row], num_workers: int) -> dict[Path, SoundFile
 
 
 def check_rows(
-    config: "PretokenizeConfig",
+    config: PretokenizeConfig,
     split: str,
     rows: Sequence[Row],
     files: Mapping[Path, SoundFile | str],
@@ -145,7 +142,7 @@ def check_rows(
     return spans
 
 
-def check_row(config: "PretokenizeConfig", row: Row, file: SoundFile, rate: FrameRate, tokenizer: TextTokenizer) -> Span:
+def check_row(config: PretokenizeConfig, row: Row, file: SoundFile, rate: FrameRate, tokenizer: TextTokenizer) -> Span:
     """Return the span of a row; ValueError says why it cannot be used."""
     info, name = file.info, row.path.name
     if config.channel == "right" and info.num_channels == 1:
@@ -168,7 +165,7 @@ def check_row(config: "PretokenizeConfig", row: Row, file: SoundFile, rate: Fram
     return span
 
 
-def check_positions(config: "PretokenizeConfig", span: Span, num_frames: int) -> None:
+def check_positions(config: PretokenizeConfig, span: Span, num_frames: int) -> None:
     """Raise ValueError when text and frames of a clip do not fit the model."""
     if len(span.text_tokens) + num_frames + 1 > config.max_positions:
         raise ValueError(

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from csm_ft import audio
+from csm_ft.clips import Span
 from csm_ft.codecs.base import Codec, Wave
 from csm_ft.files import write_whole
+from csm_ft.pretokenize_config import PretokenizeConfig
 from csm_ft.progress import console, track
 from csm_ft.tokens import SPLITS, Split, Store
-
-if TYPE_CHECKING:
-    from csm_ft.clips import Span
-    from csm_ft.pretokenizer import PretokenizeConfig
 
 Group = list[str]  # clip ids
 FITTED = "fitted"  # codec_source of a codec that only the token file holds
@@ -77,7 +74,7 @@ class CodeCache:
         write_whole(path, save({id_: np.ascontiguousarray(c) for id_, c in codes.items()}))
         self._add_part(path)
 
-    def plan(self, missing: Mapping[str, "Span"], codec: Codec, batch_sec: float) -> list[Group]:
+    def plan(self, missing: Mapping[str, Span], codec: Codec, batch_sec: float) -> list[Group]:
         """Return the groups to encode: those of the stored plan, then new ones, sorted by length, for clips that no plan names."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "plan.json"
@@ -139,7 +136,7 @@ class Encoded:
         return self.audio_sec / max(self.wall_sec, 1e-9)
 
 
-def encode_missing(wanted: Mapping[str, "Span"], cache: CodeCache, codec: Codec, config: "PretokenizeConfig") -> Encoded:
+def encode_missing(wanted: Mapping[str, Span], cache: CodeCache, codec: Codec, config: PretokenizeConfig) -> Encoded:
     """Encode every wanted clip that the cache does not have. A clip that could not be used is tried again in the next run."""
     missing = {id_: span for id_, span in wanted.items() if id_ not in cache}
     if not missing:
@@ -170,7 +167,7 @@ def encode_missing(wanted: Mapping[str, "Span"], cache: CodeCache, codec: Codec,
 
 
 def _load_groups(
-    groups: Sequence[Group], spans: Mapping[str, "Span"], codec: Codec, config: "PretokenizeConfig"
+    groups: Sequence[Group], spans: Mapping[str, Span], codec: Codec, config: PretokenizeConfig
 ) -> Iterator[dict[str, Wave | str]]:
     """Yield the waves of each group (or why one cannot be read), reading the next groups while this one is encoded."""
 

@@ -19,9 +19,40 @@ from csm_ft.config import ConfigError, TrainConfig
 from csm_ft.families.base import Family
 from csm_ft.files import recover, write_whole
 from csm_ft.progress import console
-from csm_ft.store import Store
+from csm_ft.store import Store, open_store
 
 C = TypeVar("C", bound=TrainConfig)
+
+
+def open_tokens(config: TrainConfig) -> Store:
+    """Open the token file of a run; ConfigError when it is missing or a split is empty."""
+    path = Path(config.data)
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such token file. Make it with\n  python pretokenize.py --train_data train.json --val_data val.json "
+            f"--output {path}\nor name another with --data"
+        )
+    store = open_store(path, in_memory=not config.partial_data_loading)
+    for name, split in store.splits.items():
+        if not len(split):
+            raise ConfigError(f"{path} has no {name} clips; pretokenise with --train_data and --val_data (or --val_fraction)")
+    return store
+
+
+@contextmanager
+def reproducible(config: TrainConfig) -> Iterator[None]:
+    """Fix threads and seeds for the run; torch's settings are put back afterwards, so that a worker's next trial starts clean."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    torch.set_flush_denormal(True)  # peaked logits make denormals, 20 times slower on CPUs
+    if config.device == "cpu":
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
 
 
 def resolve(config: C, store: Store, family: Family) -> C:

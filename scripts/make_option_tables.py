@@ -8,7 +8,7 @@ sys.path.insert(0, str(ROOT))
 
 from csm_ft.config import flag_table  # noqa: E402
 from csm_ft.families import config_class  # noqa: E402
-from csm_ft.pretokenizer import PretokenizeConfig  # noqa: E402
+from csm_ft.pretokenize_config import PretokenizeConfig  # noqa: E402
 from csm_ft.sweep.config import SweepConfig  # noqa: E402
 
 BEGIN = "<!-- options: made by scripts/make_option_tables.py -->\n"

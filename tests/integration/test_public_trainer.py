@@ -18,7 +18,7 @@ import train
 from csm_ft.config import parse_args
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.metadata import read_metadata
-from csm_ft.pretokenizer import PretokenizeConfig
+from csm_ft.pretokenize_config import PretokenizeConfig
 from csm_ft.store import open_store
 from csm_ft.sweep.config import parse
 from csm_ft.sweep.space import read_space

@@ -17,7 +17,7 @@ import pretokenize
 from csm_ft import audio, codecs, files, pretokenizer
 from csm_ft import store as store_module
 from csm_ft.families.csm.text import open_tokenizer
-from csm_ft.pretokenizer import PretokenizeConfig
+from csm_ft.pretokenize_config import PretokenizeConfig
 from csm_ft.tokens import DUPLICATE
 from tests.pretokenizing import FakeCodec, Json, Work, write_wave
 

@@ -249,7 +249,7 @@ def test_old_page_stays_whole_if_writing_fails(sweep: Sweep, monkeypatch: pytest
     def full_disk(_fd: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(page.os, "fsync", full_disk)
+    monkeypatch.setattr("csm_ft.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         build_report(out)
     assert (out / "report.html").read_text() == "old"
