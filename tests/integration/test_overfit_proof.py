@@ -36,7 +36,7 @@ def test_overfitted_clips_are_spoken_recognised_and_stopped(tmp_path: Path) -> N
     tokens, run = tmp_path / "tokens.hdf5", tmp_path / "run"
     assert pretokenize.main(["--train_data", str(metadata), "--val_data", str(metadata), "--output", str(tokens), "--codec", "melrvq"]) == 0
     options = (
-        "--max_steps 250 --batch_size 8 --learning_rate 2e-3 --depth_fraction 1 --weight_decay 0 --val_every 0 --gen_every 0 --wandb off"
+        "--max_steps 120 --batch_size 8 --learning_rate 2e-3 --depth_fraction 1 --weight_decay 0 --val_every 0 --gen_every 0 --wandb off"
     )
     assert train.main(["--data", str(tokens), "--output_dir", str(run), *options.split()]) == 0
 
