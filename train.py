@@ -23,10 +23,10 @@ from csm_ft.families import config_class, open_family
 from csm_ft.families.base import Batch, Draw, Family, SpeechModel
 from csm_ft.optim import build_optimizer, set_learning_rate
 from csm_ft.progress import console
-from csm_ft.run_folder import open_run, open_tokens, reproducible, resolve
+from csm_ft.run_folder import open_run, reproducible, resolve
 from csm_ft.samples import Voice, open_voice
 from csm_ft.schedule import Clock, Duration, learning_rate_factor
-from csm_ft.store import Store, StoreError
+from csm_ft.store import Store, StoreError, open_tokens
 from csm_ft.track import Tracker
 from csm_ft.window import add, training_row
 
@@ -73,7 +73,7 @@ def run(
 
     Raises ConfigError (a mistake in the options), StoreError (a bad token file), Diverged.
     """
-    store = open_tokens(config)
+    store = open_tokens(Path(config.data), in_memory=not config.partial_data_loading)
     family = open_family(config.family)
     config = resolve(config, store, family)
     with reproducible(config), open_run(config, store) as (folder, checkpoint):

@@ -68,7 +68,7 @@ class TrainConfig(Options):
     family: Literal["csm"] = option("csm", "Model family.", group="run")
     model_name_or_checkpoint_path: str = option(
         "auto",
-        "Weights to start from: a hub name, a local folder or a .safetensors file. auto = by the codec of the token file "
+        "Weights to start from: a hub name, a folder, a run's folder or a file. auto = by the codec of the token file "
         "(mimi: sesame/csm-1b, melrvq: the embedded tiny base).",
         group="run",
     )

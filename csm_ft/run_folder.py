@@ -19,24 +19,9 @@ from csm_ft.config import ConfigError, TrainConfig
 from csm_ft.families.base import Family
 from csm_ft.files import recover, write_whole
 from csm_ft.progress import console
-from csm_ft.store import Store, open_store
+from csm_ft.store import Store
 
 C = TypeVar("C", bound=TrainConfig)
-
-
-def open_tokens(config: TrainConfig) -> Store:
-    """Open the token file of a run; ConfigError when it is missing or a split is empty."""
-    path = Path(config.data)
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: no such token file. Make it with\n  python pretokenize.py --train_data train.json --val_data val.json "
-            f"--output {path}\nor name another with --data"
-        )
-    store = open_store(path, in_memory=not config.partial_data_loading)
-    for name, split in store.splits.items():
-        if not len(split):
-            raise ConfigError(f"{path} has no {name} clips; pretokenise with --train_data and --val_data (or --val_fraction)")
-    return store
 
 
 @contextmanager

@@ -70,6 +70,23 @@ def open_store(path: Path, *, in_memory: bool = True) -> Store:
     return _open(path, in_memory)
 
 
+def open_tokens(path: Path, *, in_memory: bool) -> Store:
+    """Open a token file to train on.
+
+    Raises StoreError as open_store does, and when a split is empty; a missing file comes with the command that makes it.
+    """
+    if not path.is_file():
+        raise StoreError(
+            f"{path}: no such token file. Make it with\n  python pretokenize.py --train_data train.json --val_data val.json "
+            f"--output {path}\nor name another with --data"
+        )
+    store = open_store(path, in_memory=in_memory)
+    for name, split in store.splits.items():
+        if not len(split):
+            raise StoreError(f"{path} has no {name} clips; pretokenise with --train_data and --val_data (or --val_fraction)")
+    return store
+
+
 def write_store(path: Path, info: StoreInfo, splits: Mapping[str, ClipTable], assets: Mapping[str, bytes] | None = None) -> StoreInfo:
     """Write a token file: rows counted first, filled, synced, read back and compared, then renamed into place.
 

@@ -42,7 +42,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to speak: a text, who speaks it, and optional context."""
+    """What to speak: a text, and who speaks it."""
 
     id: str  # hash of the prompt; the name of its folder of samples
     text: str

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +127,6 @@ class Broker:
         self._workers: list[Worker] = []
         self._again: deque[int] = deque(study.running)  # begun before: adopted, or taken from a dead worker
         self._later: deque[int] = deque()  # ended by an exception while no trial has run well yet
-        self._faults: Counter[str] = Counter()
         self._deaths: dict[int, Faults] = {}
         self._bugs: dict[str, set[int]] = {}
         self._failed_starts = 0

@@ -1,6 +1,5 @@
 """What the sweep says while it runs: one line per trial that ends, and a bar with the best so far and the time left."""
 
-import time
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +21,6 @@ class Display:
         self._task = self._bar.add_task("", total=n_trials, completed=num_done)
         self._n_trials, self._num_workers, self._num_done = n_trials, num_workers, num_done
         self._trial_seconds: list[float] = []
-        self._began_sec = time.monotonic()
 
     def __enter__(self) -> Self:
         if console.is_terminal:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csm_ft.config import ConfigError, TrainConfig, build
+from csm_ft.config import TrainConfig, build
 from csm_ft.sweep.asha import Rungs
 from csm_ft.sweep.config import SweepConfig
 
@@ -22,19 +22,10 @@ Describe = Callable[[TrainConfig], DataFacts]
 
 
 def describe_data(config: TrainConfig) -> DataFacts:
-    """Read the facts from the token file; ConfigError if there is none."""
-    path = Path(config.data)
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: no such token file. Make it with\n  python pretokenize.py --train_data train.json --val_data val.json "
-            f"--output {path}\nor name another with --data"
-        )
-    from csm_ft.store import open_store  # here, so that --help and a wrong flag need no HDF5
+    """Read the facts from the token file; StoreError if it cannot be trained on."""
+    from csm_ft.store import open_tokens  # here, so that --help and a wrong flag need no HDF5
 
-    store = open_store(path, in_memory=False)
-    for name in ("train", "val"):
-        if not len(store.splits[name]):
-            raise ConfigError(f"{path} has no {name} clips; pretokenise with --train_data and --val_data (or --val_fraction)")
+    store = open_tokens(Path(config.data), in_memory=False)
     return DataFacts(len(store.splits["train"]), store.info.content_fingerprint)
 
 

@@ -20,7 +20,7 @@ from csm_ft.families.csm.data import CsmBatch
 
 
 class CsmModel(SpeechModel):
-    """Backbone over frames and depth decoder over codebooks (Sesame, models.py; facts on layout in the README of this folder's tests)."""
+    """Backbone over frames and depth decoder over codebooks, as in Sesame's models.py."""
 
     block_classes: ClassVar[tuple[type[nn.Module], ...]] = (TransformerSelfAttentionLayer,)
     lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "output_proj", "w1", "w2", "w3")
