@@ -41,12 +41,22 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What was said before, and how it sounds."""
+
+    text: str
+    speaker: str  # "" = none
+    codes: NDArray[np.uint16]  # [T, K], without the EOS frame
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """What to speak: a text, and who speaks it."""
+    """What to speak: a text, who speaks it, and what was said before."""
 
     id: str  # hash of the prompt; the name of its folder of samples
     text: str
     speaker: str  # "" = none
+    context: tuple[Turn, ...] = ()  # oldest first
 
 
 @dataclass(frozen=True)
