@@ -28,7 +28,7 @@ def sweep(request: SweepRequest, *, trainer: str, describe: Describe) -> int:
     options = request.sweep
     out = Path(options.output_dir)
     data = describe(build(request.train_class, {**request.defaults, **request.given}))
-    space = read_space(find_space(options.sweep_config), request, num_train_clips=data.num_train_clips)
+    space = read_space(find_space(options.sweep_config), request, num_train_examples=data.num_train_examples)
     machine = choose_machine(options, device=space.base.device, threads=space.base.threads)
     rungs = rungs_of(options, space.base, data)
     study = SweepStudy.open(out, options, space, rungs, agreement(options, space.base, space.describe(), data))

@@ -18,10 +18,12 @@ import torch
 from csm_ft.batches import BatchOptions, BatchPlan, Step, prefetch
 from csm_ft.checkpoint import TrainState, load_checkpoint, save_best, save_checkpoint
 from csm_ft.config import ConfigError, TrainConfig, load_env_files, parse_args, read_values
+from csm_ft.conversations import Examples
 from csm_ft.evaluate import evaluate
-from csm_ft.families import config_class, open_family
+from csm_ft.families import arrange, config_class, open_family
 from csm_ft.families.base import Batch, Draw, Family, SpeechModel
-from csm_ft.optim import build_optimizer, set_learning_rate
+from csm_ft.lora import seed_dropout
+from csm_ft.optim import build_optimizer, choose_parameters, set_learning_rate
 from csm_ft.progress import console
 from csm_ft.run_folder import open_run, reproducible, resolve
 from csm_ft.samples import Voice, open_voice
@@ -77,14 +79,17 @@ def run(
     family = open_family(config.family)
     config = resolve(config, store, family)
     with reproducible(config), open_run(config, store) as (folder, checkpoint):
-        model = family.build_model(config, store).to(config.device)
-        optimizer = build_optimizer(model, config)
+        model = family.build_model(config, store)
+        choose_parameters(model, family, config)
+        model.to(config.device)
+        optimizer = build_optimizer(model, family, config)
         state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else TrainState()
-        plan = _plan(config, family, store)
+        train, val = arrange(store.splits["train"], config), arrange(store.splits["val"], config, evaluate=True)
+        plan = _plan(config, train)
         total_steps = 0 if only_measure else plan.total_steps(n_epochs=config.n_epochs, max_steps=config.max_steps)
         speaks = Duration.parse(config.gen_every).amount > 0
         with Tracker(folder, config, keep_bytes=state.metrics_bytes) as tracker:
-            loop = _Loop(config, store, family, model, optimizer, plan, folder, tracker, reporter, should_pause)
+            loop = _Loop(config, store, train, val, family, model, optimizer, plan, folder, tracker, reporter, should_pause)
             return loop.run(
                 state,
                 total_steps,
@@ -102,6 +107,8 @@ def run_baseline(config: TrainConfig) -> RunResult:
 class _Loop:
     config: TrainConfig
     store: Store
+    train: Examples
+    val: Examples
     family: Family
     model: SpeechModel
     optimizer: torch.optim.Optimizer
@@ -114,8 +121,7 @@ class _Loop:
     def run(self, state: TrainState, total_steps: int, *, is_resumed: bool, voice: Voice | None) -> RunResult:
         """Read from top to bottom: `total_steps` optimiser steps, and one more pass so that the end is judged and saved, too."""
         config, root = self.config, self.folder / "checkpoints"
-        train = self.store.splits["train"]
-        clock = Clock(total_steps, self.plan.examples_after(total_steps), len(train))
+        clock = Clock(total_steps, self.plan.examples_after(total_steps), len(self.train))
         every = {name: Duration.parse(getattr(config, f"{name}_every")) for name in ("log", "val", "gen", "save")}
         best_from = clock.steps(Duration.parse(config.best_from))
         warmup_steps = self._warmup_steps(clock)
@@ -155,7 +161,7 @@ class _Loop:
             set_learning_rate(self.optimizer, config.learning_rate * factor)
             sums = self._optimise(step, batches)
             state.step, state.examples = step.number, state.examples + step.examples
-            state.epoch = state.examples / len(train)
+            state.epoch = state.examples / len(self.train)
             sec = time.perf_counter() - clock_sec
             state.train_sec += sec
             add(state.window, {**sums, "steps": 1, "sec": sec, "data_sec": data_sec})
@@ -174,7 +180,7 @@ class _Loop:
 
     def _collate(self, step: Step) -> list[Batch]:
         draw = Draw(self.config.seed, step.epoch)
-        return [self.family.collate(self.store.splits["train"], indices, self.config, draw=draw) for indices in step.micro_batches]
+        return [self.family.collate(self.train, indices, self.config, draw=draw) for indices in step.micro_batches]
 
     def _optimise(self, step: Step, batches: Sequence[Batch]) -> dict[str, float]:
         """One optimiser step: parts' sums over the counts of the whole step, so that micro-batches never change the gradient.
@@ -187,7 +193,8 @@ class _Loop:
         nats = {part: torch.zeros((), device=self.config.device) for part in weights}
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            seed_dropout(self.config.seed, step.number, number)
             with self._autocast():
                 loss = self.model(batch.to(torch.device(self.config.device)))
             total = torch.stack([weights[part] * loss[part].sum() / max(1, counts[part]) for part in weights]).sum()
@@ -201,7 +208,7 @@ class _Loop:
                 raise Diverged(step.number, what)
         compute_sec = time.perf_counter() - began
         self.optimizer.step()
-        frames = sum(int(self.store.splits["train"].num_frames[i]) for part in step.micro_batches for i in part)
+        frames = sum(int(self.train.num_frames[part].sum()) for part in step.micro_batches)
         return {
             **{f"nats_{part}": value for part, value in zip(nats, sums, strict=True)},
             **{f"count_{part}": count for part, count in counts.items()},
@@ -236,7 +243,7 @@ class _Loop:
 
     def _validate(self, state: TrainState, *, is_candidate: bool) -> None:
         """Measure the yardstick, keep the weights if they are the best so far, and ask the reporter whether to go on."""
-        result = evaluate(self.model, self.family, self.store.splits["val"], self.config)
+        result = evaluate(self.model, self.family, self.val, self.config)
         if not math.isfinite(result.val_loss):
             raise Diverged(state.step, "validation loss")
         metrics = {"val_loss": result.val_loss, **{f"val_{part}": mean for part, mean in result.parts.items()}}
@@ -261,9 +268,11 @@ class _Loop:
         return min(wanted, longest)
 
     def _announce(self, state: TrainState, total_steps: int, is_resumed: bool) -> None:
-        train, val = (self.store.splits[name] for name in ("train", "val"))
-        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
-        console.print(f"{millions:.1f} M weights; {len(train)} clips to train on, {len(val)} to validate; {total_steps} optimiser steps")
+        parameters = list(self.model.parameters())
+        millions, trained = (sum(p.numel() for p in group) / 1e6 for group in (parameters, [p for p in parameters if p.requires_grad]))
+        part = "" if trained == millions else f" (method {self.config.method} trains {trained:.3g} M)"
+        console.print(f"{millions:.1f} M weights{part}; {total_steps} optimiser steps")
+        console.print(f"{_count(self.train)} to train on, {_count(self.val)} to validate")
         if is_resumed:
             console.print(
                 f"going on from step {state.step}" if state.step < total_steps and not state.stopped else "this run is complete already"
@@ -273,9 +282,14 @@ class _Loop:
         return torch.autocast(self.config.device.split(":")[0], dtype=torch.bfloat16, enabled=self.config.dtype == "bf16")
 
 
-def _plan(config: TrainConfig, family: Family, store: Store) -> BatchPlan:
+def _plan(config: TrainConfig, train: Examples) -> BatchPlan:
     options = BatchOptions(**{name: getattr(config, name) for name in BatchOptions.__dataclass_fields__})
-    return BatchPlan(family.costs(store.splits["train"]), options)
+    return BatchPlan(train.costs, options)
+
+
+def _count(examples: Examples) -> str:
+    clips = f"{len(examples.rows)} clips"
+    return clips if len(examples.rows) == len(examples) else f"{clips} in {len(examples)} conversations"
 
 
 def _clock(sec: float) -> str:

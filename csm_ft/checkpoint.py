@@ -1,6 +1,7 @@
 """Checkpoints: folders that are there whole or not at all.
 
 `step_000500/{model.safetensors, optimizer.safetensors, config.json, state.json}` to go on from, and `best/` without the optimiser.
+With method lora, adapters in peft's format stand in the place of model.safetensors.
 """
 
 import json
@@ -12,8 +13,9 @@ from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
+from csm_ft import lora
+from csm_ft.families.base import SpeechModel
 from csm_ft.files import whole_folder, write_whole
 from csm_ft.optim import load_optimizer_tensors, optimizer_tensors
 
@@ -39,7 +41,7 @@ class TrainState:
 
 
 def save_checkpoint(
-    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, config: Mapping[str, object], *, keep_last: int
+    root: Path, model: SpeechModel, optimizer: torch.optim.Optimizer, state: TrainState, config: Mapping[str, object], *, keep_last: int
 ) -> None:
     """Save everything a run needs to go on; then drop all but the last `keep_last`, by step number."""
     with whole_folder(root / f"step_{state.step:06d}") as folder:
@@ -51,7 +53,7 @@ def save_checkpoint(
 
 
 def save_best(
-    root: Path, model: nn.Module, state: TrainState, config: Mapping[str, object], val_clips: Mapping[str, tuple[float, int]]
+    root: Path, model: SpeechModel, state: TrainState, config: Mapping[str, object], val_clips: Mapping[str, tuple[float, int]]
 ) -> None:
     """Save the weights of the best validation so far, with each validation clip's share of it ([nats, frames])."""
     with whole_folder(root / "best") as folder:
@@ -60,10 +62,13 @@ def save_best(
         write_whole(folder / "val_clips.json", json.dumps(val_clips))
 
 
-def save_weights(folder: Path, model: nn.Module, config: Mapping[str, object]) -> None:
-    """Write model.safetensors and config.json under the published names; any folder of them is a base for another run."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+def save_weights(folder: Path, model: SpeechModel, config: Mapping[str, object]) -> None:
+    """Write weights (or adapters) and config.json under the published names; any folder of them is a base for another run."""
+    if lora.has_adapters(model):
+        lora.save_adapters(folder, model)
+    else:
+        tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_whole(folder / "config.json", json.dumps(dict(config), indent=2))
 
 
@@ -72,9 +77,12 @@ def checkpoints(root: Path) -> list[Path]:
     return sorted(root.glob("step_*"), key=lambda p: int(p.name.removeprefix("step_")))
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
+def load_checkpoint(folder: Path, model: SpeechModel, optimizer: torch.optim.Optimizer) -> TrainState:
     """Restore weights and optimiser in place and return where the run stood."""
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    if lora.has_adapters(model):
+        lora.load_adapters(folder, model)
+    else:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
     tensors = load_file(folder / "optimizer.safetensors")
     if tensors:
         load_optimizer_tensors(model, optimizer, tensors)

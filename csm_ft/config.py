@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from csm_ft.schedule import Duration
 
+LORA_LEARNING_RATE = 1.5e-4  # what has worked: 1e-4 to 2e-4
+
 
 class ConfigError(ValueError):
     """A mistake of the user in a flag, a YAML key or a combination of them; the message names the value, the rule and the way out."""
@@ -115,6 +117,36 @@ class TrainConfig(Options):
     adam_eps: float = option(1e-8, "AdamW epsilon.", group="optimisation")
     max_grad_norm: float = option(1.3, "Clip the gradient to this norm; 0 = off.", group="optimisation")
 
+    # What is trained
+    method: Literal["full", "lora", "backbone_only", "depth_only", "embeddings_only", "heads_only"] = option(
+        "full",
+        "Which weights are trained: all; low-rank adapters beside frozen ones (the learning_rate is 1.5e-4 then, unless given); "
+        "the backbone with codebook 0's head; the depth decoder with its heads (codebook 0 stays as it is); embeddings; heads.",
+        group="what is trained",
+    )
+    lora_rank: int = option(32, "Rank of the adapters.", group="what is trained")
+    lora_alpha: float = option(
+        32.0, "Adapters count lora_alpha / lora_rank (with lora_rslora: / square root of lora_rank).", group="what is trained"
+    )
+    lora_dropout: float = option(0.0, "Dropout before the adapters.", group="what is trained")
+    lora_targets: str = option(
+        "attention,mlp", "Where adapters go: these two words, or names of modules (q_proj,v_proj).", group="what is trained"
+    )
+    lora_rslora: bool = option(False, "Rank-stabilised scale of the adapters.", group="what is trained")
+    lora_dora: bool = option(False, "Weight-decomposed adapters (DoRA).", group="what is trained")
+    lora_lr_factor: float = option(
+        1.0, "Learning rate of adapters as a multiple of learning_rate: lets one sweep compare lora and full.", group="what is trained"
+    )
+
+    # Conversations: metadata with conversation and turn
+    loss_turns: str = option(
+        "all", "Turns of a conversation that are learned: all, last, or speaker:NAME; the others are context.", group="conversation"
+    )
+    val_turns: str = option("all", "Turns that validation scores (same words); the same for all trials.", group="conversation")
+    context_positions: int = option(
+        2048, "Text tokens + frames that turns take together; longer conversations are cut between turns.", group="conversation"
+    )
+
     # Now and then: a number of steps, or 0.5ep (epochs), 2000ex (examples), 10% or 1/9 (of the run); 0 = off
     log_every: str = option(
         "10", "Log the training loss: steps, 0.5ep, 2000ex, 10% or 1/9 of the run; 0 = off.", group="now and then", trains=False
@@ -164,6 +196,14 @@ class TrainConfig(Options):
             values.pop("use_amp", None)
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lora_learning_rate(cls, values: Any) -> Any:
+        """Adapters want a higher learning rate than the weights themselves."""
+        if isinstance(values, dict) and values.get("method") == "lora" and "learning_rate" not in values:
+            values = {**values, "learning_rate": LORA_LEARNING_RATE}
+        return values
+
     @field_validator("gen_sentences", mode="before")
     @classmethod
     def _sentences(cls, value: Any) -> Any:
@@ -174,6 +214,13 @@ class TrainConfig(Options):
                 raise ValueError(f"{path}: no such file; give a sentence, or a .txt file with one sentence per line")
             sentences = path.read_text(encoding="utf-8").splitlines()
         return [str(s).strip() for s in sentences if str(s).strip()]
+
+    @field_validator("loss_turns", "val_turns")
+    @classmethod
+    def _turns(cls, value: str) -> str:
+        if value not in ("all", "last") and (not value.startswith("speaker:") or value == "speaker:"):
+            raise ValueError(f"{value!r} is none of all, last, speaker:NAME")
+        return value
 
     @field_validator("log_every", "val_every", "best_from", "save_every", "gen_every", "warmup_steps")
     @classmethod
@@ -192,15 +239,21 @@ class TrainConfig(Options):
             "adam_eps",
             "gen_max_sec",
             "keep_last",
+            "context_positions",
+            "lora_rank",
+            "lora_alpha",
+            "lora_lr_factor",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)} is not above 0")
         for name in ("max_steps", "batch_tokens", "threads", "weight_decay", "max_grad_norm", "gen_temperature", "gen_topk"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} is below 0 (0 = off)")
-        for name in ("adam_beta1", "adam_beta2", "min_lr_ratio"):
+        for name in ("adam_beta1", "adam_beta2", "min_lr_ratio", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is not in [0, 1)")
+        if self.method == "lora" and self.train_from_scratch:
+            raise ValueError("method lora adapts trained weights, and train_from_scratch has none; drop one of the two")
         return self
 
     def training_keys(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The yardstick: every frame of the validation split, fixed order, fp32, no swept parameter."""
+"""The yardstick: every frame of the validation examples, fixed order, fp32, no swept parameter."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ import torch
 
 from csm_ft.batches import evaluation_batches
 from csm_ft.config import TrainConfig
-from csm_ft.families.base import Family, Loss, SpeechModel, Split, Tally
+from csm_ft.conversations import Examples
+from csm_ft.families.base import Family, Loss, SpeechModel, Tally
 
 BUDGET_TOKENS = 2048  # not an option: the batches of the yardstick are the same for every trial
 
@@ -18,29 +19,29 @@ class Evaluation:
 
     val_loss: float  # weighted sum of the parts' means
     parts: dict[str, float]  # mean per target
-    clips: dict[str, tuple[float, int]]  # clip id/row of the split -> (nats, frames); sum of nats / sum of frames = val_loss
+    clips: dict[str, tuple[float, int]]  # id of the example -> (nats, frames); sum of nats / sum of frames = val_loss
 
 
-def evaluate(model: SpeechModel, family: Family, split: Split, config: TrainConfig) -> Evaluation:
-    """Measure the model on all clips of `split`; the model's mode is left as found."""
+def evaluate(model: SpeechModel, family: Family, examples: Examples, config: TrainConfig) -> Evaluation:
+    """Measure the model on all `examples`; the model's mode is left as found."""
     device = next(model.parameters()).device
     weights = family.yardstick_weights()
     tally, nats, counts, ids = Tally(), [], [], []
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for indices in evaluation_batches(family.costs(split), BUDGET_TOKENS):
-            batch = family.collate(split, indices, config, draw=None)
+        for indices in evaluation_batches(examples.costs, BUDGET_TOKENS):
+            batch = family.collate(examples, indices, config, draw=None)
             loss: Loss = model(batch.to(device))
             nats.append(np.stack([loss[part].double().cpu().numpy() for part in weights], axis=1))
             counts.append(np.stack([batch.counts[part].numpy() for part in weights], axis=1))
-            ids += [f"{split.ids[i]}/{i}" for i in indices]  # a clip may come twice, with another text
+            ids += [examples.id(i) for i in indices]
     model.train(was_training)
     all_nats, all_counts = np.concatenate(nats), np.concatenate(counts)  # [clips, parts]
     for column, part in enumerate(weights):
         tally.add(part, float(all_nats[:, column].sum()), int(all_counts[:, column].sum()))
     parts = tally.means()
-    # A clip's share: each part's nats, rescaled from its own targets to frames (the targets of the first part).
+    # An example's share: each part's nats, rescaled from its own targets to frames (the targets of the first part).
     totals = all_counts.sum(axis=0)
     share = (all_nats * np.array(list(weights.values())) * totals[0] / totals).sum(axis=1)
     clips = {id_: (float(n), int(c)) for id_, n, c in zip(ids, share, all_counts[:, 0], strict=True)}

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from csm_ft.checkpoint import checkpoints
-from csm_ft.config import ConfigError, TrainConfig
+from csm_ft.config import ConfigError, TrainConfig, build
 from csm_ft.families.base import Family
 from csm_ft.files import recover, write_whole
 from csm_ft.progress import console
@@ -95,7 +95,9 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[Path, Path | N
 def _check_same(config: TrainConfig, store: Store, folder: Path) -> None:
     """Refuse to go on with another training than the one in the folder."""
     before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    changed = [f"{k}: {before.get(k)!r} there, {v!r} now" for k, v in config.training_keys().items() if before.get(k) != v]
+    now = config.training_keys()
+    then = {**build(type(config), {}).training_keys(), **before}  # an option younger than the run had its default
+    changed = [f"{name}: {then[name]!r} there, {value!r} now" for name, value in now.items() if then[name] != value]
     environment = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     if environment["data_fingerprint"] != store.info.content_fingerprint:
         changed.append(f"tokens: {config.data} has other content than when the run began")

@@ -1,11 +1,16 @@
 """A small in-memory split and model, for tests that need no token file."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from csm_ft.conversations import Examples, arrange
+from csm_ft.families.csm.arrange import costs
 from csm_ft.families.csm.config import CsmSize, TransformerSize
 from csm_ft.families.csm.model import CsmModel, random_model
+from csm_ft.tokens import Clip
 
 SIZE = CsmSize(
     TransformerSize(layers=2, heads=4, kv_heads=2, dim=32, ffn_dim=48),
@@ -18,11 +23,15 @@ SIZE = CsmSize(
 
 @dataclass
 class FakeSplit:
-    """Random clips of given numbers of frames."""
+    """Random clips of given numbers of frames; by default each by itself."""
 
     num_frames: np.ndarray
     num_text_tokens: np.ndarray
     seed: int = 0
+    conversations: Sequence[str] = ()
+    speakers: Sequence[str] = ()
+    turns: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    name: str = "train"
 
     def __post_init__(self) -> None:
         random = np.random.default_rng(self.seed)
@@ -33,6 +42,16 @@ class FakeSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def has_conversations(self) -> bool:
+        return any(self.conversations)
+
+    def conversation(self, index: int) -> str:
+        return self.conversations[index]
+
+    def clip(self, index: int) -> Clip:
+        return Clip(self.ids[index], "", self.speakers[index] if self.speakers else "", "", 0.0, 1.0, 1.0)
+
     def codes(self, index: int) -> np.ndarray:
         return self._codes[index]
 
@@ -42,6 +61,11 @@ class FakeSplit:
 
 def make_split(frames: list[int], seed: int = 0) -> FakeSplit:
     return FakeSplit(np.array(frames), np.random.default_rng(seed).integers(3, 9, len(frames)), seed)
+
+
+def examples_of(split: Any, *, max_positions: int = 2048, loss_turns: str = "all") -> Examples:
+    """Arrange a split as a run does."""
+    return arrange(split, costs(split), max_positions=max_positions, loss_turns=loss_turns)
 
 
 def make_model(seed: int = 0) -> CsmModel:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from csm_ft.config import TrainConfig
 
 if TYPE_CHECKING:
+    from csm_ft.conversations import Examples
     from csm_ft.families.base import Family
+    from csm_ft.tokens import Split
 
 
 def config_class(family: str = "csm") -> type[TrainConfig]:
@@ -14,6 +16,15 @@ def config_class(family: str = "csm") -> type[TrainConfig]:
     from csm_ft.families.csm.config import CsmConfig
 
     return CsmConfig
+
+
+def arrange(split: "Split", config: TrainConfig, *, evaluate: bool = False) -> "Examples":
+    """Return the examples that a split is to the family of `config`; `evaluate` = those that the yardstick scores. Imports no torch."""
+    from csm_ft.families.csm.arrange import arrange_csm
+    from csm_ft.families.csm.config import CsmConfig
+
+    assert isinstance(config, CsmConfig), f"unknown family {config.family}"
+    return arrange_csm(split, config, evaluate=evaluate)
 
 
 def open_family(family: str = "csm") -> "Family":

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from csm_ft.config import TrainConfig
+from csm_ft.conversations import Examples
 
 Loss = Mapping[str, Tensor]  # per part: nats summed per sequence, [B] fp32; never a mean
 
@@ -66,6 +67,7 @@ class Sample:
     prompt: Prompt
     codes: NDArray[np.uint16]  # [T, K], without the EOS frame
     stopped_by_eos: bool
+    turns_left_out: int = 0  # oldest turns of the context that the model had no room for
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class SpeechModel(nn.Module):
     """A trainable model: loss in `forward` (so that DDP and FSDP2 see it), sampling without traces."""
 
     block_classes: ClassVar[tuple[type[nn.Module], ...]]
-    lora_targets: ClassVar[tuple[str, ...]]
+    base_fingerprint: str = ""  # of the frozen weights, once there are adapters beside them (csm_ft/lora.py)
 
     def forward(self, batch: Any) -> Loss:
         """Return the nats of each part, summed per sequence."""
@@ -93,24 +95,6 @@ class SpeechModel(nn.Module):
         raise NotImplementedError
 
 
-class Split(Protocol):
-    """One split of a token store as the families see it (csm_ft.store.Split)."""
-
-    ids: list[str]
-    num_frames: NDArray[np.int64]  # [n]
-    num_text_tokens: NDArray[np.int64]  # [n]
-
-    def __len__(self) -> int: ...
-
-    def codes(self, index: int) -> NDArray[np.uint16]:
-        """[T, K] codes of one clip."""
-        ...
-
-    def text_tokens(self, index: int) -> NDArray[np.uint32]:
-        """[L] text tokens of one clip, template and BOS/EOS included."""
-        ...
-
-
 class Family(Protocol):
     """The plain functions of a family, as a module-like object (families/<name>/__init__.py)."""
 
@@ -118,11 +102,7 @@ class Family(Protocol):
         """Build the model in fp32 on the CPU with base or random weights; raises ConfigError when they do not fit the store."""
         ...
 
-    def costs(self, split: Split) -> NDArray[np.int64]:
-        """Positions of each clip: all that the batcher knows of it."""
-        ...
-
-    def collate(self, split: Split, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None) -> Batch:
+    def collate(self, examples: Examples, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None) -> Batch:
         """Make one micro-batch; draw=None scores every frame (evaluation)."""
         ...
 
@@ -132,6 +112,14 @@ class Family(Protocol):
 
     def yardstick_weights(self) -> dict[str, float]:
         """Weight of each part's mean in the validation loss that trials are compared by; free of every swept parameter."""
+        ...
+
+    def learning_rate_factor(self, config: TrainConfig, name: str) -> float:
+        """Learning rate of a parameter as a multiple of config.learning_rate; 0 = frozen."""
+        ...
+
+    def lora_modules(self, config: TrainConfig) -> str:
+        """Regular expression of the modules that get adapters."""
         ...
 
     def default_base(self, store: Any) -> str:

@@ -29,6 +29,8 @@ REFUSED: Mapping[str, str] = {
     "seed": "a search over seeds finds luck; the seed is the same for all trials",
     "n_epochs": "trials are compared at equal numbers of examples seen; give --n_epochs for all of them",
     "max_steps": "trials are compared at equal numbers of examples seen; give --n_epochs for all of them",
+    "context_positions": "it changes what an example is; give it as a flag for all trials",
+    "val_turns": "trials validated on other turns cannot be compared; give it as a flag for all trials",
 }
 
 
@@ -126,7 +128,7 @@ class Space:
         return (values.get(name) if searched else getattr(self.base, name)) in wanted
 
 
-def read_space(path: Path, request: SweepRequest, *, num_train_clips: int) -> Space:
+def read_space(path: Path, request: SweepRequest, *, num_train_examples: int) -> Space:
     """Read and check a sweep config together with the options that all trials share.
 
     Every choice and each end of a range goes through the config class, so a bad one is a ConfigError (file, key, value, rule, way out) now,
@@ -148,7 +150,7 @@ def read_space(path: Path, request: SweepRequest, *, num_train_clips: int) -> Sp
         raise ConfigError(
             f"max_steps {base.max_steps} with a searched batch size lets trials see different amounts of data; use --n_epochs instead"
         )
-    parameters = [_parameter(path, name, row, base, num_train_clips) for name, row in searched.items()]
+    parameters = [_parameter(path, name, row, base, num_train_examples) for name, row in searched.items()]
     return Space(_parents_first(path, parameters, base), base)
 
 
@@ -193,14 +195,16 @@ def _parse_row(path: Path, name: str, row: Any, train_class: type[TrainConfig]) 
             raise ConfigError(f"{path}: {name} cannot be searched: {REFUSED[name]}")
         if not field.json_schema_extra["trains"]:
             raise ConfigError(f"{path}: {name} cannot be searched: it does not change what is learned; give it as a flag for all trials")
-    elif name in ("data", "output_dir", "family", *SET_BY_SWEEP):
+        if name == "loss_turns" and isinstance(parsed, _Categorical) and any(str(v).startswith("speaker:") for v in parsed.values):
+            raise ConfigError(f"{path}: loss_turns: trials of one speaker's turns see fewer examples; give it as a flag for all trials")
+    elif name in ("data", "output_dir", "family", "loss_turns", "context_positions", *SET_BY_SWEEP):
         raise ConfigError(
             f"{path}: {name} cannot be fixed here: the sweep sets it for every trial, or it is a flag of sweep.py; drop the row"
         )
     return parsed
 
 
-def _parameter(path: Path, name: str, row: _Categorical | _Float | _Int, base: TrainConfig, num_train_clips: int) -> Parameter:
+def _parameter(path: Path, name: str, row: _Categorical | _Float | _Int, base: TrainConfig, num_train_examples: int) -> Parameter:
     if isinstance(row, _Categorical):
         choices = [getattr(_checked(path, f"{name}: choice {v!r}", type(base), base.model_dump() | {name: v}), name) for v in row.values]
         if len(set(map(str, choices))) < len(choices):
@@ -224,10 +228,10 @@ def _parameter(path: Path, name: str, row: _Categorical | _Float | _Int, base: T
             raise ConfigError(f"{path}: {name}: when: {row.when!r} must be one `key: value` or `key: [values]`")
         ((key, wanted),) = row.when.items()
         when = (str(key), tuple(wanted) if isinstance(wanted, list) else (wanted,))
-    return Parameter(name, distribution, _default(path, name, row, distribution, base, num_train_clips), when)
+    return Parameter(name, distribution, _default(path, name, row, distribution, base, num_train_examples), when)
 
 
-def _default(path: Path, name: str, row: _Row, distribution: BaseDistribution, base: TrainConfig, num_train_clips: int) -> Any:
+def _default(path: Path, name: str, row: _Row, distribution: BaseDistribution, base: TrainConfig, num_train_examples: int) -> Any:
     """Return the value of trial 0: the row's `default`, else the config's, else the nearest to it that is searched."""
     if row.default is not None:
         value = getattr(_checked(path, f"{name}: default {row.default!r}", type(base), base.model_dump() | {name: row.default}), name)
@@ -241,7 +245,7 @@ def _default(path: Path, name: str, row: _Row, distribution: BaseDistribution, b
     else:
         assert isinstance(distribution, FloatDistribution | IntDistribution)
         number = _number(value, distribution)
-        if number is None and (number := _as_steps(str(value), base, num_train_clips)) is not None:
+        if number is None and (number := _as_steps(str(value), base, num_train_examples)) is not None:
             console.print(f"{name}: {value} means {number} optimiser steps of trial 0")
             value = number
         if number is None:
@@ -263,15 +267,15 @@ def _number(value: Any, distribution: BaseDistribution) -> Any:
         return None
 
 
-def _as_steps(text: str, base: TrainConfig, num_train_clips: int) -> int | None:
+def _as_steps(text: str, base: TrainConfig, num_train_examples: int) -> int | None:
     """Return a duration such as 5% of the run in optimiser steps of the default's run."""
     try:
         duration = Duration.parse(text)
     except ValueError:
         return None
     per_step = base.batch_size * base.grad_acc_steps
-    horizon = base.max_steps * per_step or base.n_epochs * num_train_clips
-    unit = {"steps": per_step, "examples": 1, "epochs": num_train_clips, "run": horizon}[duration.unit]
+    horizon = base.max_steps * per_step or base.n_epochs * num_train_examples
+    unit = {"steps": per_step, "examples": 1, "epochs": num_train_examples, "run": horizon}[duration.unit]
     return round(float(duration.amount) * unit / per_step)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_ft.config import TrainConfig, build
+from csm_ft.families import arrange
 from csm_ft.sweep.asha import Rungs
 from csm_ft.sweep.config import SweepConfig
 
@@ -14,7 +15,7 @@ from csm_ft.sweep.config import SweepConfig
 class DataFacts:
     """What the orchestrator needs to know of the token file."""
 
-    num_train_clips: int
+    num_train_examples: int
     fingerprint: str
 
 
@@ -26,12 +27,12 @@ def describe_data(config: TrainConfig) -> DataFacts:
     from csm_ft.store import open_tokens  # here, so that --help and a wrong flag need no HDF5
 
     store = open_tokens(Path(config.data), in_memory=False)
-    return DataFacts(len(store.splits["train"]), store.info.content_fingerprint)
+    return DataFacts(len(arrange(store.splits["train"], config)), store.info.content_fingerprint)
 
 
 def rungs_of(sweep: SweepConfig, base: TrainConfig, data: DataFacts) -> Rungs:
     """Return where trials are compared, in examples seen."""
-    horizon = base.max_steps * base.batch_size * base.grad_acc_steps or base.n_epochs * data.num_train_clips
+    horizon = base.max_steps * base.batch_size * base.grad_acc_steps or base.n_epochs * data.num_train_examples
     return Rungs(sweep.rung_shares, sweep.validation_share, horizon)
 
 

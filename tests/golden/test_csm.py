@@ -12,7 +12,7 @@ from csm_ft.families.base import Prompt, SamplingOptions
 from csm_ft.families.csm.config import CsmSize, TransformerSize
 from csm_ft.families.csm.data import CsmBatch
 from csm_ft.families.csm.model import CsmModel, empty_model
-from csm_ft.families.csm.sample import _generate
+from csm_ft.families.csm.sample import generate
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-4
@@ -56,6 +56,7 @@ def as_batch(tokens: torch.Tensor, mask: torch.Tensor) -> CsmBatch:
         codes=tokens.flatten(0, 1)[frame_at, :-1].long(),
         frame_positions=frame_at,
         frame_sequence=owner,
+        frame_weights=torch.ones(len(frame_at)),
         depth_rows=torch.arange(len(frame_at)),
         depth_weights=torch.ones(len(frame_at)),
     )
@@ -96,7 +97,7 @@ def test_greedy_frames(model: CsmModel, golden: dict[str, torch.Tensor]) -> None
     batch = as_batch(prompt, golden["gen.prompt_mask"])
     with torch.no_grad():
         context = model.embed(batch, model.embed_codes(batch.codes))[0]
-        frames = _generate(model, [context], [torch.Generator()], SamplingOptions(max_frames=6, temperature=0, topk=0, seed=0))
+        frames = generate(model, [context], lambda logits, _: logits.argmax(-1), max_frames=6)
     np.testing.assert_array_equal(frames[0].numpy(), golden["gen.greedy_frames"].numpy())
 
 

@@ -204,7 +204,7 @@ def test_every_flag_is_understood_bare_or_with_a_value(folder: Path) -> None:
 
 def test_its_sweep_space_is_read(folder: Path) -> None:
     """Numbers written 1e-6 are strings in YAML 1.1."""
-    space = read_space(folder / "configs/sweep.yaml", parse(shlex.split(SWEEP)), num_train_clips=20)
+    space = read_space(folder / "configs/sweep.yaml", parse(shlex.split(SWEEP)), num_train_examples=20)
     searched = {parameter.name: parameter.distribution for parameter in space.parameters}
     assert (searched["learning_rate"].low, searched["learning_rate"].high, searched["learning_rate"].log) == (1e-6, 1e-2, True)  # pyright: ignore
     assert set(searched) == set(yaml.safe_load(SWEEP_YAML)) - {"decoder_loss_weight"}

@@ -2,36 +2,42 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from csm_ft.checkpoint import TrainState, checkpoints, load_checkpoint, save_best, save_checkpoint
-from csm_ft.config import TrainConfig
+from csm_ft.families.csm.config import CsmConfig
+from csm_ft.families.csm.data import collate
+from csm_ft.families.csm.family import CsmFamily
+from csm_ft.families.csm.model import CsmModel
 from csm_ft.files import recover, whole_folder, write_whole
-from csm_ft.optim import build_optimizer
+from csm_ft.optim import build_optimizer, choose_parameters
+from tests.splits import examples_of, make_model, make_split
 
 
-def make(seed: int) -> tuple[nn.Module, torch.optim.AdamW]:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
-    return model, build_optimizer(model, TrainConfig(learning_rate=0.1))
+def make(seed: int, **options: Any) -> tuple[CsmModel, torch.optim.AdamW]:
+    model, config = make_model(seed), CsmConfig(learning_rate=0.1, **options)
+    choose_parameters(model, CsmFamily(), config)
+    return model, build_optimizer(model, CsmFamily(), config)
 
 
-def step(model: nn.Module, optimizer: torch.optim.AdamW, seed: int) -> None:
+def step(model: CsmModel, optimizer: torch.optim.AdamW, seed: int) -> None:
     optimizer.zero_grad()
-    model(torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+    loss = model(collate(examples_of(make_split([4, 7], seed)), [0, 1], depth_fraction=1.0, draw=None))
+    (loss["c0"].sum() + loss["depth"].sum()).backward()
     optimizer.step()
 
 
-def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    model, optimizer = make(0)
+@pytest.mark.parametrize("options", [{}, {"method": "lora", "lora_rank": 2}, {"method": "depth_only"}], ids=["full", "lora", "depth_only"])
+def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
+    model, optimizer = make(0, **options)
     for seed in range(3):
         step(model, optimizer, seed)
     state = TrainState(step=3, examples=24, best={"val_loss": 1.5}, window={"nats_c0": 0.1 + 0.2})
     save_checkpoint(tmp_path, model, optimizer, state, {"size": 1}, keep_last=2)
-    other, other_optimizer = make(1)
+    other, other_optimizer = make(0 if options.get("method") == "lora" else 1, **options)
     assert load_checkpoint(tmp_path / "step_000003", other, other_optimizer) == state
     for seed in range(3, 6):
         step(model, optimizer, seed)
@@ -45,13 +51,6 @@ def test_the_last_n_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
     for number in (5, 999_999, 1_000_000, 1_000_001):
         save_checkpoint(tmp_path, model, optimizer, TrainState(step=number), {}, keep_last=2)
     assert [p.name for p in checkpoints(tmp_path)] == ["step_1000000", "step_1000001"]
-
-
-def test_norms_and_embeddings_are_not_decayed_by_default() -> None:
-    model = nn.ModuleDict({"text_embeddings": nn.Embedding(3, 4), "linear": nn.Linear(4, 4), "norm": nn.LayerNorm(4)})
-    groups = build_optimizer(model, TrainConfig(weight_decay=0.5)).param_groups
-    assert [(g["weight_decay"], sum(p.numel() for p in g["params"])) for g in groups] == [(0.5, 16), (0.0, 12 + 4 + 8)]
-    assert len(build_optimizer(model, TrainConfig(weight_decay=0.5, decay_all=True)).param_groups) == 1
 
 
 def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:

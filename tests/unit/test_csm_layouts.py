@@ -10,7 +10,7 @@ from csm_ft.config import ConfigError
 from csm_ft.families.csm import layouts
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.model import CsmModel
-from tests.splits import SIZE, make_model, make_split
+from tests.splits import SIZE, examples_of, make_model, make_split
 
 
 def their_model(model: CsmModel) -> Any:
@@ -32,7 +32,7 @@ def their_model(model: CsmModel) -> Any:
 def test_transformers_gives_the_same_loss_on_the_same_weights() -> None:
     model, split = make_model(seed=3), make_split([9])
     theirs = their_model(model)
-    batch = collate(split, [0], depth_fraction=1.0, draw=None)
+    batch = collate(examples_of(split), [0], depth_fraction=1.0, draw=None)
     with torch.no_grad():
         loss = model(batch)
         frames = model.embed_codes(batch.codes)

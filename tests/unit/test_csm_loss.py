@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from csm_ft.families.base import Draw
 from csm_ft.families.csm.data import collate, depth_draw
 from csm_ft.families.csm.model import CsmModel
-from tests.splits import FakeSplit, make_model, make_split
+from tests.splits import FakeSplit, examples_of, make_model, make_split
 
 SPLIT = make_split([12, 5, 30, 1, 17, 9, 22, 3])
 
@@ -37,7 +37,7 @@ def slow_clip_nats(model: CsmModel, split: FakeSplit, index: int) -> tuple[float
 
 def test_loss_equals_the_slow_definition() -> None:
     model = make_model()
-    batch = collate(SPLIT, range(len(SPLIT)), depth_fraction=0.25, draw=Draw(seed=1, epoch=2))
+    batch = collate(examples_of(SPLIT), range(len(SPLIT)), depth_fraction=0.25, draw=Draw(seed=1, epoch=2))
     with torch.no_grad():
         loss = model(batch)
         for index in range(len(SPLIT)):
@@ -49,7 +49,7 @@ def test_loss_equals_the_slow_definition() -> None:
 
 def gradient(model: CsmModel, micro_batches: list[list[int]], fraction: float, draw: Draw | None) -> torch.Tensor:
     model.zero_grad()
-    batches = [collate(SPLIT, indices, depth_fraction=fraction, draw=draw) for indices in micro_batches]
+    batches = [collate(examples_of(SPLIT), indices, depth_fraction=fraction, draw=draw) for indices in micro_batches]
     counts = {part: sum(int(b.counts[part].sum()) for b in batches) for part in ("c0", "depth")}
     for batch in batches:
         loss = model(batch)
@@ -118,7 +118,7 @@ def test_training_log_probabilities_are_those_of_generation() -> None:
         split._codes = [sample.codes]
         split._text = [Tokens().encode(prompt.text, None)]
         split.num_text_tokens = np.array([len(split._text[0])])
-        batch = collate(split, [0], depth_fraction=1.0, draw=None)
+        batch = collate(examples_of(split), [0], depth_fraction=1.0, draw=None)
         with torch.no_grad():
             frames = model.embed_codes(batch.codes)
             hidden = model.backbone_hidden(model.embed(batch, frames)).flatten(0, 1)[batch.frame_positions - 1]

@@ -30,7 +30,7 @@ class Desk:
         (out.parent / "space.yaml").write_text(SPACE)
         request = parse(["--n_trials", "6", "--n_epochs", "3", "--output_dir", str(out), "--wandb", "off", "--study_name", "süß\n#"])
         data = DataFacts(fake_trainer.NUM_CLIPS, "f")
-        space = read_space(out.parent / "space.yaml", request, num_train_clips=data.num_train_clips)
+        space = read_space(out.parent / "space.yaml", request, num_train_examples=data.num_train_examples)
         rungs = rungs_of(request.sweep, space.base, data)
         self.out = out
         self.study = SweepStudy.open(out, request.sweep, space, rungs, agreement(request.sweep, space.base, space.describe(), data))

@@ -25,10 +25,10 @@ decoder_loss_weight: {type: fixed, value: 0.5}
 """
 
 
-def space(tmp_path: Path, text: str, *argv: str, num_train_clips: int = 900) -> Space:
+def space(tmp_path: Path, text: str, *argv: str, num_train_examples: int = 900) -> Space:
     path = tmp_path / "space.yaml"
     path.write_text(text)
-    return read_space(path, parse(list(argv)), num_train_clips=num_train_clips)
+    return read_space(path, parse(list(argv)), num_train_examples=num_train_examples)
 
 
 def draw(space: Space, seed: int = 0, fixed: dict[str, Any] | None = None) -> tuple[dict[str, Any], optuna.trial.FrozenTrial]:
@@ -59,7 +59,7 @@ def test_the_public_trainers_file_runs_unchanged(tmp_path: Path) -> None:
 
 def test_our_own_file_is_valid_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ours = read_space(find_space("configs/sweep.yaml"), parse([]), num_train_clips=100)
+    ours = read_space(find_space("configs/sweep.yaml"), parse([]), num_train_examples=100)
     assert len(ours.first_points()) == 3
     lines = find_space("configs/sweep.yaml").read_text().splitlines()
     assert all("#" in line for line in lines if line and not line.startswith(" ")), "each key has its comment"
@@ -154,7 +154,7 @@ def test_steps_and_a_searched_batch_size_do_not_go_together(tmp_path: Path) -> N
 
 def test_a_missing_file_names_ours(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"configs/sweep\.yaml"):
-        read_space(tmp_path / "none.yaml", parse([]), num_train_clips=1)
+        read_space(tmp_path / "none.yaml", parse([]), num_train_examples=1)
 
 
 @settings(max_examples=40, deadline=None)

@@ -34,7 +34,7 @@ def opener(tmp_path: Path) -> Iterator[Opener]:
         while close and last:
             last.pop().close()
         request = parse(list(argv))
-        space = read_space(tmp_path / "space.yaml", request, num_train_clips=100)
+        space = read_space(tmp_path / "space.yaml", request, num_train_examples=100)
         last.append(SweepStudy.open(tmp_path / folder, request.sweep, space, RUNGS, agreement or {"n_epochs": 5}))
         return last[-1]
 

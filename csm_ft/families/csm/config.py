@@ -1,6 +1,7 @@
 """Options that only CSM has, and the sizes its two transformers come in. Imports no torch."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
@@ -39,16 +40,99 @@ class CsmConfig(TrainConfig):
         group="optimisation",
     )
 
+    backbone_lr_factor: float = option(
+        1.0, "Learning rate of the backbone as a multiple of learning_rate; 0 = frozen (so below, too).", group="what is trained"
+    )
+    decoder_lr_factor: float = option(1.0, "Of the depth decoder and the projection into it.", group="what is trained")
+    embeddings_lr_factor: float = option(1.0, "Of text and audio embeddings.", group="what is trained")
+    heads_lr_factor: float = option(1.0, "Of codebook 0's head and the depth decoder's heads.", group="what is trained")
+
+    @model_validator(mode="after")
+    def _what_is_trained(self) -> Self:
+        if self.method == "lora":
+            lora_modules(self)
+        if not any(learning_rate_factor(self, name) for name in _TENSORS):
+            raise ValueError(f"method {self.method}: every part it would train has an lr_factor of 0; nothing is left to train")
+        if self.method == "depth_only" and self.decoder_loss_weight == 0:
+            raise ValueError("method depth_only trains the depth decoder alone, and decoder_loss_weight 0 gives it no loss")
+        return self
+
     @model_validator(mode="after")
     def _csm_ranges(self) -> Self:
+        if self.context_positions > MAX_POSITIONS:
+            raise ValueError(f"context_positions {self.context_positions} is above {MAX_POSITIONS}, the model's length")
         if not 0 <= self.decoder_loss_weight <= 1:
             raise ValueError(f"decoder_loss_weight {self.decoder_loss_weight} is not in [0, 1]")
         if not 0 < self.depth_fraction <= 1:
             raise ValueError(f"depth_fraction {self.depth_fraction} is not in (0, 1]; 0.0625 trains on 1 frame in 16")
         for name in type(self).model_fields:
+            if name.endswith("_lr_factor") and getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)} is below 0 (0 = frozen)")
             if name.startswith(("backbone_", "decoder_")) and name != "decoder_loss_weight" and getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} is below 0 (0 = the preset's)")
         return self
+
+
+# The parts of the model by the first word of a tensor's name.
+_PARTS = {
+    "backbone": "backbone",
+    "decoder": "decoder",
+    "projection": "decoder",
+    "text_embeddings": "embeddings",
+    "audio_embeddings": "embeddings",
+    "codebook0_head": "heads",
+    "audio_head": "heads",
+}
+_TENSORS = tuple(_PARTS)
+_TRAINED = {
+    "full": _TENSORS,
+    "lora": _TENSORS,
+    "backbone_only": ("backbone", "codebook0_head"),
+    "depth_only": ("decoder", "projection", "audio_head"),
+    "embeddings_only": ("text_embeddings", "audio_embeddings"),
+    "heads_only": ("codebook0_head", "audio_head"),
+}
+_ADAPTED = {  # in a layer of either transformer
+    "q_proj": "attn.q_proj",
+    "k_proj": "attn.k_proj",
+    "v_proj": "attn.v_proj",
+    "output_proj": "attn.output_proj",
+    "w1": "mlp.w1",
+    "w2": "mlp.w2",
+    "w3": "mlp.w3",
+}
+_WORDS = {"attention": ("q_proj", "k_proj", "v_proj", "output_proj"), "mlp": ("w1", "w2", "w3")}
+_ADAPTED_ALONE = ("projection", "codebook0_head")
+
+
+def learning_rate_factor(config: CsmConfig, tensor_name: str) -> float:
+    """Return the learning rate of a tensor as a multiple of `learning_rate`; 0 = frozen."""
+    first = tensor_name.split(".")[0]
+    factor = getattr(config, f"{_PARTS[first]}_lr_factor") if first in _TRAINED[config.method] else 0.0
+    return factor * config.lora_lr_factor if config.method == "lora" else factor
+
+
+def lora_modules(config: CsmConfig) -> str:
+    """Return a regular expression of the modules that get adapters: those of `lora_targets` in parts that are not frozen.
+
+    Raises ValueError for an unknown word, and when no module is left.
+    """
+    wanted: list[str] = []
+    for word in config.lora_targets.replace(" ", "").split(","):
+        names = _WORDS.get(word, (word,))
+        if not set(names) <= {*_ADAPTED, *_ADAPTED_ALONE}:
+            raise ValueError(
+                f"lora_targets: {word!r} is none of {', '.join((*_WORDS, *_ADAPTED, *_ADAPTED_ALONE))}; "
+                "write e.g. attention,mlp or q_proj,v_proj"
+            )
+        wanted += [name for name in names if name not in wanted]
+    stacks = [name for name in ("backbone", "decoder") if getattr(config, f"{name}_lr_factor")]
+    in_layers = [re.escape(_ADAPTED[name]) for name in wanted if name in _ADAPTED]
+    patterns = [rf"({'|'.join(stacks)})\.layers\.\d+\.({'|'.join(in_layers)})"] if stacks and in_layers else []
+    patterns += [name for name in wanted if name in _ADAPTED_ALONE and getattr(config, f"{_PARTS[name]}_lr_factor")]
+    if not patterns:
+        raise ValueError(f"lora_targets {config.lora_targets!r}: all of it is in parts with an lr_factor of 0; nothing is left to adapt")
+    return "|".join(patterns)
 
 
 @dataclass(frozen=True)

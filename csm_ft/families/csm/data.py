@@ -1,4 +1,4 @@
-"""From the token store to a CSM micro-batch: text frames, audio frames, one EOS frame per clip; right padding.
+"""From examples to a CSM micro-batch: per turn text frames, audio frames, one EOS frame; right padding.
 
 Shapes: B sequences, S padded positions, N audio frames incl. EOS frames, M frames drawn for the depth decoder, K codebooks, L text tokens.
 """
@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from csm_ft.families.base import Batch, Draw, Split
+from csm_ft.conversations import Examples
+from csm_ft.families.base import Batch, Draw
 
 
 @dataclass
@@ -26,37 +27,39 @@ class CsmBatch(Batch):
     codes: Tensor  # [N, K] int64, EOS frames are all zero
     frame_positions: Tensor  # [N] int64
     frame_sequence: Tensor  # [N] int64, 0..B-1
+    frame_weights: Tensor  # [N] fp32, 1 for frames that are learned, 0 for those of context turns
     depth_rows: Tensor  # [M] int64, rows of codes that train the depth decoder
     depth_weights: Tensor  # [M] fp32; their expected sum is N
 
 
-def costs(split: Split) -> NDArray[np.int64]:
-    """Positions of each clip: text tokens + frames + EOS frame."""
-    return split.num_text_tokens + split.num_frames + 1
-
-
-def collate(split: Split, indices: Sequence[int], *, depth_fraction: float, draw: Draw | None) -> CsmBatch:
-    """Make the micro-batch of `indices`; draw=None gives every frame to the depth decoder with weight 1."""
-    lengths = costs(split)[np.asarray(indices)]
+def collate(examples: Examples, indices: Sequence[int], *, depth_fraction: float, draw: Draw | None) -> CsmBatch:
+    """Make the micro-batch of `indices`; draw=None gives every learned frame to the depth decoder with weight 1."""
+    split, lengths = examples.split, examples.costs[np.asarray(indices)]
     width = int(lengths.max())
-    text, text_at, codes, codes_at, owner, rows, weights = [], [], [], [], [], [], []
+    text, text_at, codes, codes_at, owner, learned, rows, weights = [], [], [], [], [], [], [], []
+    counts = np.zeros(len(indices), dtype=np.int64)
     num_rows = 0
     for sequence, index in enumerate(indices):
-        tokens, frames = split.text_tokens(index), split.codes(index)
-        start, end = sequence * width, sequence * width + len(tokens)
-        text.append(tokens)
-        text_at.append(np.arange(start, end))
-        codes.append(np.concatenate([frames, np.zeros_like(frames[:1])]))
-        codes_at.append(np.arange(end, end + len(frames) + 1))
-        owner.append(np.full(len(frames) + 1, sequence))
-        drawn, weight = depth_draw(len(frames), depth_fraction, draw, split.ids[index])
-        rows.append(drawn + num_rows)
-        weights.append(weight)
-        num_rows += len(frames) + 1
-    num_codebooks = codes[0].shape[1]
-    targets = torch.tensor([len(c) for c in codes])
+        start = sequence * width
+        for clip, is_target in examples.turns(index):
+            tokens, frames = split.text_tokens(clip), split.codes(clip)
+            num_frames, end = len(frames) + 1, start + len(tokens)
+            text.append(tokens)
+            text_at.append(np.arange(start, end))
+            codes.append(np.concatenate([frames, np.zeros_like(frames[:1])]))
+            codes_at.append(np.arange(end, end + num_frames))
+            owner.append(np.full(num_frames, sequence))
+            learned.append(np.full(num_frames, is_target))
+            if is_target:
+                drawn, weight = depth_draw(len(frames), depth_fraction, draw, split.ids[clip])
+                rows.append(drawn + num_rows)
+                weights.append(weight)
+                counts[sequence] += num_frames
+            num_rows += num_frames
+            start = end + num_frames
+    targets = torch.from_numpy(counts)
     return CsmBatch(
-        counts={"c0": targets, "depth": targets * (num_codebooks - 1)},
+        counts={"c0": targets, "depth": targets * (codes[0].shape[1] - 1)},
         num_positions=int(lengths.sum()),
         num_padded=len(indices) * width,
         num_sequences=len(indices),
@@ -66,6 +69,7 @@ def collate(split: Split, indices: Sequence[int], *, depth_fraction: float, draw
         codes=_int64(codes),
         frame_positions=_int64(codes_at),
         frame_sequence=_int64(owner),
+        frame_weights=torch.from_numpy(np.concatenate(learned).astype(np.float32)),
         depth_rows=_int64(rows),
         depth_weights=torch.from_numpy(np.concatenate(weights).astype(np.float32)),
     )

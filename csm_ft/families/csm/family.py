@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from csm_ft.config import ConfigError, TrainConfig
-from csm_ft.families.base import Draw, Split
+from csm_ft.conversations import Examples
+from csm_ft.families.base import Draw
 from csm_ft.families.csm import data
-from csm_ft.families.csm.config import CsmConfig, CsmSize, check_flags, chosen_size
+from csm_ft.families.csm.config import CsmConfig, CsmSize, check_flags, chosen_size, learning_rate_factor, lora_modules
 from csm_ft.families.csm.model import CsmModel, random_model
 from csm_ft.families.csm.weights import load_model
 from csm_ft.store import Store
@@ -42,13 +40,9 @@ class CsmFamily:
         _check_fit(model.size, store, config.model_name_or_checkpoint_path)
         return model
 
-    def costs(self, split: Split) -> NDArray[np.int64]:
-        """Positions of each clip."""
-        return data.costs(split)
-
-    def collate(self, split: Split, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None) -> data.CsmBatch:
+    def collate(self, examples: Examples, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None) -> data.CsmBatch:
         """Make one micro-batch."""
-        return data.collate(split, indices, depth_fraction=_csm(config).depth_fraction, draw=draw)
+        return data.collate(examples, indices, depth_fraction=_csm(config).depth_fraction, draw=draw)
 
     def part_weights(self, config: TrainConfig) -> dict[str, float]:
         """2*((1-w)*c0 + w*depth), as in the public CSM trainer; w = 0.5 is c0 + depth."""
@@ -58,6 +52,14 @@ class CsmFamily:
     def yardstick_weights(self) -> dict[str, float]:
         """The yardstick: nats per frame of codebook 0 plus the mean over codebooks 1..K-1; nothing that a sweep may vary."""
         return {"c0": 1.0, "depth": 1.0}
+
+    def learning_rate_factor(self, config: TrainConfig, name: str) -> float:
+        """Learning rate of a parameter as a multiple of config.learning_rate; 0 = frozen."""
+        return learning_rate_factor(_csm(config), name)
+
+    def lora_modules(self, config: TrainConfig) -> str:
+        """Regular expression of the modules that get adapters."""
+        return lora_modules(_csm(config))
 
     def checkpoint_config(self, model: CsmModel) -> Mapping[str, object]:
         """Return config.json of a checkpoint."""

@@ -23,7 +23,6 @@ class CsmModel(SpeechModel):
     """Backbone over frames and depth decoder over codebooks, as in Sesame's models.py."""
 
     block_classes: ClassVar[tuple[type[nn.Module], ...]] = (TransformerSelfAttentionLayer,)
-    lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "output_proj", "w1", "w2", "w3")
 
     def __init__(self, size: CsmSize) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class CsmModel(SpeechModel):
     def forward(self, batch: CsmBatch) -> Loss:
         """Return the nats of each sequence, [B].
 
-        `c0`: codebook 0 of every frame; `depth`: codebooks 1..K-1 of the drawn frames, weighted so that the sum is unbiased.
+        `c0`: codebook 0 of every learned frame; `depth`: codebooks 1..K-1 of the drawn ones, weighted so that the sum is unbiased.
         """
         frames = self.embed_codes(batch.codes)
         hidden = self.backbone_hidden(self.embed(batch, frames))
@@ -57,7 +56,7 @@ class CsmModel(SpeechModel):
         sequence = batch.frame_sequence
         zeros = hidden.new_zeros(batch.num_sequences, dtype=torch.float32)
         return {
-            "c0": zeros.index_add(0, sequence, c0_nats),
+            "c0": zeros.index_add(0, sequence, c0_nats * batch.frame_weights),
             "depth": zeros.index_add(0, sequence.index_select(0, batch.depth_rows), depth_nats * batch.depth_weights),
         }
 

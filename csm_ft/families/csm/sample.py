@@ -4,7 +4,7 @@ Shapes: B prompts, P longest prompt in positions, C cache capacity in positions,
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -20,29 +20,36 @@ if TYPE_CHECKING:
     from csm_ft.families.csm.model import CsmModel
 
 
+Choose = Callable[[Tensor, int], Tensor]  # logits [B, V] of a codebook -> codes [B]
+
+
 @torch.no_grad()
 def sample(model: "CsmModel", prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions) -> list[Sample]:
     """Generate frames until each prompt's EOS frame (all zero) or `options.max_frames`; caches, mode and random state are left as found.
 
-    Raises ValueError when a prompt leaves no room for a frame within the model's 2,048 positions.
+    Turns of the context that the model's 2,048 positions have no room for are left out, oldest first. Raises ValueError when the text
+    alone leaves no room for a frame.
     """
     if not prompts:
         return []
-    texts = [torch.from_numpy(tokenizer.encode(p.text, p.speaker or None).astype(np.int64)).to(model.device) for p in prompts]
-    generators = [torch.Generator().manual_seed(_seed(options.seed, p.id)) for p in prompts]
     was_training = model.training
     model.eval()
     try:
-        frames = _generate(model, [model.text_embeddings(t) for t in texts], generators, options)
+        pieces = [_embed_prompt(model, prompt, tokenizer, options.max_frames) for prompt in prompts]
+        frames = generate(model, [torch.cat(p) for p in pieces], _Draws(model, prompts, options), options.max_frames)
     finally:
         model.train(was_training)
-    return [_trim(prompt, codes) for prompt, codes in zip(prompts, frames.cpu().numpy(), strict=True)]
+    left_out = [len(prompt.context) - len(p) // 2 for prompt, p in zip(prompts, pieces, strict=True)]
+    return [_trim(*row) for row in zip(prompts, frames.cpu().numpy(), left_out, strict=True)]
 
 
-def _generate(model: "CsmModel", contexts: Sequence[Tensor], generators: Sequence[torch.Generator], options: SamplingOptions) -> Tensor:
-    """Embedded contexts ([P_i, D] each) -> frames [B, T, K]; rows go on after their EOS frame until all are done."""
+def generate(model: "CsmModel", contexts: Sequence[Tensor], choose: Choose, max_frames: int) -> Tensor:
+    """Embedded contexts ([P_i, D] each) -> frames [B, T, K]; rows go on after their EOS frame until all are done.
+
+    `choose` gets the logits of each codebook of each frame in turn. Without gradients, caches removed afterwards.
+    """
     longest = max(len(c) for c in contexts)
-    max_frames = min(options.max_frames, MAX_POSITIONS - longest)
+    max_frames = min(max_frames, MAX_POSITIONS - longest)
     if max_frames < 1:
         raise ValueError(f"a prompt of {longest} positions leaves no room within the model's {MAX_POSITIONS}; shorten its text")
     num_prompts, device, num_codebooks = len(contexts), model.device, model.size.num_codebooks
@@ -63,7 +70,7 @@ def _generate(model: "CsmModel", contexts: Sequence[Tensor], generators: Sequenc
             stack.enter_context(local_kv_cache(transformer, **caches))
         while len(frames) < max_frames and not bool(finished.all()):
             hidden = model.backbone(inputs, mask=mask, input_pos=positions)[:, -1]
-            frame = _depth(model, hidden, generators, options)
+            frame = _depth(model, hidden, choose)
             frames.append(frame)
             finished |= (frame == 0).all(dim=1)
             inputs = model.embed_codes(frame).sum(1, keepdim=True)
@@ -73,14 +80,32 @@ def _generate(model: "CsmModel", contexts: Sequence[Tensor], generators: Sequenc
     return torch.stack(frames, dim=1)
 
 
-def _depth(model: "CsmModel", hidden: Tensor, generators: Sequence[torch.Generator], options: SamplingOptions) -> Tensor:
+def _embed_prompt(model: "CsmModel", prompt: Prompt, tokenizer: Any, max_frames: int) -> list[Tensor]:
+    """Embed the turns of the context that there is room for, oldest first, each as text and frames, and then the text; [*, D] each."""
+    pieces = [_embed_text(model, tokenizer, prompt.text, prompt.speaker)]
+    room = MAX_POSITIONS - max_frames - len(pieces[0])
+    for turn in reversed(prompt.context):
+        text = _embed_text(model, tokenizer, turn.text, turn.speaker)
+        codes = torch.from_numpy(turn.codes.astype(np.int64)).to(model.device)
+        frames = model.embed_codes(torch.cat([codes, torch.zeros_like(codes[:1])])).sum(1)  # with the EOS frame
+        room -= len(text) + len(frames)
+        if room < 0:
+            break
+        pieces[:0] = [text, frames]
+    return pieces
+
+
+def _embed_text(model: "CsmModel", tokenizer: Any, text: str, speaker: str) -> Tensor:
+    return model.text_embeddings(torch.from_numpy(tokenizer.encode(text, speaker or None).astype(np.int64)).to(model.device))
+
+
+def _depth(model: "CsmModel", hidden: Tensor, choose: Choose) -> Tensor:
     """Backbone state [B, D] -> one frame of codes [B, K], codebook by codebook."""
     num_codebooks, vocab = model.size.num_codebooks, model.size.audio_vocab_size
-    noise = _noise(generators, num_codebooks, vocab, options).to(hidden.device)
     slots = torch.arange(num_codebooks, device=hidden.device)
     causal = slots <= slots[:, None]
     model.decoder.reset_caches()
-    code = _pick(model.codebook0_head(hidden), noise[:, 0], options)
+    code = choose(model.codebook0_head(hidden), 0)
     codes, inputs, start = [code], hidden[:, None], 0
     for k in range(1, num_codebooks):
         embedded = model.audio_embeddings(code + (k - 1) * vocab)[:, None]
@@ -88,28 +113,33 @@ def _depth(model: "CsmModel", hidden: Tensor, generators: Sequence[torch.Generat
         steps = slots[start : k + 1]
         mask = causal[steps].expand(len(hidden), -1, -1)
         output = model.decoder(model.projection(inputs), mask=mask, input_pos=steps.expand(len(hidden), -1))[:, -1]
-        code = _pick(output @ model.audio_head[k - 1], noise[:, k], options)
+        code = choose(output @ model.audio_head[k - 1], k)
         codes.append(code)
         start = k + 1
     return torch.stack(codes, dim=1)
 
 
-def _pick(logits: Tensor, noise: Tensor, options: SamplingOptions) -> Tensor:
-    """Sample one code per row: argmax(p / Exp(1)) is a draw from p (the exponential race, as in Sesame's generator)."""
-    logits = logits.float()
-    if options.temperature == 0:
-        return logits.argmax(dim=-1)
-    logits = logits / options.temperature
-    if 0 < options.topk < logits.shape[-1]:
-        floor = logits.topk(options.topk, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < floor, float("-inf"))
-    return (logits.softmax(dim=-1) / noise).argmax(dim=-1)
+class _Draws:
+    """Sample codes with a generator per prompt, so that neighbours in the batch do not matter."""
 
+    def __init__(self, model: "CsmModel", prompts: Sequence[Prompt], options: SamplingOptions) -> None:
+        self.options = options
+        self._generators = [torch.Generator().manual_seed(_seed(options.seed, prompt.id)) for prompt in prompts]
+        self._shape = model.size.num_codebooks, model.size.audio_vocab_size
+        self._noise = torch.empty(0)
 
-def _noise(generators: Sequence[torch.Generator], num_codebooks: int, vocab: int, options: SamplingOptions) -> Tensor:
-    if options.temperature == 0:
-        return torch.ones(len(generators), num_codebooks, 1)
-    return torch.stack([torch.empty(num_codebooks, vocab).exponential_(generator=g) for g in generators])
+    def __call__(self, logits: Tensor, codebook: int) -> Tensor:
+        """Sample one code per row: argmax(p / Exp(1)) is a draw from p (the exponential race, as in Sesame's generator)."""
+        logits, options = logits.float(), self.options
+        if options.temperature == 0:
+            return logits.argmax(dim=-1)
+        if codebook == 0:
+            self._noise = torch.stack([torch.empty(self._shape).exponential_(generator=g) for g in self._generators]).to(logits.device)
+        logits = logits / options.temperature
+        if 0 < options.topk < logits.shape[-1]:
+            floor = logits.topk(options.topk, dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < floor, float("-inf"))
+        return (logits.softmax(dim=-1) / self._noise[:, codebook]).argmax(dim=-1)
 
 
 def _cache_dtype(model: "CsmModel") -> torch.dtype:
@@ -121,7 +151,7 @@ def _seed(seed: int, prompt_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{prompt_id}".encode(), digest_size=7).digest())
 
 
-def _trim(prompt: Prompt, codes: np.ndarray) -> Sample:
+def _trim(prompt: Prompt, codes: np.ndarray, turns_left_out: int) -> Sample:
     ends = np.flatnonzero((codes == 0).all(axis=1))
     end = int(ends[0]) if len(ends) else len(codes)
-    return Sample(prompt, codes[:end].astype(np.uint16), stopped_by_eos=len(ends) > 0)
+    return Sample(prompt, codes[:end].astype(np.uint16), len(ends) > 0, turns_left_out)

@@ -16,13 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from csm_ft import lora
 from csm_ft.config import ConfigError
 from csm_ft.families.csm import layouts
 from csm_ft.families.csm.config import PRESETS, CsmSize, TransformerSize
 from csm_ft.families.csm.model import CsmModel, empty_model
 
 _CACHE_MASKS = ("backbone_causal_mask", "decoder_causal_mask")  # Sesame's setup_caches leaves them in the state dict
-_SINGLE = ("model.safetensors", "ckpt.pt")
+_SINGLE = ("model.safetensors", "ckpt.pt", lora.WEIGHTS)
 _INDEXES = ("model.safetensors.index.json", "transformers.safetensors.index.json")
 
 
@@ -32,6 +33,11 @@ class Checkpoint:
 
     files: tuple[Path, ...]
     config: Path | None  # config.json beside them
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether these are adapters, and the weights are somewhere else."""
+        return self.files[0].name == lora.WEIGHTS
 
     @property
     def where(self) -> str:
@@ -62,11 +68,13 @@ def locate(name: str) -> Checkpoint:
 
 
 def load_model(name: str) -> CsmModel:
-    """Load a checkpoint as fp32 on the CPU.
+    """Load a checkpoint as fp32 on the CPU; adapters are merged into the base that they name.
 
     Raises ConfigError for a missing or foreign file, and for tensors that are missing, unknown or of another shape.
     """
     found = locate(name)
+    if found.is_adapter:
+        return _merged(found.files[0].parent)
     weights = _read(found.files, tuple(path.stat().st_mtime_ns for path in found.files))
     if layouts.is_transformers_layout(weights):
         size = layouts.size_of_transformers(_config(found.config, found.where), str(found.config))
@@ -77,6 +85,19 @@ def load_model(name: str) -> CsmModel:
     _check(model.state_dict(), weights, found.where)
     model.load_state_dict({k: v.to(torch.float32, copy=True).contiguous() for k, v in weights.items()}, assign=True)
     return model.requires_grad_(True)
+
+
+def _merged(folder: Path) -> CsmModel:
+    base = lora.read_config(folder).base_model_name_or_path
+    try:
+        model = load_model(base or "")
+    except ConfigError as error:
+        raise ConfigError(
+            f"{folder}: adapters for the base {base!r}, which {lora.CONFIG} names and cannot be loaded; put it there, or correct "
+            f"base_model_name_or_path. {error}"
+        ) from error
+    lora.merge_adapters(folder, model)
+    return model
 
 
 def _config(path: Path | None, where: str) -> dict[str, Any]:

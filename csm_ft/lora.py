@@ -1,0 +1,139 @@
+"""Low-rank adapters by the peft library: put into a model, saved in its format, taken back, merged.
+
+A checkpoint of adapters is `adapter_model.safetensors` and `adapter_config.json` as peft writes them (`PeftModel.from_pretrained` reads
+them onto the same base), with the fingerprint of the base in the tensors' metadata.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, LoraModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from csm_ft.config import ConfigError, TrainConfig
+from csm_ft.families.base import SpeechModel
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PREFIX = "base_model.model."  # peft's files name modules as seen from its wrapper
+_NAME = "default"
+_FINGERPRINT = "base_fingerprint"
+_HASHED_VALUES = 4096  # per tensor: another training changes all of them
+
+
+def add_adapters(model: SpeechModel, modules: str, config: TrainConfig) -> None:
+    """Freeze the model and put new adapters beside the modules whose names match `modules`; they change nothing at first."""
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] - a float is fine, says its code
+        lora_dropout=config.lora_dropout,
+        use_rslora=config.lora_rslora,
+        use_dora=config.lora_dora,
+        target_modules=modules,
+        base_model_name_or_path=config.model_name_or_checkpoint_path,
+    )
+    model.base_fingerprint = fingerprint(model.state_dict())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        LoraModel(model, lora, _NAME)
+
+
+def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
+    """Make the dropout of one forward pass a function of these three, so that a resumed run drops the same."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1)[0]))
+
+
+def has_adapters(model: SpeechModel) -> bool:
+    """Tell whether the model has adapters beside its weights."""
+    return bool(model.base_fingerprint)
+
+
+def save_adapters(folder: Path, model: SpeechModel) -> None:
+    """Write adapters and their configuration."""
+    tensors = {f"{_PREFIX}{name}": tensor.detach().contiguous() for name, tensor in _tensors(model).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", _FINGERPRINT: model.base_fingerprint})
+    lora: LoraConfig = model.peft_config[_NAME]  # pyright: ignore[reportArgumentType, reportAssignmentType, reportIndexIssue]
+    lora.save_pretrained(str(folder))
+
+
+def load_adapters(folder: Path, model: SpeechModel) -> None:
+    """Put saved adapters back into a model that has some of the same shape.
+
+    Raises ConfigError for a damaged file, for tensors that are missing, unknown or of another shape, and for adapters of another base.
+    """
+    path = folder / WEIGHTS
+    tensors, base = _read(path)
+    if base and base != model.base_fingerprint:
+        raise ConfigError(
+            f"{path}: these adapters were trained on other base weights ({base[:12]}, not {model.base_fingerprint[:12]}); "
+            f"give the base that {folder / CONFIG} names, as it was then"
+        )
+    expected = _tensors(model)
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or unknown:
+        raise ConfigError(
+            f"{path}: not the adapters that {CONFIG} describes on this model: {len(missing)} tensors missing (e.g. {missing[:2]}), "
+            f"{len(unknown)} unknown (e.g. {unknown[:2]}); fetch both files again, or name the right base"
+        )
+    for name, tensor in expected.items():
+        if tensor.shape != tensors[name].shape:
+            raise ConfigError(
+                f"{path}: {name} is {tuple(tensors[name].shape)}, the base wants {tuple(tensor.shape)}: adapters of a model of another size"
+            )
+    set_peft_model_state_dict(model, dict(tensors), adapter_name=_NAME)
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """Read adapter_config.json; ConfigError when it is none of LoRA."""
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("peft_type") != "LORA":
+            raise ConfigError(f"{path}: adapters of the kind {values.get('peft_type')!r}; only LORA can be read")
+        return LoraConfig.from_pretrained(str(folder))  # pyright: ignore[reportReturnType]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: not readable as a LoRA configuration ({error}); fetch the adapter again") from error
+
+
+def merge_adapters(folder: Path, model: SpeechModel) -> None:
+    """Add the adapters of a folder into the weights of the base they were trained on, in place; ConfigError as load_adapters."""
+    lora = read_config(folder)
+    model.base_fingerprint = fingerprint(model.state_dict())
+    try:
+        tuner = LoraModel(model, lora, _NAME)
+    except ValueError as error:
+        raise ConfigError(f"{folder / CONFIG}: does not fit the base {lora.base_model_name_or_path}: {error}") from error
+    load_adapters(folder, model)
+    tuner.merge_and_unload()
+    del model.peft_config
+    model.requires_grad_(True)
+    model.base_fingerprint = ""
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Return a hash over names, shapes and the first values of all tensors."""
+    content = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(weights.items()):
+        content.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        content.update(tensor.detach().flatten()[:_HASHED_VALUES].float().cpu().numpy().tobytes())
+    return content.hexdigest()
+
+
+def _tensors(model: SpeechModel) -> dict[str, Tensor]:
+    return get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name.removeprefix(_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return tensors, (file.metadata() or {}).get(_FINGERPRINT, "")
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as adapters ({error}); fetch it again") from error
