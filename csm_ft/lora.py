@@ -112,7 +112,6 @@ def merge_adapters(folder: Path, model: SpeechModel) -> None:
         raise ConfigError(f"{folder / CONFIG}: does not fit the base {lora.base_model_name_or_path}: {error}") from error
     load_adapters(folder, model)
     tuner.merge_and_unload()
-    del model.peft_config
     model.requires_grad_(True)
     model.base_fingerprint = ""
 

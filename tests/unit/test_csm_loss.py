@@ -1,15 +1,19 @@
 """The amortised, batched loss against an obvious slow one: one clip, one frame, one codebook at a time."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from csm_ft.conversations import Examples
 from csm_ft.families.base import Draw
 from csm_ft.families.csm.data import collate, depth_draw
 from csm_ft.families.csm.model import CsmModel
 from tests.splits import FakeSplit, examples_of, make_model, make_split
 
+PARTS = ("c0", "depth")
 SPLIT = make_split([12, 5, 30, 1, 17, 9, 22, 3])
 
 
@@ -47,28 +51,55 @@ def test_loss_equals_the_slow_definition() -> None:
             assert float(loss["depth"][index]) == pytest.approx(float(np.dot(np.array(depth)[rows], weights)), rel=1e-4)
 
 
-def gradient(model: CsmModel, micro_batches: list[list[int]], fraction: float, draw: Draw | None) -> torch.Tensor:
+def gradient(
+    model: CsmModel, examples: Examples, micro_batches: list[list[int]], fraction: float, draw: Draw | None, parts: Sequence[str] = PARTS
+) -> tuple[float, torch.Tensor]:
+    """Loss and gradient of one optimiser step, as the loop makes them."""
     model.zero_grad()
-    batches = [collate(examples_of(SPLIT), indices, depth_fraction=fraction, draw=draw) for indices in micro_batches]
-    counts = {part: sum(int(b.counts[part].sum()) for b in batches) for part in ("c0", "depth")}
+    batches = [collate(examples, indices, depth_fraction=fraction, draw=draw) for indices in micro_batches]
+    counts = {part: sum(int(b.counts[part].sum()) for b in batches) for part in parts}
+    total = 0.0
     for batch in batches:
         loss = model(batch)
-        sum(loss[part].sum() / counts[part] for part in loss).backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        value = torch.stack([loss[part].sum() / counts[part] for part in parts]).sum()
+        value.backward()
+        total += value.item()
+    return total, torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
 
 
-def test_micro_batches_and_neighbours_do_not_change_the_gradient() -> None:
+def conversations() -> Examples:
+    """Eight examples of one to four turns; only the last turn of each is learned."""
+    frames = [6, 3, 9, 4, 12, 5, 2, 7, 8, 3, 10, 6, 4, 5, 3, 6]
+    split = make_split(frames)
+    split.conversations = [*"aaaabbbccdddeefg"]
+    split.turns = np.array([split.conversations[:i].count(c) for i, c in enumerate(split.conversations)], dtype=np.int32)
+    return examples_of(split, loss_turns="last")
+
+
+@pytest.mark.parametrize("examples", [examples_of(SPLIT), conversations()], ids=["clips", "conversations"])
+def test_micro_batches_and_neighbours_do_not_change_the_gradient(examples: Examples) -> None:
     model, draw = make_model(), Draw(0, 0)
-    whole = gradient(model, [[0, 1, 2, 3, 4, 5, 6, 7]], 0.25, draw)
-    for cut in ([[0, 1, 2, 3], [4, 5, 6, 7]], [[i] for i in range(8)], [[7, 2], [5, 0, 3], [1], [6, 4]]):
-        difference = (gradient(model, cut, 0.25, draw) - whole).norm() / whole.norm()
-        assert difference < 1e-5
+    everything = list(range(len(examples)))
+    loss, whole = gradient(model, examples, [everything], 0.25, draw)
+    two = [everything[: len(everything) // 2], everything[len(everything) // 2 :]]
+    for cut in (two, [[i] for i in everything], [[6, 2], [5, 0, 3], [1], [*everything[7:], 4]]):
+        cut_loss, cut_gradient = gradient(model, examples, cut, 0.25, draw)
+        assert cut_loss == pytest.approx(loss, rel=1e-6)
+        assert (cut_gradient - whole).norm() / whole.norm() < 1e-5
 
 
-def test_the_amortised_gradient_is_unbiased() -> None:
-    model = make_model()
-    full = gradient(model, [list(range(8))], 1.0, None)
-    draws = torch.stack([gradient(model, [list(range(8))], 0.2, Draw(0, epoch)) for epoch in range(300)])
+@pytest.mark.parametrize("parts", [("c0",), ("depth",), PARTS])
+def test_the_amortised_loss_and_gradient_are_unbiased(parts: Sequence[str]) -> None:
+    model, examples, everything = make_model(), examples_of(SPLIT), [list(range(8))]
+    full_loss, full = gradient(model, examples, everything, 1.0, None, parts)
+    drawn = [gradient(model, examples, everything, 0.2, Draw(0, epoch), parts) for epoch in range(300)]
+    losses, draws = np.array([loss for loss, _ in drawn]), torch.stack([g for _, g in drawn])
+    if parts == ("c0",):  # codebook 0 learns from every frame: nothing is drawn
+        assert set(losses.tolist()) == {full_loss}
+        assert torch.equal(draws, full.expand_as(draws))
+        return
+    assert losses.std() > 1e-3, "draws differ, or this test shows nothing"
+    assert abs(losses.mean() - full_loss) < 4 * losses.std() / len(losses) ** 0.5
     mean, error = draws.mean(0), draws.std(0) / len(draws) ** 0.5
     one_off = (draws[0] - full).norm() / full.norm()
     assert one_off > 0.05, "one draw differs, or this test shows nothing"
@@ -100,29 +131,3 @@ def test_every_frame_is_drawn_equally_often() -> None:
     for epoch in range(4000):
         times[depth_draw(20, 0.2, Draw(0, epoch), "a")[0][:-1]] += 1
     assert times == pytest.approx(np.full(20, 800), abs=5 * (4000 * 0.2 * 0.8) ** 0.5)
-
-
-def test_training_log_probabilities_are_those_of_generation() -> None:
-    """Greedy generation picks, at every codebook, the code that the training loss finds likeliest."""
-    from csm_ft.families.base import Prompt, SamplingOptions
-
-    class Tokens:
-        def encode(self, text: str, speaker: str | None) -> np.ndarray:
-            return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32) % 40
-
-    model = make_model(seed=5)
-    prompts = [Prompt("a", "hello", ""), Prompt("b", "something longer", "")]
-    samples = model.sample(prompts, tokenizer=Tokens(), options=SamplingOptions(12, 0.0, 0, 0))
-    for prompt, sample in zip(prompts, samples, strict=True):
-        split = make_split([len(sample.codes)])
-        split._codes = [sample.codes]
-        split._text = [Tokens().encode(prompt.text, None)]
-        split.num_text_tokens = np.array([len(split._text[0])])
-        batch = collate(examples_of(split), [0], depth_fraction=1.0, draw=None)
-        with torch.no_grad():
-            frames = model.embed_codes(batch.codes)
-            hidden = model.backbone_hidden(model.embed(batch, frames)).flatten(0, 1)[batch.frame_positions - 1]
-            c0 = model.codebook0_head(hidden).argmax(-1)
-            depth = model.depth_logits(hidden, frames).argmax(-1)
-        again = torch.cat([c0[:, None], depth], dim=1)[: len(sample.codes)]
-        np.testing.assert_array_equal(again.numpy(), sample.codes.astype(np.int64))
