@@ -65,6 +65,42 @@ def test_our_own_file_is_valid_from_any_folder(tmp_path: Path, monkeypatch: pyte
     assert all("#" in line for line in lines if line and not line.startswith(" ")), "each key has its comment"
 
 
+def test_the_space_of_methods_searches_adapters_only_where_there_are_any() -> None:
+    methods = read_space(Path(__file__).parents[2] / "configs/sweep_methods.yaml", parse([]), num_train_examples=100)
+    drawn = [draw(methods, seed)[0] for seed in range(40)]
+    by_method = {values["method"]: set(values) for values in drawn}
+    common = {"method", "learning_rate", "batch_size"}
+    assert by_method == {
+        "full": common | {"decoder_lr_factor", "embeddings_lr_factor"},
+        "lora": common | {"decoder_lr_factor", "lora_lr_factor", "lora_rank", "lora_targets", "lora_dropout"},
+        "backbone_only": common,
+        "depth_only": common,
+    }
+    assert all(methods.base.replace(**values).method == values["method"] for values in drawn), "every draw is a valid config"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("context_positions: {type: int, min: 100, max: 200}", "context_positions cannot be searched"),
+        ("val_turns: {type: categorical, values: [all, last]}", "val_turns cannot be searched"),
+        ("loss_turns: {type: categorical, values: [all, 'speaker:a']}", "one speaker's turns see fewer examples"),
+        ("loss_turns: {type: fixed, value: last}", "loss_turns cannot be fixed here"),
+        ("lora_rank: {type: categorical, values: [8, 16], when: {method: lora}}", "method is 'full' in every trial"),
+        ("lora_targets: {type: categorical, values: [attention, nonsense]}", "'nonsense' is none of attention"),
+    ],
+)
+def test_rows_that_would_break_the_comparison_are_refused(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        space(
+            tmp_path, f"learning_rate: {{type: float, min: 1e-5, max: 1e-4}}\n{row}\n", "--method", "lora" if "nonsense" in row else "full"
+        )
+
+
+def test_which_turns_are_learned_can_be_searched(tmp_path: Path) -> None:
+    assert space(tmp_path, "loss_turns: {type: categorical, values: [all, last]}").first_points() == [{"loss_turns": "all"}]
+
+
 def test_values_of_trial_0_come_from_the_row_then_from_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (
         "learning_rate: {type: float, min: 1e-5, max: 1e-4, log: true}\nbatch_size: {type: categorical, values: [16, 32]}\n"
