@@ -28,6 +28,7 @@ from csm_ft.files import fsync, whole_file
 from csm_ft.tokens import (
     NUMBER_COLUMNS,
     RAGGED,
+    READABLE_VERSIONS,
     SCHEMA_VERSION,
     SPLITS,
     Clip,
@@ -192,9 +193,10 @@ def _read_info(path: Path, file: h5py.File) -> StoreInfo:
     version = file.attrs.get("schema_version")
     if version is None:
         raise StoreError(f"{path} is an HDF5 file, but not a token file (it has no schema_version); make one with pretokenize.py")
-    if version != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
         raise StoreError(
-            f"{path} has schema {version}, this program reads {SCHEMA_VERSION}; use the version that wrote it, or pretokenise again"
+            f"{path} has schema {version}, this program reads {', '.join(map(str, READABLE_VERSIONS))}; use the version that wrote it, "
+            "or pretokenise again"
         )
     values: dict[str, Any] = {}
     for item in fields(StoreInfo):
@@ -217,6 +219,9 @@ def _read_split(path: Path, file: h5py.File, name: str, info: StoreInfo, raw: An
     group: Any = file[name]
     kinds = {**RAGGED, **NUMBER_COLUMNS, **{f"{ragged}_offsets": "<i8" for ragged in RAGGED}}
     arrays: dict[str, NDArray[Any]] = {}
+    if info.schema_version == 1:
+        num_clips = len(group["flags"])
+        arrays = {name: np.zeros(size, kinds.pop(name)) for name, size in _younger_than_1(num_clips).items()}
     for array, kind in kinds.items():
         shape = group[array].shape
         if group[array].dtype != np.dtype(kind) or len(shape) != (2 if array == "codes" else 1):
@@ -231,6 +236,11 @@ def _read_split(path: Path, file: h5py.File, name: str, info: StoreInfo, raw: An
     if not fits:
         raise StoreError(f"{path} {name}: offsets, codes, text and clip table do not fit each other; it is damaged, pretokenise again")
     return Split(name, arrays)
+
+
+def _younger_than_1(num_clips: int) -> dict[str, int]:
+    """Return the arrays that files of schema 1 lack, with their sizes when no clip is in a conversation."""
+    return {"conversation": 0, "conversation_offsets": num_clips + 1, "turn": num_clips}
 
 
 def _map(dataset: Any, raw: Any) -> NDArray[Any]:
@@ -254,6 +264,7 @@ def _write_split(group: Any, table: ClipTable | None, num_codebooks: int) -> Con
     frames, tokens = (np.asarray(c, np.int64) for c in ((table.num_frames, table.num_text_tokens) if table is not None else ([], [])))
     clips = [table.clip(i) for i in range(num_clips)] if table is not None else []
     content.add_clips([clip.id for clip in clips], frames, tokens)
+    content.add_conversations((clip.conversation, clip.turn) for clip in clips)
     try:
         for name, column in clip_columns(clips).items():
             group.create_dataset(name, data=column)

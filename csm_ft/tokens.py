@@ -1,7 +1,7 @@
 """What a token file holds, once it is open: splits of clips with codes and text tokens, and what made them. Knows no file format."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # files of version 1 know no conversations
 SPLITS = ("train", "val")
 DUPLICATE = 1  # flag of a clip: the same audio with the same text and speaker came earlier in this split
-TEXT_COLUMNS = ("id", "text", "speaker", "source")  # of the clip table, as UTF-8
-NUMBER_COLUMNS = {"start_sec": "<f8", "end_sec": "<f8", "duration_sec": "<f8", "flags": "|u1"}
+TEXT_COLUMNS = ("id", "text", "speaker", "source", "conversation")  # of the clip table, as UTF-8
+NUMBER_COLUMNS = {"start_sec": "<f8", "end_sec": "<f8", "duration_sec": "<f8", "flags": "|u1", "turn": "<i4"}
 RAGGED = {"codes": "<u2", "text_tokens": "<u4", **dict.fromkeys(TEXT_COLUMNS, "|u1")}  # each X has its X_offsets, [n+1]
 BLOCK_ROWS = 1 << 20  # frames or tokens hashed and checked at a time
 
@@ -60,6 +61,8 @@ class Clip:
     end_sec: float
     duration_sec: float
     flags: int = 0  # DUPLICATE
+    conversation: str = ""  # "" = none
+    turn: int = 0  # place in the conversation, from 0; numbers that are missing are turns that were rejected
 
 
 class ClipTable(Protocol):
@@ -101,6 +104,8 @@ class Split:
         self.ids: list[str] = [ids[start:end].decode() for start, end in pairwise(at)]
         self.num_frames: NDArray[np.int64] = np.diff(arrays["codes_offsets"])
         self.num_text_tokens: NDArray[np.int64] = np.diff(arrays["text_tokens_offsets"])
+        self.turns: NDArray[np.int32] = arrays["turn"]
+        self.has_conversations = len(arrays["conversation"]) > 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,6 +117,10 @@ class Split:
     def text_tokens(self, index: int) -> NDArray[np.uint32]:
         """Return the text tokens of one clip, [L], template and BOS/EOS included."""
         return self._ragged("text_tokens", index)
+
+    def conversation(self, index: int) -> str:
+        """Return the name of the conversation that a clip is a turn of, or ""."""
+        return self._ragged("conversation", index).tobytes().decode(errors="replace")
 
     def clip(self, index: int) -> Clip:
         """Return the row of the clip table."""
@@ -170,6 +179,12 @@ class ContentHash:
         for id_, frames, tokens in zip(ids, num_frames.tolist(), num_text_tokens.tolist(), strict=True):
             self.clips.update(f"{id_} {frames} {tokens}\n".encode())
 
+    def add_conversations(self, places: Iterable[tuple[str, int]]) -> None:
+        """Add the (conversation, turn) of all clips; those without one change nothing."""
+        for row, (conversation, turn) in enumerate(places):
+            if conversation:
+                self.clips.update(f"{row} {conversation} {turn}\n".encode())
+
     def digest(self) -> bytes:
         """Return the hash of what was added."""
         return self.clips.digest() + self.codes.digest() + self.text.digest()
@@ -186,6 +201,8 @@ def content_fingerprint(splits: Mapping[str, Split]) -> str:
     for split in (splits[name] for name in SPLITS):
         content = ContentHash()
         content.add_clips(split.ids, split.num_frames, split.num_text_tokens)
+        if split.has_conversations:
+            content.add_conversations((split.conversation(i), int(split.turns[i])) for i in range(len(split)))
         for name, part in (("codes", content.codes), ("text_tokens", content.text)):
             for _, block in split.blocks(name):
                 part.update(block.tobytes())
