@@ -50,7 +50,9 @@ class FakeSplit:
         return self.conversations[index]
 
     def clip(self, index: int) -> Clip:
-        return Clip(self.ids[index], "", self.speakers[index] if self.speakers else "", "", 0.0, 1.0, 1.0)
+        speaker = self.speakers[index] if self.speakers else ""
+        conversation, turn = (self.conversations[index], int(self.turns[index])) if self.conversations else ("", 0)
+        return Clip(self.ids[index], "", speaker, "", 0.0, 1.0, 1.0, conversation=conversation, turn=turn)
 
     def codes(self, index: int) -> np.ndarray:
         return self._codes[index]
