@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ from safetensors.torch import save_file
 
 from csm_ft.config import ConfigError
 from csm_ft.families.csm import layouts
+from csm_ft.families.csm.config import CsmConfig
+from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.weights import load_model, locate
+from csm_ft.lora import save_adapters
+from csm_ft.optim import choose_parameters
+from tests.hub import REVISION
 from tests.splits import SIZE, make_model
 
 
@@ -44,13 +50,53 @@ def pt_file(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("make", [sesame, transformers_shards, pt_file])
+def adapter(folder: Path) -> Path:
+    """Adapters that do nothing, over a base beside them."""
+    folder.mkdir()
+    base = sesame(folder.with_name(f"{folder.name}-base"))
+    model = load_model(str(base))
+    config = CsmConfig.model_validate({"method": "lora", "lora_rank": 2, "model_name_or_checkpoint_path": str(base)})
+    choose_parameters(model, CsmFamily(), config)
+    save_adapters(folder, model)
+    return folder
+
+
+def whole_repository(folder: Path) -> Path:
+    """Every layout side by side, as Sesame's repository has them; the pickle of it is not needed."""
+    transformers_shards(folder)
+    sesame(folder)
+    (folder / "ckpt.pt").write_bytes(b"not needed")
+    return folder
+
+
+ALL_LAYOUTS = [sesame, transformers_shards, pt_file, adapter, whole_repository]
+
+
+@pytest.mark.parametrize("make", ALL_LAYOUTS)
 def test_every_layout_gives_the_same_model(tmp_path: Path, make: Any) -> None:
     expected = make_model(1).state_dict()
     loaded = load_model(str(make(tmp_path / "base"))).state_dict()
     assert set(loaded) == set(expected)
     for name, tensor in expected.items():
         assert torch.equal(loaded[name], tensor), name
+
+
+@pytest.mark.parametrize("make", ALL_LAYOUTS)
+def test_every_layout_is_found_by_its_hub_name(hub: Path, tmp_path: Path, make: Any) -> None:
+    """In the hub's cache, which is what a download fills; no network is needed."""
+    made = make(tmp_path / "base")
+    snapshot = hub / f"models--someone--{make.__name__}" / "snapshots" / REVISION
+    shutil.copytree(made, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(REVISION)
+    expected = make_model(1).state_dict()
+    loaded = load_model(f"someone/{make.__name__}").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_name_that_is_nowhere_is_told(hub: Path) -> None:
+    with pytest.raises(ConfigError, match=r"someone/nothing: not on this disk.*Ways out"):
+        load_model("someone/nothing")
 
 
 def test_loading_twice_gives_models_of_their_own(tmp_path: Path) -> None:
@@ -114,7 +160,7 @@ def break_config(folder: Path) -> Path:
         (break_config, "not the config of a CSM checkpoint"),
         (lambda f: sesame(f, surprise=torch.zeros(1)), r"0 missing .* 1 unknown \(e.g. \['surprise'\]\)"),
         (lambda f: sesame(f, **{"codebook0_head.weight": torch.zeros(3, 3)}), r"codebook0_head.weight is \(3, 3\), its config.json says"),
-        (lambda f: f.mkdir() or f, "none of model.safetensors.index.json"),
+        (lambda f: f.mkdir() or f, "none of model.safetensors, model.safetensors.index.json"),
     ],
 )
 def test_what_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, message: str) -> None:

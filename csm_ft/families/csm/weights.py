@@ -10,8 +10,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,8 +23,8 @@ from csm_ft.families.csm.config import PRESETS, CsmSize, TransformerSize
 from csm_ft.families.csm.model import CsmModel, empty_model
 
 _CACHE_MASKS = ("backbone_causal_mask", "decoder_causal_mask")  # Sesame's setup_caches leaves them in the state dict
-_SINGLE = ("model.safetensors", "ckpt.pt", lora.WEIGHTS)
-_INDEXES = ("model.safetensors.index.json", "transformers.safetensors.index.json")
+_SHARDED = ("model.safetensors.index.json", "transformers.safetensors.index.json")
+_NAMES = ("model.safetensors", *_SHARDED, "ckpt.pt", lora.WEIGHTS)  # in this order: Sesame's repository has the first, third and fourth
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,10 @@ def locate(name: str) -> Checkpoint:
         return Checkpoint((path,), _beside(path))
     if path.is_dir():
         for folder in (path, path / "checkpoints" / "best", path / "best"):
-            for index in _INDEXES:
-                if (folder / index).is_file():
-                    return Checkpoint(_shards(folder / index), _beside(folder / index))
-            for single in _SINGLE:
-                if (folder / single).is_file():
-                    return Checkpoint((folder / single,), _beside(folder / single))
-        looked_for = ", ".join((*_INDEXES, *_SINGLE))
-        raise ConfigError(f"{path}: none of {looked_for} in this folder, nor in its checkpoints/best")
+            found = next((folder / file for file in _NAMES if (folder / file).is_file()), None)
+            if found is not None:
+                return Checkpoint(_shards(found) if found.name in _SHARDED else (found,), _beside(found))
+        raise ConfigError(f"{path}: none of {', '.join(_NAMES)} in this folder, nor in its checkpoints/best")
     if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise ConfigError(f"{name}: no such file or folder, and not a hub name (owner/name)")
     return _download(name)
@@ -116,16 +112,21 @@ def _beside(path: Path) -> Path | None:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     """Return the files that an index names; all of them must be there."""
+    names = _shard_names(index)
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise ConfigError(f"{index}: {len(missing)} of {len(names)} shards are missing, e.g. {missing[0]}; fetch the checkpoint again")
+    return tuple(index.parent / name for name in names)
+
+
+def _shard_names(index: Path) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"{index}: not an index of shards ({error!r}); fetch it again") from error
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
         raise ConfigError(f"{index}: names no files, or files outside of its folder: {names[:3]}; fetch it again")
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise ConfigError(f"{index}: {len(missing)} of {len(names)} shards are missing, e.g. {missing[0]}; fetch the checkpoint again")
-    return tuple(index.parent / name for name in names)
+    return names
 
 
 @lru_cache(maxsize=1)
@@ -182,14 +183,34 @@ def _check(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], where: 
 
 
 def _download(name: str) -> Checkpoint:
-    """Fetch Sesame's layout (config.json, model.safetensors) from the hub, or take it from the hub's cache on this disk."""
+    """Fetch the files of a hub repository, in any layout, or take them from the hub's cache on this disk."""
     try:
-        config = Path(hf_hub_download(name, "config.json"))
-        return Checkpoint((Path(hf_hub_download(name, "model.safetensors")),), config)
+        cached = [file for file in _NAMES if isinstance(try_to_load_from_cache(name, file), str)]
+        found = next((path for file in cached[:1] or _NAMES if (path := _fetch(name, file)) is not None), None)
+        if found is None:
+            raise ConfigError(f"{name}: this repository has none of {', '.join(_NAMES)}; name one with the weights of a CSM")
+        if found.name == lora.WEIGHTS:
+            _fetch(name, lora.CONFIG)
+        files = tuple(Path(hf_hub_download(name, shard)) for shard in _shard_names(found)) if found.name in _SHARDED else (found,)
+        return Checkpoint(files, _fetch(name, "config.json"))
     except GatedRepoError as error:
         raise ConfigError(f"{name} is gated: accept its licence on its hub page, then `hf auth login`; or give a local folder") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f"{name}: not on this disk, and the hub cannot be reached ({type(error).__name__}). Ways out: check the name and the network; "
             "or download the repository elsewhere and give its folder; or train_from_scratch"
         ) from error
+
+
+def _fetch(name: str, file: str) -> Path | None:
+    """Return the local path of one file of a repository; None if the repository is known not to have it."""
+    try:
+        return Path(hf_hub_download(name, file))
+    except LocalEntryNotFoundError:
+        if file in ("config.json", lora.CONFIG):  # the weights were found, so what is missing was never there
+            return None
+        raise
+    except EntryNotFoundError:
+        return None
