@@ -89,6 +89,11 @@ def test_another_base_under_a_lora_run_is_refused(tokens: Path, tmp_path: Path, 
     assert "trained on other base weights" in capsys.readouterr().err
 
 
+def test_lora_options_without_lora_are_told(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(options(tokens, tmp_path / "run", "--max_steps", "1", "--lora_rank", "8")) == 0
+    assert "lora_rank: not used, as method is full; add --method lora" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("more", "trained"),
     [

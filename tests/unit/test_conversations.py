@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from csm_ft.families import arrange as arrange_for
 from csm_ft.families.csm.arrange import costs
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
-from tests.splits import FakeSplit, examples_of, make_split
+from tests.splits import FakeSplit, examples_of, make_model, make_split
 
 
 def talk(turns: list[tuple[str, int]], frames: int = 5, speakers: list[str] | None = None) -> FakeSplit:
@@ -96,7 +97,24 @@ def test_the_options_reach_the_arrangement_and_validation_is_free_of_them() -> N
     assert arrange_for(split, CsmConfig(val_turns="last"), evaluate=True).is_target.sum() == 1
 
 
-@pytest.mark.parametrize("options", [{"loss_turns": "first"}, {"val_turns": "speaker:"}, {"context_positions": 0}, {"context_positions": 4096}])
+def test_a_conversation_longer_than_the_model_is_learned_whole() -> None:
+    """130 turns, 3,250 positions: two examples, and the loss of the second is that of its own turns alone."""
+    split = talk([("a", i) for i in range(130)], frames=20)
+    examples = examples_of(split)
+    assert [len(list(examples.turns(i))) for i in range(len(examples))] == [81, 49]
+    assert examples.costs.tolist() == [2025, 1225]
+    model = make_model()
+    with torch.no_grad():
+        together = model(collate(examples, [0, 1], depth_fraction=1.0, draw=None))
+        second = model(collate(examples, [1], depth_fraction=1.0, draw=None))
+    assert together["c0"].isfinite().all()
+    torch.testing.assert_close(together["c0"][1:], second["c0"], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(together["depth"][1:], second["depth"], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"loss_turns": "first"}, {"val_turns": "speaker:"}, {"context_positions": 0}, {"context_positions": 4096}]
+)
 def test_bad_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         CsmConfig.model_validate(options)

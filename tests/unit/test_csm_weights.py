@@ -19,6 +19,7 @@ from csm_ft.lora import save_adapters
 from csm_ft.optim import choose_parameters
 from tests.hub import REVISION
 from tests.splits import SIZE, make_model
+from tests.unit.test_csm_layouts import their_model
 
 
 def sesame(folder: Path, **changes: Any) -> Path:
@@ -105,6 +106,17 @@ def test_loading_twice_gives_models_of_their_own(tmp_path: Path) -> None:
     with torch.no_grad():
         first.audio_head.zero_()
     assert load_model(folder).audio_head.abs().sum() > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_transformers_writes_is_read_bit_for_bit(tmp_path: Path) -> None:
+    model = make_model(4)
+    their_model(model).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    loaded = load_model(str(tmp_path))
+    assert loaded.size == SIZE
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
 def test_a_preset_without_config_is_recognised_by_its_shapes(tmp_path: Path) -> None:
