@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,7 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[Path, Path | N
     folder = Path(config.output_dir)
     if not config.resume:
         _set_aside(folder)
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
@@ -92,7 +94,12 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[Path, Path | N
             _check_same(config, store, folder)
         write_whole(folder / "config.yaml", config.to_yaml())
         write_whole(folder / "env.json", json.dumps(_environment(store), indent=2))
-        yield folder, done[-1] if done else None
+        try:
+            yield folder, done[-1] if done else None
+        except ConfigError:  # nothing was trained: leave no folder that looks like a run
+            if is_new and not (folder / "metrics.jsonl").exists():
+                shutil.rmtree(folder)
+            raise
 
 
 def _check_same(config: TrainConfig, store: Store, folder: Path) -> None:

@@ -135,12 +135,14 @@ def test_each_part_has_its_own_learning_rate(tokens: Path, tmp_path: Path) -> No
         (["--method", "heads_only", "--heads_lr_factor", "0"], "nothing is left to train"),
         (["--method", "LoRA"], "'LoRA' is not valid"),
         (["--decoder_lr_factor", "-1"], "below 0 (0 = frozen)"),
+        (["--model_name_or_checkpoint_path", "./nowhere"], "no such file or folder"),
         (["--loss_turns", "speaker:nobody"], "no train clip is by this speaker; there are"),
     ],
 )
 def test_mistakes_are_told(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str) -> None:
     assert train.main(options(tokens, tmp_path / "run", *more)) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

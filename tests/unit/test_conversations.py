@@ -1,5 +1,7 @@
 """Clips to examples: turns joined oldest first, cut between turns, never across a hole; every turn in one example."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -56,7 +58,7 @@ def test_every_turn_is_in_exactly_one_example(turns: list[tuple[str, int]], max_
     assert sorted(row for example in found for row in example) == list(range(len(turns)))
     for example in found:
         assert len({turns[row][0] for row in example}) == 1
-        assert all(turns[b][1] == turns[a][1] + 1 for a, b in zip(example, example[1:], strict=False))
+        assert all(turns[b][1] == turns[a][1] + 1 for a, b in itertools.pairwise(example))
         assert len(example) == 1 or costs(split)[example].sum() <= max_positions
 
 
