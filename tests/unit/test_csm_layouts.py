@@ -23,7 +23,7 @@ def their_model(model: CsmModel) -> Any:
     weights = layouts.to_transformers(model.state_dict(), model.size)
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     assert not unexpected
-    assert all(name.startswith("codec_model.") or name == layouts._TIED for name in missing)
+    assert all(name.startswith("codec_model.") or name == layouts.TIED for name in missing)
     theirs.tie_weights()
     return theirs
 

@@ -12,16 +12,17 @@ from torch import Tensor
 from csm_ft.config import ConfigError
 from csm_ft.families.csm.config import MAX_POSITIONS, PRESETS, CsmSize, TransformerSize
 
+AUDIO_EMBEDDINGS = "backbone_model.embed_tokens.embed_audio_tokens.weight"
+TIED = "depth_decoder.model.embed_tokens.weight"  # the second name of the audio embeddings; transformers writes only this one
 _TOP = {
     "text_embeddings.weight": "embed_text_tokens.weight",
-    "audio_embeddings.weight": "backbone_model.embed_tokens.embed_audio_tokens.weight",
+    "audio_embeddings.weight": AUDIO_EMBEDDINGS,
     "codebook0_head.weight": "lm_head.weight",
     "audio_head": "depth_decoder.codebooks_head.weight",
     "projection.weight": "depth_decoder.model.inputs_embeds_projector.weight",
     "backbone.norm.scale": "backbone_model.norm.weight",
     "decoder.norm.scale": "depth_decoder.model.norm.weight",
 }
-_TIED = "depth_decoder.model.embed_tokens.weight"  # the second name of the audio embeddings; transformers writes only this one
 _LAYER = {
     "attn.q_proj.weight": "self_attn.q_proj.weight",
     "attn.k_proj.weight": "self_attn.k_proj.weight",
@@ -52,7 +53,7 @@ def to_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str, T
 def from_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str, Tensor]:
     """The way back; the codec's tensors and the tied copy of the audio embeddings are left out."""
     top, stacks, layer = ({v: k for k, v in table.items()} for table in (_TOP, _STACKS, _LAYER))
-    top[_TIED] = "audio_embeddings.weight"
+    top[TIED] = "audio_embeddings.weight"
     renamed = {}
     for name, tensor in weights.items():
         if name.startswith("codec_model."):

@@ -1,0 +1,126 @@
+"""CSM in Sesame's layout: model.safetensors + config.json, and Sesame's own models.py as the judge of it.
+
+Sesame's code is not part of this program: it is taken from where CSM_REPO_PATH points, or from an installed `csm` package.
+"""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torchtune.models.llama3_2 import llama3_2
+from torchtune.modules import TransformerDecoder
+
+from csm_ft.config import ConfigError
+from csm_ft.families.csm.config import MAX_POSITIONS, CsmSize, TransformerSize
+from csm_ft.families.csm.model import CsmModel
+from csm_ft.families.csm.probe import Logits, Probe, logits_of
+from csm_ft.families.csm.weights import load_model
+from csm_ft.files import write_whole
+
+JUDGE = "Sesame's models.py"
+NOT_CHECKED = (
+    "Sesame's own code did not check this export, only this program's loader: put CSM_REPO_PATH=<a checkout of "
+    "github.com/SesameAILabs/csm> into .env and export again, and it will"
+)
+
+
+def write_model(folder: Path, model: CsmModel, dtype: torch.dtype = torch.float32) -> None:
+    """Write model.safetensors and the config.json that Sesame's `Model.from_pretrained(folder)` reads."""
+    tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_whole(folder / "config.json", json.dumps(sesame_config(model.size), indent=2))
+
+
+def sesame_config(size: CsmSize) -> dict[str, Any]:
+    """Return config.json; sizes that Sesame's FLAVORS lacks get a name each, for FLAVORS tells them apart by it."""
+    config = size.to_json()
+    for name in ("backbone", "decoder"):
+        if name in config:
+            config[f"{name}_flavor"] = f"{name}-{config[name]['layers']}x{config[name]['dim']}"
+    return config
+
+
+def find_sesame() -> ModuleType | None:
+    """Import Sesame's models.py; None if there is none. ConfigError when CSM_REPO_PATH names a folder without it."""
+    folder = os.environ.get("CSM_REPO_PATH")
+    if folder:
+        return _import_file(Path(folder) / "models.py")
+    if find_spec("csm") and find_spec("csm.models"):
+        return importlib.import_module("csm.models")
+    # A module of such a general name is Sesame's only if its package says so.
+    if any("csm" in distribution for distribution in packages_distributions().get("models", ())):
+        return importlib.import_module("models")
+    return None
+
+
+@torch.no_grad()
+def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
+    """Read an export back by Sesame's code, or else by our own loader; return its logits and who read it."""
+    module = find_sesame()
+    if module is None:
+        return logits_of(load_model(str(folder)), probes), "this program's own loader"
+    model = _load(module, folder)
+    return Logits.join([_logits(model, probe) for probe in probes]), JUDGE
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"CSM_REPO_PATH={path.parent}: no models.py in this folder; correct it in .env, or leave it empty")
+    spec = spec_from_file_location("sesame_csm_models", path)
+    assert spec is not None
+    assert spec.loader is not None, "a .py file has a loader"
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load(module: ModuleType, folder: Path) -> Any:
+    """Load an export as Sesame's users do, after telling FLAVORS the sizes that it lacks."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    size = CsmSize.from_json(config, str(folder))
+    for name, transformer in (("backbone", size.backbone), ("decoder", size.decoder)):
+        flavours: dict[str, Callable[[], TransformerDecoder]] = module.FLAVORS
+        flavours.setdefault(config[f"{name}_flavor"], partial(_flavour, transformer))
+    return module.Model.from_pretrained(str(folder)).eval()
+
+
+def _flavour(size: TransformerSize) -> TransformerDecoder:
+    return llama3_2(
+        vocab_size=1,  # Sesame's model drops the embedding that this is the size of
+        num_layers=size.layers,
+        num_heads=size.heads,
+        num_kv_heads=size.kv_heads,
+        embed_dim=size.dim,
+        max_seq_len=MAX_POSITIONS,
+        intermediate_dim=size.ffn_dim,
+        attn_dropout=0.0,
+        norm_eps=1e-5,
+        rope_base=500_000,
+        scale_factor=32,
+    )
+
+
+def _logits(model: Any, probe: Probe) -> tuple[Tensor, Tensor]:
+    """Teacher-forced logits by the parts of Sesame's model: rows of K codes and a text token, of which a mask keeps one or the other."""
+    length, num_codebooks = len(probe.text), probe.codes.shape[1]
+    tokens = torch.zeros(length + len(probe.codes), num_codebooks + 1, dtype=torch.int64)
+    tokens[:length, -1], tokens[length:, :-1] = probe.text, probe.codes
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    mask[:length, -1], mask[length:, :-1] = True, True
+    embedded = (model._embed_tokens(tokens[None]) * mask[None, :, :, None]).sum(dim=2)
+    hidden = model.backbone(embedded)[0, length - 1 : -1]
+    frames = [model._embed_audio(k, probe.codes[:, k]) for k in range(num_codebooks - 1)]
+    outputs = model.decoder(model.projection(torch.stack([hidden, *frames], dim=1)))
+    return model.codebook0_head(hidden), torch.stack([outputs[:, k + 1] @ head for k, head in enumerate(model.audio_head)], dim=1)

@@ -1,0 +1,126 @@
+"""CSM for transformers: a folder that `CsmForConditionalGeneration.from_pretrained` reads, and that library as the judge of it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CsmConfig, CsmForConditionalGeneration, GenerationConfig, MimiConfig, MimiModel
+from transformers.utils import logging as transformers_logging
+
+from csm_ft.config import ConfigError
+from csm_ft.families.base import SamplingOptions
+from csm_ft.families.csm import layouts
+from csm_ft.families.csm.config import CsmSize
+from csm_ft.families.csm.model import CsmModel
+from csm_ft.families.csm.probe import Logits, Probe
+
+_SMALL_CODEC: dict[str, Any] = {  # where there is no Mimi: the library insists on a codec
+    "num_hidden_layers": 1,
+    "hidden_size": 16,
+    "num_filters": 2,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "codebook_dim": 8,
+    "vector_quantization_hidden_dimension": 8,
+    "upsample_groups": 16,
+}
+_AUDIO_ID = 128_002  # of <|AUDIO|> in Llama 3's vocabulary; <|audio_eos|> is the next one
+
+
+def write_model(folder: Path, model: CsmModel, codec: MimiModel | None, sampling: SamplingOptions, dtype: torch.dtype) -> None:
+    """Write config, weights (in shards, if large) and generation config; codec None = a small one of random weights."""
+    with _quiet():
+        codec = codec or random_codec()
+        theirs = build(model.state_dict(), model.size, codec, dtype)
+        theirs.generation_config = GenerationConfig(**_choice(sampling), max_new_tokens=sampling.max_frames)
+        theirs.depth_decoder.generation_config = GenerationConfig(**_choice(sampling))
+        theirs.save_pretrained(str(folder))
+
+
+def build(weights: dict[str, Tensor], size: CsmSize, codec: MimiModel, dtype: torch.dtype = torch.float32) -> Any:
+    """Make the library's model share tensors of ours (cast to `dtype`; the codec stays as it is, for rounding changes its codes)."""
+    sizes: dict[str, Any] = {**layouts.transformers_config(size), **_token_ids(size)}
+    config = CsmConfig(**sizes, codec_config=codec.config)
+    config.dtype = dtype
+    with torch.device("meta"):
+        theirs = CsmForConditionalGeneration(config)
+    theirs.codec_model = codec
+    renamed = {name: tensor.to(dtype).contiguous() for name, tensor in layouts.to_transformers(weights, size).items()}
+    renamed[layouts.TIED] = renamed[layouts.AUDIO_EMBEDDINGS]
+    missing, unexpected = theirs.load_state_dict(renamed, strict=False, assign=True)
+    left = [name for name in missing if not name.startswith("codec_model.")]
+    assert not left, f"our table of names lacks {left[:3]}"
+    assert not unexpected, f"the library does not know {unexpected[:3]}"
+    theirs.tie_weights()
+    return theirs.eval()
+
+
+def random_codec() -> MimiModel:
+    """Return a Mimi of no use but its size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return MimiModel(MimiConfig(**_SMALL_CODEC))
+
+
+def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
+    """Read an export back by the library itself; return its logits and who read it.
+
+    Raises ConfigError when the library had to make up, leave out or resize any tensor.
+    """
+    with _quiet():
+        loaded: Any = CsmForConditionalGeneration.from_pretrained(
+            str(folder), dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+    theirs, report = loaded
+    wrong = {what: sorted(map(str, report[what])) for what in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise ConfigError(f"{folder}: transformers does not read it as it was written: {wrong}")
+    return logits_of(theirs, probes), "transformers"
+
+
+@torch.no_grad()
+def logits_of(theirs: Any, probes: Sequence[Probe]) -> Logits:
+    """Run the library's model over the probes, from its own embeddings to its own logits."""
+    return Logits.join([_logits(theirs.eval(), probe) for probe in probes])
+
+
+def _logits(theirs: Any, probe: Probe) -> tuple[Tensor, Tensor]:
+    length = len(probe.text)
+    text, frames = theirs.embed_text_tokens(probe.text[None]), theirs.backbone_model.embed_tokens(probe.codes[None])
+    labels = torch.full((1, length + len(probe.codes), probe.codes.shape[1]), -100)
+    labels[0, length:] = probe.codes
+    said = theirs(inputs_embeds=torch.cat([text, frames], dim=1), labels=labels)
+    return said.logits[0, length - 1 : -1], said.depth_decoder_logits
+
+
+def _token_ids(size: CsmSize) -> dict[str, int | None]:
+    """Ids of Llama 3's special tokens for a model of its vocabulary; another vocabulary has none of them."""
+    ids = {"codebook_pad_token_id": size.audio_vocab_size - 1, "codebook_eos_token_id": 0}
+    if size.text_vocab_size > _AUDIO_ID + 1:
+        return {**ids, "audio_token_id": _AUDIO_ID, "audio_eos_token_id": _AUDIO_ID + 1}
+    return {**ids, "audio_token_id": None, "audio_eos_token_id": None, "pad_token_id": None, "bos_token_id": None}
+
+
+def _choice(sampling: SamplingOptions) -> dict[str, Any]:
+    """How a code is drawn; the library calls temperature 0 another mode, and topk 0 keeps all there, too."""
+    if sampling.temperature == 0:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": sampling.temperature, "top_k": sampling.topk}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars and its warnings (of token ids that are fine) off the console."""
+    level, shows_progress = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shows_progress:
+            transformers_logging.enable_progress_bar()
