@@ -61,8 +61,9 @@ def resolve(config: C, store: Store, family: Family) -> C:
     config = config.replace(**changes)
     if config.output_dir == "auto":
         config = config.replace(output_dir=f"exp/{Path(config.data).stem}-{config.fingerprint()}")
-    unused = [name for name, value in config.training_keys().items() if name.startswith("lora_") and value != type(config).model_fields[name].default]
-    if config.method != "lora" and unused:
+    defaults = type(config).model_fields
+    unused = [name for name in defaults if name.startswith("lora_") and getattr(config, name) != defaults[name].default]
+    if unused and config.method != "lora":
         console.print(f"[yellow]{', '.join(unused)}: not used, as method is {config.method}; add --method lora[/]")
     base = "random weights" if config.train_from_scratch else config.model_name_or_checkpoint_path
     console.print(f"[bold]{config.data}[/]: {store.info.codec}, {store.info.num_codebooks} codebooks -> {config.family} from {base}")
