@@ -47,7 +47,8 @@ SPEECH_KEYS = (
     "tokenizer_fingerprint",
     "template",
 )
-TRAVELLING = {"codec": "codec.safetensors", "tokenizer": "tokenizer.json"}  # asset of the token file -> file of the export
+# Asset of the token file -> the key of speech.json that names it, and the file of the export.
+TRAVELLING = {"codec": ("codec_source", "codec.safetensors"), "tokenizer": ("tokenizer", "tokenizer.json")}
 
 
 class ExportError(ValueError):
@@ -126,11 +127,13 @@ def _write_speech(folder: Path, store: Store | None) -> None:
     """Write what it takes to speak: which codec and tokenizer, and those of them that are small enough to travel."""
     if store is None:
         return
-    for asset, name in TRAVELLING.items():
+    facts = {key: getattr(store.info, key) for key in SPEECH_KEYS}
+    for asset, (key, name) in TRAVELLING.items():
         blob = store.asset(asset)
         if blob is not None:
             write_whole(folder / name, blob)
-    write_whole(folder / SPEECH, json.dumps({key: getattr(store.info, key) for key in SPEECH_KEYS}, indent=2))
+            facts[key] = name
+    write_whole(folder / SPEECH, json.dumps(facts, indent=2))
 
 
 def _default_output(origin: Origin, kind: Format) -> Path:

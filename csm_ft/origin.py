@@ -32,7 +32,7 @@ class Origin:
 
     @property
     def base(self) -> str:
-        """The published weights (or the folder of foreign ones) that training began with, through runs that began with runs; "" = random."""
+        """The weights that training began with, through runs that began with runs: a hub name or a foreign folder; "" = random ones."""
         name = self.weights if self.config is None else _base(self.config)
         for _ in range(_MAX_ANCESTORS):
             run = _run_of(Path(name))

@@ -72,6 +72,11 @@ class Mimi:
         self._weights_digest = weights_digest
 
     @property
+    def model(self) -> MimiModel:
+        """The library's model, for who keeps it beside a language model's weights."""
+        return self._model
+
+    @property
     def fingerprint(self) -> str:
         """Hex digest of the weight files and K."""
         return hashlib.sha256(f"{self._weights_digest} {self.num_codebooks}".encode()).hexdigest()

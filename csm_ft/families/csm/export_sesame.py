@@ -20,11 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchtune.models.llama3_2 import llama3_2
 from torchtune.modules import TransformerDecoder
+from torchtune.modules.common_utils import disable_kv_cache
 
 from csm_ft.config import ConfigError
 from csm_ft.families.csm.config import MAX_POSITIONS, CsmSize, TransformerSize
 from csm_ft.families.csm.model import CsmModel
-from csm_ft.families.csm.probe import Logits, Probe, logits_of
+from csm_ft.families.csm.probe import TOLERANCE, Logits, Probe, logits_of
 from csm_ft.families.csm.weights import load_model
 from csm_ft.files import write_whole
 
@@ -66,12 +67,19 @@ def find_sesame() -> ModuleType | None:
 
 @torch.no_grad()
 def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
-    """Read an export back by Sesame's code, or else by our own loader; return its logits and who read it."""
+    """Read an export back by Sesame's code, or else by our own loader; return its logits and who read it.
+
+    Raises ConfigError when Sesame's own generation, with its caches, does not say what these logits rank first.
+    """
     module = find_sesame()
     if module is None:
         return logits_of(load_model(str(folder)), probes), "this program's own loader"
     model = _load(module, folder)
-    return Logits.join([_logits(model, probe) for probe in probes]), JUDGE
+    logits = Logits.join([_logits(model, probe) for probe in probes])
+    model.setup_caches(1)
+    for probe in probes:
+        _check_generation(model, probe)
+    return logits, JUDGE
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -113,14 +121,33 @@ def _flavour(size: TransformerSize) -> TransformerDecoder:
 
 
 def _logits(model: Any, probe: Probe) -> tuple[Tensor, Tensor]:
-    """Teacher-forced logits by the parts of Sesame's model: rows of K codes and a text token, of which a mask keeps one or the other."""
+    """Teacher-forced logits by the parts of Sesame's model."""
+    length, num_codebooks = len(probe.text), probe.codes.shape[1]
+    tokens, mask = _rows(probe)
+    embedded = (model._embed_tokens(tokens) * mask.unsqueeze(-1)).sum(dim=2)
+    hidden = model.backbone(embedded)[0, length - 1 : -1]
+    frames = [model._embed_audio(k, probe.codes[:, k]) for k in range(num_codebooks - 1)]
+    outputs = model.decoder(model.projection(torch.stack([hidden, *frames], dim=1)))
+    return model.codebook0_head(hidden), torch.stack([outputs[:, k + 1] @ head for k, head in enumerate(model.audio_head)], dim=1)
+
+
+def _check_generation(model: Any, probe: Probe) -> None:
+    """Let the model say the frame after the probe, likeliest code first: its own logits must rank each of these codes first."""
+    model.reset_caches()
+    tokens, mask = _rows(probe)
+    said = model.generate_frame(tokens, mask, torch.arange(tokens.shape[1])[None], temperature=1.0, topk=1)
+    with disable_kv_cache(model.backbone), disable_kv_cache(model.decoder):
+        c0, depth = _logits(model, Probe(probe.text, torch.cat([probe.codes, said.long()])))
+    for k, logits in enumerate([c0[-1], *depth[-1]]):
+        if logits[said[0, k]] < logits.max() - TOLERANCE * logits.std():
+            raise ConfigError(f"Sesame's generate_frame says code {int(said[0, k])} in codebook {k}, its logits {int(logits.argmax())}")
+
+
+def _rows(probe: Probe) -> tuple[Tensor, Tensor]:
+    """Return a probe as Sesame's rows [1, L + T, K + 1] of K codes and a text token, and the mask of which of them count."""
     length, num_codebooks = len(probe.text), probe.codes.shape[1]
     tokens = torch.zeros(length + len(probe.codes), num_codebooks + 1, dtype=torch.int64)
     tokens[:length, -1], tokens[length:, :-1] = probe.text, probe.codes
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     mask[:length, -1], mask[length:, :-1] = True, True
-    embedded = (model._embed_tokens(tokens[None]) * mask[None, :, :, None]).sum(dim=2)
-    hidden = model.backbone(embedded)[0, length - 1 : -1]
-    frames = [model._embed_audio(k, probe.codes[:, k]) for k in range(num_codebooks - 1)]
-    outputs = model.decoder(model.projection(torch.stack([hidden, *frames], dim=1)))
-    return model.codebook0_head(hidden), torch.stack([outputs[:, k + 1] @ head for k, head in enumerate(model.audio_head)], dim=1)
+    return tokens[None], mask[None]

@@ -1,21 +1,31 @@
-"""CSM for transformers: a folder that `CsmForConditionalGeneration.from_pretrained` reads, and that library as the judge of it."""
+"""CSM for transformers: a folder that `CsmForConditionalGeneration.from_pretrained` reads, and that library as the judge of it.
 
+Adapters become a folder that peft's `PeftModel.from_pretrained` puts into such a model.
+"""
+
+import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CsmConfig, CsmForConditionalGeneration, GenerationConfig, MimiConfig, MimiModel
 from transformers.utils import logging as transformers_logging
 
+from csm_ft import lora
 from csm_ft.config import ConfigError
 from csm_ft.families.base import SamplingOptions
 from csm_ft.families.csm import layouts
 from csm_ft.families.csm.config import CsmSize
 from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.probe import Logits, Probe
+from csm_ft.files import write_whole
 
 _SMALL_CODEC: dict[str, Any] = {  # where there is no Mimi: the library insists on a codec
     "num_hidden_layers": 1,
@@ -28,6 +38,7 @@ _SMALL_CODEC: dict[str, Any] = {  # where there is no Mimi: the library insists 
     "vector_quantization_hidden_dimension": 8,
     "upsample_groups": 16,
 }
+_CODEC = "codec_model."
 _AUDIO_ID = 128_002  # of <|AUDIO|> in Llama 3's vocabulary; <|audio_eos|> is the next one
 
 
@@ -45,18 +56,39 @@ def build(weights: dict[str, Tensor], size: CsmSize, codec: MimiModel, dtype: to
     """Make the library's model share tensors of ours (cast to `dtype`; the codec stays as it is, for rounding changes its codes)."""
     sizes: dict[str, Any] = {**layouts.transformers_config(size), **_token_ids(size)}
     config = CsmConfig(**sizes, codec_config=codec.config)
-    config.dtype = dtype
-    with torch.device("meta"):
-        theirs = CsmForConditionalGeneration(config)
-    theirs.codec_model = codec
     renamed = {name: tensor.to(dtype).contiguous() for name, tensor in layouts.to_transformers(weights, size).items()}
     renamed[layouts.TIED] = renamed[layouts.AUDIO_EMBEDDINGS]
-    missing, unexpected = theirs.load_state_dict(renamed, strict=False, assign=True)
-    left = [name for name in missing if not name.startswith("codec_model.")]
-    assert not left, f"our table of names lacks {left[:3]}"
-    assert not unexpected, f"the library does not know {unexpected[:3]}"
-    theirs.tie_weights()
+    loaded: Any = CsmForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=renamed, dtype=dtype, output_loading_info=True
+    )
+    theirs, report = loaded
+    missing = [name for name in report["missing_keys"] if not name.startswith(_CODEC)]
+    assert not missing, f"our table of names lacks {missing[:3]}"
+    assert not report["unexpected_keys"], f"the library does not know {report['unexpected_keys']}"
+    theirs.codec_model = codec
     return theirs.eval()
+
+
+def write_adapter(folder: Path, source: Path, size: CsmSize) -> None:
+    """Write the adapters of a checkpoint (peft's format, our names) under the library's names."""
+    config = json.loads((source / lora.CONFIG).read_text(encoding="utf-8"))
+    tensors, config = layouts.adapter_to_transformers(load_file(source / lora.WEIGHTS), config, size)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / lora.WEIGHTS, metadata={"format": "pt"})
+    write_whole(folder / lora.CONFIG, json.dumps(config, indent=2))
+
+
+def codec_of(folder: Path, files: Sequence[Path]) -> MimiModel | None:
+    """Take the codec out of a checkpoint in the library's layout; None where there is none in it."""
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            names = [name for name in opened.keys() if name.startswith(_CODEC)]  # noqa: SIM118 - not a dict
+            tensors |= {name.removeprefix(_CODEC): opened.get_tensor(name).float() for name in names}
+    if not tensors:
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with _quiet():
+        return MimiModel.from_pretrained(None, config=MimiConfig(**config["codec_config"]), state_dict=tensors)
 
 
 def random_codec() -> MimiModel:
@@ -80,6 +112,14 @@ def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
     if any(wrong.values()):
         raise ConfigError(f"{folder}: transformers does not read it as it was written: {wrong}")
     return logits_of(theirs, probes), "transformers"
+
+
+def reload_adapter(folder: Path, base: CsmModel, probes: Sequence[Probe]) -> tuple[Logits, str]:
+    """Let peft put exported adapters into the library's model of the base; return its logits and who read them."""
+    with _quiet():
+        theirs = build(base.state_dict(), base.size, random_codec())
+        PeftModel.from_pretrained(theirs, str(folder))
+    return logits_of(theirs, probes), "peft and transformers"
 
 
 @torch.no_grad()
@@ -119,7 +159,10 @@ def _quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft asks transformers by an old name
+            warnings.filterwarnings("ignore", ".*tie_word_embeddings", UserWarning)  # the tied ones are not those of the adapted head
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         if shows_progress:

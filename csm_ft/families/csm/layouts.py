@@ -4,7 +4,7 @@ Only names differ, and the order of rows in q_proj and k_proj: Sesame's RoPE tur
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from csm_ft.config import ConfigError
 from csm_ft.families.csm.config import MAX_POSITIONS, PRESETS, CsmSize, TransformerSize
 
 AUDIO_EMBEDDINGS = "backbone_model.embed_tokens.embed_audio_tokens.weight"
+_ADAPTER = re.compile(r"base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
 TIED = "depth_decoder.model.embed_tokens.weight"  # the second name of the audio embeddings; transformers writes only this one
 _TOP = {
     "text_embeddings.weight": "embed_text_tokens.weight",
@@ -64,6 +65,33 @@ def from_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str,
         heads = _rope_heads(other, size)
         renamed[other] = _pairs(tensor, heads) if heads else tensor
     return renamed
+
+
+def adapter_to_transformers(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], size: CsmSize
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Rename and permute the adapters of a checkpoint in peft's format, so that peft puts them into CsmForConditionalGeneration.
+
+    A row of lora_B (and of DoRA's magnitudes) is a row of the weight, so those of q_proj and k_proj move with it; lora_A stays.
+    ConfigError for an adapter that has no counterpart there.
+    """
+    for name in ("rank_pattern", "alpha_pattern"):
+        if config.get(name):
+            raise ConfigError(f"adapter_config.json: {name} {config[name]} is in our names and cannot be carried over; use --format merged")
+    renamed, modules = {}, []
+    for name, tensor in tensors.items():
+        match = _ADAPTER.fullmatch(name)
+        other = match and _other_name(f"{match[1]}.weight", _TOP, _STACKS, _LAYER)
+        if not match or other is None:
+            raise ConfigError(f"{name} is not a LoRA adapter of a linear layer of CSM; use --format merged")
+        heads = _rope_heads(f"{match[1]}.weight", size) if match[2] != "lora_A.weight" else 0
+        module = other.removesuffix(".weight")
+        renamed[f"base_model.model.{module}.{match[2]}"] = _halves(tensor, heads) if heads else tensor
+        modules.append(module)
+    # The pattern names the modules one by one, so nothing is left to exclude.
+    left = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
+    library = {"base_model_class": "CsmForConditionalGeneration", "parent_library": "transformers.models.csm.modeling_csm"}
+    return renamed, {**config, **left, "auto_mapping": library, "target_modules": _pattern(modules)}
 
 
 def is_transformers_layout(names: Mapping[str, Any]) -> bool:
@@ -142,6 +170,23 @@ def _other_name(name: str, top: Mapping[str, str], stacks: Mapping[str, str], la
     return f"{stacks[match[1]]}.layers.{match[2]}.{layer[match[3]]}"
 
 
+def _pattern(modules: Sequence[str]) -> str:
+    """Return a regular expression that fully matches these modules and no others: the codec has a q_proj, too."""
+    layers: dict[tuple[str, str], set[int]] = {}  # (stack, module in the layer) -> its layers
+    patterns = []
+    for module in dict.fromkeys(modules):
+        match = re.fullmatch(r"(.+)\.layers\.(\d+)\.(.+)", module)
+        if match:
+            layers.setdefault((match[1], match[3]), set()).add(int(match[2]))
+        else:
+            patterns.append(re.escape(module))
+    alike: dict[tuple[str, str], list[str]] = {}  # (stack, layers) -> modules
+    for (stack, inner), numbers in layers.items():
+        alike.setdefault((stack, "|".join(map(str, sorted(numbers)))), []).append(re.escape(inner))
+    in_layers = [rf"{re.escape(stack)}\.layers\.({numbers})\.({'|'.join(inner)})" for (stack, numbers), inner in alike.items()]
+    return "|".join([*in_layers, *patterns])
+
+
 def _rope_heads(sesame_name: str, size: CsmSize) -> int:
     """Heads of a tensor whose rows RoPE turns, 0 for all others."""
     transformer = size.backbone if sesame_name.startswith("backbone.") else size.decoder
@@ -151,10 +196,8 @@ def _rope_heads(sesame_name: str, size: CsmSize) -> int:
 
 
 def _halves(weight: Tensor, heads: int) -> Tensor:
-    rows, columns = weight.shape
-    return weight.view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+    return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
 
 
 def _pairs(weight: Tensor, heads: int) -> Tensor:
-    rows, columns = weight.shape
-    return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight.shape)

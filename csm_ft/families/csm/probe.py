@@ -59,7 +59,8 @@ class Difference:
         return self.c0 <= TOLERANCE * self.c0_spread and self.depth <= TOLERANCE * self.depth_spread
 
     def __str__(self) -> str:
-        return f"c0 logits differ by at most {self.c0:.1e}, depth {self.depth:.1e} (they spread by {self.c0_spread:.2g} and {self.depth_spread:.2g})"
+        spread = f"their standard deviations are {self.c0_spread:.2g} and {self.depth_spread:.2g}"
+        return f"c0 logits differ by at most {self.c0:.1e}, depth {self.depth:.1e} ({spread})"
 
 
 def probes_of(split: Split, size: CsmSize) -> list[Probe]:
