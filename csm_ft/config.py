@@ -172,6 +172,9 @@ class TrainConfig(Options):
         group="samples",
         trains=False,
     )
+    gen_prompts: str = option(
+        "", "JSON file of prompts with speakers and context clips, spoken as gen_sentences are.", group="samples", trains=False
+    )
     gen_speaker: str = option("999", "Speaker id of the samples.", group="samples", trains=False)
     gen_max_sec: float = option(10.0, "Longest sample in seconds.", group="samples", trains=False)
     gen_temperature: float = option(0.9, "Sampling temperature; 0 = greedy.", group="samples", trains=False)
