@@ -80,7 +80,7 @@ def checkpoints(root: Path) -> list[Path]:
 def load_checkpoint(folder: Path, model: SpeechModel, optimizer: torch.optim.Optimizer) -> TrainState:
     """Restore weights and optimiser in place and return where the run stood."""
     if lora.has_adapters(model):
-        lora.load_adapters(folder, model)
+        lora.put_back(lora.read_adapters(folder), model)
     else:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     tensors = load_file(folder / "optimizer.safetensors")

@@ -7,7 +7,9 @@ them onto the same base), with the fingerprint of the base in the tensors' metad
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,18 +63,51 @@ def save_adapters(folder: Path, model: SpeechModel) -> None:
     lora.save_pretrained(str(folder))
 
 
-def load_adapters(folder: Path, model: SpeechModel) -> None:
-    """Put saved adapters back into a model that has some of the same shape.
+@dataclass(frozen=True)
+class Adapters:
+    """What a folder of adapters holds."""
 
-    Raises ConfigError for a damaged file, for tensors that are missing, unknown or of another shape, and for adapters of another base.
+    folder: Path
+    config: Mapping[str, Any]  # adapter_config.json
+    tensors: Mapping[str, Tensor]  # by the names in peft's files
+    base_fingerprint: str = ""  # "" = not known: adapters of other programs
+
+    @property
+    def base(self) -> str:
+        """Name of the weights they were trained on."""
+        return str(self.config.get("base_model_name_or_path") or "")
+
+
+def read_adapters(folder: Path) -> Adapters:
+    """Read adapters; ConfigError for a file that is missing or damaged, and for adapters other than LoRA's."""
+    path, config = folder / WEIGHTS, folder / CONFIG
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        kind = values["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{config}: not readable as a LoRA configuration ({error!r}); fetch the adapter again") from error
+    if kind != "LORA":
+        raise ConfigError(f"{config}: adapters of the kind {kind!r}; only LORA can be read")
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return Adapters(folder, values, tensors, (file.metadata() or {}).get(_FINGERPRINT, ""))
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as adapters ({error}); fetch it again") from error
+
+
+def put_back(adapters: Adapters, model: SpeechModel) -> None:
+    """Put saved adapters into a model that has some of the same shape.
+
+    Raises ConfigError for tensors that are missing, unknown or of another shape, and for adapters of another base.
     """
-    path = folder / WEIGHTS
-    tensors, base = _read(path)
-    if base and base != model.base_fingerprint:
+    path = adapters.folder / WEIGHTS
+    if adapters.base_fingerprint and adapters.base_fingerprint != model.base_fingerprint:
         raise ConfigError(
-            f"{path}: these adapters were trained on other base weights ({base[:12]}, not {model.base_fingerprint[:12]}); "
-            f"give the base that {folder / CONFIG} names, as it was then"
+            f"{path}: these adapters were trained on other base weights ({adapters.base_fingerprint[:12]}, not "
+            f"{model.base_fingerprint[:12]}); give the base that {CONFIG} names, {adapters.base}, as it was then"
         )
+    tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in adapters.tensors.items()}
     expected = _tensors(model)
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unknown:
@@ -85,32 +120,17 @@ def load_adapters(folder: Path, model: SpeechModel) -> None:
             raise ConfigError(
                 f"{path}: {name} is {tuple(tensors[name].shape)}, the base wants {tuple(tensor.shape)}: adapters of a model of another size"
             )
-    set_peft_model_state_dict(model, dict(tensors), adapter_name=_NAME)
+    set_peft_model_state_dict(model, tensors, adapter_name=_NAME)
 
 
-def read_config(folder: Path) -> LoraConfig:
-    """Read adapter_config.json; ConfigError when it is none of LoRA."""
-    path = folder / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.get("peft_type") != "LORA":
-            raise ConfigError(f"{path}: adapters of the kind {values.get('peft_type')!r}; only LORA can be read")
-        return LoraConfig.from_pretrained(str(folder))  # pyright: ignore[reportReturnType]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path}: not readable as a LoRA configuration ({error}); fetch the adapter again") from error
-
-
-def merge_adapters(folder: Path, model: SpeechModel) -> None:
-    """Add the adapters of a folder into the weights of the base they were trained on, in place; ConfigError as load_adapters."""
-    lora = read_config(folder)
+def merge(adapters: Adapters, model: SpeechModel) -> None:
+    """Add adapters into the weights of the base they were trained on, in place; ConfigError as put_back."""
     model.base_fingerprint = fingerprint(model.state_dict())
     try:
-        tuner = LoraModel(model, lora, _NAME)
-    except ValueError as error:
-        raise ConfigError(f"{folder / CONFIG}: does not fit the base {lora.base_model_name_or_path}: {error}") from error
-    load_adapters(folder, model)
+        tuner = LoraModel(model, LoraConfig.from_peft_type(**adapters.config), _NAME)  # pyright: ignore[reportArgumentType]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{adapters.folder / CONFIG}: does not fit the base {adapters.base}: {error}") from error
+    put_back(adapters, model)
     tuner.merge_and_unload()
     model.requires_grad_(True)
     model.base_fingerprint = ""
@@ -127,12 +147,3 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 def _tensors(model: SpeechModel) -> dict[str, Tensor]:
     return get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name.removeprefix(_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return tensors, (file.metadata() or {}).get(_FINGERPRINT, "")
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as adapters ({error}); fetch it again") from error

@@ -24,7 +24,7 @@ from csm_ft.families.csm.family import CsmFamily
 from csm_ft.optim import choose_parameters
 from csm_ft.store import StoreInfo, write_store
 from tests.splits import SIZE, examples_of, make_model, make_split
-from tests.unit.test_csm_layouts import their_model
+from tests.theirs import their_model
 
 GOLDEN = Path(__file__).parent / "training_losses.json"
 FRAMES = [12, 5, 30, 1, 17, 9, 22, 3, 14, 8, 6, 11]

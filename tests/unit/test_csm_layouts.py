@@ -14,26 +14,11 @@ from csm_ft import lora
 from csm_ft.config import ConfigError
 from csm_ft.families.csm import export_transformers, layouts
 from csm_ft.families.csm.data import collate
-from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.probe import difference, logits_of, random_probes
 from csm_ft.families.csm.weights import load_model
 from tests.splits import SIZE, examples_of, make_model, make_split
+from tests.theirs import their_model
 from tests.unit.test_lora import KINDS, adapted, write_adapter, write_base
-
-
-def their_model(model: CsmModel) -> Any:
-    from transformers import CsmConfig, CsmForConditionalGeneration
-
-    small_codec = {"model_type": "mimi", "num_hidden_layers": 1, "hidden_size": 16, "num_filters": 2, "intermediate_size": 16}
-    small_codec |= {"num_attention_heads": 2, "num_key_value_heads": 2, "codebook_dim": 8, "vector_quantization_hidden_dimension": 8}
-    config = CsmConfig(**layouts.transformers_config(model.size), codec_config=small_codec | {"upsample_groups": 16})
-    theirs = CsmForConditionalGeneration(config).eval()
-    weights = layouts.to_transformers(model.state_dict(), model.size)
-    missing, unexpected = theirs.load_state_dict(weights, strict=False)
-    assert not unexpected
-    assert all(name.startswith("codec_model.") or name == layouts.TIED for name in missing)
-    theirs.tie_weights()
-    return theirs
 
 
 @pytest.mark.filterwarnings("ignore")

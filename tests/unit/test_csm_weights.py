@@ -19,7 +19,7 @@ from csm_ft.lora import save_adapters
 from csm_ft.optim import choose_parameters
 from tests.hub import REVISION
 from tests.splits import SIZE, make_model
-from tests.unit.test_csm_layouts import their_model
+from tests.theirs import their_model
 
 
 def sesame(folder: Path, **changes: Any) -> Path:

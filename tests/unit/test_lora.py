@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 from csm_ft import lora
 from csm_ft.checkpoint import save_weights
 from csm_ft.config import ConfigError
+from csm_ft.families.csm import layouts
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.family import CsmFamily
@@ -21,6 +22,7 @@ from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.weights import load_model
 from csm_ft.optim import build_optimizer, choose_parameters
 from tests.splits import SIZE, examples_of, make_model, make_split
+from tests.theirs import their_model
 
 BATCH = collate(examples_of(make_split([5, 9, 3])), [0, 1, 2], depth_fraction=1.0, draw=None)
 KINDS = [
@@ -85,6 +87,48 @@ def test_peft_reads_our_adapters(tmp_path: Path, options: dict[str, Any]) -> Non
     torch.testing.assert_close(losses(theirs.base_model.model), losses(model), atol=1e-5, rtol=1e-6)
     assert json.loads((folder / lora.CONFIG).read_text())["base_model_name_or_path"] == str(base)
     assert {p.name for p in folder.iterdir()} == {lora.WEIGHTS, lora.CONFIG, "config.json"}, "no weights of the base"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"use_rslora": True, "lora_alpha": 7}], ids=str)
+def test_adapters_trained_on_transformers_model_are_read(tmp_path: Path, options: dict[str, Any]) -> None:
+    """As notebooks make them: a list of names, which puts some on the codec, too."""
+    base = write_base(tmp_path / "base")
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    theirs = get_peft_model(their_model(make_model(0)), LoraConfig(r=3, target_modules=names, **options))
+    assert any("codec_model" in name and "lora_A" in name for name, _ in theirs.named_parameters())
+    torch.manual_seed(1)
+    for name, parameter in theirs.named_parameters():
+        if "lora_B" in name and "codec_model" not in name:
+            nn.init.normal_(parameter, std=0.3)
+    theirs.save_pretrained(str(tmp_path / "adapter"))
+    config = tmp_path / "adapter" / lora.CONFIG
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(base)}))
+    ours = load_model(str(tmp_path / "adapter"))
+    embedded = torch.randn(1, 12, SIZE.backbone.dim, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        hidden = ours.backbone_hidden(embedded)
+        depth = ours.depth_logits(hidden[0], frames := ours.embed_codes(torch.ones(12, SIZE.num_codebooks, dtype=torch.long)))
+        labels = torch.full((1, 12, SIZE.num_codebooks), -100)
+        labels[0, 1:] = 1
+        out = theirs(inputs_embeds=embedded, labels=labels)
+    assert (out.logits - ours.codebook0_head(hidden)).abs().max() < 1e-4
+    assert frames.shape[0] == 12
+    assert (out.depth_decoder_logits.view(11, -1, SIZE.audio_vocab_size) - depth[:11]).abs().max() < 1e-4
+    plain = load_model(str(base))
+    assert (plain.codebook0_head(plain.backbone_hidden(embedded)) - out.logits).abs().max() > 0.1, "adapters that do something"
+
+
+def test_adapters_of_the_codec_that_do_something_are_refused() -> None:
+    config = {"peft_type": "LORA"}
+    name = "base_model.model.codec_model.encoder_transformer.layers.0.self_attn.q_proj.lora_B.weight"
+    with pytest.raises(ConfigError, match="an adapter of the codec"):
+        layouts.adapter_from_transformers({name: torch.ones(2, 2)}, config, SIZE)
+    assert layouts.adapter_from_transformers({name: torch.zeros(2, 2)}, config, SIZE)[0] == {}
+    with pytest.raises(ConfigError, match="rank_pattern"):
+        layouts.adapter_from_transformers({}, config | {"rank_pattern": {"q_proj": 4}}, SIZE)
+    with pytest.raises(ConfigError, match="surprise"):
+        layouts.adapter_from_transformers({"base_model.model.surprise.lora_A.weight": torch.ones(2, 2)}, config, SIZE)
 
 
 def test_new_adapters_change_nothing_and_alone_are_trained(tmp_path: Path) -> None:

@@ -94,6 +94,41 @@ def adapter_to_transformers(
     return renamed, {**config, **left, "auto_mapping": library, "target_modules": _pattern(modules)}
 
 
+def adapter_from_transformers(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], size: CsmSize
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The way back, for adapters that were trained on CsmForConditionalGeneration.
+
+    Adapters on the codec are left out if they do nothing (a list of names such as q_proj puts some there, which no loss reaches);
+    ConfigError if they do something, and for adapters that have no counterpart here.
+    """
+    for name in ("rank_pattern", "alpha_pattern", "modules_to_save"):
+        if config.get(name):
+            raise ConfigError(f"adapter_config.json: {name} {config[name]} cannot be read; merge the adapters where they were trained")
+    top, stacks, layer = ({v: k for k, v in table.items()} for table in (_TOP, _STACKS, _LAYER))
+    renamed, modules = {}, []
+    for name, tensor in tensors.items():
+        match = _ADAPTER.fullmatch(name)
+        if match and match[1].startswith("codec_model."):
+            if match[2] == "lora_B.weight" and bool(tensor.any()):
+                raise ConfigError(f"{name}: an adapter of the codec, which is not trained here; give one without")
+            continue
+        other = match and _other_name(f"{match[1]}.weight", top, stacks, layer)
+        if not match or other is None:
+            raise ConfigError(f"{name} is not a LoRA adapter of a linear layer of CsmForConditionalGeneration")
+        heads = _rope_heads(other, size) if match[2] != "lora_A.weight" else 0
+        module = other.removesuffix(".weight")
+        renamed[f"base_model.model.{module}.{match[2]}"] = _pairs(tensor, heads) if heads else tensor
+        modules.append(module)
+    left = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None, "auto_mapping": None}
+    return renamed, {**config, **left, "target_modules": _pattern(modules)}
+
+
+def is_transformers_adapter(names: Mapping[str, Any]) -> bool:
+    """Tell whether names of adapters in peft's format are of modules of transformers."""
+    return any(name.startswith(("base_model.model.backbone_model.", "base_model.model.depth_decoder.")) for name in names)
+
+
 def is_transformers_layout(names: Mapping[str, Any]) -> bool:
     """Tell whether tensor names are those of transformers."""
     return "lm_head.weight" in names or "embed_text_tokens.weight" in names

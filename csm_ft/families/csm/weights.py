@@ -3,7 +3,7 @@
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -84,15 +84,18 @@ def load_model(name: str) -> CsmModel:
 
 
 def _merged(folder: Path) -> CsmModel:
-    base = lora.read_config(folder).base_model_name_or_path
+    adapters = lora.read_adapters(folder)
     try:
-        model = load_model(base or "")
+        model = load_model(adapters.base)
     except ConfigError as error:
         raise ConfigError(
-            f"{folder}: adapters for the base {base!r}, which {lora.CONFIG} names and cannot be loaded; put it there, or correct "
+            f"{folder}: adapters for the base {adapters.base!r}, which {lora.CONFIG} names and cannot be loaded; put it there, or correct "
             f"base_model_name_or_path. {error}"
         ) from error
-    lora.merge_adapters(folder, model)
+    if layouts.is_transformers_adapter(adapters.tensors):
+        tensors, config = layouts.adapter_from_transformers(adapters.tensors, adapters.config, model.size)
+        adapters = replace(adapters, tensors=tensors, config=config)
+    lora.merge(adapters, model)
     return model
 
 
