@@ -15,40 +15,31 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 
+from csm_ft import codecs, lora
 from csm_ft.config import ConfigError, TrainConfig, load_env_files
 from csm_ft.families.base import SamplingOptions
-from csm_ft.families.csm import export_sesame, export_transformers
+from csm_ft.families.csm import export_sesame, export_transformers, how_to_load
+from csm_ft.families.csm.config import CsmSize
 from csm_ft.families.csm.probe import Difference, difference, logits_of, probes_of, random_probes
-from csm_ft.families.csm.weights import load_model
+from csm_ft.families.csm.weights import load_model, locate
 from csm_ft.files import whole_folder, write_whole
+from csm_ft.model_card import Layout, model_card
 from csm_ft.origin import Origin, find, open_data
 from csm_ft.progress import console
+from csm_ft.speech_files import SPEECH, copy_processor, write_speech
 from csm_ft.store import Store
 
 Format = Literal["sesame", "transformers", "merged"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RECORD = "export.json"  # marks a folder as one of ours
 MADE_BY = "csm-ft"
-SPEECH = "speech.json"
-SPEECH_KEYS = (
-    "codec",
-    "codec_source",
-    "codec_fingerprint",
-    "num_codebooks",
-    "codec_vocab_size",
-    "sample_rate_hz",
-    "frame_samples",
-    "tokenizer",
-    "tokenizer_fingerprint",
-    "template",
-)
-# Asset of the token file -> the key of speech.json that names it, and the file of the export.
-TRAVELLING = {"codec": ("codec_source", "codec.safetensors"), "tokenizer": ("tokenizer", "tokenizer.json")}
+FRAME_SEC = 0.08  # of all codecs that there are
+_MIMI_IDS = 2051  # a model of so many is one of Mimi's codes
 
 
 class ExportError(ValueError):
@@ -63,6 +54,13 @@ class Check:
     difference: Difference
     rounding: Difference | None  # what bf16 costs, against the run's own weights
 
+    def lines(self) -> list[str]:
+        """Say it to people."""
+        lines = [f"read back by {self.read_by}: {self.difference}"]
+        if self.rounding is not None:
+            lines.append(f"rounding the weights to bf16 costs: {self.rounding}")
+        return lines
+
 
 def export(origin: Origin, kind: Format, output: Path, dtype: str = "fp32") -> Check:
     """Write an export into `output`, read it back, compare, and only then put it in its place.
@@ -72,12 +70,18 @@ def export(origin: Origin, kind: Format, output: Path, dtype: str = "fp32") -> C
     _check_output(output)
     store, why_no_data = open_data(origin)
     if why_no_data:
-        console.print(f"[yellow]note[/] {why_no_data}: the export cannot say what its codes sound like (no {SPEECH})")
+        console.print(f"note: {why_no_data}, so the export cannot say what its codes and text mean (no {SPEECH})", markup=False)
+    layout: Layout = "sesame" if kind == "sesame" else "adapter" if kind == "transformers" and _is_adapter(origin) else "transformers"
+    if layout == "adapter" and dtype != "fp32":
+        raise ConfigError(f"--dtype {dtype}: adapters are small and stay fp32; leave the flag out, or use --format merged")
     try:
         with whole_folder(output) as draft:
-            check = _write_checked(draft, origin, store, kind, DTYPES[dtype])
-            _write_speech(draft, store)
-            record = {"made_by": MADE_BY, "format": kind, "dtype": dtype, "of": origin.label, **asdict(check)}
+            check, load = _write_checked(draft, origin, store, layout, DTYPES[dtype])
+            write_speech(draft, store, origin)
+            if layout != "sesame":
+                copy_processor(draft, store, origin)
+            write_whole(draft / "README.md", model_card(origin, store, layout, load, check.lines()))
+            record = {"made_by": MADE_BY, "layout": layout, "dtype": dtype, "of": origin.label, **asdict(check)}
             write_whole(draft / RECORD, json.dumps(record, indent=2))
     except (OSError, SafetensorError) as error:
         raise ExportError(f"{output} could not be written ({error}); check space and permissions of {output.absolute().parent}") from error
@@ -96,9 +100,15 @@ def _is_export(folder: Path) -> bool:
         return False
 
 
-def _write_checked(folder: Path, origin: Origin, store: Store | None, kind: Format, dtype: torch.dtype) -> Check:
+def _is_adapter(origin: Origin) -> bool:
+    return locate(origin.weights).is_adapter
+
+
+def _write_checked(folder: Path, origin: Origin, store: Store | None, layout: Layout, dtype: torch.dtype) -> tuple[Check, str]:
+    """Write the weights, read them back and compare; return what was found, and how to load them."""
     model = load_model(origin.weights)
-    probes = probes_of(store.splits["val"], model.size) if store is not None else random_probes(model.size)
+    size = model.size
+    probes = probes_of(store.splits["val"], size) if store is not None else random_probes(size)
     expected, rounding = logits_of(model, probes), None
     if dtype != torch.float32:
         exact = expected
@@ -106,40 +116,49 @@ def _write_checked(folder: Path, origin: Origin, store: Store | None, kind: Form
             parameter.data = parameter.data.to(dtype).float()
         expected = logits_of(model, probes)
         rounding = difference(exact, expected)
-    if kind == "sesame":
+    has_mimi = store.info.codec == "mimi" if store is not None else size.audio_vocab_size == _MIMI_IDS
+    if layout == "sesame":
         export_sesame.write_model(folder, model, dtype)
+        load = how_to_load.sesame(size, has_mimi=has_mimi)
+        del model  # the reader's copy is as large
+        actual, read_by = export_sesame.reload(folder, probes)
+    elif layout == "transformers":
+        codec = _mimi(origin, store, size) if has_mimi else None
+        export_transformers.write_model(folder, model, codec, _sampling(origin.config), dtype)
+        load = how_to_load.transformers(has_mimi=has_mimi)
+        del model
+        actual, read_by = export_transformers.reload(folder, probes)
     else:
-        export_transformers.write_model(folder, model, None, _sampling(origin.config), dtype)
-    del model  # the reader's copy is of the same size
-    actual, read_by = (export_sesame if kind == "sesame" else export_transformers).reload(folder, probes)
+        adapters = lora.read_adapters(locate(origin.weights).files[0].parent)
+        export_transformers.write_adapter(folder, adapters, size)
+        load = how_to_load.adapter(origin.base, has_mimi=has_mimi)
+        del model
+        actual, read_by = export_transformers.reload_adapter(folder, load_model(adapters.base), probes)
     found = difference(expected, actual)
     if not found.is_same:
         raise ExportError(f"what {read_by} reads is not what the run says: {found}. Nothing was kept; please report this")
-    return Check(read_by, found, rounding)
+    return Check(read_by, found, rounding), load
+
+
+def _mimi(origin: Origin, store: Store | None, size: CsmSize) -> Any:
+    """Return Mimi's model: out of the weights themselves if they hold it, else the one of the token file, else the published one."""
+    found = locate(origin.weights)
+    if store is None and found.config is not None and not found.is_adapter:
+        inside = export_transformers.codec_of(found.config.parent, [file for file in found.files if file.suffix == ".safetensors"])
+        if inside is not None:
+            return inside
+    try:
+        codec: Any = codecs.from_store(store) if store is not None else codecs.open_codec("mimi", num_codebooks=size.num_codebooks)
+    except ValueError as error:
+        raise ConfigError(
+            f"transformers keeps Mimi beside the weights, and it cannot be had: {error}; --format sesame needs none"
+        ) from error
+    return codec.model
 
 
 def _sampling(config: TrainConfig | None) -> SamplingOptions:
     config = config or TrainConfig()
-    return SamplingOptions(math.ceil(config.gen_max_sec * 12.5), config.gen_temperature, config.gen_topk, config.seed)
-
-
-def _write_speech(folder: Path, store: Store | None) -> None:
-    """Write what it takes to speak: which codec and tokenizer, and those of them that are small enough to travel."""
-    if store is None:
-        return
-    facts = {key: getattr(store.info, key) for key in SPEECH_KEYS}
-    for asset, (key, name) in TRAVELLING.items():
-        blob = store.asset(asset)
-        if blob is not None:
-            write_whole(folder / name, blob)
-            facts[key] = name
-    write_whole(folder / SPEECH, json.dumps(facts, indent=2))
-
-
-def _default_output(origin: Origin, kind: Format) -> Path:
-    if origin.home is None:
-        raise ConfigError(f"{origin.weights} is not a run of this program, so it has no place for exports; say where to: --output DIR")
-    return origin.home / f"export-{kind}"
+    return SamplingOptions(math.ceil(config.gen_max_sec / FRAME_SEC), config.gen_temperature, config.gen_topk, config.seed)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -163,13 +182,18 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console.print(f"read back by {check.read_by}: {check.difference}", markup=False)
-    if check.rounding is not None:
-        console.print(f"rounding to {arguments.dtype} costs: {check.rounding}", markup=False)
+    for line in check.lines():
+        console.print(line, markup=False)
     if arguments.format == "sesame" and check.read_by != export_sesame.JUDGE:
         console.print(export_sesame.NOT_CHECKED, markup=False)
     console.print(f"{output}: {arguments.format}, {arguments.dtype}, of {origin.label}", markup=False)
     return 0
+
+
+def _default_output(origin: Origin, kind: Format) -> Path:
+    if origin.home is None:
+        raise ConfigError(f"{origin.weights} is not a run of this program, so it has no place for exports; say where to: --output DIR")
+    return origin.home / f"export-{kind}"
 
 
 if __name__ == "__main__":

@@ -125,9 +125,10 @@ def _logits(model: Any, probe: Probe) -> tuple[Tensor, Tensor]:
     length, num_codebooks = len(probe.text), probe.codes.shape[1]
     tokens, mask = _rows(probe)
     embedded = (model._embed_tokens(tokens) * mask.unsqueeze(-1)).sum(dim=2)
-    hidden = model.backbone(embedded)[0, length - 1 : -1]
+    hidden = model.backbone(embedded, mask=_causal(embedded))[0, length - 1 : -1]
     frames = [model._embed_audio(k, probe.codes[:, k]) for k in range(num_codebooks - 1)]
-    outputs = model.decoder(model.projection(torch.stack([hidden, *frames], dim=1)))
+    inputs = model.projection(torch.stack([hidden, *frames], dim=1))
+    outputs = model.decoder(inputs, mask=_causal(inputs))
     return model.codebook0_head(hidden), torch.stack([outputs[:, k + 1] @ head for k, head in enumerate(model.audio_head)], dim=1)
 
 
@@ -141,6 +142,12 @@ def _check_generation(model: Any, probe: Probe) -> None:
     for k, logits in enumerate([c0[-1], *depth[-1]]):
         if logits[said[0, k]] < logits.max() - TOLERANCE * logits.std():
             raise ConfigError(f"Sesame's generate_frame says code {int(said[0, k])} in codebook {k}, its logits {int(logits.argmax())}")
+
+
+def _causal(inputs: Tensor) -> Tensor:
+    """Return a causal mask, [B, S, S]: torchtune leaves it out by itself once there were caches."""
+    positions = torch.arange(inputs.shape[1])
+    return (positions <= positions[:, None]).expand(len(inputs), -1, -1)
 
 
 def _rows(probe: Probe) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CsmConfig, CsmForConditionalGeneration, GenerationConfig, MimiConfig, MimiModel
 from transformers.utils import logging as transformers_logging
@@ -69,12 +69,13 @@ def build(weights: dict[str, Tensor], size: CsmSize, codec: MimiModel, dtype: to
     return theirs.eval()
 
 
-def write_adapter(folder: Path, source: Path, size: CsmSize) -> None:
-    """Write the adapters of a checkpoint (peft's format, our names) under the library's names."""
-    config = json.loads((source / lora.CONFIG).read_text(encoding="utf-8"))
-    tensors, config = layouts.adapter_to_transformers(load_file(source / lora.WEIGHTS), config, size)
+def write_adapter(folder: Path, adapters: lora.Adapters, size: CsmSize) -> None:
+    """Write adapters under the library's names, in peft's format. ConfigError for those that have no counterpart there."""
+    tensors, config = adapters.tensors, adapters.config
+    if not layouts.is_transformers_adapter(tensors):
+        tensors, config = layouts.adapter_to_transformers(tensors, config, size)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / lora.WEIGHTS, metadata={"format": "pt"})
-    write_whole(folder / lora.CONFIG, json.dumps(config, indent=2))
+    write_whole(folder / lora.CONFIG, json.dumps(dict(config), indent=2))
 
 
 def codec_of(folder: Path, files: Sequence[Path]) -> MimiModel | None:
