@@ -1,22 +1,27 @@
 """Metadata files to checked rows: which sound file, what is said in it, and optionally from where to where and by whom.
 
-Reads json jsonl csv tsv sqlite parquet hdf5 with the columns `path` and `text` and, if wanted, `start`, `end` or `duration` (seconds) and
-`speaker`, in any mix over the rows; other columns are ignored. A row that cannot be used becomes a Rejection with its reason; only a file
-that cannot be read at all is an error. Sound files are not opened here.
+Reads json jsonl csv tsv sqlite parquet hdf5 with the columns `path` and `text` and, if wanted, `start`, `end` or `duration` (seconds),
+`speaker`, and `conversation` and `turn`, in any mix over the rows; other columns are ignored. Or a folder: folders.py. A row that cannot be
+used becomes a Rejection with its reason; only a file that cannot be read at all is an error. Sound files are not opened here.
+
+Rows of one conversation are its turns, in the order of their numbers, or of the rows where there are none. Every row counts, good or not:
+what is rejected leaves a hole, so that nobody takes the turn after it for the answer to the one before.
 """
 
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from decimal import Decimal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from csm_ft.tables import MetadataError, Unreadable, field_of, read_table, show
+from csm_ft.folders import find_metadata, is_ljspeech, read_folder, read_ljspeech
+from csm_ft.tables import MetadataError, Turns, Unreadable, field_of, read_table, show
 
 __all__ = ["MetadataError", "Rejection", "Row", "read_metadata"]
 
@@ -39,6 +44,8 @@ class Row:
     speaker: str | None  # a word: 3, 3.0 and "3" are all "3"
     start_sec: float | None  # None = from the start of the file
     end_sec: float | None  # None = to its end
+    conversation: str = ""  # "" = none; else a word, as speaker is
+    turn: int = 0  # place in the conversation, from 0, among all rows of it that the file has, rejected ones, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,50 +65,155 @@ class Rejection:
         return json.dumps(asdict(self), ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A row as it stands in the file, or a turn of one."""
+
+    where: str
+    columns: dict[str, Any] | Unreadable
+    defaults: Mapping[str, Any]  # of the row around a turn, for what the turn does not say
+    conversation: str  # where neither names one: "row 17" for a turn of a list, "" for a row
+
+
+@dataclass(slots=True)
+class _Checked:
+    """A row after reading: good if it has no reason."""
+
+    record: _Record
+    conversation: str | None  # "" = none, None = cannot be read
+    turn: Decimal | None
+    row: Row | None = None
+    reason: str = ""
+
+    def rejection(self) -> Rejection:
+        """Return why the row cannot be used."""
+        columns, defaults = self.record.columns, self.record.defaults
+        if isinstance(columns, Unreadable):
+            return Rejection(self.record.where, columns.path, "", self.reason)
+        path, text = (_spelling(columns, field) or _spelling(defaults, field) for field in ("path", "text"))
+        return Rejection(self.record.where, path, text, self.reason)
+
+
 def read_metadata(path: Path, *, sql_table: str = "data") -> tuple[list[Row], list[Rejection]]:
-    """Read a metadata file by its suffix; `sql_table` is the table of an SQLite file.
+    """Read a metadata file by its suffix, or a folder; `sql_table` is the table of an SQLite file.
 
     Returns:
         The good rows and the others, each in the file's order.
 
     Raises:
-        MetadataError: no such file, unknown suffix, not readable in that format, no column for path or text, a column twice, no rows.
+        MetadataError: no such file, unknown suffix, not readable in that format, no column for path or text, a column twice, no rows;
+            a folder with neither metadata nor sound files, or with several metadata files.
 
     """
-    _, table_rows = read_table(path, sql_table=sql_table)
-    folder = Path.cwd() / path.parent  # where the user sees the file, not where a link leads
-    rows: list[Row] = []
-    rejections: list[Rejection] = []
-    for number, columns in enumerate(table_rows, start=1):
-        where = f"{path} row {number}"
+    source = find_metadata(path)
+    folder = Path.cwd() / (source if source.is_dir() else source.parent)  # where the user sees the file, not where a link leads
+    checked = [_check(record, folder) for record in _records(source, sql_table)]
+    if any(item.conversation for item in checked):
+        _place_turns(checked)
+    rows = [item.row for item in checked if item.row and not item.reason]
+    return rows, [item.rejection() for item in checked if item.reason]
+
+
+def _records(source: Path, sql_table: str) -> Iterator[_Record]:
+    if source.is_dir():
+        yield from (_Record(where, columns, {}, "") for where, columns in read_folder(source))
+        return
+    _, table_rows = read_ljspeech(source) if is_ljspeech(source) else read_table(source, sql_table=sql_table)
+    for number, row in enumerate(table_rows, start=1):
+        where = f"{source} row {number}"
+        if isinstance(row, Turns):
+            for place, turn in enumerate(row.turns, start=1):
+                yield _Record(f"{where} turn {place}", turn, row.defaults, f"row {number}")
+        else:
+            yield _Record(where, row, {}, "")
+
+
+def _check(record: _Record, folder: Path) -> _Checked:
+    columns = record.columns
+    values, reasons = _values({} if isinstance(columns, Unreadable) else columns)
+    if record.defaults:
+        default_values, default_reasons = _values(record.defaults)
+        reasons |= {field: reason for field, reason in default_reasons.items() if field not in values}
+        values = {**default_values, **values}
+    if record.conversation:
+        values.setdefault("conversation", record.conversation)
+    conversation = values.get("conversation", None if isinstance(columns, Unreadable) else "")
+    checked = _Checked(record, None if "conversation" in reasons else conversation, None if "turn" in reasons else values.get("turn"))
+    try:
         if isinstance(columns, Unreadable):
-            rejections.append(Rejection(where, "", "", columns.reason))
-            continue
-        try:
-            rows.append(_check_row(where, columns, folder))
-        except _RowError as error:
-            rejections.append(Rejection(where, _spelling(columns, "path"), _spelling(columns, "text"), str(error)))
-    return rows, rejections
+            raise _RowError(columns.reason)
+        checked.row = _check_row(record.where, values, reasons, folder)
+    except _RowError as error:
+        checked.reason = str(error)
+    return checked
 
 
-def _check_row(where: str, columns: Mapping[str, Any], folder: Path) -> Row:
+def _values(columns: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the value of each field that has one, and the reason for each that cannot be read."""
     values: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
     for name, raw in columns.items():
         field = field_of(name)
         if field is None:
             continue
-        value = _CONVERT[field](name, raw)
-        if value is None:
+        try:
+            value = _CONVERT[field](name, raw)
+        except _RowError as error:
+            reasons.setdefault(field, str(error))
             continue
-        if values.setdefault(field, value) != value:
-            raise _RowError(f"{name} {show(value)} and {field} {show(values[field])} differ; keep one of the columns")
+        if value is not None and values.setdefault(field, value) != value:
+            reasons.setdefault(field, f"{name} {show(value)} and {field} {show(values[field])} differ; keep one of the columns")
+    return values, reasons
+
+
+def _check_row(where: str, values: Mapping[str, Any], reasons: Mapping[str, str], folder: Path) -> Row:
+    for reason in reasons.values():
+        raise _RowError(reason)
     for field in ("path", "text"):
         if field not in values:
             raise _RowError(f"{field} is missing or empty; fill it in or drop the row")
     if "\n" in values["text"] and (suffix := Path(values["path"]).suffix) and suffix in values["text"]:
         raise _RowError(f"the text runs over several rows, {show(values['text'])}: a quote mark is not closed; double the quotes in texts")
+    if "turn" in values and "conversation" not in values:
+        raise _RowError(f"turn {values['turn']} is of no conversation; name it in the column conversation, or leave turn out")
     start_sec, end_sec = _span(values)
-    return Row(where, _resolve(folder, values["path"]), values["text"], values.get("speaker"), start_sec, end_sec)
+    path = _resolve(folder, values["path"])
+    return Row(where, path, values["text"], values.get("speaker"), start_sec, end_sec, values.get("conversation", ""))
+
+
+def _place_turns(checked: Sequence[_Checked]) -> None:
+    """Give every turn its place in its conversation; what cannot be placed gets its reason."""
+    for is_unknown, run in groupby(range(len(checked)), key=lambda i: checked[i].conversation is None):
+        places = list(run)
+        before, after = places[0] - 1, places[-1] + 1
+        if is_unknown and before >= 0 and after < len(checked) and checked[before].conversation == checked[after].conversation:
+            for i in places:  # a torn line between two turns of a conversation is one, too
+                checked[i].conversation = checked[before].conversation
+    conversations: dict[str, list[_Checked]] = {}
+    for item in checked:
+        if item.conversation:
+            conversations.setdefault(item.conversation, []).append(item)
+    for turns in conversations.values():
+        _place(turns)
+
+
+def _place(turns: Sequence[_Checked]) -> None:
+    """Place the turns of one conversation by their numbers; a row without one, where others have one, stands after the row before it."""
+    name = f"conversation {show(turns[0].conversation)}"
+    is_numbered = any(item.turn is not None for item in turns)
+    first_with: dict[Decimal, str] = {}
+    order: list[Decimal] = []
+    for item in turns:
+        if item.turn is not None:
+            first = first_with.setdefault(item.turn, item.record.where)
+            if first != item.record.where:
+                item.reason = item.reason or f"turn {item.turn} of {name} is already in {first}; number them apart"
+        elif is_numbered:
+            item.reason = item.reason or f"other turns of {name} have a number, this one has none; number all or none"
+        order.append(item.turn if item.turn is not None else order[-1] if order else Decimal("-Infinity"))
+    for rank, i in enumerate(sorted(range(len(turns)), key=order.__getitem__)):
+        row = turns[i].row
+        turns[i].row = replace(row, turn=rank) if row else None
 
 
 def _span(values: Mapping[str, Any]) -> tuple[float | None, float | None]:
@@ -161,7 +273,7 @@ def _path(name: str, value: Any) -> str | None:
     return value
 
 
-def _speaker(name: str, value: Any) -> str | None:
+def _word(name: str, value: Any) -> str | None:
     value = _plain(name, value)
     if value is None or (isinstance(value, str) and value.lower() in _PRINTED_NOTHING):
         return None
@@ -170,18 +282,47 @@ def _speaker(name: str, value: Any) -> str | None:
     if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise _RowError(f"{name} {value} is not finite; write a word or a whole number")
     word = value if isinstance(value, str) else str(int(value)) if value == int(value) else str(value)
-    word = re.sub(r"(?<=\d)\.0+$", "", word) if _NUMBER.fullmatch(word) else word
-    if any(letter in "[]" or not letter.isprintable() for letter in word):
+    return re.sub(r"(?<=\d)\.0+$", "", word) if _NUMBER.fullmatch(word) else word
+
+
+def _speaker(name: str, value: Any) -> str | None:
+    word = _word(name, value)
+    if word is not None and any(letter in "[]" or not letter.isprintable() for letter in word):
         raise _RowError(f"{name} {show(word)} has brackets or control characters, but stands as [speaker] before the text; rename it")
     return word
+
+
+def _conversation(name: str, value: Any) -> str | None:
+    word = _word(name, value)
+    if word is not None and not word.isprintable():
+        raise _RowError(f"{name} {show(word)} has control characters; rename it")
+    return word
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return _NUMBER.fullmatch(value) is not None
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _turn(name: str, value: Any) -> Decimal | None:
+    """Return the number exactly: turns may be numbered by time stamps."""
+    value = _plain(name, value)
+    if value is None or (isinstance(value, str) and value.lower() in _PRINTED_NOTHING):
+        return None
+    try:
+        if _is_number(value) and (number := Decimal(value if isinstance(value, int) else str(value))).is_finite():
+            return number
+    except InvalidOperation:  # an exponent of many digits
+        pass
+    raise _RowError(f"{name} {show(value)} is not a number; number the turns 1, 2, 3, or leave the column out")
 
 
 def _seconds(name: str, value: Any) -> float | None:
     value = _plain(name, value)
     if value is None or (isinstance(value, str) and value.lower() in _PRINTED_NOTHING):
         return None
-    is_number = _NUMBER.fullmatch(value) if isinstance(value, str) else isinstance(value, int | float | Decimal)
-    if isinstance(value, bool) or not is_number:
+    if not _is_number(value):
         raise _RowError(f"{name} {show(value)} is not a number of seconds; write it like 12.5")
     try:
         seconds = float(value)
@@ -192,7 +333,16 @@ def _seconds(name: str, value: Any) -> float | None:
     return seconds
 
 
-_CONVERT = {"path": _path, "text": _text, "speaker": _speaker, "start": _seconds, "end": _seconds, "duration": _seconds}
+_CONVERT = {
+    "path": _path,
+    "text": _text,
+    "start": _seconds,
+    "end": _seconds,
+    "duration": _seconds,
+    "speaker": _speaker,
+    "conversation": _conversation,
+    "turn": _turn,
+}
 
 
 def _resolve(folder: Path, value: str) -> Path:

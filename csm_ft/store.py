@@ -1,7 +1,8 @@
 """The token file: audio codes, text tokens and the table of clips of every split, in one HDF5 file that can be mapped.
 
 Per split ragged arrays X, each with X_offsets int64 [n+1]: `codes` uint16 [total frames, K], `text_tokens` uint32 [total], and the texts of
-the clip table, `id` `text` `speaker` `source`, as UTF-8 bytes; then its numbers, `start_sec` `end_sec` `duration_sec` `flags` [n].
+the clip table, `id` `text` `speaker` `source` `conversation`, as UTF-8 bytes; then its numbers, `start_sec` `end_sec` `duration_sec`
+`flags` `turn` [n] (files of schema 1 have no `conversation` and `turn`).
 Contiguous and uncompressed. Root attributes are StoreInfo; the group `assets` holds small files (codec, tokenizer). Nothing is of variable
 length in HDF5's own sense, and headers have checksums: where they are not guarded, damage crashes the library or hangs it.
 Token files of the public CSM trainer open too (csm_ft/public_tokens.py).
@@ -51,6 +52,7 @@ __all__ = [
     "StoreError",
     "StoreInfo",
     "is_public_layout",
+    "is_token_file",
     "open_store",
     "read_hdf5_table",
     "verify",
@@ -139,6 +141,15 @@ def is_public_layout(path: Path) -> bool:
             return public_tokens.is_public(file)
     except OSError:
         return False  # _open says why
+
+
+def is_token_file(path: Path) -> bool:
+    """Tell whether a file is a token file, of this program or the public trainer; False for anything else, readable or not."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return "schema_version" in file.attrs or public_tokens.is_public(file)
+    except OSError:
+        return False
 
 
 def read_hdf5_table(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Metadata files to tables: json jsonl csv tsv sqlite parquet hdf5, each to its column names and its rows as they stand there.
 
 What the values mean is decided in metadata.py; here a file is only found readable or not, with a MetadataError, and a line or row of it
-readable or not, with an Unreadable in its place.
+readable or not, with an Unreadable in its place. In JSON and parquet a row may be a whole conversation: Turns.
 """
 
 import codecs
@@ -10,8 +10,8 @@ import io
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,10 @@ ALIASES = {
     "end": ("end", "end_sec"),
     "duration": ("duration", "duration_sec"),
     "speaker": ("speaker", "speaker_id"),
+    "conversation": ("conversation", "conversation_id"),
+    "turn": ("turn",),
 }
+TURNS = "turns"  # the column that holds a list of turns
 NEEDED = " and ".join(f"{field} (or {', '.join(ALIASES[field][1:])})" for field in ("path", "text"))
 
 _FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in aliases}
@@ -45,9 +48,18 @@ class Unreadable:
     """Stands for a row that cannot be read as columns."""
 
     reason: str
+    path: str = ""  # of the sound file, where it is known
 
 
-TableRow = dict[str, Any] | Unreadable
+@dataclass(frozen=True)
+class Turns:
+    """A row that is a conversation: the records of its turns, and the columns beside them, which hold for each turn that lacks them."""
+
+    turns: Sequence[dict[str, Any] | Unreadable]
+    defaults: Mapping[str, Any]
+
+
+TableRow = dict[str, Any] | Turns | Unreadable
 Table = tuple[Sequence[str], Sequence[TableRow]]  # names of the columns, rows
 
 
@@ -64,18 +76,25 @@ def show(value: Any) -> str:
 
 def read_table(path: Path, *, sql_table: str) -> Table:
     """Read a file by its suffix; MetadataError if that cannot be done, or if no column can be path or text."""
-    try:
-        if path.is_dir() or not path.exists():
-            raise MetadataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give one of {SUFFIXES} with {NEEDED}")
+    with reading(path):
+        if not path.exists():
+            raise MetadataError(f"{path}: no such file; give one of {SUFFIXES} with {NEEDED}, or a folder of sound files with transcripts")
         names, rows = _read_by_suffix(path, sql_table)
-    except OSError as error:
-        raise MetadataError(f"{path}: cannot be read: {error.strerror or error}; make it readable or write it again") from error
     fields = {field_of(name) for name in names}
     if names and (missing := [field for field in ("path", "text") if field not in fields]):
         raise MetadataError(f"{path}: no column for {' and '.join(missing)}; needed are {NEEDED}; found are {_list(names)}: rename them")
     if not rows:
         raise MetadataError(f"{path}: holds no rows; each row needs {NEEDED}")
     return names, rows
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say of which file it is that the system refuses to read it."""
+    try:
+        yield
+    except OSError as error:
+        raise MetadataError(f"{path}: cannot be read: {error.strerror or error}; make it readable or write it again") from error
 
 
 def _read_by_suffix(path: Path, sql_table: str) -> Table:
@@ -98,8 +117,8 @@ def _read_by_suffix(path: Path, sql_table: str) -> Table:
             raise MetadataError(f"{path}: suffix {suffix!r} is not one of {SUFFIXES}; convert or rename the file")
 
 
-def _read_text(path: Path) -> str:
-    """Read UTF-8, with or without a byte order mark."""
+def read_text(path: Path) -> str:
+    """Read UTF-8, with or without a byte order mark; MetadataError for anything else."""
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise MetadataError(f"{path}: is UTF-16, UTF-32 or no text at all; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
@@ -115,7 +134,7 @@ def _read_text(path: Path) -> str:
 
 def _read_json(path: Path) -> Table:
     """Read an array of objects, alone or under "data"; commas before a closing bracket are forgiven."""
-    text = _read_text(path)
+    text = read_text(path)
     try:
         try:
             top = json.loads(text, object_pairs_hook=_json_object)
@@ -136,9 +155,11 @@ def _read_json(path: Path) -> Table:
 
 def _read_jsonl(path: Path) -> Table:
     """Read one object per line; a line that cannot be read costs one row."""
-    lines = [line for line in _read_text(path).split("\n") if line.strip()]  # splitlines would cut strings at U+2028
-    if lines and lines[0].lstrip().startswith("["):
-        raise MetadataError(f"{path}: starts with [, so it is an array; name it .json, or write one object per line")
+    lines = [line for line in read_text(path).split("\n") if line.strip()]  # splitlines would cut strings at U+2028
+    if lines and lines[0].lstrip().startswith("[") and (len(lines) == 1 or isinstance(_json_line(lines[0]), Unreadable)):
+        raise MetadataError(
+            f'{path}: starts with [, so it is an array; name it .json, or write one object (or {{"turns": [...]}}) per line'
+        )
     return _with_own_columns([_json_line(line) for line in lines])
 
 
@@ -150,12 +171,26 @@ def _json_line(line: str) -> TableRow:
 
 
 def _json_row(row: Any) -> TableRow:
-    if isinstance(row, dict | Unreadable):
-        return row
-    return Unreadable(f'the row is {show(row)}, not an object; write {{"path": ..., "text": ...}}')
+    if isinstance(row, list) and any(isinstance(turn, dict | Unreadable) for turn in row):
+        return _turns(row, {})
+    if isinstance(row, dict) and isinstance(row.get(TURNS), list):
+        return _turns(row[TURNS], {name: value for name, value in row.items() if name != TURNS})
+    return _record("row", row)
 
 
-def _json_object(pairs: list[tuple[str, Any]]) -> TableRow:
+def _turns(turns: list[Any], defaults: Mapping[str, Any]) -> TableRow:
+    if not turns:
+        return Unreadable(f"{TURNS} is an empty list; drop the row, or write its turns")
+    return Turns([_record("turn", turn) for turn in turns], defaults)
+
+
+def _record(what: str, value: Any) -> dict[str, Any] | Unreadable:
+    if isinstance(value, dict | Unreadable):
+        return value
+    return Unreadable(f'the {what} is {show(value)}, not an object; write {{"path": ..., "text": ...}}')
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unreadable:
     columns = dict(pairs)
     if len(columns) == len(pairs):
         return columns
@@ -165,7 +200,8 @@ def _json_object(pairs: list[tuple[str, Any]]) -> TableRow:
 
 def _with_own_columns(rows: list[TableRow]) -> Table:
     """Name the columns of rows that each bring their own."""
-    return list({name: None for row in rows if isinstance(row, dict) for name in row}), rows
+    records = (record for row in rows for record in ((row.defaults, *row.turns) if isinstance(row, Turns) else (row,)))
+    return list({name: None for record in records if isinstance(record, Mapping) for name in record}), rows
 
 
 # CSV
@@ -173,7 +209,7 @@ def _with_own_columns(rows: list[TableRow]) -> Table:
 
 def _read_csv(path: Path) -> Table:
     """Read comma-separated text with a header; or with semicolons, bars or tabs where only that makes sense of the header."""
-    text = _read_text(path)
+    text = read_text(path)
     header = text.lstrip().split("\n", 1)[0]
     fitting = (mark for mark in ",;|\t" if {"path", "text"} <= {field_of(name.strip('" \r')) for name in header.split(mark)})
     mark = next(fitting, None)
@@ -184,7 +220,7 @@ def _read_csv(path: Path) -> Table:
 
 def _read_tsv(path: Path) -> Table:
     """Read tab-separated text with a header; quotes are part of the texts where only that makes rows of the lines (as in Common Voice)."""
-    text = _read_text(path)
+    text = read_text(path)
     as_texts = _parse_csv(path, text, "\t", csv.QUOTE_NONE)
     try:
         as_quotes = _parse_csv(path, text, "\t", csv.QUOTE_MINIMAL)
@@ -245,15 +281,21 @@ def _read_parquet(path: Path) -> Table:
         file = pyarrow.parquet.ParquetFile(path)
         names = file.schema_arrow.names
         _check_header(path, names)
-        known = [name for name in names if field_of(name)]
+        kinds = {name: file.schema_arrow.field(name).type for name in names}
+        known = [name for name in names if field_of(name) or (name == TURNS and _is_list_of_records(kinds[name]))]
         for name in known:
-            if pyarrow.types.is_nested(file.schema_arrow.field(name).type):
+            if pyarrow.types.is_nested(kinds[name]) and name != TURNS:
                 raise MetadataError(f"{path}: column {name} holds records; write out the sound files and put their paths there")
-        return names, file.read(columns=known).to_pylist() if known else [{}] * file.metadata.num_rows
+        inner, rows = _with_own_columns([_json_row(row) for row in file.read(columns=known).to_pylist()] if known else [])
+        return list(dict.fromkeys([*names, *inner])), rows if known else [{}] * file.metadata.num_rows
     except MetadataError:
         raise
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise MetadataError(f"{path}: not readable as parquet: {error}; write it again") from error
+
+
+def _is_list_of_records(kind: Any) -> bool:
+    return (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)) and pyarrow.types.is_struct(kind.value_type)
 
 
 def _read_hdf5(path: Path) -> Table:
