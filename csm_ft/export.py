@@ -29,7 +29,7 @@ from csm_ft.families.csm.probe import Difference, difference, logits_of, probes_
 from csm_ft.families.csm.weights import load_model, locate
 from csm_ft.files import whole_folder, write_whole
 from csm_ft.model_card import Layout, model_card
-from csm_ft.origin import Origin, find, open_data
+from csm_ft.origin import Origin, find, is_hub_name, open_data
 from csm_ft.progress import console
 from csm_ft.speech_files import SPEECH, copy_processor, write_speech
 from csm_ft.store import Store
@@ -76,11 +76,11 @@ def export(origin: Origin, kind: Format, output: Path, dtype: str = "fp32") -> C
         raise ConfigError(f"--dtype {dtype}: adapters are small and stay fp32; leave the flag out, or use --format merged")
     try:
         with whole_folder(output) as draft:
-            check, load = _write_checked(draft, origin, store, layout, DTYPES[dtype])
+            check, load, base = _write_checked(draft, origin, store, layout, DTYPES[dtype])
             write_speech(draft, store, origin)
             if layout != "sesame":
                 copy_processor(draft, store, origin)
-            write_whole(draft / "README.md", model_card(origin, store, layout, load, check.lines()))
+            write_whole(draft / "README.md", model_card(origin, store, layout, base=base, load=load, proof=check.lines()))
             record = {"made_by": MADE_BY, "layout": layout, "dtype": dtype, "of": origin.label, **asdict(check)}
             write_whole(draft / RECORD, json.dumps(record, indent=2))
     except (OSError, SafetensorError) as error:
@@ -104,10 +104,10 @@ def _is_adapter(origin: Origin) -> bool:
     return locate(origin.weights).is_adapter
 
 
-def _write_checked(folder: Path, origin: Origin, store: Store | None, layout: Layout, dtype: torch.dtype) -> tuple[Check, str]:
-    """Write the weights, read them back and compare; return what was found, and how to load them."""
+def _write_checked(folder: Path, origin: Origin, store: Store | None, layout: Layout, dtype: torch.dtype) -> tuple[Check, str, str]:
+    """Write the weights, read them back and compare; return what was found, how to load them, and the name of their base."""
     model = load_model(origin.weights)
-    size = model.size
+    size, base = model.size, origin.base
     probes = probes_of(store.splits["val"], size) if store is not None else random_probes(size)
     expected, rounding = logits_of(model, probes), None
     if dtype != torch.float32:
@@ -131,13 +131,14 @@ def _write_checked(folder: Path, origin: Origin, store: Store | None, layout: La
     else:
         adapters = lora.read_adapters(locate(origin.weights).files[0].parent)
         export_transformers.write_adapter(folder, adapters, size)
-        load = how_to_load.adapter(origin.base, has_mimi=has_mimi)
+        base = adapters.base
+        load = how_to_load.adapter(base, is_published=is_hub_name(base), has_mimi=has_mimi)
         del model
-        actual, read_by = export_transformers.reload_adapter(folder, load_model(adapters.base), probes)
+        actual, read_by = export_transformers.reload_adapter(folder, load_model(base), probes)
     found = difference(expected, actual)
     if not found.is_same:
         raise ExportError(f"what {read_by} reads is not what the run says: {found}. Nothing was kept; please report this")
-    return Check(read_by, found, rounding), load
+    return Check(read_by, found, rounding), load, base
 
 
 def _mimi(origin: Origin, store: Store | None, size: CsmSize) -> Any:

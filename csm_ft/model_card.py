@@ -29,10 +29,11 @@ unlawful. They say what they are told to, and may also say it wrongly, in anothe
 scored only on the validation clips described here: other speakers, languages, rooms and styles have not been measured."""
 
 
-def model_card(origin: Origin, store: Store | None, layout: Layout, load: str, proof: Sequence[str]) -> str:
+def model_card(origin: Origin, store: Store | None, layout: Layout, *, base: str, load: str, proof: Sequence[str]) -> str:
     """Return the card as Markdown with YAML front matter.
 
-    `load` is code that loads the weights; `proof` says what was compared before the export counted.
+    `base` are the weights that training began with ("" = random ones), of adapters those that they belong to; `load` is code that loads
+    the weights; `proof` says what was compared before the export counted.
     """
     sections = {
         "How to load it": load,
@@ -44,16 +45,16 @@ def model_card(origin: Origin, store: Store | None, layout: Layout, load: str, p
         "Limits and intended use": _LIMITS,
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
-    return f"---\n{_front_matter(origin, layout)}\n---\n\n# {_text(origin.label)}\n\n{_summary(origin, layout)}\n\n{body}\n"
+    return f"---\n{_front_matter(base, layout)}\n---\n\n# {_text(origin.label)}\n\n{_summary(origin, base, layout)}\n\n{body}\n"
 
 
-def _front_matter(origin: Origin, layout: Layout) -> str:
-    is_embedded = bool(origin.base) and Path(origin.base).resolve() == EMBEDDED_BASE
-    licence = "apache-2.0" if is_embedded or origin.base == "sesame/csm-1b" else None
+def _front_matter(base: str, layout: Layout) -> str:
+    is_embedded = bool(base) and Path(base).resolve() == EMBEDDED_BASE
+    licence = "apache-2.0" if is_embedded or base == "sesame/csm-1b" else None
     return ModelCardData(
         library_name=_LIBRARY[layout],
         pipeline_tag="text-to-speech",
-        base_model=origin.base if is_hub_name(origin.base) else None,
+        base_model=base if is_hub_name(base) else None,
         base_model_relation="adapter" if layout == "adapter" else None,
         license=licence or "other",
         license_name=None if licence else "not-chosen-yet",
@@ -61,12 +62,12 @@ def _front_matter(origin: Origin, layout: Layout) -> str:
     ).to_yaml()
 
 
-def _summary(origin: Origin, layout: Layout) -> str:
+def _summary(origin: Origin, base: str, layout: Layout) -> str:
     what = {"sesame": "weights in Sesame's layout", "transformers": "weights for transformers", "adapter": "LoRA adapters for peft"}[layout]
     if origin.config is None:
         return f"Conversational Speech Model: {what}, converted from {_name(origin.weights)} by csm-ft."
     how = f"method {origin.config.method}"
-    started = f"fine-tuned from {_name(origin.base)}" if origin.base else "trained from random weights"
+    started = f"fine-tuned from {_name(base)}" if base else "trained from random weights"
     at = f", at step {origin.state.step} (epoch {origin.state.epoch:.2f})" if origin.state else ""
     return f"Conversational Speech Model, {started} by csm-ft ({how}){at}: {what}."
 

@@ -67,7 +67,9 @@ def open_data(origin: Origin) -> tuple[Store | None, str]:
     """Open the token file that a run was trained on; None, and why, when it is gone or has become another."""
     if origin.config is None or origin.run is None:
         return None, ""
-    path = Path(origin.config.data)
+    # A run that is looked at from elsewhere: its paths are relative to a folder above it.
+    places = [folder / origin.config.data for folder in (Path(), *origin.run.resolve().parents)]
+    path = next((place for place in places if place.is_file()), places[0])
     try:
         store = open_store(path, in_memory=is_public_layout(path))
     except (StoreError, OSError) as error:

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
@@ -24,6 +26,7 @@ KEYS = (  # of StoreInfo
     "tokenizer_fingerprint",
     "template",
 )
+_MAX_SPEAKERS = 1000
 # Asset of the token file -> the key of speech.json that names it, and its file beside speech.json.
 TRAVELLING = {"codec": ("codec_source", "codec.safetensors"), "tokenizer": ("tokenizer", "tokenizer.json")}
 PROCESSOR = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "preprocessor_config.json")
@@ -37,7 +40,9 @@ def write_speech(folder: Path, store: Store | None, origin: Origin) -> None:
             if (source / SPEECH).is_file() and (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
         return
-    facts = {key: getattr(store.info, key) for key in KEYS}
+    facts: dict[str, Any] = {key: getattr(store.info, key) for key in KEYS}
+    speakers = Counter(store.splits["train"].clip(i).speaker for i in range(len(store.splits["train"])))
+    facts["speakers"] = [name for name, _ in speakers.most_common(_MAX_SPEAKERS) if name]
     for asset, (key, name) in TRAVELLING.items():
         blob = store.asset(asset)
         if blob is not None:

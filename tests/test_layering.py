@@ -16,7 +16,7 @@ WALLS = {
     "ray": ("csm_ft/sweep/cluster.py",),
     "torchtune": ("csm_ft/families/csm/",),
     "transformers": ("csm_ft/codecs/mimi.py", "csm_ft/families/"),
-    "peft": ("csm_ft/lora.py",),
+    "peft": ("csm_ft/lora.py", "csm_ft/families/csm/export_transformers.py"),
     "plotly": ("csm_ft/report/",),
     "jinja2": ("csm_ft/report/",),
     "pickle": ("csm_ft/families/csm/weights.py",),  # only the name of an error that a refused pickle raises

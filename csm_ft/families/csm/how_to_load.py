@@ -1,7 +1,5 @@
 """The code that loads an export, for its model card; THIS_FOLDER stands for where it lies."""
 
-import json
-
 from csm_ft.families.csm.config import MAX_POSITIONS, CsmSize, TransformerSize
 from csm_ft.families.csm.export_sesame import sesame_config
 
@@ -40,17 +38,23 @@ model = CsmForConditionalGeneration.from_pretrained("{FOLDER}")
     return f"{_block(code)}\n\n{_ours(has_mimi=has_mimi)}"
 
 
-def adapter(base: str, *, has_mimi: bool) -> str:
-    """Return the Markdown for adapters of peft."""
-    processor = f'processor = AutoProcessor.from_pretrained("{base}")\n'
+def adapter(base: str, *, is_published: bool, has_mimi: bool) -> str:
+    """Return the Markdown for adapters of peft; a base that is not published has to be exported, too."""
+    name = base if is_published else "BASE_FOLDER"
+    processor = f'processor = AutoProcessor.from_pretrained("{name}")\n'
     code = f"""\
 from peft import PeftModel
 from transformers import AutoProcessor, CsmForConditionalGeneration
 
-base = CsmForConditionalGeneration.from_pretrained({json.dumps(base)})
+base = CsmForConditionalGeneration.from_pretrained("{name}")
 model = PeftModel.from_pretrained(base, "{FOLDER}")
 {processor + _TRANSFORMERS_SPEAKS if has_mimi else ""}"""
-    return _block(code)
+    hint = (
+        ""
+        if is_published
+        else f"`{name}` is the base in this layout: `python -m csm_ft.export BASE --format transformers --output {name}`.\n\n"
+    )
+    return f"{_block(code)}\n\n{hint}{_ours(has_mimi=has_mimi)}"
 
 
 def _ours(*, has_mimi: bool) -> str:
