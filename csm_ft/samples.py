@@ -1,20 +1,22 @@
 """What a run sounds like: the same prompts at every step, as wav + JSON, next to the codec's own reconstruction of real clips."""
 
-import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from csm_ft import audio, codecs
 from csm_ft.codecs.base import Codec, Wave
 from csm_ft.config import ConfigError, TrainConfig
-from csm_ft.families.base import Prompt, SamplingOptions, SpeechModel
+from csm_ft.families.base import Sample, SamplingOptions, SpeechModel
 from csm_ft.families.csm.text import tokenizer_from_store
 from csm_ft.files import write_whole
 from csm_ft.progress import console
+from csm_ft.prompts import AskedPrompt, VoicedPrompt, read_prompts, voiced
 from csm_ft.store import Store
 from csm_ft.track import Tracker
 
@@ -25,62 +27,70 @@ NUM_REFERENCES = 2
 class Voice:
     """Everything needed to hear a model: prompts, tokenizer, codec and how to sample."""
 
-    prompts: Sequence[Prompt]
+    prompts: Sequence[VoicedPrompt]
     tokenizer: Any
     codec: Codec
     options: SamplingOptions
 
     def speak(self, model: SpeechModel, folder: Path, *, step: int, examples: int, tracker: Tracker) -> None:
         """Speak every prompt into `folder`/<prompt id>/step_000500.{wav,json} and log what can be measured on it."""
-        for sample in model.sample(self.prompts, tokenizer=self.tokenizer, options=self.options):
-            wave = self.codec.decode(sample.codes) if len(sample.codes) else _silence(self.codec)
-            facts = {
-                "prompt": sample.prompt.id,
-                "text": sample.prompt.text,
-                "speaker": sample.prompt.speaker,
-                "examples": examples,
-                "stopped_by_eos": sample.stopped_by_eos,
-                **_facts(wave if len(sample.codes) else wave[:0], self.codec.sample_rate_hz, sample.prompt.text),
-            }
+        samples = model.sample([one.prompt for one in self.prompts], tokenizer=self.tokenizer, options=self.options)
+        for one, sample in zip(self.prompts, samples, strict=True):
             stem = folder / sample.prompt.id / f"step_{step:06d}"
             stem.parent.mkdir(parents=True, exist_ok=True)
-            audio.save(stem.with_suffix(".wav"), wave, self.codec.sample_rate_hz)
-            write_whole(stem.with_suffix(".json"), json.dumps({"step": step, **facts}))
-            tracker.row("sample", step, facts)
+            facts = write_take(stem, one, sample, self.codec, {"step": step, "examples": examples})
+            tracker.row("sample", step, {name: value for name, value in facts.items() if name != "step"})
             tracker.audio(step, sample.prompt.id, stem.with_suffix(".wav"), sample.prompt.text)
         console.print(f"step {step}  spoke {len(self.prompts)} sentences into {folder}", markup=False)
 
 
-def open_voice(config: TrainConfig, store: Store, folder: Path) -> Voice | None:
-    """Load codec and tokenizer and write the reference recordings.
+def write_take(stem: Path, prompt: VoicedPrompt, sample: Sample, codec: Codec, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `stem`.wav and its facts, with `more`, as `stem`.json, and return the facts; a model that said nothing is one silent frame."""
+    wave = codec.decode(sample.codes)
+    facts = {
+        **more,
+        "prompt": sample.prompt.id,
+        "text": sample.prompt.text,
+        "speaker": sample.prompt.speaker,
+        "context": prompt.facts,
+        "turns_left_out": sample.turns_left_out,
+        "stopped_by_eos": sample.stopped_by_eos,
+        **_measured(wave, codec.sample_rate_hz, sample.prompt.text),
+    }
+    audio.save(stem.with_suffix(".wav"), wave if len(wave) else np.zeros(codec.frame_samples, np.float32), codec.sample_rate_hz)
+    write_whole(stem.with_suffix(".json"), json.dumps(facts))
+    return facts
 
-    Without sentences of the user's own, a codec that cannot be loaded costs the samples, not the run: None. Otherwise ConfigError.
+
+def open_voice(config: TrainConfig, store: Store, folder: Path) -> Voice | None:
+    """Load codec and tokenizer, encode the context clips of gen_prompts, and write the reference recordings.
+
+    Without prompts of the user's own, a codec that cannot be loaded costs the samples, not the run: None. Otherwise ConfigError.
     """
+    asked = ask(config, store)
     try:
         codec, tokenizer = codecs.from_store(store, config.device), tokenizer_from_store(store)
     except (ValueError, OSError) as error:
-        if config.gen_sentences:
-            raise ConfigError(f"cannot speak gen_sentences: {error}; fix that, or --gen_every 0") from error
+        if config.gen_sentences or config.gen_prompts:
+            what = "gen_sentences" if config.gen_sentences else "gen_prompts"
+            raise ConfigError(f"cannot speak {what}: {error}; fix that, or --gen_every 0") from error
         console.print(f"[yellow]No samples in this run:[/] {error}", markup=True)
         return None
+    prompts = voiced(asked, codec, speaker=config.gen_speaker, names_speakers="{speaker}" in store.info.template)
     max_frames = math.ceil(config.gen_max_sec * codec.sample_rate_hz / codec.frame_samples)
     _write_references(store, codec, folder / "reference")
-    return Voice(
-        make_prompts(config, store), tokenizer, codec, SamplingOptions(max_frames, config.gen_temperature, config.gen_topk, config.seed)
-    )
+    return Voice(prompts, tokenizer, codec, SamplingOptions(max_frames, config.gen_temperature, config.gen_topk, config.seed))
 
 
-def make_prompts(config: TrainConfig, store: Store) -> list[Prompt]:
-    """Return gen_sentences in the voice gen_speaker, or else texts and speakers of the first two validation clips."""
-    names_speakers = "{speaker}" in store.info.template
-    if config.gen_sentences:
-        return [_prompt(text, config.gen_speaker if names_speakers else "") for text in config.gen_sentences]
+def ask(config: TrainConfig, store: Store) -> list[AskedPrompt]:
+    """Return gen_sentences in the voice gen_speaker and gen_prompts; without either, texts and speakers of two validation clips."""
+    asked = [AskedPrompt("gen_sentences", text) for text in config.gen_sentences]
+    if config.gen_prompts:
+        asked += read_prompts(Path(config.gen_prompts))
+    if asked:
+        return asked
     clips = [store.splits["val"].clip(i) for i in range(min(NUM_REFERENCES, len(store.splits["val"])))]
-    return [_prompt(clip.text, clip.speaker if names_speakers else "") for clip in clips if clip.text]
-
-
-def _prompt(text: str, speaker: str) -> Prompt:
-    return Prompt(hashlib.blake2b(f"{speaker}|{text}".encode(), digest_size=6).hexdigest(), text, speaker)
+    return [AskedPrompt(f"validation clip {i}", clip.text, clip.speaker) for i, clip in enumerate(clips) if clip.text]
 
 
 def _write_references(store: Store, codec: Codec, folder: Path) -> None:
@@ -91,18 +101,11 @@ def _write_references(store: Store, codec: Codec, folder: Path) -> None:
         clip = split.clip(index)
         wave = codec.decode(split.codes(index))
         audio.save(folder / f"{clip.id[:12]}.wav", wave, codec.sample_rate_hz)
-        facts = {"text": clip.text, "clip_id": clip.id, **_facts(wave, codec.sample_rate_hz, clip.text)}
+        facts = {"text": clip.text, "clip_id": clip.id, **_measured(wave, codec.sample_rate_hz, clip.text)}
         write_whole(folder / f"{clip.id[:12]}.json", json.dumps(facts))
 
 
-def _silence(codec: Codec) -> Wave:
-    """One silent frame: what is written, and can be played, for a model that stopped at once."""
-    import numpy as np
-
-    return np.zeros(codec.frame_samples, dtype=np.float32)
-
-
-def _facts(wave: Wave, sample_rate_hz: int, text: str) -> dict[str, float]:
+def _measured(wave: Wave, sample_rate_hz: int, text: str) -> dict[str, float]:
     if not len(wave):
         return {"seconds": 0.0, "sec_per_char": 0.0, "silence_share": 1.0, "peak": 0.0}
     facts = audio.facts(wave, sample_rate_hz)

@@ -32,6 +32,17 @@ def open_codec(name: CodecName, source: str = "auto", *, num_codebooks: int | No
     return mimi.load(MIMI_HUB_NAME if source == "auto" else source, num_codebooks=num_codebooks, device=device)
 
 
+def guess(num_codebooks: int, vocab_size: int) -> CodecName:
+    """Return the published codec that a model of this size speaks through. CodecError when it is neither of the two."""
+    sizes: dict[tuple[int, int], CodecName] = {(32, 2051): "mimi", (8, 256): "melrvq"}
+    try:
+        return sizes[num_codebooks, vocab_size]
+    except KeyError:
+        raise CodecError(
+            f"{num_codebooks} codebooks of {vocab_size} ids are neither Mimi's (32 of 2051) nor the embedded codec's (8 of 256)"
+        ) from None
+
+
 def from_store(store: "Store", device: str = "cpu") -> "Codec":
     """Open the codec that made a token file: from inside the file, or by its source. CodecError if what is found there has changed."""
     info, blob = store.info, store.asset("codec")

@@ -156,6 +156,7 @@ class Take:
     silence_share: float | None = None
     peak: float | None = None
     stopped_by_eos: bool | None = None
+    context: Sequence[str] = ()  # what was said before, oldest turn first
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,8 @@ def read_run(folder: Path, notes: list[str]) -> Run:
     return Run(
         validations=sorted(validations.values(), key=lambda v: v.examples),
         spoken_texts=list(dict.fromkeys(texts)),
-        takes={p.name: sorted(_takes(p, notes), key=lambda t: t.step or 0) for p in prompts},
-        references=list(_takes(samples / "reference", notes)),
+        takes={p.name: sorted(read_takes(p, notes), key=lambda t: t.step or 0) for p in prompts},
+        references=list(read_takes(samples / "reference", notes)),
     )
 
 
@@ -230,7 +231,8 @@ def _rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
         notes.append(f"{_short(path)}: {torn} torn line{'s' * (torn > 1)} left out")
 
 
-def _takes(folder: Path, notes: list[str]) -> Iterator[Take]:
+def read_takes(folder: Path, notes: list[str]) -> Iterator[Take]:
+    """Yield the recordings of a folder, each with the facts beside it; what cannot be read is told in `notes`."""
     for path in sorted(folder.glob("*.json")):
         wav = path.with_suffix(".wav")
         try:
@@ -239,8 +241,9 @@ def _takes(folder: Path, notes: list[str]) -> Iterator[Take]:
                 wav=wav,
                 text=str(facts["text"]),
                 speaker=str(facts.get("speaker", "")),
-                step=None if "clip_id" in facts else int(facts["step"]),
+                step=None if "clip_id" in facts or "take" in facts else int(facts["step"]),
                 stopped_by_eos=facts.get("stopped_by_eos"),
+                context=tuple(f"{turn['speaker']}: {turn['text']}".removeprefix(": ") for turn in facts.get("context", ())),
                 **{
                     name: float(facts[name])
                     for name in ("examples", "seconds", "sec_per_char", "silence_share", "peak")

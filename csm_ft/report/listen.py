@@ -44,6 +44,7 @@ class Row:
 
     text: str
     speaker: str
+    context: Sequence[str] = ()  # what was said before, oldest turn first
     players: dict[str, Player] = field(default_factory=dict)
     others: dict[str, Player] = field(default_factory=dict)
 
@@ -84,7 +85,7 @@ def arrange(out: Path, summary: Summary, baseline: Run | None, runs: Mapping[int
     references = {take.text: take for run in reversed(everyone) for take in run.references}
     rows, spoken = [], set()
     for prompt, take in _prompts(everyone):
-        row = Row(take.text, take.speaker)
+        row = Row(take.text, take.speaker, take.context)
         if take.text in references:
             row.players["reference"] = Player(
                 "reference", "Real clip through the codec", references[take.text], _href(out, references[take.text])

@@ -1,7 +1,5 @@
 """Builds report.html: one file that needs nothing beside it and asks nobody for anything."""
 
-import base64
-import hashlib
 import json
 import shlex
 from collections import Counter
@@ -10,12 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from csm_ft.files import write_whole
-from csm_ft.report import charts, listen
+from csm_ft.report import charts, listen, templating
 from csm_ft.report.data import FAILED, STATE_WORDS, Run, Summary, read_run, read_summary
 
 PAGE_BYTES = 10_000_000
@@ -50,8 +47,11 @@ def build_report(out: Path) -> Path:
 
 
 def _render(out: Path, summary: Summary, runs: Mapping[int, Run], listening: listen.Listening, notes: Sequence[str]) -> bytes:
-    environment = _environment()
-    plotly, script = _script(get_plotlyjs()), _script(_template_text(environment, "page.js"))
+    environment = templating.environment()
+    environment.filters |= {"nats": _nats, "signed": _signed, "duration": _duration, "words": STATE_WORDS.__getitem__}
+    environment.globals |= {"few_trials": charts.FEW_TRIALS, "failed": FAILED}
+    plotly = templating.script(get_plotlyjs())
+    script = templating.script(templating.template_text(environment, "players.js", "page.js"))
     figures = [charts.history(summary), charts.learning_curves(summary, runs), charts.importance(summary)]
     slices = charts.slices(summary)
     page = environment.get_template("page.html.j2").render(
@@ -66,33 +66,12 @@ def _render(out: Path, summary: Summary, runs: Mapping[int, Run], listening: lis
         facts=_facts(summary),
         command=f"python train.py --config {shlex.quote(_as_typed(out / 'best.yaml'))}",
         files=_files(out),
-        style=Markup(_template_text(environment, "page.css")),  # noqa: S704 - a file of this package
+        style=templating.style(environment),
         plotly=plotly[0],
         script=script[0],
         script_hashes=f"{plotly[1]} {script[1]}",
     )
     return page.encode("utf-8")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("csm_ft.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"nats": _nats, "signed": _signed, "duration": _duration, "short": _short, "words": STATE_WORDS.__getitem__}
-    environment.globals |= {"few_trials": charts.FEW_TRIALS, "failed": FAILED}
-    return environment
-
-
-def _template_text(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
-def _script(text: str) -> tuple[Markup, str]:
-    """Return a script and its hash for the content security policy, which lets nothing but these scripts run."""
-    assert "</script" not in text, "would end its own element"
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return Markup(text), f"'sha256-{base64.b64encode(digest).decode('ascii')}'"  # noqa: S704 - files of plotly and of this package
 
 
 def _json_for_script(value: Any) -> Markup:
@@ -109,7 +88,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [
         ("Data", summary.data),
         ("Device", f"{summary.device}{workers}" if summary.device else ""),
-        ("Horizon", f"{_short(summary.horizon_examples)} examples per trial" if summary.horizon_examples else ""),
+        ("Horizon", f"{templating.short(summary.horizon_examples)} examples per trial" if summary.horizon_examples else ""),
         ("Time", f"{_duration((updated - started).total_seconds())} on the clock" if started and updated else ""),
         ("Work", f"{_duration(compute_sec)} in trials" if compute_sec else ""),
         ("As of", updated.strftime("%Y-%m-%d %H:%M UTC") if updated else summary.updated or ""),
@@ -166,14 +145,3 @@ def _duration(seconds: float | None) -> str:
     if whole < 60:
         return f"{whole} s"
     return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _short(value: Any) -> str:
-    """Write a parameter or a count: floats by four digits, words as they are."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
-    return str(value)

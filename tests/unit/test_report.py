@@ -16,7 +16,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_ft.report import ReportError, build_report, charts, data, listen, page, sound
+from csm_ft.report import ReportError, build_report, charts, data, listen, page, sound, templating
 from csm_ft.report.__main__ import main
 from tests.sweep_folder import SAMPLE_RATE_HZ, make_run, make_sweep, speech, write_summary
 
@@ -428,7 +428,7 @@ def test_durations(seconds: float | None, words: str) -> None:
     ("value", "words"), [(None, "–"), (True, "true"), (3e-5, "3e-05"), (0.123456, "0.1235"), (1440.0, "1,440"), ("5%", "5%")]
 )
 def test_parameters_are_short(value: Any, words: str) -> None:
-    assert page._short(value) == words
+    assert templating.short(value) == words
 
 
 @pytest.mark.parametrize("text", ["2026-03-01T10:00:00+00:00", "2026-03-01T10:00:00", "2026-03-01T12:00:00+02:00", "1772359200.0"])

@@ -1,0 +1,189 @@
+"""What to speak, and after what: files of prompts, `--context clip.wav:transcript:speaker`, and both as prompts of a model.
+
+A file is a JSON list; each entry is a sentence, or an object:
+
+    [
+      "A sentence.",
+      {"text": "Yes, I did.", "speaker": "anna", "name": "answer",
+       "context": [{"path": "question.wav", "text": "Did you see it?", "speaker": "ben", "start": 1.5, "end": 3.0}]}
+    ]
+
+Paths are relative to the file. A turn or a prompt without `speaker` takes the speaker that is asked for elsewhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+
+from csm_ft import audio
+from csm_ft.codecs.base import Codec
+from csm_ft.config import ConfigError
+from csm_ft.families.base import Prompt, Turn
+
+EXAMPLE = '[{"text": "Hello.", "speaker": "0", "context": [{"path": "clip.wav", "text": "What the clip says."}]}]'
+
+
+class PromptError(ConfigError):
+    """A prompt, or a clip of its context, that cannot be used; the message names where it stands, the rule and the way out."""
+
+
+@dataclass(frozen=True)
+class ContextClip:
+    """A recording of a turn that was said before."""
+
+    where: str  # for messages
+    path: Path
+    text: str
+    speaker: str | None = None  # None = as the prompt's
+    start_sec: float | None = None
+    end_sec: float | None = None
+
+
+@dataclass(frozen=True)
+class AskedPrompt:
+    """A prompt as a person wrote it down."""
+
+    where: str  # for messages
+    text: str
+    speaker: str | None = None  # None = as asked for elsewhere
+    context: tuple[ContextClip, ...] = ()  # oldest first
+    name: str = ""  # for the file
+
+
+@dataclass(frozen=True)
+class VoicedPrompt:
+    """A prompt for a model, and the recordings that its context was made of."""
+
+    prompt: Prompt
+    clips: Sequence[ContextClip] = ()
+    name: str = ""
+    facts: list[dict[str, Any]] = field(default_factory=list)  # of the clips, for JSON beside the wav
+
+
+def _word(value: Any) -> Any:
+    """Take 3 for "3", as metadata does; true is no speaker."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _sentence(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Speaker = Annotated[_Text, BeforeValidator(_word)]
+
+
+class _Clip(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    path: _Text
+    text: _Text
+    speaker: _Speaker | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    text: _Text
+    speaker: _Speaker | None = None
+    context: list[_Clip] = []
+    name: str = ""
+
+
+_FILE = TypeAdapter(list[Annotated[_Entry, BeforeValidator(_sentence)]])
+
+
+def read_prompts(path: Path) -> list[AskedPrompt]:
+    """Read a file of prompts. PromptError names file, entry (from 1), field, value and rule. Sound files are not opened here."""
+    try:
+        entries = _FILE.validate_python(json.loads(path.read_text(encoding="utf-8-sig")))
+    except ValidationError as error:
+        raise PromptError("\n".join(_message(path, e) for e in error.errors())) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
+        raise PromptError(f"{path}: {reason}; prompts are a JSON list: {EXAMPLE}") from error
+    if not entries:
+        raise PromptError(f"{path}: has no prompts; write {EXAMPLE}")
+    return [_asked(path, number, entry) for number, entry in enumerate(entries, start=1)]
+
+
+def parse_context(value: str) -> ContextClip:
+    """Read `path:transcript:speaker`, cut at the first and the last colon; the speaker may be empty. PromptError says how to write it."""
+    where = f"--context {value!r}"
+    way = "write clip.wav:transcript:speaker, or clip.wav:transcript: for the prompt's speaker; a path with a colon goes into --prompts"
+    path, _, rest = value.partition(":")
+    text, colon, speaker = (part.strip() for part in rest.rpartition(":"))
+    if not colon:
+        raise PromptError(f"{where} has {value.count(':')} colons, not two; {way}")
+    if not path.strip() or not text:
+        raise PromptError(f"{where} has no {'transcript' if path.strip() else 'path'}; {way}")
+    if len(speaker.split()) > 1:
+        raise PromptError(f"{where}: what follows the last colon, {speaker!r}, is no speaker (it has blanks); {way}")
+    return ContextClip(where, Path(path.strip()), text, speaker or None)
+
+
+def voiced(asked: Sequence[AskedPrompt], codec: Codec, *, speaker: str, names_speakers: bool) -> list[VoicedPrompt]:
+    """Encode the context clips (each span once) and name the speakers; without `names_speakers` (the model's template has none) all are "".
+
+    A prompt that is asked for twice is there once. PromptError names the clip that cannot be used.
+    """
+    heard: dict[tuple[Path, float | None, float | None], Any] = {}
+    prompts: dict[str, VoicedPrompt] = {}
+    for one in asked:
+        own = one.speaker if one.speaker is not None else speaker
+        turns, facts = [], []
+        for clip in one.context:
+            span = (clip.path, clip.start_sec, clip.end_sec)
+            if span not in heard:
+                heard[span] = _encode(clip, codec)
+            who = (clip.speaker or own) if names_speakers else ""
+            turns.append(Turn(clip.text, who, heard[span]))
+            seconds = len(heard[span]) * codec.frame_samples / codec.sample_rate_hz
+            facts.append({"path": str(clip.path), "text": clip.text, "speaker": who, "seconds": seconds})
+        prompt = make_prompt(one.text, own if names_speakers else "", turns)
+        prompts.setdefault(prompt.id, VoicedPrompt(prompt, one.context, one.name, facts))
+    return list(prompts.values())
+
+
+def make_prompt(text: str, speaker: str, context: Sequence[Turn] = ()) -> Prompt:
+    """Return a prompt under the hash of all that it asks for; without context that is the hash of speaker and text alone."""
+    digest = hashlib.blake2b(f"{speaker}|{text}".encode(), digest_size=6)
+    for turn in context:
+        digest.update(json.dumps([turn.speaker, turn.text, turn.codes.shape]).encode())
+        digest.update(turn.codes.tobytes())
+    return Prompt(digest.hexdigest(), text, speaker, tuple(context))
+
+
+def _encode(clip: ContextClip, codec: Codec) -> Any:
+    try:
+        wave = audio.load(clip.path, sample_rate_hz=codec.sample_rate_hz, start_sec=clip.start_sec, end_sec=clip.end_sec)
+    except audio.AudioError as error:
+        raise PromptError(f"{clip.where}: {str(error).replace('; paths are relative to the metadata file', '; check its path')}") from error
+    return codec.encode([wave])[0]
+
+
+def _asked(path: Path, number: int, entry: _Entry) -> AskedPrompt:
+    where = f"{path} entry {number}"
+    clips = [
+        ContextClip(f"{where} context {turn}", path.parent / clip.path, clip.text, clip.speaker, clip.start, clip.end)
+        for turn, clip in enumerate(entry.context, start=1)
+    ]
+    return AskedPrompt(where, entry.text, entry.speaker, tuple(clips), entry.name)
+
+
+def _message(path: Path, error: Any) -> str:
+    """Say `prompts.json entry 2 context 1 speaker: true is not valid: ...`, counted from 1."""
+    place = " ".join(
+        str(part) if isinstance(part, str) else f"{'entry' if not i else ''} {part + 1}".strip() for i, part in enumerate(error["loc"])
+    )
+    if error["type"] == "missing":
+        return f"{path} {place}: is missing; an entry is a sentence, or as in {EXAMPLE}"
+    if error["type"] == "extra_forbidden":
+        return f"{path} {place}: unknown key; an entry has text, speaker, context, name, and a clip path, text, speaker, start, end"
+    shown = json.dumps(error["input"], ensure_ascii=False)
+    return f"{path} {place}: {shown if len(shown) <= 80 else shown[:77] + '...'} is not valid: {error['msg']}".replace("  ", " ")
