@@ -12,8 +12,9 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from csm_ft.config import ConfigError, TrainConfig, load_env_files
 from csm_ft.families.base import SamplingOptions
 from csm_ft.families.csm import export_sesame, export_transformers, how_to_load
 from csm_ft.families.csm.config import CsmSize
-from csm_ft.families.csm.probe import Difference, difference, logits_of, probes_of, random_probes
+from csm_ft.families.csm.probe import CheckError, Difference, Logits, difference, logits_of, probes_of, random_probes
 from csm_ft.families.csm.weights import load_model, locate
 from csm_ft.files import whole_folder, write_whole
 from csm_ft.model_card import Layout, model_card
@@ -39,11 +40,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RECORD = "export.json"  # marks a folder as one of ours
 MADE_BY = "csm-ft"
 FRAME_SEC = 0.08  # of all codecs that there are
+_WRONG = "the export is not what the run says"
+_NOTHING_KEPT = "Nothing was kept; are the packages those of requirements.txt? If so, please report this"
 _MIMI_IDS = 2051  # a model of so many is one of Mimi's codes
 
 
 class ExportError(ValueError):
-    """An export that cannot be written, or that does not say what the run says; nothing of it is left behind."""
+    """An export that cannot be written; nothing of it is left behind."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Check:
 def export(origin: Origin, kind: Format, output: Path, dtype: str = "fp32") -> Check:
     """Write an export into `output`, read it back, compare, and only then put it in its place.
 
-    Raises ConfigError or ExportError; `output` is then as it was before.
+    Raises ConfigError, ExportError or CheckError; `output` is then as it was before.
     """
     _check_output(output)
     store, why_no_data = open_data(origin)
@@ -117,28 +120,34 @@ def _write_checked(folder: Path, origin: Origin, store: Store | None, layout: La
         expected = logits_of(model, probes)
         rounding = difference(exact, expected)
     has_mimi = store.info.codec == "mimi" if store is not None else size.audio_vocab_size == _MIMI_IDS
+    read: Callable[[], tuple[Logits, str]]
     if layout == "sesame":
         export_sesame.write_model(folder, model, dtype)
-        load = how_to_load.sesame(size, has_mimi=has_mimi)
-        del model  # the reader's copy is as large
-        actual, read_by = export_sesame.reload(folder, probes)
+        load, read = how_to_load.sesame(size, has_mimi=has_mimi), partial(export_sesame.reload, folder, probes)
     elif layout == "transformers":
         codec = _mimi(origin, store, size) if has_mimi else None
         export_transformers.write_model(folder, model, codec, _sampling(origin.config), dtype)
-        load = how_to_load.transformers(has_mimi=has_mimi)
-        del model
-        actual, read_by = export_transformers.reload(folder, probes)
+        load, read = how_to_load.transformers(has_mimi=has_mimi), partial(export_transformers.reload, folder, probes)
     else:
         adapters = lora.read_adapters(locate(origin.weights).files[0].parent)
         export_transformers.write_adapter(folder, adapters, size)
         base = adapters.base
         load = how_to_load.adapter(base, is_published=is_hub_name(base), has_mimi=has_mimi)
-        del model
-        actual, read_by = export_transformers.reload_adapter(folder, load_model(base), probes)
+        read = partial(export_transformers.reload_adapter, folder, base, probes)
+    del model  # the reader's copy is as large
+    return _compare(expected, read, rounding), load, base
+
+
+def _compare(expected: Logits, read: Callable[[], tuple[Logits, str]], rounding: Difference | None) -> Check:
+    """Let the other program read and speak; CheckError when it cannot, or says something else."""
+    try:
+        actual, read_by = read()
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:  # of its own code
+        raise CheckError(f"{_WRONG}: it cannot be read back ({error}). {_NOTHING_KEPT}") from error
     found = difference(expected, actual)
     if not found.is_same:
-        raise ExportError(f"what {read_by} reads is not what the run says: {found}. Nothing was kept; please report this")
-    return Check(read_by, found, rounding), load, base
+        raise CheckError(f"{_WRONG}: {read_by} reads other weights, {found}. {_NOTHING_KEPT}")
+    return Check(read_by, found, rounding)
 
 
 def _mimi(origin: Origin, store: Store | None, size: CsmSize) -> Any:
@@ -177,7 +186,7 @@ def main(argv: Sequence[str]) -> int:
         origin = find(arguments.run, arguments.checkpoint)
         output = arguments.output or _default_output(origin, arguments.format)
         check = export(origin, arguments.format, output, arguments.dtype)
-    except ExportError as error:
+    except (ExportError, CheckError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:

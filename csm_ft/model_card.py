@@ -172,6 +172,8 @@ def _short(name: str) -> str:
 
 
 def _name(weights: str) -> str:
+    if Path(weights).resolve() == EMBEDDED_BASE:
+        return "the tiny base of csm-ft's demo"
     if not is_hub_name(weights):
         return _text(Path(weights).name)
     return f"[{_text(weights)}](https://huggingface.co/{weights})"

@@ -8,9 +8,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +27,7 @@ from torchtune.modules.common_utils import disable_kv_cache
 from csm_ft.config import ConfigError
 from csm_ft.families.csm.config import MAX_POSITIONS, CsmSize, TransformerSize
 from csm_ft.families.csm.model import CsmModel
-from csm_ft.families.csm.probe import TOLERANCE, Logits, Probe, logits_of
+from csm_ft.families.csm.probe import TOLERANCE, CheckError, Logits, Probe, logits_of
 from csm_ft.families.csm.weights import load_model
 from csm_ft.files import write_whole
 
@@ -69,7 +71,8 @@ def find_sesame() -> ModuleType | None:
 def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
     """Read an export back by Sesame's code, or else by our own loader; return its logits and who read it.
 
-    Raises ConfigError when Sesame's own generation, with its caches, does not say what these logits rank first.
+    Raises CheckError when Sesame's own generation, with its caches, does not say what these logits rank first, and ConfigError when
+    CSM_REPO_PATH is wrong.
     """
     module = find_sesame()
     if module is None:
@@ -90,7 +93,12 @@ def _import_file(path: Path) -> ModuleType:
     assert spec.loader is not None, "a .py file has a loader"
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever foreign code raises
+        raise ConfigError(
+            f"CSM_REPO_PATH={path.parent}: its models.py cannot be imported ({error}); correct that, or leave it empty"
+        ) from error
     return module
 
 
@@ -101,7 +109,8 @@ def _load(module: ModuleType, folder: Path) -> Any:
     for name, transformer in (("backbone", size.backbone), ("decoder", size.decoder)):
         flavours: dict[str, Callable[[], TransformerDecoder]] = module.FLAVORS
         flavours.setdefault(config[f"{name}_flavor"], partial(_flavour, transformer))
-    return module.Model.from_pretrained(str(folder)).eval()
+    with redirect_stdout(StringIO()):  # the hub's library prints where it reads from
+        return module.Model.from_pretrained(str(folder)).eval()
 
 
 def _flavour(size: TransformerSize) -> TransformerDecoder:
@@ -141,7 +150,7 @@ def _check_generation(model: Any, probe: Probe) -> None:
         c0, depth = _logits(model, Probe(probe.text, torch.cat([probe.codes, said.long()])))
     for k, logits in enumerate([c0[-1], *depth[-1]]):
         if logits[said[0, k]] < logits.max() - TOLERANCE * logits.std():
-            raise ConfigError(f"Sesame's generate_frame says code {int(said[0, k])} in codebook {k}, its logits {int(logits.argmax())}")
+            raise CheckError(f"Sesame's generate_frame says code {int(said[0, k])} in codebook {k}, its logits {int(logits.argmax())}")
 
 
 def _causal(inputs: Tensor) -> Tensor:

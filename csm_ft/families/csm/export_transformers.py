@@ -19,12 +19,12 @@ from transformers import CsmConfig, CsmForConditionalGeneration, GenerationConfi
 from transformers.utils import logging as transformers_logging
 
 from csm_ft import lora
-from csm_ft.config import ConfigError
 from csm_ft.families.base import SamplingOptions
 from csm_ft.families.csm import layouts
 from csm_ft.families.csm.config import CsmSize
 from csm_ft.families.csm.model import CsmModel
-from csm_ft.families.csm.probe import Logits, Probe
+from csm_ft.families.csm.probe import CheckError, Logits, Probe
+from csm_ft.families.csm.weights import load_model
 from csm_ft.files import write_whole
 
 _SMALL_CODEC: dict[str, Any] = {  # where there is no Mimi: the library insists on a codec
@@ -102,7 +102,7 @@ def random_codec() -> MimiModel:
 def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
     """Read an export back by the library itself; return its logits and who read it.
 
-    Raises ConfigError when the library had to make up, leave out or resize any tensor.
+    Raises CheckError when the library had to make up, leave out or resize any tensor.
     """
     with _quiet():
         loaded: Any = CsmForConditionalGeneration.from_pretrained(
@@ -111,14 +111,15 @@ def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
     theirs, report = loaded
     wrong = {what: sorted(map(str, report[what])) for what in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
-        raise ConfigError(f"{folder}: transformers does not read it as it was written: {wrong}")
+        raise CheckError(f"transformers does not read the export as it was written: {wrong}")
     return logits_of(theirs, probes), "transformers"
 
 
-def reload_adapter(folder: Path, base: CsmModel, probes: Sequence[Probe]) -> tuple[Logits, str]:
+def reload_adapter(folder: Path, base: str, probes: Sequence[Probe]) -> tuple[Logits, str]:
     """Let peft put exported adapters into the library's model of the base; return its logits and who read them."""
+    model = load_model(base)
     with _quiet():
-        theirs = build(base.state_dict(), base.size, random_codec())
+        theirs = build(model.state_dict(), model.size, random_codec())
         PeftModel.from_pretrained(theirs, str(folder))
     return logits_of(theirs, probes), "peft and transformers"
 

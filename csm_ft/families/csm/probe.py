@@ -22,6 +22,10 @@ _MAX_FRAMES = 64  # of a clip: K * V logits each
 _NUM_CLIPS = 2
 
 
+class CheckError(ValueError):
+    """Another program does not read what was written, or says something else by it."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """One utterance, teacher-forced: its text and then its frames."""
