@@ -175,12 +175,18 @@ def check_positions(config: PretokenizeConfig, span: Span, num_frames: int) -> N
 
 
 def hold_out(spans: Sequence[Span], fraction: float, seed: int) -> tuple[list[Span], list[Span]]:
-    """Split clips into training and validation without splitting a source file; files of the same bytes are one.
+    """Split clips into training and validation without splitting a source file or a conversation; files of the same bytes are one.
 
-    Files are taken in the order of a seeded hash of their bytes, each that still fits into `fraction` of the clips, or else the one with
-    the fewest. ConfigError when there is only one file.
+    Files, or sets of files that conversations join, are taken in the order of a seeded hash of their bytes, each that still fits into
+    `fraction` of the clips, or else the one with the fewest. ConfigError when there is only one.
     """
-    clips = Counter(span.file_digest for span in spans)
+    set_of = _joined_files(spans)
+    clips = Counter(set_of[span.file_digest] for span in spans)
+    if len(clips) < 2 and len(set_of) > 1:
+        raise ConfigError(
+            f"all {len(spans)} usable rows hang together: conversations join their {len(set_of)} sound files, and neither a conversation "
+            "nor a file can be on both sides; give --val_data, or more than one conversation with sound files of its own"
+        )
     if len(clips) < 2:
         raise ConfigError(
             f"all {len(spans)} usable rows are of one sound file, which cannot be on both sides; give --val_data, or cut the file"
@@ -193,9 +199,30 @@ def hold_out(spans: Sequence[Span], fraction: float, seed: int) -> tuple[list[Sp
             held.add(digest)
             num_held += clips[digest]
     held = held or {min(order, key=clips.__getitem__)}
-    train, val = ([span for span in spans if (span.file_digest in held) == is_val] for is_val in (False, True))
-    console.print(f"no --val_data: held out {len(val)} of {len(spans)} clips, {len(held)} of {len(clips)} files (--val_fraction, --seed)")
+    train, val = ([span for span in spans if (set_of[span.file_digest] in held) == is_val] for is_val in (False, True))
+    told = [f"{len(val)} of {len(spans)} clips", f"{sum(first in held for first in set_of.values())} of {len(set_of)} files"]
+    val_conversations, conversations = ({span.row.conversation for span in some} - {""} for some in (val, spans))
+    told += [f"{len(val_conversations)} of {len(conversations)} conversations"] if conversations else []
+    console.print(f"no --val_data: held out {', '.join(told)} (--val_fraction, --seed)")
     return train, val
+
+
+def _joined_files(spans: Sequence[Span]) -> dict[str, str]:
+    """Return for every file the first, by digest, of those that conversations join to it, directly or through others."""
+    first = {span.file_digest: span.file_digest for span in spans}
+
+    def find(digest: str) -> str:
+        while first[digest] != digest:
+            first[digest] = first[first[digest]]
+            digest = first[digest]
+        return digest
+
+    file_of: dict[str, str] = {}  # conversation -> a file of it
+    for span in spans:
+        if span.row.conversation:
+            one, other = sorted((find(span.file_digest), find(file_of.setdefault(span.row.conversation, span.file_digest))))
+            first[other] = one
+    return {digest: find(digest) for digest in first}
 
 
 def _inspect(path: Path) -> SoundFile | str:

@@ -1,12 +1,14 @@
 """What is in a token file, for people and as JSON: hours, clips, speakers, lengths, and what is wrong."""
 
 from collections import Counter
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_ft.tokens import DUPLICATE, Split, Store
+from csm_ft.tokens import DUPLICATE, Clip, Split, Store
 
 _EDGES_SEC = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60, 120)  # bins of the length histogram; the last one is open
 _BAR_CHARS = 40
@@ -33,6 +35,8 @@ def describe_store(store: Store) -> str:
             shown = sorted(facts["speakers"].items(), key=lambda item: -item[1])[:8]
             more = ", ..." if len(facts["speakers"]) > len(shown) else ""
             lines.append("       speakers: " + ", ".join(f"{speaker} ({count})" for speaker, count in shown) + more)
+        if facts["conversations"]:
+            lines.append(f"       {_told(facts)}")
         if facts["duplicates"]:
             lines.append(f"       {facts['duplicates']} clips repeat an earlier one, audio and text")
     shared = _num_shared(store)
@@ -71,7 +75,7 @@ def histogram(seconds: NDArray[np.floating]) -> list[str]:
 
 
 def find_problems(store: Store) -> list[str]:
-    """Return what no model could be trained on: ids out of range, empty clips, frames that mean end of speech inside a clip."""
+    """Return what no model could be trained on: ids out of range, empty clips, end of speech inside a clip, two turns in one place."""
     problems = []
     for name, split in store.splits.items():
         for what, rows in _bad_rows(split, store).items():
@@ -93,6 +97,7 @@ def _bad_rows(split: Split, store: Store) -> dict[str, list[int]]:
         f"codes of {store.info.codec_vocab_size} or more": sorted(codes_high),
         "an all-zero frame, which means end of speech": sorted(ended),
         f"text tokens of {store.info.text_vocab_size} or more": sorted(text_high),
+        "the place of an earlier clip in its conversation": _same_turn(split),
     }
 
 
@@ -105,8 +110,42 @@ def _summarise_split(split: Split, store: Store) -> dict[str, Any]:
         "text_tokens": int(split.num_text_tokens.sum()),
         "speakers": dict(Counter(clip.speaker for clip in clips if clip.speaker)),
         "duplicates": sum(bool(clip.flags & DUPLICATE) for clip in clips),
+        **_summarise_conversations(clips),
         "longest_positions": int((split.num_frames + split.num_text_tokens + 1).max(initial=0)),
     }
+
+
+def _summarise_conversations(clips: Sequence[Clip]) -> dict[str, Any]:
+    turns: dict[str, list[int]] = {}
+    for clip in clips:
+        if clip.conversation:
+            turns.setdefault(clip.conversation, []).append(clip.turn)
+    counts = [len(places) for places in turns.values()]
+    return {
+        "conversations": len(turns),
+        "turns_per_conversation": {"min": min(counts), "median": median(counts), "max": max(counts)} if counts else None,
+        "conversations_with_holes": sum(max(places) - min(places) >= len(places) for places in turns.values()),
+    }
+
+
+def _told(facts: dict[str, Any]) -> str:
+    """Say what a split has of conversations."""
+    turns, num_cut = facts["turns_per_conversation"], facts["conversations_with_holes"]
+    cut = f"; {num_cut} {'was' if num_cut == 1 else 'were'} cut at rejected turns" if num_cut else ""
+    return f"{facts['conversations']} conversations of {turns['min']}-{turns['max']} turns (median {turns['median']:g}){cut}"
+
+
+def _same_turn(split: Split) -> list[int]:
+    if not split.has_conversations:
+        return []
+    seen: set[tuple[str, int]] = set()
+    rows = []
+    for i in range(len(split)):
+        place = (split.conversation(i), int(split.turns[i]))
+        if place[0] and place in seen:
+            rows.append(i)
+        seen.add(place)
+    return rows
 
 
 def _num_shared(store: Store) -> int:

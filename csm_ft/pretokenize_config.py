@@ -11,9 +11,11 @@ from csm_ft.config import Options, option
 class PretokenizeConfig(Options):
     """Options of pretokenize.py."""
 
-    train_data: str = option("", "Metadata of the training clips: .json .jsonl .csv .tsv .parquet .sqlite .hdf5", group="data")
+    train_data: str = option(
+        "", "Metadata of the training clips: .json .jsonl .csv .tsv .parquet .sqlite .hdf5, or a folder (of a.wav and a.txt).", group="data"
+    )
     val_data: str = option("", "Metadata of the validation clips; none = hold out val_fraction of train_data.", group="data")
-    val_fraction: float = option(0.05, "Share of clips to hold out; clips of one source file stay together.", group="data")
+    val_fraction: float = option(0.05, "Share of clips to hold out; clips of one source file or conversation stay together.", group="data")
     output: str = option("./data/tokens.hdf5", "Token file to write.", group="data")
     sql_table: str = option("data", "Table of an SQLite file.", group="data")
     channel: audio.Channel = option("mix", "What to take of stereo files.", group="data")
@@ -63,7 +65,9 @@ class PretokenizeConfig(Options):
     @model_validator(mode="after")
     def _ranges(self) -> Self:
         if not self.train_data:
-            raise ValueError("--train_data is missing: name a metadata file with the columns path and text")
+            raise ValueError(
+                "--train_data is missing: name a metadata file with the columns path and text, or a folder of sound files with transcripts"
+            )
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction {self.val_fraction} is not between 0 and 1")
         for name in ("num_workers", "batch_sec", "save_every", "max_positions"):

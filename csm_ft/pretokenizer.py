@@ -22,6 +22,7 @@ from csm_ft.data_report import describe_store, summarise
 from csm_ft.encoding import FITTED, CodeCache, Encoded, encode_missing
 from csm_ft.families.csm.text import TextTokenizer, open_tokenizer
 from csm_ft.files import write_whole
+from csm_ft.folders import find_metadata
 from csm_ft.metadata import read_metadata
 from csm_ft.pretokenize_config import PretokenizeConfig
 from csm_ft.progress import console, track
@@ -67,10 +68,10 @@ class Table:
     def __init__(self, spans: Sequence[Span], codec: Codec, cache: CodeCache) -> None:
         self._spans, self._cache = spans, cache
         self._ids = [span.clip_id(codec.fingerprint) for span in spans]
-        seen: set[tuple[str, str, str]] = set()
+        seen: set[tuple[str, ...]] = set()
         self._flags = []
         for id_, span in zip(self._ids, spans, strict=True):
-            said = (id_, span.row.text, span.speaker)
+            said = (id_, span.row.text, span.speaker, span.row.conversation)
             self._flags.append(DUPLICATE if said in seen else 0)
             seen.add(said)
         self.num_frames = np.array([cache.num_frames(id_) for id_ in self._ids], dtype=np.int64)
@@ -89,9 +90,20 @@ class Table:
 
     def clip(self, index: int) -> Clip:
         """The row of the clip table."""
-        span, id_ = self._spans[index], self._ids[index]
-        source = str(span.row.path)
-        return Clip(id_, span.row.text, span.speaker, source, span.start_sec, span.end_sec, span.duration_sec, self._flags[index])
+        span = self._spans[index]
+        row = span.row
+        return Clip(
+            id=self._ids[index],
+            text=row.text,
+            speaker=span.speaker,
+            source=str(row.path),
+            start_sec=span.start_sec,
+            end_sec=span.end_sec,
+            duration_sec=span.duration_sec,
+            flags=self._flags[index],
+            conversation=row.conversation,
+            turn=row.turn,
+        )
 
 
 def _usable_rows(
@@ -101,7 +113,7 @@ def _usable_rows(
     metadata = {split: name for split, name in zip(SPLITS, (config.train_data, config.val_data), strict=True) if name}
     rows = {}
     for split, name in metadata.items():
-        rows[split], bad = read_metadata(Path(name), sql_table=config.sql_table)
+        rows[split], bad = read_metadata(_found_in(Path(name)), sql_table=config.sql_table)
         rejections.add(split, bad)
     num_rows = sum(map(len, rows.values())) + len(rejections)
     files = inspect_files((row for split in rows for row in rows[split]), config.num_workers)
@@ -111,6 +123,18 @@ def _usable_rows(
         spans["train"], spans["val"] = hold_out(spans["train"], config.val_fraction, config.seed)
     _need_both(config, spans)
     return spans, num_rows
+
+
+def _found_in(path: Path) -> Path:
+    """Return the metadata that a path stands for, and say so if that is not the path itself."""
+    found = find_metadata(path)
+    if found != path:
+        console.print(f"{path} is a folder: its metadata is {found.name}", markup=False)
+    elif found.is_dir():
+        console.print(
+            f"{path} is a folder without metadata: its sound files are the clips, the text file beside each its text", markup=False
+        )
+    return found
 
 
 def _encoded_rows(

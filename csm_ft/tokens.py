@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # files of version 1 know no conversations
 SPLITS = ("train", "val")
-DUPLICATE = 1  # flag of a clip: the same audio with the same text and speaker came earlier in this split
+DUPLICATE = 1  # flag of a clip: the same audio with the same text, speaker and conversation came earlier in this split
 TEXT_COLUMNS = ("id", "text", "speaker", "source", "conversation")  # of the clip table, as UTF-8
 NUMBER_COLUMNS = {"start_sec": "<f8", "end_sec": "<f8", "duration_sec": "<f8", "flags": "|u1", "turn": "<i4"}
 RAGGED = {"codes": "<u2", "text_tokens": "<u4", **dict.fromkeys(TEXT_COLUMNS, "|u1")}  # each X has its X_offsets, [n+1]

@@ -190,6 +190,61 @@ def test_held_out_files_are_whole_and_neither_side_is_empty(files: list[int], fr
     assert {s.key for s in hold_out(order, fraction, seed)[1]} == {s.key for s in val}, "the choice does not hang on the order of rows"
 
 
+def make_turns(places: list[tuple[int, int]]) -> list[Span]:
+    """Spans of (file, conversation); conversation 0 is none."""
+    spans = []
+    for i, (file, talk) in enumerate(places):
+        row = Row(f"row {i}", Path(f"{file}.wav"), "Text.", None, None, None, f"talk {talk}" if talk else "", i)
+        spans.append(Span(row, f"digest-{file}", f"{file}-{i}", 0.0, 1.0, 12, "", np.zeros(1, np.uint32)))
+    return spans
+
+
+def joined_slowly(spans: list[Span]) -> list[set[str]]:
+    """Merge sets that share a file until none do: the obvious way."""
+    sets = [{span.file_digest} for span in spans]
+    sets += [{s.file_digest for s in spans if s.row.conversation == name} for name in {s.row.conversation for s in spans} - {""}]
+    while True:
+        pair = next(((a, b) for i, a in enumerate(sets) for b in sets[i + 1 :] if a & b), None)
+        if pair is None:
+            return sets
+        sets = [s for s in sets if s is not pair[0] and s is not pair[1]] + [pair[0] | pair[1]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    places=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=2, max_size=16),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 9),
+)
+def test_neither_files_nor_conversations_are_on_both_sides(places: list[tuple[int, int]], fraction: float, seed: int) -> None:
+    spans = make_turns(places)
+    together = joined_slowly(spans)
+    if len(together) == 1:
+        with pytest.raises(ConfigError, match="give --val_data"):
+            hold_out(spans, fraction, seed)
+        return
+    train, val = hold_out(spans, fraction, seed)
+    assert train
+    assert val
+    sides = [{s.file_digest for s in train}, {s.file_digest for s in val}]
+    assert all(any(files <= side for side in sides) for files in together), "what hangs together is whole"
+    assert not sides[0] & sides[1]
+    assert not {s.row.conversation for s in train} & {s.row.conversation for s in val} - {""}
+    sizes = [sum(s.file_digest in files for s in spans) for files in together]
+    assert len(val) <= max(fraction * len(spans), min(sizes))
+    assert {s.key for s in hold_out(spans[::-1], fraction, seed)[1]} == {s.key for s in val}
+    assert all(sum(file in side for side in sides) == 1 for file in {s.file_digest for s in spans})
+
+
+def test_conversations_that_join_all_files_cannot_be_held_out(capsys: pytest.CaptureFixture[str]) -> None:
+    chain = [(0, 1), (1, 1), (1, 2), (2, 2), (2, 0)]
+    with pytest.raises(ConfigError, match=r"all 5 usable rows hang together: conversations join their 3 sound files.*give --val_data, or"):
+        hold_out(make_turns(chain), 0.2, 0)
+    _, val = hold_out(make_turns([*chain, (3, 3), (4, 3)]), 0.3, 0)
+    assert [s.row.conversation for s in val] == ["talk 3"] * 2
+    assert "held out 2 of 7 clips, 2 of 5 files, 1 of 3 conversations" in capsys.readouterr().out
+
+
 def test_held_out_clips_are_near_the_fraction_and_follow_the_seed() -> None:
     spans = make_spans([1] * 200)
     held = {seed: {s.key for s in hold_out(spans, 0.05, seed)[1]} for seed in range(3)}

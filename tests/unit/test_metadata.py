@@ -80,6 +80,7 @@ def columns_of_one_type(rows: list[Columns], names: list[str]) -> pd.DataFrame:
     return frame
 
 
+TALK = st.one_of(st.none(), st.integers(0, 3), st.integers(0, 3).map(float), st.sampled_from(["0", "a b", "call [2]"]))
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 SPAN = st.tuples(st.integers(0, 10**6), st.integers(1, 10**5)).map(lambda span: (span[0] / 1000, (span[0] + span[1]) / 1000))
 SPEAKER = st.one_of(st.none(), st.integers(0, 999), st.integers(0, 99).map(float), st.sampled_from(["alice", "Zoë 2", "007", "３"]))
@@ -93,8 +94,13 @@ def clips(draw: st.DrawFn) -> tuple[Columns, Columns]:
     start, end = (start if draw(st.booleans()) else None), (end if draw(st.booleans()) else None)
     name = f"{draw(st.integers(0, 99))} é.wav"
     columns = {"path": name, "text": f"{draw(st.sampled_from(['', ' ', chr(10)]))}{core} ", "start": start, "end": end, "speaker": speaker}
-    word = None if speaker is None else str(int(speaker)) if isinstance(speaker, float) else str(speaker)
-    return columns, {"path": name, "text": core, "start_sec": start, "end_sec": end, "speaker": word}
+    columns["conversation"] = talk = draw(TALK)
+    meaning = {"path": name, "text": core, "start_sec": start, "end_sec": end, "speaker": word(speaker), "conversation": word(talk) or ""}
+    return columns, meaning
+
+
+def word(value: float | str | None) -> str | None:
+    return None if value is None else str(int(value)) if isinstance(value, float) else str(value)
 
 
 @settings(deadline=None, max_examples=40)
@@ -107,8 +113,13 @@ def test_every_format_says_the_same(suffix: str, pairs: list[tuple[Columns, Colu
         write(path, [columns for columns, _ in pairs])
         rows, rejections = read_metadata(path)
         assert rejections == []
+        names = [meaning["conversation"] for _, meaning in pairs]
         assert rows == [
-            Row(where=f"{path} row {number}", **{**meaning, "path": folder / meaning["path"]})
+            Row(
+                where=f"{path} row {number}",
+                **{**meaning, "path": folder / meaning["path"]},
+                turn=names[: number - 1].count(meaning["conversation"]) if meaning["conversation"] else 0,
+            )
             for number, (_, meaning) in enumerate(pairs, start=1)
         ]
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.metadata import MetadataError, read_metadata
-from csm_ft.tables import Unreadable, read_table
+from csm_ft.tables import read_table
 
 PIECES = [*'[]{}",:|;\t\n\r\\ ', '"path"', '"text"', "path", "text", "a.wav", "1e999", "NaN", "true", "\ufeff"]
 SUFFIXES = [".json", ".jsonl", ".csv", ".tsv", ".sqlite", ".parquet", ".h5"]
@@ -24,7 +24,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 
 def texts(path: Path) -> list[Any]:
     _, rows = read_table(path, sql_table="data")
-    return [row if isinstance(row, Unreadable) else row["text"] for row in rows]
+    return [row["text"] if isinstance(row, dict) else row for row in rows]
 
 
 def message(path: Path, **options: Any) -> str:
@@ -52,6 +52,7 @@ def message(path: Path, **options: Any) -> str:
         ("t.json", "[" * 100_000, "not JSON that can be read"),
         ("t.json", "[" + "1" * 5000 + "]", "not JSON that can be read"),
         ("t.jsonl", '[{"path": "a", "text": "b"}]', "name it .json"),
+        ("t.jsonl", '[\n{"path": "a", "text": "b"}\n]', "name it .json"),
         ("t.jsonl", "\n\n", "holds no rows"),
         ("t.csv", "", "holds no rows"),
         ("t.csv", "path,text\n", "holds no rows"),
@@ -77,7 +78,7 @@ def test_a_file_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path, name
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
     assert "no such file" in message(tmp_path / "t.json")
     (tmp_path / "u.json").mkdir()
-    assert "is a folder" in message(tmp_path / "u.json")
+    assert "is a folder with neither a metadata file" in message(tmp_path / "u.json")
     assert "cannot be read" in message(tmp_path / ("x" * 300 + ".json"))
 
 
