@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from csm_ft.files import write_whole
-from csm_ft.origin import Origin
+from csm_ft.origin import Origin, is_hub_name
 from csm_ft.store import Store
 
 SPEECH = "speech.json"
@@ -65,9 +65,9 @@ def copy_processor(folder: Path, store: Store | None, origin: Origin) -> None:
 
 def _beside(weights: str, name: str) -> Path | None:
     """Find a file in a folder of weights, or in the hub's cache on this disk."""
+    if is_hub_name(weights):
+        cached = try_to_load_from_cache(weights, name)
+        return Path(cached) if isinstance(cached, str) else None
     path = Path(weights)
-    if path.exists():
-        file = (path if path.is_dir() else path.parent) / name
-        return file if file.is_file() else None
-    cached = try_to_load_from_cache(weights, name) if weights else None
-    return Path(cached) if isinstance(cached, str) else None
+    file = (path if path.is_dir() else path.parent) / name
+    return file if weights and file.is_file() else None

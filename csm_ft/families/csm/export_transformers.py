@@ -45,28 +45,45 @@ _AUDIO_ID = 128_002  # of <|AUDIO|> in Llama 3's vocabulary; <|audio_eos|> is th
 def write_model(folder: Path, model: CsmModel, codec: MimiModel | None, sampling: SamplingOptions, dtype: torch.dtype) -> None:
     """Write config, weights (in shards, if large) and generation config; codec None = a small one of random weights."""
     with _quiet():
-        codec = codec or random_codec()
-        theirs = build(model.state_dict(), model.size, codec, dtype)
+        theirs = _to_save(model, codec or random_codec(), dtype)
         theirs.generation_config = GenerationConfig(**_choice(sampling), max_new_tokens=sampling.max_frames)
         theirs.depth_decoder.generation_config = GenerationConfig(**_choice(sampling))
         theirs.save_pretrained(str(folder))
 
 
-def build(weights: dict[str, Tensor], size: CsmSize, codec: MimiModel, dtype: torch.dtype = torch.float32) -> Any:
-    """Make the library's model share tensors of ours (cast to `dtype`; the codec stays as it is, for rounding changes its codes)."""
-    sizes: dict[str, Any] = {**layouts.transformers_config(size), **_token_ids(size)}
-    config = CsmConfig(**sizes, codec_config=codec.config)
-    renamed = {name: tensor.to(dtype).contiguous() for name, tensor in layouts.to_transformers(weights, size).items()}
-    renamed[layouts.TIED] = renamed[layouts.AUDIO_EMBEDDINGS]
-    loaded: Any = CsmForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=renamed, dtype=dtype, output_loading_info=True
-    )
-    theirs, report = loaded
-    missing = [name for name in report["missing_keys"] if not name.startswith(_CODEC)]
-    assert not missing, f"our table of names lacks {missing[:3]}"
-    assert not report["unexpected_keys"], f"the library does not know {report['unexpected_keys']}"
+def _to_save(model: CsmModel, codec: MimiModel, dtype: torch.dtype) -> Any:
+    """Return the library's model around our tensors, cast to `dtype`; the codec stays as it is, for rounding changes its codes.
+
+    It can be saved, but does not run: what is not saved is on the meta device. (Loading by from_pretrained would make the library
+    save the codec under names that its former versions do not know.)
+    """
+    with torch.device("meta"):
+        theirs: Any = CsmForConditionalGeneration(_config(model.size, codec.config))
     theirs.codec_model = codec
+    missing, unexpected = theirs.load_state_dict(_renamed(model, dtype), strict=False, assign=True)
+    missing = [name for name in missing if not name.startswith(_CODEC)]
+    assert not missing, f"our table of names lacks {missing[:3]}"
+    assert not unexpected, f"the library does not know {unexpected[:3]}"
+    theirs.tie_weights()
+    return theirs
+
+
+def _to_run(model: CsmModel) -> Any:
+    """Return the library's model with our weights, ready to run; its codec is a small random one."""
+    config = _config(model.size, random_codec().config)
+    theirs: Any = CsmForConditionalGeneration.from_pretrained(None, config=config, state_dict=_renamed(model, torch.float32))
     return theirs.eval()
+
+
+def _config(size: CsmSize, codec: MimiConfig) -> CsmConfig:
+    sizes: dict[str, Any] = {**layouts.transformers_config(size), **_token_ids(size)}
+    return CsmConfig(**sizes, codec_config=codec)
+
+
+def _renamed(model: CsmModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    tensors = layouts.to_transformers(model.state_dict(), model.size)
+    renamed = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+    return renamed | {layouts.TIED: renamed[layouts.AUDIO_EMBEDDINGS]}
 
 
 def write_adapter(folder: Path, adapters: lora.Adapters, size: CsmSize) -> None:
@@ -119,7 +136,7 @@ def reload_adapter(folder: Path, base: str, probes: Sequence[Probe]) -> tuple[Lo
     """Let peft put exported adapters into the library's model of the base; return its logits and who read them."""
     model = load_model(base)
     with _quiet():
-        theirs = build(model.state_dict(), model.size, random_codec())
+        theirs = _to_run(model)
         PeftModel.from_pretrained(theirs, str(folder))
     return logits_of(theirs, probes), "peft and transformers"
 
