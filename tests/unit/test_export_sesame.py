@@ -81,4 +81,4 @@ def test_an_installed_package_is_found_and_a_stranger_of_the_same_name_is_not(tm
     assert found is not None
     assert found.__name__ == "csm.models"
     for name in ("csm", "csm.models"):
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
