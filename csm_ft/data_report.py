@@ -132,7 +132,8 @@ def _told(facts: dict[str, Any]) -> str:
     """Say what a split has of conversations."""
     turns, num_cut = facts["turns_per_conversation"], facts["conversations_with_holes"]
     cut = f"; {num_cut} {'was' if num_cut == 1 else 'were'} cut at rejected turns" if num_cut else ""
-    return f"{facts['conversations']} conversations of {turns['min']}-{turns['max']} turns (median {turns['median']:g}){cut}"
+    lengths = f"{turns['min']}-{turns['max']}" if turns["min"] < turns["max"] else turns["min"]
+    return f"{facts['conversations']} conversations of {lengths} turns (median {turns['median']:g}){cut}"
 
 
 def _same_turn(split: Split) -> list[int]:

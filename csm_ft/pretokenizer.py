@@ -113,7 +113,8 @@ def _usable_rows(
     metadata = {split: name for split, name in zip(SPLITS, (config.train_data, config.val_data), strict=True) if name}
     rows = {}
     for split, name in metadata.items():
-        rows[split], bad = read_metadata(_found_in(Path(name)), sql_table=config.sql_table)
+        rows[split], bad = read_metadata(Path(name), sql_table=config.sql_table)
+        _say_what_was_read(Path(name))
         rejections.add(split, bad)
     num_rows = sum(map(len, rows.values())) + len(rejections)
     files = inspect_files((row for split in rows for row in rows[split]), config.num_workers)
@@ -125,8 +126,8 @@ def _usable_rows(
     return spans, num_rows
 
 
-def _found_in(path: Path) -> Path:
-    """Return the metadata that a path stands for, and say so if that is not the path itself."""
+def _say_what_was_read(path: Path) -> None:
+    """Say what a folder was taken for."""
     found = find_metadata(path)
     if found != path:
         console.print(f"{path} is a folder: its metadata is {found.name}", markup=False)
@@ -134,7 +135,6 @@ def _found_in(path: Path) -> Path:
         console.print(
             f"{path} is a folder without metadata: its sound files are the clips, the text file beside each its text", markup=False
         )
-    return found
 
 
 def _encoded_rows(

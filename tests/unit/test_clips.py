@@ -147,7 +147,7 @@ def test_a_frame_more_than_expected_counts(work: Work, codec: FakeCodec, monkeyp
     """The resampler may give a few samples more than the header promises, and so a frame more."""
     rows = work.clips([0.96])
     load = audio.load
-    monkeypatch.setattr(encoding.audio, "load", lambda *args, **more: np.append(load(*args, **more), np.float32([0.1])))
+    monkeypatch.setattr(encoding.audio, "load", lambda *args, **more: np.append(load(*args, **more), np.full(1, 0.1, np.float32)))
     tokens = len(open_tokenizer("auto", codec="melrvq").encode(rows[0]["text"], "999"))
     assert work.run(rows, rows, "--max_positions", str(tokens + 12 + 1)) == 1
     assert "13 frames + 1 are more than" in work.rejected()[0]["reason"]
