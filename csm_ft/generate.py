@@ -30,8 +30,8 @@ from csm_ft.families.base import SamplingOptions
 from csm_ft.families.csm.config import MAX_POSITIONS
 from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.weights import load_model
-from csm_ft.origin import find
-from csm_ft.prompts import AskedPrompt, VoicedPrompt, parse_context, read_prompts, voiced
+from csm_ft.origin import Origin, find
+from csm_ft.prompts import AskedPrompt, VoicedPrompt, check_clips, parse_context, read_prompts, voiced
 from csm_ft.report.spoken import build_index
 from csm_ft.samples import write_take
 from csm_ft.speech import Flags, Speech, open_speech
@@ -63,7 +63,8 @@ def generate(model: CsmModel, speech: Speech, prompts: Sequence[VoicedPrompt], o
     """
     max_frames = _check_lengths(speech, prompts, options.max_sec)
     asked = {"model": label, **{name: getattr(options, name) for name in ("max_sec", "temperature", "topk", "dtype")}}
-    with _locked(options.output):
+    total = len(prompts) * options.num_takes
+    with _locked(options.output), _indexed(options.output):
         number, done = _next_number(options.output), 0
         for start in range(0, len(prompts), options.batch_size):
             batch = prompts[start : start + options.batch_size]
@@ -78,16 +79,28 @@ def generate(model: CsmModel, speech: Speech, prompts: Sequence[VoicedPrompt], o
                     stem = options.output / f"{number + start + place:03d}-{_slug(one.name or one.prompt.text)}{suffix}"
                     facts = write_take(stem, one, sample, speech.codec, asked)
                     done += 1
-                    _tell(f"{done}/{len(prompts) * options.num_takes}  {stem}.wav", facts, options)
+                    _tell(f"{done}/{total}  {stem}.wav", facts, options)
                     if facts["seconds"]:
                         yield stem.with_suffix(".wav")
-        console.print(f"listen: {build_index(options.output)}", markup=False)
+
+
+@contextmanager
+def _indexed(folder: Path) -> Iterator[None]:
+    """Write the page to listen to at the end, also when the rest was interrupted."""
+    try:
+        yield
+    finally:
+        console.print(f"listen: {build_index(folder)}", markup=False)
 
 
 def _check_lengths(speech: Speech, prompts: Sequence[VoicedPrompt], max_sec: float) -> int:
     """Return max_sec in frames; refuse a text that does not leave room for them within the model's positions."""
     frame_sec = speech.codec.frame_samples / speech.codec.sample_rate_hz
     max_frames = math.ceil(max_sec / frame_sec)
+    if max_frames >= MAX_POSITIONS:
+        raise ConfigError(
+            f"--max_sec {max_sec:g} is more than the {int(MAX_POSITIONS * frame_sec)} s that the model holds; give a smaller one"
+        )
     for one in prompts:
         num_tokens = len(speech.tokenizer.encode(one.prompt.text, one.prompt.speaker or None))
         room = MAX_POSITIONS - num_tokens
@@ -95,7 +108,7 @@ def _check_lengths(speech: Speech, prompts: Sequence[VoicedPrompt], max_sec: flo
             hint = f"--max_sec {int(room * frame_sec)}" if room * frame_sec >= 1 else "a shorter text"
             raise ConfigError(
                 f"{one.prompt.text[:40]!r} takes {num_tokens} of the model's {MAX_POSITIONS} positions, and --max_sec {max_sec:g} "
-                f"{max_frames} more, which is too much; {hint}, or cut the text into several prompts"
+                f"{max_frames} more, which is too much; give {hint}, or cut the text into several prompts"
             )
     return max_frames
 
@@ -120,13 +133,15 @@ def _locked(folder: Path) -> Iterator[None]:
     """One process at a time in a folder, so that each finds its own numbers."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError:
-        raise ConfigError(f"--output {folder}: another process is speaking into this folder; wait for it, or choose another") from None
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
         raise ConfigError(f"--output {folder}: {error.strerror}; choose another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"--output {folder}: another process is speaking into this folder; wait for it, or choose another") from None
+        yield
 
 
 def _next_number(folder: Path) -> int:
@@ -159,11 +174,11 @@ def _asked(arguments: argparse.Namespace) -> list[AskedPrompt]:
     return asked + (read_prompts(Path(arguments.prompts)) if arguments.prompts else [])
 
 
-def _choose_speaker(wanted: str | None, speech: Speech) -> str:
-    """Return --speaker, or else who the model knows best."""
+def _choose_speaker(wanted: str | None, speech: Speech, origin: Origin) -> str:
+    """Return --speaker, or else who the model knows best, or else whom its run let speak."""
     if wanted is not None:
         return wanted.strip()
-    speaker = speech.speakers[0] if speech.speakers else _DEFAULT_SPEAKER
+    speaker = speech.speakers[0] if speech.speakers else origin.config.gen_speaker if origin.config else _DEFAULT_SPEAKER
     if speech.names_speakers:
         why = "the one the model was trained on" if len(speech.speakers) == 1 else "trained on most" if speech.speakers else "the default"
         console.print(f"speaker {speaker} ({why}); --speaker names another", markup=False)
@@ -230,11 +245,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Command line; 0 spoken, 1 the model said nothing, 2 a mistake of the user."""
+    """Command line; 0 spoken, 1 the model said nothing, 2 a mistake of the user, 130 interrupted (what is written stays)."""
     load_env_files()
     arguments = _parser().parse_args(argv)
     try:
         asked, options = _asked(arguments), _options(arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        check_clips(asked)
         origin = find(arguments.model)
         model = load_model(origin.weights).requires_grad_(False)
         flags = Flags(arguments.data, arguments.codec, arguments.codec_source, arguments.tokenizer)
@@ -242,7 +262,11 @@ def main(argv: Sequence[str]) -> int:
         console.print(
             f"{origin.label}: {speech.codec.name} and tokenizer by {speech.found}; {options.device}, {options.dtype}", markup=False
         )
-        speaker = _choose_speaker(arguments.speaker, speech)
+        if speech.foreign:
+            console.print(
+                f"warning: not the {' and '.join(speech.foreign)} that the model was trained with: it may say noise", style="yellow"
+            )
+        speaker = _choose_speaker(arguments.speaker, speech, origin)
         _warn_of_speakers(asked, speaker, speech)
         prompts = voiced(asked, speech.codec, speaker=speaker, names_speakers=speech.names_speakers)
         if len(prompts) < len(asked):
@@ -252,9 +276,15 @@ def main(argv: Sequence[str]) -> int:
         for path in generate(model.to(options.device), speech, prompts, options, label=arguments.model):
             print(path, flush=True)
             num_spoken += 1
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"error: out of memory on {options.device} ({reason}); --batch_size 1, a smaller --max_sec, or --device cpu", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0 if num_spoken else 1
 
 

@@ -13,7 +13,8 @@ Paths are relative to the file. A turn or a prompt without `speaker` takes the s
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from csm_ft import audio
-from csm_ft.codecs.base import Codec
+from csm_ft.codecs.base import Codec, Codes
 from csm_ft.config import ConfigError
 from csm_ft.families.base import Prompt, Turn
 
@@ -127,12 +128,20 @@ def parse_context(value: str) -> ContextClip:
     return ContextClip(where, Path(path.strip()), text, speaker or None)
 
 
+def check_clips(asked: Sequence[AskedPrompt]) -> None:
+    """Open the context clips, so that a wrong path is told before a model is loaded. PromptError names the clip."""
+    for one in asked:
+        for clip in one.context:
+            with _naming(clip):
+                audio.probe(clip.path)
+
+
 def voiced(asked: Sequence[AskedPrompt], codec: Codec, *, speaker: str, names_speakers: bool) -> list[VoicedPrompt]:
     """Encode the context clips (each span once) and name the speakers; without `names_speakers` (the model's template has none) all are "".
 
     A prompt that is asked for twice is there once. PromptError names the clip that cannot be used.
     """
-    heard: dict[tuple[Path, float | None, float | None], Any] = {}
+    heard: dict[tuple[Path, float | None, float | None], Codes] = {}
     prompts: dict[str, VoicedPrompt] = {}
     for one in asked:
         own = one.speaker if one.speaker is not None else speaker
@@ -159,12 +168,18 @@ def make_prompt(text: str, speaker: str, context: Sequence[Turn] = ()) -> Prompt
     return Prompt(digest.hexdigest(), text, speaker, tuple(context))
 
 
-def _encode(clip: ContextClip, codec: Codec) -> Any:
-    try:
+def _encode(clip: ContextClip, codec: Codec) -> Codes:
+    with _naming(clip):
         wave = audio.load(clip.path, sample_rate_hz=codec.sample_rate_hz, start_sec=clip.start_sec, end_sec=clip.end_sec)
+    return codec.encode([wave])[0]
+
+
+@contextmanager
+def _naming(clip: ContextClip) -> Iterator[None]:
+    try:
+        yield
     except audio.AudioError as error:
         raise PromptError(f"{clip.where}: {str(error).replace('; paths are relative to the metadata file', '; check its path')}") from error
-    return codec.encode([wave])[0]
 
 
 def _asked(path: Path, number: int, entry: _Entry) -> AskedPrompt:

@@ -44,6 +44,7 @@ class Speech:
     template: str
     found: str  # where, for people
     speakers: tuple[str, ...] = ()  # that the model has learned, the most frequent first; empty = not known
+    foreign: tuple[str, ...] = ()  # codec, tokenizer: chosen by the flags, and not what the model was trained with
 
     @property
     def names_speakers(self) -> bool:
@@ -53,15 +54,15 @@ class Speech:
 
 def open_speech(origin: Origin, size: CsmSize, flags: Flags, device: str) -> Speech:
     """Open what a model of `size` speaks with. ConfigError when it cannot be found, or does not fit the model; it names the ways out."""
-    says_all = flags.codec != "auto" and bool(flags.tokenizer)
-    record, found, speakers = (None, "the flags", ()) if says_all and not flags.data else _find_record(origin, flags)
+    record, found, speakers = _find_record(origin, flags)
     try:
         codec, codec_found = _codec(record, size, flags, device)
         tokenizer = _tokenizer(record, codec, flags)
     except (ValueError, OSError) as error:
         raise ConfigError(f"{origin.label} cannot be heard: {error}; or {_WAYS}") from error
     _check_fit(origin, size, codec, tokenizer)
-    return Speech(codec, tokenizer, record.info.template if record else TEMPLATE, found or codec_found, speakers)
+    template = record.info.template if record else TEMPLATE
+    return Speech(codec, tokenizer, template, found or codec_found, speakers, _foreign(origin, record, codec, tokenizer))
 
 
 def _find_record(origin: Origin, flags: Flags) -> tuple[Store | None, str, tuple[str, ...]]:
@@ -134,6 +135,15 @@ def _tokenizer(record: Store | None, codec: Codec, flags: Flags) -> TextTokenize
     if flags.tokenizer or record is None:
         return open_tokenizer(flags.tokenizer or "auto", codec=codec.name)
     return tokenizer_from_store(record)
+
+
+def _foreign(origin: Origin, record: Store | None, codec: Codec, tokenizer: TextTokenizer) -> tuple[str, ...]:
+    """Return which of the two are not those of the training, as far as its hashes are known."""
+    known: dict[str, Any] = vars(record.info) if record is not None else {}
+    if record is None and origin.run is not None:
+        known = json.loads((origin.run / "env.json").read_text(encoding="utf-8"))
+    has = {"codec": codec.fingerprint, "tokenizer": tokenizer.fingerprint}
+    return tuple(name for name, value in has.items() if known.get(f"{name}_fingerprint") not in ("", None, value))
 
 
 def _check_fit(origin: Origin, size: CsmSize, codec: Codec, tokenizer: TextTokenizer) -> None:

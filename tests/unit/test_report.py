@@ -442,3 +442,13 @@ def test_moments(text: str) -> None:
 def test_report_needs_no_torch() -> None:
     code = "import sys, csm_ft.report; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_context_is_told_at_the_sentence(sweep: Sweep) -> None:
+    out, _ = sweep
+    for facts in out.glob("**/samples/5e1f0a/*.json"):
+        turns = [{"speaker": "ben", "text": "<b>Well?</b>", "path": "a.wav"}, {"speaker": "", "text": "Hm."}]
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "context": turns}))
+    text = build_report(out).read_text()
+    assert text.count("after 2 turns of context") == 1
+    assert "turns_left_out" not in text

@@ -1,0 +1,119 @@
+"""What a run speaks: which prompts, in which folders, with which facts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from csm_ft import codecs
+from csm_ft.config import ConfigError
+from csm_ft.families.base import Prompt, Sample, SamplingOptions
+from csm_ft.families.csm.config import CsmConfig
+from csm_ft.prompts import VoicedPrompt
+from csm_ft.samples import ask, open_voice, write_take
+from csm_ft.store import open_store
+from tests.conftest import ROOT
+
+CLIP = ROOT / "demo/speech/nora/0081.flac"
+
+
+class Rows:
+    """A tracker that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+
+    def row(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        self.rows.append({"kind": kind, "step": step, **values})
+
+    def audio(self, step: int, name: str, wav: Path, caption: str) -> None:
+        assert wav.is_file()
+
+
+class Says:
+    """A model that says `num_frames` frames whatever it is asked."""
+
+    def __init__(self, num_frames: int = 3, left_out: int = 0) -> None:
+        self.num_frames, self.left_out = num_frames, left_out
+
+    def sample(self, prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions) -> list[Sample]:
+        return [Sample(p, np.full((self.num_frames, 8), 5, np.uint16), True, self.left_out) for p in prompts]
+
+
+def config(tokens: Path, **more: Any) -> CsmConfig:
+    return CsmConfig(data=str(tokens), device="cpu", **more)
+
+
+def prompts_file(tmp_path: Path) -> Path:
+    context = [{"path": str(CLIP), "text": "Could you give me the yellow camera?", "speaker": "nora"}]
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps([{"text": "Of course.", "speaker": "anna", "context": context}, "Of course."]))
+    return path
+
+
+def test_without_sentences_two_validation_clips_are_asked_for(tokens: Path) -> None:
+    store = open_store(tokens)
+    clips = [store.splits["val"].clip(i) for i in range(2)]
+    assert [(one.text, one.speaker) for one in ask(config(tokens), store)] == [(c.text, "nora") for c in clips]
+
+
+def test_sentences_and_prompts_are_both_asked_for(tokens: Path, tmp_path: Path) -> None:
+    store, path = open_store(tokens), str(prompts_file(tmp_path))
+    assert [one.text for one in ask(config(tokens, gen_sentences=["Hi."], gen_prompts=path), store)] == ["Hi.", "Of course.", "Of course."]
+    assert [one.text for one in ask(config(tokens, gen_prompts=path), store)] == ["Of course."] * 2
+
+
+def test_prompts_are_spoken_after_their_context(tokens: Path, tmp_path: Path) -> None:
+    voice = open_voice(config(tokens, gen_prompts=str(prompts_file(tmp_path)), gen_speaker="ben"), open_store(tokens), tmp_path / "samples")
+    assert voice is not None
+    after, alone = (one.prompt for one in voice.prompts)
+    (turn,) = after.context
+    (codes,) = voice.codec.encode([soundfile.read(CLIP, dtype="float32")[0]])
+    np.testing.assert_array_equal(turn.codes, codes)
+    assert (after.speaker, turn.speaker, alone.speaker, alone.context) == ("anna", "nora", "ben", ())
+    tracker: Any = Rows()
+    model: Any = Says(left_out=1)
+    voice.speak(model, tmp_path / "samples", step=7, examples=56, tracker=tracker)
+    facts = json.loads((tmp_path / "samples" / after.id / "step_000007.json").read_text())
+    assert facts["context"] == [
+        {"path": str(CLIP), "text": "Could you give me the yellow camera?", "speaker": "nora", "seconds": len(codes) * 0.08}
+    ]
+    assert (facts["step"], facts["examples"], facts["turns_left_out"], facts["stopped_by_eos"]) == (7, 56, 1, True)
+    assert [row["prompt"] for row in tracker.rows] == [after.id, alone.id]
+    assert tracker.rows[0] == {"kind": "sample", **facts}
+    assert (tmp_path / "samples" / alone.id / "step_000007.wav").is_file()
+
+
+@pytest.mark.parametrize("key", ["gen_prompts", "gen_sentences"])
+def test_prompts_of_ones_own_that_cannot_be_spoken_are_an_error(
+    tokens: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ValueError("no codec here")
+
+    monkeypatch.setattr(codecs, "from_store", fails)
+    asked = {"gen_prompts": str(prompts_file(tmp_path)), "gen_sentences": ["Hi."]}
+    with pytest.raises(ConfigError, match=f"cannot speak {key}: no codec here"):
+        open_voice(config(tokens, **{key: asked[key]}), open_store(tokens), tmp_path)
+    assert open_voice(config(tokens), open_store(tokens), tmp_path) is None
+
+
+def test_a_missing_context_clip_stops_the_run(tokens: Path, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([{"text": "Yes.", "context": [{"path": "none.wav", "text": "Well?"}]}]))
+    with pytest.raises(ConfigError, match=r"p\.json entry 1 context 1: .*none\.wav: no such file"):
+        open_voice(config(tokens, gen_prompts=str(path)), open_store(tokens), tmp_path / "samples")
+
+
+def test_no_speech_is_a_silent_frame_that_can_be_played(tmp_path: Path) -> None:
+    codec, prompt = codecs.open_codec("melrvq"), Prompt("id", "Hello.", "anna")
+    sample = Sample(prompt, np.zeros((0, 8), np.uint16), True)
+    facts = write_take(tmp_path / "a", VoicedPrompt(prompt), sample, codec, {"step": 1})
+    wave, rate = soundfile.read(tmp_path / "a.wav")
+    assert (len(wave), rate, np.abs(wave).max()) == (1280, 16000, 0)
+    assert (facts["seconds"], facts["silence_share"], facts["step"]) == (0.0, 1.0, 1)
+    assert json.loads((tmp_path / "a.json").read_text()) == facts
