@@ -29,7 +29,14 @@ KEYS = (  # of StoreInfo
 _MAX_SPEAKERS = 1000
 # Asset of the token file -> the key of speech.json that names it, and its file beside speech.json.
 TRAVELLING = {"codec": ("codec_source", "codec.safetensors"), "tokenizer": ("tokenizer", "tokenizer.json")}
-PROCESSOR = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "preprocessor_config.json")
+PROCESSOR = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 
 
 def write_speech(folder: Path, store: Store | None, origin: Origin) -> None:

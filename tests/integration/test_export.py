@@ -103,6 +103,7 @@ def test_each_export_says_what_the_run_says(
     assert card.data.library_name == {"sesame": "csm"}.get(kind, "peft" if is_adapter else "transformers")
     assert f"{best(source):.4f}" in card.text
     assert str(tmp_path.parent.parent) not in card.content, "where things lie is nobody's business"
+    assert len({path.stat().st_mode for path in output.iterdir()}) == 1, "who may read one file may read all"
 
 
 def test_the_default_output_is_in_the_run_and_may_be_written_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
