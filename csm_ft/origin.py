@@ -1,6 +1,7 @@
 """Where weights come from, and all that is known of how they came to be: a run, a sweep's best, a checkpoint; or just weights."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def is_same_data(origin: Origin, store: Store) -> bool:
 
 def is_hub_name(name: str) -> bool:
     """Tell a hub name (owner/name) from a path."""
-    return name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name, re.ASCII) is not None and not Path(name).exists()
 
 
 def _sweep(folder: Path, checkpoint: str) -> Origin:

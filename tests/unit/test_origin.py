@@ -123,5 +123,5 @@ def test_the_token_file_of_a_run(tokens: Path, tmp_path: Path, monkeypatch: pyte
 def test_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exp/run").mkdir(parents=True)
-    names = ("sesame/csm-1b", "exp/run", "./a/b", "/a", "a", "a/b/c", "../a")
+    names = ("sesame/csm-1b", "exp/run", "./a/b", "/a", "a", "a/b/c", "../a", 'a/b")`', "a/b\n")
     assert [name for name in names if is_hub_name(name)] == ["sesame/csm-1b"]
