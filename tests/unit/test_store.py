@@ -155,6 +155,8 @@ def test_an_open_store_works_in_forked_processes(tmp_path: Path) -> None:
     store = open_store(write(tmp_path / "t.hdf5"), in_memory=False)
     with get_context("fork").Pool(1) as pool:
         assert pool.apply(_sum_codes, (store,)) == _sum_codes(store)
+        pool.close()  # to be terminated, a fork would need a parent whose handler of SIGTERM exits
+        pool.join()
     store.path.unlink()
     assert _sum_codes(store) > 0, "a file that is replaced meanwhile is still read by those who opened it"
 
