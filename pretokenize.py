@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from csm_ft.clips import TooManyRejectedError
-from csm_ft.config import load_env_files, parse_args
+from csm_ft.command_line import parse_args
+from csm_ft.config import load_env_files
 from csm_ft.pretokenize_config import PretokenizeConfig
 from csm_ft.pretokenizer import pretokenize
 

@@ -17,7 +17,8 @@ import torch
 
 from csm_ft.batches import BatchOptions, BatchPlan, Step, prefetch
 from csm_ft.checkpoint import TrainState, load_checkpoint, save_best, save_checkpoint
-from csm_ft.config import ConfigError, TrainConfig, load_env_files, parse_args, read_values
+from csm_ft.command_line import parse_args, read_values
+from csm_ft.config import ConfigError, TrainConfig, load_env_files
 from csm_ft.conversations import Examples
 from csm_ft.evaluate import evaluate
 from csm_ft.families import arrange, config_class, open_family

@@ -5,7 +5,6 @@ README. A value comes from the defaults, from the YAML file behind `--config`, o
 Imports neither torch nor any family, so that the sweep's orchestrator starts in well under a second.
 """
 
-import argparse
 import difflib
 import hashlib
 import json
@@ -262,7 +261,7 @@ class TrainConfig(Options):
     def training_keys(self) -> dict[str, Any]:
         """Return the options that can change the trained weights."""
         fields = type(self).model_fields
-        return {name: value for name, value in self.model_dump(mode="json").items() if _extra(fields[name])["trains"]}
+        return {name: value for name, value in self.model_dump(mode="json").items() if extra(fields[name])["trains"]}
 
     def fingerprint(self) -> str:
         """Return 8 hex digits that name the training this config describes: same training, same name."""
@@ -279,26 +278,6 @@ def load_env_files() -> None:
     load_dotenv(Path(__file__).resolve().parents[1] / ".env")
 
 
-def parse_args(config_class: type[C], argv: Sequence[str], *, program: str, description: str) -> C:
-    """Parse `argv` into one config.
-
-    Raises ConfigError for an unknown flag or key, a bad value or a bad combination; `--help` prints every option and exits.
-    """
-    return build(config_class, read_values(config_class, argv, program=program, description=description))
-
-
-def read_values(config_class: type[Options], argv: Sequence[str], *, program: str, description: str) -> dict[str, Any]:
-    """Return what YAML and flags say, flags first, not yet validated; the path of the YAML file stands under `config`."""
-    parser = _parser(config_class, program, description)
-    known, unknown = parser.parse_known_args(list(argv))
-    if unknown:
-        raise ConfigError(_unknown(unknown[0], [f"--{n}" for n in _names(config_class)], "flag"))
-    flags = vars(known)
-    path = flags.pop("config", None)
-    values = {**(read_yaml(config_class, Path(path)) if path else {}), **flags}
-    return values | ({"config": path} if path and "config" in config_class.model_fields else {})
-
-
 def read_yaml(config_class: type[Options], path: Path) -> dict[str, Any]:
     """Read a flat YAML config and check its keys; ConfigError names the file and what is wrong."""
     if not path.is_file():
@@ -310,8 +289,8 @@ def read_yaml(config_class: type[Options], path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a list of `key: value` lines, this is a {type(values).__name__}")
     for name in values:
-        if name not in _names(config_class):
-            raise ConfigError(f"{path}: " + _unknown(str(name), _names(config_class), "key"))
+        if name not in names_of(config_class):
+            raise ConfigError(f"{path}: " + unknown(str(name), names_of(config_class), "key"))
     return {config_class.aliases.get(name, name): value for name, value in values.items()}
 
 
@@ -323,71 +302,19 @@ def build(config_class: type[C], values: Mapping[str, Any]) -> C:
         raise ConfigError("\n".join(_message(config_class, e) for e in error.errors())) from None
 
 
-def flag_table(config_class: type[Options]) -> str:
-    """Return the options as a Markdown table, group by group as in --help, for the README."""
-    rows = ["| option | default | what it does |", "|---|---|---|"]
-    groups = list(dict.fromkeys(_extra(field)["group"] for field in config_class.model_fields.values()))
-    for name, field in sorted(config_class.model_fields.items(), key=lambda item: groups.index(_extra(item[1])["group"])):
-        default, text = _default(field), (field.description or "").replace("<", "&lt;")
-        rows.append(f"| `{name}` | {default and f'`{default}`'} | {text} |")
-    return "\n".join(rows)
-
-
-def _extra(field: Any) -> dict[str, Any]:
+def extra(field: Any) -> dict[str, Any]:
+    """Return what `option` keeps with a field: its group, and whether it can change the trained weights."""
     return field.json_schema_extra
 
 
-def _default(field: Any) -> str:
-    """Return the default as one types it; empty for an empty one."""
-    default = field.get_default(call_default_factory=True)
-    return " ".join(default) if isinstance(default, list) else json.dumps(default).strip('"')
-
-
-def _names(config_class: type[Options]) -> list[str]:
+def names_of(config_class: type[Options]) -> list[str]:
+    """Return the keys that a config accepts, aliases included."""
     names = [*config_class.model_fields, *config_class.aliases]
     return [*names, "use_amp"] if issubclass(config_class, TrainConfig) else names
 
 
-def _parser(config_class: type[Options], program: str, description: str) -> argparse.ArgumentParser:
-    usage = f"python {program} [--option value ...]"  # naming fifty options here would hide what follows
-    parser = argparse.ArgumentParser(
-        prog=program, usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
-    )
-    parser.add_argument("--config", metavar="YAML", help="flat YAML file with any of these options; flags win over it")
-    groups: dict[str, Any] = {}
-    spellings = {name: [name] for name in config_class.model_fields}
-    for alias, name in config_class.aliases.items():
-        spellings[name].append(alias)
-    for name, field in config_class.model_fields.items():
-        if name == "config":
-            continue
-        group = _extra(field)["group"]
-        groups.setdefault(group, parser.add_argument_group(group) if group not in groups else None)
-        default = _default(field)
-        shown = f" (default: {default})" if default else ""
-        keywords: dict[str, Any] = {
-            "metavar": _metavar(field),
-            "help": ((field.description or "") + shown).replace("%", "%%"),
-            "dest": name,
-        }
-        if field.annotation is bool:
-            keywords |= {"nargs": "?", "const": "true"}
-        elif str(field.annotation).startswith("list"):
-            keywords |= {"nargs": "+"}
-        groups[group].add_argument(*(f"--{s}" for s in spellings[name]), **keywords)
-    if issubclass(config_class, TrainConfig):
-        parser.add_argument("--use_amp", nargs="?", const="true", help=argparse.SUPPRESS)
-    return parser
-
-
-def _metavar(field: Any) -> str:
-    words = [str(w) for w in get_args(field.annotation) if isinstance(w, str)]
-    if words:
-        return "{" + ",".join(words) + "}"
-    return {bool: "true|false", int: "N", float: "X"}.get(field.annotation, "S")
-
-
-def _unknown(word: str, names: Sequence[str], kind: str) -> str:
+def unknown(word: str, names: Sequence[str], kind: str) -> str:
+    """Say that a flag or key is not known, and which one may have been meant."""
     near = difflib.get_close_matches(word.split("=")[0], names, n=1)
     hint = f"; did you mean {near[0]}?" if near else "; --help lists them all"
     return f"unknown {kind} {word!r}{hint}"
@@ -406,6 +333,6 @@ def _parse_bool(name: str, value: Any) -> bool:
 def _message(config_class: type[Options], error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return _unknown(name, _names(config_class), "option")
+        return unknown(name, names_of(config_class), "option")
     text = error["msg"].removeprefix("Value error, ")
     return text if not name else f"{name}: {error['input']!r} is not valid: {text}"

@@ -15,7 +15,7 @@ import yaml
 import pretokenize
 import sweep
 import train
-from csm_ft.config import parse_args
+from csm_ft.command_line import parse_args
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.metadata import read_metadata
 from csm_ft.pretokenize_config import PretokenizeConfig
@@ -156,7 +156,8 @@ def test_train_with_its_yaml_env_and_token_file(folder: Path, hub_cache: Path) -
     command = [sys.executable, str(ROOT / "train.py"), *shlex.split(TRAIN)]
     done = subprocess.run(command, env=os.environ | environment(hub_cache), capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "20 clips to train on, 3 to validate; 75 optimiser steps" in done.stdout
+    assert "20 clips to train on, 3 clips to validate" in done.stdout
+    assert "75 optimiser steps" in done.stdout
     assert "warming up for 37" in done.stdout, "1000 steps of warm-up do not fit"
     assert "records are empty" in done.stderr
     (run,) = (folder / "exp").iterdir()

@@ -21,7 +21,8 @@ from tests.hub import environment
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIRST_SCREEN = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    python ")]
-PRETOKENIZE, TRAIN, SWEEP = FIRST_SCREEN
+PRETOKENIZE, TRAIN, SWEEP, *SPEAK = FIRST_SCREEN
+EXPORT = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("python -m csm_ft.export")]
 EXAMPLE = README.split("```json\n")[1].split("```")[0]
 NAMES = ("WANDB_API_KEY", "BACKBONE_FLAVOR", "DECODER_FLAVOR")  # of the machine that the tests run on: not wanted
 
@@ -67,7 +68,7 @@ def user(tmp_path_factory: pytest.TempPathFactory, hub_cache: Path) -> tuple[Pat
 
 
 def test_three_commands_before_line_40() -> None:
-    assert [shlex.split(command)[1] for command in FIRST_SCREEN] == ["pretokenize.py", "train.py", "sweep.py"]
+    assert [shlex.split(command)[1] for command in FIRST_SCREEN[:3]] == ["pretokenize.py", "train.py", "sweep.py"]
     assert README[: README.index(SWEEP)].count("\n") < 40
 
 
@@ -125,6 +126,26 @@ def test_train_word_for_word_and_bare(user: tuple[Path, str], hub_cache: Path) -
     bare = run("python train.py", folder, hub_cache)
     assert "this run is complete already" in bare
     assert [*(folder / "exp").iterdir()] == [name]
+
+
+def test_speaking_and_exporting_word_for_word(user: tuple[Path, str], hub_cache: Path) -> None:
+    """After the run, with its folder in the place of the name that stands in the README."""
+    folder, _ = user
+    run(TRAIN, folder, hub_cache)
+    (name,) = (p.name for p in (folder / "exp").iterdir())
+    clip, rate = soundfile.read(folder / "audio/bonjour.flac")
+    soundfile.write(folder / "question.wav", clip, rate)
+    assert len(SPEAK) == 2
+    for command in SPEAK:
+        said = run(command.replace("<name>", name), folder, hub_cache)
+        wavs = [folder / line for line in said.splitlines() if line.endswith(".wav")]
+        assert len(wavs) == (3 if "--num_takes 3" in command else 2)
+        assert all(soundfile.info(wav).samplerate == 24000 for wav in wavs)
+    assert len(EXPORT) == 3
+    for command in EXPORT:
+        said = run(command.replace("exp/run", f"exp/{name}"), folder, hub_cache)
+        assert "c0 logits differ by at most" in said
+        assert (folder / "exp" / name / f"export-{command.split()[-1]}" / "README.md").is_file()
 
 
 def test_the_token_file_tells_about_itself_and_gives_clips_back(user: tuple[Path, str], hub_cache: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from csm_ft.config import parse_args
+from csm_ft.command_line import parse_args
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.report import build_report
 from csm_ft.sweep.config import parse
