@@ -207,9 +207,9 @@ def _place(turns: Sequence[_Checked]) -> None:
         if item.turn is not None:
             first = first_with.setdefault(item.turn, item.record.where)
             if first != item.record.where:
-                item.reason = item.reason or f"turn {item.turn} of {name} is already in {first}; number them apart"
+                item.reason = item.reason or f"the place of an earlier turn; {first} is turn {item.turn} of {name}, too: number them apart"
         elif is_numbered:
-            item.reason = item.reason or f"other turns of {name} have a number, this one has none; number all or none"
+            item.reason = item.reason or f"no number, but other turns of its conversation have one; number all turns of {name}, or none"
         order.append(item.turn if item.turn is not None else order[-1] if order else Decimal("-Infinity"))
     for rank, i in enumerate(sorted(range(len(turns)), key=order.__getitem__)):
         row = turns[i].row
