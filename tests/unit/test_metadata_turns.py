@@ -45,11 +45,11 @@ def test_turns_may_be_numbered_by_time_stamps(tmp_path: Path) -> None:
     ("rows", "message", "left"),
     [
         ([clip("a", "x"), clip("b", None, 2), clip("c", "x")], "turn 2 is of no conversation; name it", {"a": 0, "c": 1}),
-        ([clip("a", "x", 1), clip("b", "x", 1.0), clip("c", "x", 2)], "row 1 is turn 1.0 of conversation 'x', too: number them apart", {"a": 0, "c": 2}),
+        ([clip("a", "x", 1), clip("b", "x", 1.0), clip("c", "x", 2)], "row 1 is turn 1.0 of conversation 'x', too", {"a": 0, "c": 2}),
         ([clip("a", "x", 1), clip("b", "x", "two"), clip("c", "x", 3)], "turn 'two' is not a number; number the turns", {"a": 0, "c": 2}),
         ([clip("a", "x", 1), clip("b", "x", "1e" + "9" * 30), clip("c", "x", 3)], "is not a number", {"a": 0, "c": 2}),
         ([clip("a", "x", 1), clip("b", "x", True), clip("c", "x", 3)], "turn True is not a number", {"a": 0, "c": 2}),
-        ([clip("a", "x", 1), clip("b", "x"), clip("c", "x", 3)], "no number, but other turns of its conversation have one", {"a": 0, "c": 2}),
+        ([clip("a", "x", 1), clip("b", "x"), clip("c", "x", 3)], "other turns of its conversation have one", {"a": 0, "c": 2}),
         ([clip("a", "x", 9), clip("b", "x"), clip("c", "x", 3)], "number all turns of conversation 'x', or none", {"c": 0, "a": 1}),
         ([clip("a", "x"), clip("b", ["x"]), clip("c", "x")], "conversation ['x'] is neither a word nor a number", {"a": 0, "c": 2}),
         ([clip("a", "x"), clip("b", "x\ny"), clip("c", "x")], "has control characters; rename it", {"a": 0, "c": 2}),
