@@ -17,7 +17,7 @@ import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,14 @@ def _asked(arguments: argparse.Namespace) -> list[AskedPrompt]:
     return asked + (read_prompts(Path(arguments.prompts)) if arguments.prompts else [])
 
 
+def _find(name: str) -> Origin:
+    """Resolve --model; a file of weights that lies in a run belongs to it."""
+    path = Path(name)
+    if path.is_file() and (beside := find(str(path.parent))).run is not None:
+        return replace(beside, weights=name)
+    return find(name)
+
+
 def _choose_speaker(wanted: str | None, speech: Speech, origin: Origin) -> str:
     """Return --speaker, or else who the model knows best, or else whom its run let speak."""
     if wanted is not None:
@@ -255,7 +263,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     try:
         check_clips(asked)
-        origin = find(arguments.model)
+        origin = _find(arguments.model)
         model = load_model(origin.weights).requires_grad_(False)
         flags = Flags(arguments.data, arguments.codec, arguments.codec_source, arguments.tokenizer)
         speech = open_speech(origin, model.size, flags, options.device)
@@ -285,6 +293,8 @@ def main(argv: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        torch.set_flush_denormal(False)
     return 0 if num_spoken else 1
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -124,11 +125,11 @@ def test_a_file_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_a_run_its_checkpoints_and_its_export_say_the_same(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export([str(run), "--format", "sesame", "--output", str(tmp_path / "export")]) == 0
-    models = [run, run / "checkpoints/best", tmp_path / "export"]
+    models = [run, run / "checkpoints/best", run / "checkpoints/best/model.safetensors", tmp_path / "export"]
     for model in models:
         assert speak(model, tmp_path / "out", "--text", "Yes.") == 0
     said = capsys.readouterr().err
-    assert said.count("speaker nora (the one the model was trained on)") == 3
+    assert said.count("speaker nora (the one the model was trained on)") == 4
     recordings = {wav(path) for path in (tmp_path / "out").glob("*.wav")}
     assert len(recordings) == 1
     assert speak(run, tmp_path / "out", "--text", "Yes.", "--speaker", "zoe") == 0
@@ -171,6 +172,25 @@ def test_mistakes_are_told_and_leave_nothing(
     assert message in said.err
     assert said.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_before_an_interruption_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from csm_ft.families.csm.model import CsmModel
+
+    speaks, calls = CsmModel.sample, []
+
+    def interrupted(self: CsmModel, *arguments: Any, **keywords: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return speaks(self, *arguments, **keywords)
+
+    monkeypatch.setattr(CsmModel, "sample", interrupted)
+    assert speak(BASE, tmp_path, "--text", "Hello.", "--num_takes", "5") == 130
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert (tmp_path / "index.html").read_text().count("<audio") == 2
 
 
 def test_as_a_command(tmp_path: Path) -> None:
