@@ -207,3 +207,13 @@ def test_the_readme_shows_a_file_of_prompts(tmp_path: Path) -> None:
     (tmp_path / "prompts.json").write_text(example)
     first, second = read_prompts(tmp_path / "prompts.json")
     assert (first.text, second.context[0].path) == ("A sentence.", tmp_path / "question.wav")
+
+
+def test_a_hub_name_speaks_through_mimi_after_context(hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its size alone: Mimi and Llama's tokenizer, from the hub; a context clip of another rate and format goes in."""
+    argv = ["--model", "sesame/csm-1b", "--output", str(tmp_path), *FAST]
+    assert generate.main([*argv, "--text", "Yes.", "--context", CONTEXT[0]]) == 0
+    assert "sesame/csm-1b: mimi and tokenizer by its size (32 codebooks)" in capsys.readouterr().err
+    facts = json.loads((tmp_path / "001-yes.json").read_text())
+    assert (facts["speaker"], facts["context"][0]["seconds"]) == ("0", pytest.approx(1.76, abs=0.09))
+    assert soundfile.info(tmp_path / "001-yes.wav").samplerate == 24000
