@@ -11,7 +11,6 @@ The first argument is a run, a sweep, a checkpoint, or any other weights: a fold
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -87,7 +86,6 @@ def export(origin: Origin, kind: Format, output: Path, dtype: str = "fp32") -> C
             write_whole(draft / "README.md", model_card(origin, store, layout, base=base, load=load, proof=check.lines()))
             record = {"made_by": MADE_BY, "layout": layout, "dtype": dtype, "of": origin.label, **asdict(check)}
             write_whole(draft / RECORD, json.dumps(record, indent=2))
-            _share(draft)
     except (OSError, SafetensorError) as error:
         raise ExportError(f"{output} could not be written ({error}); check space and permissions of {output.absolute().parent}") from error
     return check
@@ -96,14 +94,6 @@ def export(origin: Origin, kind: Format, output: Path, dtype: str = "fp32") -> C
 def _check_output(output: Path) -> None:
     if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or _is_export(output))):
         raise ConfigError(f"{output} is there already and was not made by this program; choose another --output, or move it away")
-
-
-def _share(folder: Path) -> None:
-    """Give the files the permissions that new files have here: safetensors makes its own for the owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~mask)
 
 
 def _is_export(folder: Path) -> bool:

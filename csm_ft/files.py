@@ -34,8 +34,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     draft.mkdir(parents=True)
     try:
         yield draft
+        readable_by = draft.stat().st_mode & 0o666  # as the user's umask says; safetensors writes files for their owner alone
         for file in draft.rglob("*"):
             if file.is_file():
+                file.chmod(readable_by)
                 fsync(file)
         fsync(draft)
         if path.exists():

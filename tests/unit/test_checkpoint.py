@@ -88,6 +88,9 @@ def test_best_holds_weights_and_each_clips_share(tmp_path: Path) -> None:
     model, _ = make(0)
     save_best(tmp_path, model, TrainState(step=7), {"size": 1}, {"clip": (3.5, 2)})
     assert {p.name for p in (tmp_path / "best").iterdir()} == {"model.safetensors", "config.json", "state.json", "val_clips.json"}
+    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in (tmp_path / "best").iterdir()}
+    (tmp_path / "new").touch()
+    assert set(modes.values()) == {oct((tmp_path / "new").stat().st_mode & 0o777)}, "colleagues can read them if the umask lets them"
     assert json.loads((tmp_path / "best" / "val_clips.json").read_text()) == {"clip": [3.5, 2]}
 
 

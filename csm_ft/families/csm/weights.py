@@ -4,7 +4,6 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -71,7 +70,7 @@ def load_model(name: str) -> CsmModel:
     found = locate(name)
     if found.is_adapter:
         return _merged(found.files[0].parent)
-    weights = _read(found.files, tuple(path.stat().st_mtime_ns for path in found.files))
+    weights = _read(found.files)
     if layouts.is_transformers_layout(weights):
         size = layouts.size_of_transformers(_config(found.config, found.where), str(found.config))
         weights = layouts.from_transformers(weights, size)
@@ -79,7 +78,8 @@ def load_model(name: str) -> CsmModel:
         size = CsmSize.from_json(_config(found.config, found.where), str(found.config)) if found.config else _size_of(weights, found.where)
     model = empty_model(size)
     _check(model.state_dict(), weights, found.where)
-    model.load_state_dict({k: v.to(torch.float32, copy=True).contiguous() for k, v in weights.items()}, assign=True)
+    # Tensor by tensor, and away with the old one: a second copy of six gigabytes would be held otherwise.
+    model.load_state_dict({name: weights.pop(name).to(torch.float32, copy=True).contiguous() for name in list(weights)}, assign=True)
     return model.requires_grad_(True)
 
 
@@ -132,9 +132,8 @@ def _shard_names(index: Path) -> list[str]:
     return names
 
 
-@lru_cache(maxsize=1)
-def _read(files: Sequence[Path], _mtimes_ns: Sequence[int]) -> Mapping[str, Tensor]:
-    """Keep the last base weights: a sweep's worker starts every trial from the same ones."""
+def _read(files: Sequence[Path]) -> dict[str, Tensor]:
+    """Read all named tensors; a sweep's worker reads them again for each trial, which the system's page cache makes cheap."""
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
