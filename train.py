@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -177,6 +178,7 @@ class _Loop:
             console.print(
                 f"best val_loss {state.best['val_loss']:.4f} at epoch {state.best['epoch']:.2f}; its weights are in {root / 'best'}"
             )
+            console.print(f'next: python -m csm_ft.generate --model {self.folder} --text "..."', markup=False)
         return RunResult(status, state.step, state.examples, state.best, state.final_val_loss)
 
     def _collate(self, step: Step) -> list[Batch]:
@@ -290,30 +292,40 @@ def _plan(config: TrainConfig, train: Examples) -> BatchPlan:
 
 def _count(examples: Examples) -> str:
     clips = f"{len(examples.rows)} clips"
-    return clips if len(examples.rows) == len(examples) else f"{clips} in {len(examples)} conversations"
+    return clips if len(examples.rows) == len(examples) else f"{clips} in {len(examples)} examples"
 
 
 def _clock(sec: float) -> str:
     return f"{int(sec) // 3600}:{int(sec) // 60 % 60:02d}:{int(sec) % 60:02d}"
 
 
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether Ctrl-C (or SIGTERM) was pressed; the second one leaves at once. The handlers before are put back."""
+    pressed: list[int] = []
+
+    def press(number: int, _frame: object) -> None:
+        if pressed:
+            os._exit(130)
+        pressed.append(number)
+        console.print("finishing this step and saving; once more to leave at once")
+
+    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(argv: Sequence[str]) -> int:
     """Command line; 0 done, 2 a mistake in the options, 3 diverged, 130 interrupted (the same command goes on)."""
     load_env_files()
-    interrupted: list[int] = []
-
-    def interrupt(number: int, _frame: object) -> None:
-        if interrupted:
-            os._exit(130)
-        interrupted.append(number)
-        console.print("finishing this step and saving; once more to leave at once")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     try:
         family = read_values(config_class(), argv, program="train.py", description=DESCRIPTION).get("family", "csm")
         config = parse_args(config_class(str(family)), argv, program="train.py", description=DESCRIPTION)
-        result = run(config, should_pause=lambda: bool(interrupted))
+        with _interruptible() as should_pause:
+            result = run(config, should_pause=should_pause)
     except (ConfigError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

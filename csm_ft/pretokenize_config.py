@@ -15,7 +15,11 @@ class PretokenizeConfig(Options):
         "", "Metadata of the training clips: .json .jsonl .csv .tsv .parquet .sqlite .hdf5, or a folder (of a.wav and a.txt).", group="data"
     )
     val_data: str = option("", "Metadata of the validation clips; none = hold out val_fraction of train_data.", group="data")
-    val_fraction: float = option(0.05, "Share of clips to hold out; clips of one source file or conversation stay together.", group="data")
+    val_fraction: float = option(
+        0.05,
+        "Share of clips to hold out (if not given: 8 clips at least, but no more than a fifth); a source file or conversation is not split.",
+        group="data",
+    )
     output: str = option("./data/tokens.hdf5", "Token file to write.", group="data")
     sql_table: str = option("data", "Table of an SQLite file.", group="data")
     channel: audio.Channel = option("mix", "What to take of stereo files.", group="data")

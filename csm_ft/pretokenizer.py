@@ -29,6 +29,7 @@ from csm_ft.progress import console, track
 from csm_ft.store import Clip, Store, StoreInfo, is_public_layout, open_store, verify, write_store
 from csm_ft.tokens import DUPLICATE, SPLITS
 
+_FEWEST_VAL_CLIPS, _LARGEST_VAL_SHARE = 8, 0.2  # of small data, where val_fraction is not given
 _FIT_SEC = 1800  # speech that a codec is fitted on, at most: more makes it no better and does not fit the memory
 
 
@@ -121,7 +122,7 @@ def _usable_rows(
     spans = {split: check_rows(config, split, rows[split], files, _frame_rate(codec), tokenizer, rejections) for split in metadata}
     rejections.check(num_rows)
     if not config.val_data and spans["train"]:
-        spans["train"], spans["val"] = hold_out(spans["train"], config.val_fraction, config.seed)
+        spans["train"], spans["val"] = hold_out(spans["train"], _held_out_share(config, len(spans["train"])), config.seed)
     _need_both(config, spans)
     return spans, num_rows
 
@@ -161,6 +162,13 @@ def _encoded_rows(
     rejections.check(num_rows)
     _need_both(config, good)
     return good
+
+
+def _held_out_share(config: PretokenizeConfig, num_clips: int) -> float:
+    """Return val_fraction; unless the user chose it, more of small data: a few clips cannot tell a better model from a lucky one."""
+    if "val_fraction" in config.model_fields_set:
+        return config.val_fraction
+    return max(config.val_fraction, min(_FEWEST_VAL_CLIPS / num_clips, _LARGEST_VAL_SHARE))
 
 
 def _need_both(config: PretokenizeConfig, spans: Mapping[str, Sequence[Span]]) -> None:
