@@ -1,7 +1,8 @@
 """Low-rank adapters by the peft library: put into a model, saved in its format, taken back, merged.
 
 A checkpoint of adapters is `adapter_model.safetensors` and `adapter_config.json` as peft writes them (`PeftModel.from_pretrained` reads
-them onto the same base), with the fingerprint of the base in the tensors' metadata.
+them onto the same base), with the fingerprint of the base in the tensors' metadata. The library is imported where it is needed: that takes
+seconds, and most runs have no adapters.
 """
 
 import hashlib
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, LoraModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,6 +30,8 @@ _HASHED_VALUES = 4096  # per tensor: another training changes all of them
 
 def add_adapters(model: SpeechModel, modules: str, config: TrainConfig) -> None:
     """Freeze the model and put new adapters beside the modules whose names match `modules`; they change nothing at first."""
+    from peft import LoraConfig, LoraModel
+
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] - a float is fine, says its code
@@ -59,7 +61,7 @@ def save_adapters(folder: Path, model: SpeechModel) -> None:
     """Write adapters and their configuration."""
     tensors = {f"{_PREFIX}{name}": tensor.detach().contiguous() for name, tensor in _tensors(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", _FINGERPRINT: model.base_fingerprint})
-    lora: LoraConfig = model.peft_config[_NAME]  # pyright: ignore[reportArgumentType, reportAssignmentType, reportIndexIssue]
+    lora: Any = model.peft_config[_NAME]  # pyright: ignore[reportArgumentType, reportAssignmentType, reportIndexIssue]
     lora.save_pretrained(str(folder))
 
 
@@ -120,11 +122,15 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
             raise ConfigError(
                 f"{path}: {name} is {tuple(tensors[name].shape)}, the base wants {tuple(tensor.shape)}: adapters of a model of another size"
             )
+    from peft import set_peft_model_state_dict
+
     set_peft_model_state_dict(model, tensors, adapter_name=_NAME)
 
 
 def merge(adapters: Adapters, model: SpeechModel) -> None:
     """Add adapters into the weights of the base they were trained on, in place; ConfigError as put_back."""
+    from peft import LoraConfig, LoraModel
+
     model.base_fingerprint = fingerprint(model.state_dict())
     try:
         tuner = LoraModel(model, LoraConfig.from_peft_type(**adapters.config), _NAME)  # pyright: ignore[reportArgumentType]
@@ -146,4 +152,6 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def _tensors(model: SpeechModel) -> dict[str, Tensor]:
+    from peft import get_peft_model_state_dict
+
     return get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)

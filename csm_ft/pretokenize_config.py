@@ -17,7 +17,7 @@ class PretokenizeConfig(Options):
     val_data: str = option("", "Metadata of the validation clips; none = hold out val_fraction of train_data.", group="data")
     val_fraction: float = option(
         0.05,
-        "Share of clips to hold out (if not given: 8 clips at least, but no more than a fifth); a source file or conversation is not split.",
+        "Share of clips to hold out (if not given: 8 clips at least, but no more than a fifth); source files and conversations stay whole.",
         group="data",
     )
     output: str = option("./data/tokens.hdf5", "Token file to write.", group="data")

@@ -51,6 +51,8 @@ def pretokenize(config: PretokenizeConfig) -> None:
         if codec is None:
             codec = _fitted_codec(config, cache, spans["train"])
         console.print(f"codec {codec.name} ({codec.source}), {codec.num_codebooks} codebooks, on {device}", markup=False)
+        if codec.name == "melrvq" and not config.fit_codec and config.codec_source == "auto":
+            console.print("note: the embedded codec knows the voices of the demo; recorded voices want --codec mimi, or --fit_codec")
         console.print(f"text by {tokenizer.source}", markup=False)
         cache.find()
         wanted = {span.clip_id(codec.fingerprint): span for split in SPLITS for span in spans[split]}
@@ -117,6 +119,9 @@ def _usable_rows(
         rows[split], bad = read_metadata(Path(name), sql_table=config.sql_table)
         _say_what_was_read(Path(name))
         rejections.add(split, bad)
+    unnamed = sum(row.speaker is None for split in rows for row in rows[split])
+    if unnamed and not config.omit_speaker_id and "default_speaker" not in config.model_fields_set:
+        console.print(f"{unnamed} rows name no speaker: they are speaker {config.default_speaker} (--default_speaker names another)")
     num_rows = sum(map(len, rows.values())) + len(rejections)
     files = inspect_files((row for split in rows for row in rows[split]), config.num_workers)
     spans = {split: check_rows(config, split, rows[split], files, _frame_rate(codec), tokenizer, rejections) for split in metadata}

@@ -20,6 +20,7 @@ from csm_ft.config import ConfigError, TrainConfig, build
 from csm_ft.families.base import Family
 from csm_ft.files import recover, write_whole
 from csm_ft.progress import console
+from csm_ft.prompts import check_clips, read_prompts
 from csm_ft.store import Store
 
 C = TypeVar("C", bound=TrainConfig)
@@ -39,10 +40,14 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
+        torch.set_flush_denormal(False)
 
 
 def resolve(config: C, store: Store, family: Family) -> C:
-    """Replace every `auto` by what it means on this machine and for this token file, and say what was chosen and why."""
+    """Replace every `auto` by what it means on this machine and for this token file, and say what was chosen and why.
+
+    What would only be found out after the model is loaded is checked here, too. ConfigError says what is wrong.
+    """
     changes: dict[str, object] = {}
     if config.device == "auto":
         changes["device"] = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,6 +67,8 @@ def resolve(config: C, store: Store, family: Family) -> C:
     if config.output_dir == "auto":
         config = config.replace(output_dir=f"exp/{Path(config.data).stem}-{config.fingerprint()}")
     defaults = type(config).model_fields
+    if config.gen_prompts:
+        check_clips(read_prompts(Path(config.gen_prompts)))
     unused = [name for name in defaults if name.startswith("lora_") and getattr(config, name) != defaults[name].default]
     if unused and config.method != "lora":
         console.print(f"[yellow]{', '.join(unused)}: not used, as method is {config.method}; add --method lora[/]")

@@ -135,6 +135,7 @@ def test_each_part_has_its_own_learning_rate(tokens: Path, tmp_path: Path) -> No
         (["--method", "heads_only", "--heads_lr_factor", "0"], "nothing is left to train"),
         (["--method", "LoRA"], "'LoRA' is not valid"),
         (["--decoder_lr_factor", "-1"], "below 0 (0 = frozen)"),
+        (["--gen_prompts", "./no-prompts.json"], "no-prompts.json: No such file"),
         (["--model_name_or_checkpoint_path", "./nowhere"], "no such file or folder"),
         (["--loss_turns", "speaker:nobody"], "no train clip is by this speaker; there are"),
     ],

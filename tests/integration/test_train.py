@@ -176,6 +176,13 @@ def wait_until_it_tells(process: subprocess.Popen[bytes], metrics: Path, num_cha
         before = now
 
 
+def test_main_gives_signal_handlers_and_denormals_back(tokens: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert train.main(options(tokens, tmp_path / "run", "--max_steps", "1", "--gen_every", "0")) == 0
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert float(torch.tensor(1e-40) * 1.0) > 0, "numbers below 1e-38 are numbers again"
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(tokens: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [

@@ -304,6 +304,23 @@ def test_a_fitted_codec_is_kept_until_it_is_fitted_again(work: Work) -> None:
     assert work.store().info.num_codebooks == 3
 
 
+@pytest.mark.parametrize(("num_clips", "flags", "num_held"), [(20, (), 4), (60, (), 8), (20, ("--val_fraction", "0.05"), 1)])
+def test_small_data_holds_out_enough_to_judge_by_unless_told_otherwise(
+    work: Work, codec: FakeCodec, num_clips: int, flags: tuple[str, ...], num_held: int
+) -> None:
+    assert work.run(work.clips([0.5] * num_clips), None, *flags) == 0
+    assert len(work.store().splits["val"]) == num_held
+
+
+def test_rows_without_a_speaker_are_told(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = work.clips([0.5] * 3)
+    rows[0]["speaker"] = "Ann"
+    assert work.run(rows[:2], rows[2:]) == 0
+    assert "2 rows name no speaker: they are speaker 999 (--default_speaker names another)" in capsys.readouterr().out
+    assert work.run(rows[:2], rows[2:], "--default_speaker", "bob") == 0
+    assert "name no speaker" not in capsys.readouterr().out
+
+
 def test_a_codec_is_fitted_on_some_minutes_of_training_clips(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     from csm_ft.codecs import melrvq
 
