@@ -167,7 +167,7 @@ class TrainConfig(Options):
     # Samples
     gen_sentences: list[str] = option(
         [],
-        "Sentences to speak, or a .txt file with one per line; none = texts of the first two validation clips.",
+        "Sentences to speak, or a .txt file with one per line; none = the first two validation clips, after the turns before them.",
         group="samples",
         trains=False,
     )

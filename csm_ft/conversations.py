@@ -67,6 +67,19 @@ def arrange(split: Split, costs: NDArray[np.int64], *, max_positions: int, loss_
     return Examples(split, rows, is_target, offsets, sums)
 
 
+def turns_before(split: Split, row: int) -> list[int]:
+    """Return the turns of a clip's conversation that lie before it without a hole, oldest first."""
+    name = split.conversation(row) if split.has_conversations else ""
+    if not name:
+        return []
+    by_turn = {int(split.turns[other]): other for other in range(len(split)) if split.conversation(other) == name}
+    before: list[int] = []
+    turn = int(split.turns[row])
+    while (turn := turn - 1) in by_turn:
+        before.insert(0, by_turn[turn])
+    return before
+
+
 def _windows(split: Split, costs: NDArray[np.int64], max_positions: int) -> Iterator[list[int]]:
     conversations: dict[str, list[int]] = {}
     for row in range(len(split)):

@@ -12,11 +12,12 @@ import numpy as np
 from csm_ft import audio, codecs
 from csm_ft.codecs.base import Codec, Wave
 from csm_ft.config import ConfigError, TrainConfig
-from csm_ft.families.base import Sample, SamplingOptions, SpeechModel
+from csm_ft.conversations import turns_before
+from csm_ft.families.base import Sample, SamplingOptions, SpeechModel, Turn
 from csm_ft.families.csm.text import tokenizer_from_store
 from csm_ft.files import write_whole
 from csm_ft.progress import console
-from csm_ft.prompts import AskedPrompt, VoicedPrompt, read_prompts, voiced
+from csm_ft.prompts import AskedPrompt, VoicedPrompt, make_prompt, read_prompts, voiced
 from csm_ft.store import Store
 from csm_ft.track import Tracker
 
@@ -67,7 +68,7 @@ def open_voice(config: TrainConfig, store: Store, folder: Path) -> Voice | None:
 
     Without prompts of the user's own, a codec that cannot be loaded costs the samples, not the run: None. Otherwise ConfigError.
     """
-    asked = ask(config, store)
+    asked = ask(config)
     try:
         codec, tokenizer = codecs.from_store(store, config.device), tokenizer_from_store(store)
     except (ValueError, OSError) as error:
@@ -76,21 +77,43 @@ def open_voice(config: TrainConfig, store: Store, folder: Path) -> Voice | None:
             raise ConfigError(f"cannot speak {what}: {error}; fix that, or --gen_every 0") from error
         console.print(f"[yellow]No samples in this run:[/] {error}", markup=True)
         return None
-    prompts = voiced(asked, codec, speaker=config.gen_speaker, names_speakers="{speaker}" in store.info.template)
+    names_speakers = "{speaker}" in store.info.template
+    prompts = voiced(asked, codec, speaker=config.gen_speaker, names_speakers=names_speakers) if asked else of_validation(store)
     max_frames = math.ceil(config.gen_max_sec * codec.sample_rate_hz / codec.frame_samples)
     _write_references(store, codec, folder / "reference")
     return Voice(prompts, tokenizer, codec, SamplingOptions(max_frames, config.gen_temperature, config.gen_topk, config.seed))
 
 
-def ask(config: TrainConfig, store: Store) -> list[AskedPrompt]:
-    """Return gen_sentences in the voice gen_speaker and gen_prompts; without either, texts and speakers of two validation clips."""
+def ask(config: TrainConfig) -> list[AskedPrompt]:
+    """Return gen_sentences in the voice gen_speaker, and gen_prompts."""
     asked = [AskedPrompt("gen_sentences", text) for text in config.gen_sentences]
-    if config.gen_prompts:
-        asked += read_prompts(Path(config.gen_prompts))
-    if asked:
-        return asked
-    clips = [store.splits["val"].clip(i) for i in range(min(NUM_REFERENCES, len(store.splits["val"])))]
-    return [AskedPrompt(f"validation clip {i}", clip.text, clip.speaker) for i, clip in enumerate(clips) if clip.text]
+    return asked + (read_prompts(Path(config.gen_prompts)) if config.gen_prompts else [])
+
+
+def of_validation(store: Store) -> list[VoicedPrompt]:
+    """Return the first validation clips as prompts: their texts and speakers, after the turns of their conversation before them."""
+    split, names_speakers = store.splits["val"], "{speaker}" in store.info.template
+
+    def turn(row: int) -> Turn:
+        clip = split.clip(row)
+        return Turn(clip.text, clip.speaker if names_speakers else "", split.codes(row))
+
+    prompts: dict[str, VoicedPrompt] = {}
+    for row in range(min(NUM_REFERENCES, len(split))):
+        this, before = turn(row), turns_before(split, row)
+        if this.text:
+            prompt = make_prompt(this.text, this.speaker, [turn(other) for other in before])
+            facts = [
+                {
+                    "path": split.clip(other).source,
+                    "text": said.text,
+                    "speaker": said.speaker,
+                    "seconds": len(said.codes) * store.info.frame_sec,
+                }
+                for other, said in zip(before, prompt.context, strict=True)
+            ]
+            prompts.setdefault(prompt.id, VoicedPrompt(prompt, facts=facts))
+    return list(prompts.values())
 
 
 def _write_references(store: Store, codec: Codec, folder: Path) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
+import pretokenize
 from csm_ft import codecs
 from csm_ft.config import ConfigError
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.prompts import VoicedPrompt
-from csm_ft.samples import ask, open_voice, write_take
+from csm_ft.samples import ask, of_validation, open_voice, write_take
 from csm_ft.store import open_store
 from tests.conftest import ROOT
 
@@ -55,16 +56,41 @@ def prompts_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_without_sentences_two_validation_clips_are_asked_for(tokens: Path) -> None:
+def test_without_sentences_two_validation_clips_are_spoken(tokens: Path, tmp_path: Path) -> None:
     store = open_store(tokens)
     clips = [store.splits["val"].clip(i) for i in range(2)]
-    assert [(one.text, one.speaker) for one in ask(config(tokens), store)] == [(c.text, "nora") for c in clips]
+    voice = open_voice(config(tokens), store, tmp_path)
+    assert voice is not None
+    assert [(one.prompt.text, one.prompt.speaker, one.prompt.context) for one in voice.prompts] == [(c.text, "nora", ()) for c in clips]
+
+
+def test_validation_clips_are_spoken_after_the_turns_before_them(tmp_path: Path) -> None:
+    rows = json.loads((ROOT / "demo/new_voice/val.json").read_text())
+    for row in rows:
+        row["path"] = str((ROOT / "demo/new_voice" / row["path"]).resolve())
+    talk = [{"conversation": "a", "turn": 3 - i, **row} for i, row in enumerate(rows[:3])]  # the first clip is the last turn
+    (tmp_path / "train.json").write_text(json.dumps(rows[3:6]))
+    (tmp_path / "val.json").write_text(json.dumps(talk))
+    paths = [word for split in ("train", "val") for word in (f"--{split}_data", str(tmp_path / f"{split}.json"))]
+    assert pretokenize.main([*paths, "--codec", "melrvq", "--output", str(tmp_path / "tokens.hdf5")]) == 0
+    store = open_store(tmp_path / "tokens.hdf5")
+    last, middle = of_validation(store)
+    assert [turn.text for turn in last.prompt.context] == [rows[2]["text"], rows[1]["text"]]
+    assert [turn.text for turn in middle.prompt.context] == [rows[2]["text"]]
+    np.testing.assert_array_equal(middle.prompt.context[0].codes, store.splits["val"].codes(2))
+    assert last.prompt.text == rows[0]["text"]
+    assert middle.facts[0] == {
+        "path": rows[2]["path"],
+        "text": rows[2]["text"],
+        "speaker": "nora",
+        "seconds": pytest.approx(len(middle.prompt.context[0].codes) * 0.08),
+    }
 
 
 def test_sentences_and_prompts_are_both_asked_for(tokens: Path, tmp_path: Path) -> None:
-    store, path = open_store(tokens), str(prompts_file(tmp_path))
-    assert [one.text for one in ask(config(tokens, gen_sentences=["Hi."], gen_prompts=path), store)] == ["Hi.", "Of course.", "Of course."]
-    assert [one.text for one in ask(config(tokens, gen_prompts=path), store)] == ["Of course."] * 2
+    path = str(prompts_file(tmp_path))
+    assert [one.text for one in ask(config(tokens, gen_sentences=["Hi."], gen_prompts=path))] == ["Hi.", "Of course.", "Of course."]
+    assert [one.text for one in ask(config(tokens, gen_prompts=path))] == ["Of course."] * 2
 
 
 def test_prompts_are_spoken_after_their_context(tokens: Path, tmp_path: Path) -> None:
