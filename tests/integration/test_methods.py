@@ -14,7 +14,7 @@ import train
 from csm_ft import lora
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.weights import load_model
-from tests.integration.test_train import ROOT, rows
+from tests.integration.test_train import ROOT, Killed, Killer, rows
 
 BASE = ROOT / "demo/base"
 LORA = ["--method", "lora", "--lora_rank", "4", "--lora_dropout", "0.2", "--learning_rate", "3e-3"]
@@ -38,20 +38,6 @@ def test_lora_leaves_adapters_and_goes_on_exactly(tokens: Path, tmp_path: Path, 
     assert {p.name for p in best.iterdir()} == {lora.WEIGHTS, lora.CONFIG, "config.json", "state.json", "val_clips.json"}
     assert (best / lora.WEIGHTS).stat().st_size < (BASE / "model.safetensors").stat().st_size / 3
     config = train.parse_args(CsmConfig, options(tokens, parts, *LORA), program="", description="")
-
-    class Killed(BaseException):
-        pass
-
-    class Killer:
-        def __init__(self, step: int) -> None:
-            self.step = step
-
-        def progress(self, step: int, examples: int) -> None:
-            if step == self.step:
-                raise Killed
-
-        def validated(self, examples: int, metrics: object) -> bool:
-            return True
 
     for step in (1, 3, 5):
         with pytest.raises(Killed):

@@ -73,6 +73,24 @@ def test_a_run_leaves_what_the_readme_promises(tokens: Path, tmp_path: Path) -> 
     assert [r["step"] for r in rows(run, "val")] == [0, 3, 6, 9]
 
 
+class Killed(BaseException):
+    pass
+
+
+class Killer:
+    """Kills right after an optimiser step, in the middle of everything."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def progress(self, step: int, examples: int) -> None:
+        if step == self.step:
+            raise Killed
+
+    def validated(self, examples: int, metrics: object) -> bool:
+        return True
+
+
 @pytest.mark.parametrize(
     "more", [[], ["--partial_data_loading"], ["--grad_acc_steps", "2", "--micro_batch_tokens", "200"], ["--batch_tokens", "300"]]
 )
@@ -82,22 +100,6 @@ def test_resuming_is_exact(tokens: Path, tmp_path: Path, more: list[str]) -> Non
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.main(options(tokens, whole, *base)) == 0
     config = train.parse_args(CsmConfig, options(tokens, parts, *base), program="", description="")
-
-    class Killed(BaseException):
-        pass
-
-    class Killer:
-        """Kills right after an optimiser step, in the middle of everything."""
-
-        def __init__(self, step: int) -> None:
-            self.step = step
-
-        def progress(self, step: int, examples: int) -> None:
-            if step == self.step:
-                raise Killed
-
-        def validated(self, examples: int, metrics: object) -> bool:
-            return True
 
     for step in (2, 5, 7):
         with pytest.raises(Killed):
