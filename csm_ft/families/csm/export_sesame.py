@@ -20,13 +20,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torchtune.models.llama3_2 import llama3_2
 from torchtune.modules import TransformerDecoder
 from torchtune.modules.common_utils import disable_kv_cache
 
 from csm_ft.config import ConfigError
-from csm_ft.families.csm.config import MAX_POSITIONS, CsmSize, TransformerSize
-from csm_ft.families.csm.model import CsmModel
+from csm_ft.families.csm.config import CsmSize
+from csm_ft.families.csm.model import CsmModel, llama
 from csm_ft.families.csm.probe import TOLERANCE, CheckError, Logits, Probe, logits_of
 from csm_ft.families.csm.weights import load_model
 from csm_ft.files import write_whole
@@ -108,25 +107,9 @@ def _load(module: ModuleType, folder: Path) -> Any:
     size = CsmSize.from_json(config, str(folder))
     for name, transformer in (("backbone", size.backbone), ("decoder", size.decoder)):
         flavours: dict[str, Callable[[], TransformerDecoder]] = module.FLAVORS
-        flavours.setdefault(config[f"{name}_flavor"], partial(_flavour, transformer))
+        flavours.setdefault(config[f"{name}_flavor"], partial(llama, transformer))
     with redirect_stdout(StringIO()):  # the hub's library prints where it reads from
         return module.Model.from_pretrained(str(folder)).eval()
-
-
-def _flavour(size: TransformerSize) -> TransformerDecoder:
-    return llama3_2(
-        vocab_size=1,  # Sesame's model drops the embedding that this is the size of
-        num_layers=size.layers,
-        num_heads=size.heads,
-        num_kv_heads=size.kv_heads,
-        embed_dim=size.dim,
-        max_seq_len=MAX_POSITIONS,
-        intermediate_dim=size.ffn_dim,
-        attn_dropout=0.0,
-        norm_eps=1e-5,
-        rope_base=500_000,
-        scale_factor=32,
-    )
 
 
 def _logits(model: Any, probe: Probe) -> tuple[Tensor, Tensor]:

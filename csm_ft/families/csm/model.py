@@ -119,7 +119,16 @@ def random_model(size: CsmSize, seed: int) -> CsmModel:
 
 
 def _transformer(size: TransformerSize) -> TransformerDecoder:
-    transformer = llama3_2(
+    """Build one without embedding and head: CSM has its own, outside of the transformers."""
+    transformer = llama(size)
+    transformer.tok_embeddings = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    transformer.output = nn.Identity()
+    return transformer
+
+
+def llama(size: TransformerSize) -> TransformerDecoder:
+    """Build a Llama 3.2 of any size, as Sesame's code builds its two."""
+    return llama3_2(
         vocab_size=1,
         num_layers=size.layers,
         num_heads=size.heads,
@@ -132,7 +141,3 @@ def _transformer(size: TransformerSize) -> TransformerDecoder:
         rope_base=500_000,
         scale_factor=32,
     )
-    # CSM embeds and predicts outside of the transformers.
-    transformer.tok_embeddings = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
-    transformer.output = nn.Identity()
-    return transformer
