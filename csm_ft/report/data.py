@@ -157,6 +157,7 @@ class Take:
     peak: float | None = None
     stopped_by_eos: bool | None = None
     context: Sequence[str] = ()  # what was said before, oldest turn first
+    turns_left_out: int = 0  # of them, the oldest: those that the model had no room for
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,7 @@ def read_takes(folder: Path, notes: list[str]) -> Iterator[Take]:
                 step=None if "clip_id" in facts or "take" in facts else int(facts["step"]),
                 stopped_by_eos=facts.get("stopped_by_eos"),
                 context=tuple(f"{turn['speaker']}: {turn['text']}".removeprefix(": ") for turn in facts.get("context", ())),
+                turns_left_out=int(facts.get("turns_left_out", 0)),
                 **{
                     name: float(facts[name])
                     for name in ("examples", "seconds", "sec_per_char", "silence_share", "peak")

@@ -448,7 +448,8 @@ def test_context_is_told_at_the_sentence(sweep: Sweep) -> None:
     out, _ = sweep
     for facts in out.glob("**/samples/5e1f0a/*.json"):
         turns = [{"speaker": "ben", "text": "<b>Well?</b>", "path": "a.wav"}, {"speaker": "", "text": "Hm."}]
-        facts.write_text(json.dumps({**json.loads(facts.read_text()), "context": turns}))
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "context": turns, "turns_left_out": 1}))
     text = build_report(out).read_text()
     assert text.count("after 2 turns of context") == 1
-    assert "turns_left_out" not in text
+    assert '<ol class="hint" start="1"><li>ben: &lt;b&gt;Well?&lt;/b&gt;</li><li>Hm.</li></ol>' in text
+    assert "without the oldest 1 of 2 turns: no room" in text

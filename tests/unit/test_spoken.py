@@ -35,6 +35,14 @@ def test_takes_of_a_prompt_stand_side_by_side(tmp_path: Path) -> None:
     assert "&lt;/script&gt;" in page
 
 
+def test_of_a_long_conversation_the_last_turns_are_shown(tmp_path: Path) -> None:
+    take(tmp_path, "001-hello", "Hello.", context=[{"speaker": "ben", "text": f"Turn {number}."} for number in range(1, 41)])
+    page = build_index(tmp_path).read_text()
+    assert "after 40 turns of context" in page
+    assert '<ol class="hint" start="29"><li>ben: Turn 29.</li>' in page
+    assert page.count("<li>ben: Turn ") == 12
+
+
 def test_an_empty_folder_says_so(tmp_path: Path) -> None:
     assert "No recordings are in this folder." in build_index(tmp_path).read_text()
 
