@@ -72,16 +72,17 @@ class AudioFacts:
     clipped_share: float  # share of samples at full scale
 
 
-def probe(path: Path) -> AudioInfo:
-    """Read the header only.
+def probe(path: Path, *, start_sec: float | None = None, end_sec: float | None = None) -> AudioInfo:
+    """Read the header only, and check a span against it.
 
     The length of an mp3 without a Xing or VBRI header is libsndfile's guess from the first frame; `load` finds out if it is wrong.
 
     Raises:
-        AudioError: the file is missing, a folder, not readable, cut off, or holds no samples.
+        AudioError: the file is missing, a folder, not readable, cut off, or holds no samples; the span does not lie in it.
 
     """
     with _open(path) as file:
+        _span(path, file, start_sec, end_sec)
         return AudioInfo(file.samplerate, file.frames, file.channels)
 
 

@@ -57,8 +57,11 @@ def arrange(split: Split, costs: NDArray[np.int64], *, max_positions: int, loss_
     kept = [i for i, target in enumerate(targets) if any(target)]
     if examples and not kept:
         speakers = sorted({split.clip(row).speaker for row in range(len(split))} - {""})
+        shown = ", ".join(speakers[:20]) + (f" and {len(speakers) - 20} more" if len(speakers) > 20 else "")
+        option = "val_turns" if split.name == "val" else "loss_turns"
         raise ConfigError(
-            f"turns of {loss_turns}: no {split.name} clip is by this speaker; there are {', '.join(speakers[:20]) or 'no speakers'}"
+            f"--{option} {loss_turns}: no {split.name} clip is by this speaker; there are {shown or 'no speakers'}; "
+            f"choose among them, or --{option} all"
         )
     rows = np.array([row for i in kept for row in examples[i]], dtype=np.int64)
     is_target = np.array([t for i in kept for t in targets[i]], dtype=bool)

@@ -31,7 +31,17 @@ from csm_ft.families.csm.config import MAX_POSITIONS
 from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.weights import load_model
 from csm_ft.origin import Origin, find
-from csm_ft.prompts import AskedPrompt, VoicedPrompt, check_clips, parse_context, read_prompts, voiced
+from csm_ft.prompts import (
+    AskedPrompt,
+    VoicedPrompt,
+    check_clips,
+    check_lengths,
+    check_speaker,
+    check_text,
+    parse_context,
+    read_prompts,
+    voiced,
+)
 from csm_ft.report.spoken import build_index
 from csm_ft.samples import write_take
 from csm_ft.speech import Flags, Speech, open_speech
@@ -61,7 +71,7 @@ def generate(model: CsmModel, speech: Speech, prompts: Sequence[VoicedPrompt], o
 
     ConfigError when the folder is in use, or a text is too long for the model; nothing is written then.
     """
-    max_frames = _check_lengths(speech, prompts, options.max_sec)
+    max_frames = check_lengths(prompts, speech.tokenizer, speech.codec, options.max_sec, option="max_sec")
     asked = {"model": label, **{name: getattr(options, name) for name in ("max_sec", "temperature", "topk", "dtype")}}
     total = len(prompts) * options.num_takes
     with _locked(options.output), _indexed(options.output):
@@ -91,26 +101,6 @@ def _indexed(folder: Path) -> Iterator[None]:
         yield
     finally:
         console.print(f"listen: {build_index(folder)}", markup=False)
-
-
-def _check_lengths(speech: Speech, prompts: Sequence[VoicedPrompt], max_sec: float) -> int:
-    """Return max_sec in frames; refuse a text that does not leave room for them within the model's positions."""
-    frame_sec = speech.codec.frame_samples / speech.codec.sample_rate_hz
-    max_frames = math.ceil(max_sec / frame_sec)
-    if max_frames >= MAX_POSITIONS:
-        raise ConfigError(
-            f"--max_sec {max_sec:g} is more than the {int(MAX_POSITIONS * frame_sec)} s that the model holds; give a smaller one"
-        )
-    for one in prompts:
-        num_tokens = len(speech.tokenizer.encode(one.prompt.text, one.prompt.speaker or None))
-        room = MAX_POSITIONS - num_tokens
-        if room < max_frames:
-            hint = f"--max_sec {int(room * frame_sec)}" if room * frame_sec >= 1 else "a shorter text"
-            raise ConfigError(
-                f"{one.prompt.text[:40]!r} takes {num_tokens} of the model's {MAX_POSITIONS} positions, and --max_sec {max_sec:g} "
-                f"{max_frames} more, which is too much; give {hint}, or cut the text into several prompts"
-            )
-    return max_frames
 
 
 def _tell(what: str, facts: dict[str, Any], options: Options) -> None:
@@ -163,11 +153,11 @@ def _slug(text: str) -> str:
 def _asked(arguments: argparse.Namespace) -> list[AskedPrompt]:
     """Return the prompts of --text (each after the clips of --context) and of --prompts; ConfigError for none, or an empty one."""
     context = tuple(parse_context(value) for value in arguments.context)
-    texts = [text.strip() for text in arguments.text]
+    texts = [check_text("--text", text) for text in arguments.text]
     if not texts and not arguments.prompts:
         raise ConfigError('nothing to speak; give --text "Hello." (once or more), or --prompts file.json')
-    if not all(texts):
-        raise ConfigError("--text is empty; give it a sentence, or leave it out")
+    if arguments.speaker is not None:
+        check_speaker("--speaker", arguments.speaker)
     if context and not texts:
         raise ConfigError("--context goes with --text; the prompts of --prompts have their context in the file")
     asked = [AskedPrompt("--text", text, context=context) for text in texts]
@@ -195,9 +185,9 @@ def _choose_speaker(wanted: str | None, speech: Speech, origin: Origin) -> str:
 
 def _warn_of_speakers(asked: Sequence[AskedPrompt], speaker: str, speech: Speech) -> None:
     """Name the speakers that the model was not trained on."""
-    named = {one.speaker or speaker for one in asked}
+    named = {one.speaker or speaker for one in asked} | {clip.speaker for one in asked for clip in one.context if clip.speaker}
     if not speech.names_speakers:
-        if any(one.speaker for one in asked):
+        if any(one.speaker or any(clip.speaker for clip in one.context) for one in asked):
             console.print("[yellow]this model was trained without speakers (--omit_speaker_id): the prompts' speakers are not used[/]")
         return
     unknown = sorted(named - set(speech.speakers)) if speech.speakers else []

@@ -13,18 +13,20 @@ Paths are relative to the file. A turn or a prompt without `speaker` takes the s
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from csm_ft import audio
 from csm_ft.codecs.base import Codec, Codes
 from csm_ft.config import ConfigError
 from csm_ft.families.base import Prompt, Turn
+from csm_ft.families.csm.config import MAX_POSITIONS
 
 EXAMPLE = '[{"text": "Hello.", "speaker": "0", "context": [{"path": "clip.wav", "text": "What the clip says."}]}]'
 
@@ -67,8 +69,16 @@ class VoicedPrompt:
 
 
 def _word(value: Any) -> Any:
-    """Take 3 for "3", as metadata does; true is no speaker."""
+    """Take 3 and 3.0 for "3", as metadata does; true is no speaker."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _nameable(speaker: str) -> str:
+    if any(letter in "[]" or not letter.isprintable() for letter in speaker):
+        raise ValueError("has brackets or control characters, but stands as [speaker] before the text; rename it")
+    return speaker
 
 
 def _sentence(value: Any) -> Any:
@@ -76,7 +86,7 @@ def _sentence(value: Any) -> Any:
 
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-_Speaker = Annotated[_Text, BeforeValidator(_word)]
+_Speaker = Annotated[_Text, BeforeValidator(_word), AfterValidator(_nameable)]
 
 
 class _Clip(BaseModel):
@@ -96,6 +106,16 @@ class _Entry(BaseModel):
     name: str = ""
 
 
+_RULES = {
+    "list_type": f"is no list; write {EXAMPLE}",
+    "string_too_short": "is empty; fill it in",
+    "string_type": "is no string; put it in quotes",
+    "string_unicode": "has characters that are no text; write it again as UTF-8",
+    "float_type": "is no number of seconds; write it like 12.5",
+    "finite_number": "is not finite; write seconds like 12.5",
+    "model_type": f"is neither a sentence nor an object; write {EXAMPLE}",
+}  # pydantic's own words for them name our classes, and no way out
+
 _FILE = TypeAdapter(list[Annotated[_Entry, BeforeValidator(_sentence)]])
 
 
@@ -105,7 +125,7 @@ def read_prompts(path: Path) -> list[AskedPrompt]:
         entries = _FILE.validate_python(json.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         raise PromptError("\n".join(_message(path, e) for e in error.errors())) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # recursion: thousands of brackets
         reason = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
         raise PromptError(f"{path}: {reason}; prompts are a JSON list: {EXAMPLE}") from error
     if not entries:
@@ -125,15 +145,34 @@ def parse_context(value: str) -> ContextClip:
         raise PromptError(f"{where} has no {'transcript' if path.strip() else 'path'}; {way}")
     if len(speaker.split()) > 1:
         raise PromptError(f"{where}: what follows the last colon, {speaker!r}, is no speaker (it has blanks); {way}")
-    return ContextClip(where, Path(path.strip()), text, speaker or None)
+    return ContextClip(where, Path(path.strip()), check_text(where, text), check_speaker(where, speaker) if speaker else None)
+
+
+def check_text(where: str, text: str) -> str:
+    """Return the text of a command line, stripped. PromptError when it is empty, or not UTF-8."""
+    if not text.strip():
+        raise PromptError(f"{where} is empty; give it a sentence, or leave it out")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise PromptError(f"{where} {text[:40]!r} is not UTF-8; write it again in a UTF-8 terminal, or into a file for --prompts")
+    return text.strip()
+
+
+def check_speaker(where: str, speaker: str) -> str:
+    """Return the name of a speaker, stripped. PromptError when it is empty, or cannot stand as [speaker] before a text."""
+    try:
+        if not speaker.strip():
+            raise ValueError("is empty; name a speaker, or leave it out")
+        return _nameable(speaker.strip())
+    except ValueError as error:
+        raise PromptError(f"{where}: speaker {speaker!r} {error}") from None
 
 
 def check_clips(asked: Sequence[AskedPrompt]) -> None:
-    """Open the context clips, so that a wrong path is told before a model is loaded. PromptError names the clip."""
+    """Open the context clips, so that a wrong path or span is told before a model is loaded. PromptError names the clip."""
     for one in asked:
         for clip in one.context:
             with _naming(clip):
-                audio.probe(clip.path)
+                audio.probe(clip.path, start_sec=clip.start_sec, end_sec=clip.end_sec)
 
 
 def voiced(asked: Sequence[AskedPrompt], codec: Codec, *, speaker: str, names_speakers: bool) -> list[VoicedPrompt]:
@@ -159,6 +198,26 @@ def voiced(asked: Sequence[AskedPrompt], codec: Codec, *, speaker: str, names_sp
     return list(prompts.values())
 
 
+def check_lengths(prompts: Sequence[VoicedPrompt], tokenizer: Any, codec: Codec, max_sec: float, *, option: str) -> int:
+    """Return max_sec (of `option`) in frames; PromptError for a text that leaves no room for them within the model's positions."""
+    frame_sec = codec.frame_samples / codec.sample_rate_hz
+    max_frames = math.ceil(max_sec / frame_sec)
+    if max_frames >= MAX_POSITIONS:
+        raise PromptError(
+            f"--{option} {max_sec:g} is more than the {int(MAX_POSITIONS * frame_sec)} s that the model holds; give a smaller one"
+        )
+    for one in prompts:
+        num_tokens = len(tokenizer.encode(one.prompt.text, one.prompt.speaker or None))
+        room = MAX_POSITIONS - num_tokens
+        if room < max_frames:
+            hint = f"--{option} {int(room * frame_sec)}" if room * frame_sec >= 1 else "a shorter text"
+            raise PromptError(
+                f"{one.prompt.text[:40]!r} takes {num_tokens} of the model's {MAX_POSITIONS} positions, and --{option} {max_sec:g} "
+                f"{max_frames} more, which is too much; give {hint}, or cut the text into several prompts"
+            )
+    return max_frames
+
+
 def make_prompt(text: str, speaker: str, context: Sequence[Turn] = ()) -> Prompt:
     """Return a prompt under the hash of all that it asks for; without context that is the hash of speaker and text alone."""
     digest = hashlib.blake2b(f"{speaker}|{text}".encode(), digest_size=6)
@@ -179,7 +238,9 @@ def _naming(clip: ContextClip) -> Iterator[None]:
     try:
         yield
     except audio.AudioError as error:
-        raise PromptError(f"{clip.where}: {str(error).replace('; paths are relative to the metadata file', '; check its path')}") from error
+        reason = str(error).replace("drop the row or ", "").replace("drop the row", "leave it out")
+        way = "check its path" + ("; one with a colon goes into --prompts" if clip.where.startswith("--context") else "")
+        raise PromptError(f"{clip.where}: {reason.replace('paths are relative to the metadata file', way)}") from error
 
 
 def _asked(path: Path, number: int, entry: _Entry) -> AskedPrompt:
@@ -201,4 +262,6 @@ def _message(path: Path, error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{path} {place}: unknown key; an entry has text, speaker, context, name, and a clip path, text, speaker, start, end"
     shown = json.dumps(error["input"], ensure_ascii=False)
-    return f"{path} {place}: {shown if len(shown) <= 80 else shown[:77] + '...'} is not valid: {error['msg']}".replace("  ", " ")
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    rule = _RULES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    return f"{' '.join(filter(None, (str(path), place)))}: {shown} {rule}"

@@ -17,7 +17,7 @@ from csm_ft.families.base import Sample, SamplingOptions, SpeechModel, Turn
 from csm_ft.families.csm.text import tokenizer_from_store
 from csm_ft.files import write_whole
 from csm_ft.progress import console
-from csm_ft.prompts import AskedPrompt, VoicedPrompt, make_prompt, read_prompts, voiced
+from csm_ft.prompts import AskedPrompt, VoicedPrompt, check_lengths, check_speaker, make_prompt, read_prompts, voiced
 from csm_ft.store import Store
 from csm_ft.track import Tracker
 
@@ -79,13 +79,17 @@ def open_voice(config: TrainConfig, store: Store, folder: Path) -> Voice | None:
         return None
     names_speakers = "{speaker}" in store.info.template
     prompts = voiced(asked, codec, speaker=config.gen_speaker, names_speakers=names_speakers) if asked else of_validation(store)
-    max_frames = math.ceil(config.gen_max_sec * codec.sample_rate_hz / codec.frame_samples)
+    if asked:
+        max_frames = check_lengths(prompts, tokenizer, codec, config.gen_max_sec, option="gen_max_sec")
+    else:
+        max_frames = math.ceil(config.gen_max_sec * codec.sample_rate_hz / codec.frame_samples)
     _write_references(store, codec, folder / "reference")
     return Voice(prompts, tokenizer, codec, SamplingOptions(max_frames, config.gen_temperature, config.gen_topk, config.seed))
 
 
 def ask(config: TrainConfig) -> list[AskedPrompt]:
     """Return gen_sentences in the voice gen_speaker, and gen_prompts."""
+    check_speaker("--gen_speaker", config.gen_speaker)
     asked = [AskedPrompt("gen_sentences", text) for text in config.gen_sentences]
     return asked + (read_prompts(Path(config.gen_prompts)) if config.gen_prompts else [])
 

@@ -8,12 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_ft import codecs
 from csm_ft.config import ConfigError
-from csm_ft.families.csm.text import TextTokenizer, open_tokenizer
-from csm_ft.generate import _asked, _check_lengths, _locked, _next_number, _options, _parser, _slug
-from csm_ft.prompts import VoicedPrompt, make_prompt
-from csm_ft.speech import Speech
+from csm_ft.generate import _asked, _locked, _next_number, _options, _parser, _slug
 
 
 @pytest.mark.parametrize(
@@ -72,6 +68,9 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
         (["--text", " "], "--text is empty"),
         (["--context", "a.wav:b:", "--prompts", "p.json"], "--context goes with --text"),
         (["--text", "a", "--context", "a.wav:b"], "has 1 colons"),
+        (["--text", "a\udcff"], "is not UTF-8"),
+        (["--text", "a", "--speaker", " "], "--speaker: speaker ' ' is empty"),
+        (["--text", "a", "--speaker", "a]b"], "has brackets"),
     ],
 )
 def test_what_cannot_be_asked_for(argv: list[str], reason: str) -> None:
@@ -104,27 +103,3 @@ def test_a_device_that_is_not_there() -> None:
 def test_auto_is_what_this_machine_has() -> None:
     options = _options(_parser().parse_args(["--model", "m", "--device", "cpu"]))
     assert (options.device, options.dtype) == ("cpu", "fp32")
-
-
-def speech() -> Speech:
-    tokenizer: TextTokenizer = open_tokenizer(codec="melrvq")
-    return Speech(codecs.open_codec("melrvq"), tokenizer, tokenizer.template, "here")
-
-
-def test_seconds_that_the_model_cannot_hold() -> None:
-    prompts = [VoicedPrompt(make_prompt("Hello.", "0"))]
-    assert _check_lengths(speech(), prompts, 10) == 125
-    assert _check_lengths(speech(), prompts, 10.01) == 126
-    with pytest.raises(ConfigError, match="--max_sec 200 is more than the 163 s"):
-        _check_lengths(speech(), prompts, 200)
-
-
-def test_a_text_that_the_model_cannot_hold_beside_its_seconds() -> None:
-    long = VoicedPrompt(make_prompt("word " * 300, "0"))
-    num_tokens = len(speech().tokenizer.encode(long.prompt.text, "0"))
-    room_sec = int((2048 - num_tokens) * 0.08)
-    with pytest.raises(ConfigError, match=rf"takes {num_tokens} of the model's 2048 positions.*give --max_sec {room_sec},"):
-        _check_lengths(speech(), [VoicedPrompt(make_prompt("Hello.", "0")), long], room_sec + 1)
-    assert _check_lengths(speech(), [long], room_sec) == -(-room_sec * 100 // 8)
-    with pytest.raises(ConfigError, match="give a shorter text"):
-        _check_lengths(speech(), [VoicedPrompt(make_prompt("word " * 3000, "0"))], 1)

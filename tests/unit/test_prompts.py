@@ -8,8 +8,21 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csm_ft import codecs
 from csm_ft.codecs.base import Codes, Wave
-from csm_ft.prompts import AskedPrompt, ContextClip, PromptError, check_clips, make_prompt, parse_context, read_prompts, voiced
+from csm_ft.families.csm.text import open_tokenizer
+from csm_ft.prompts import (
+    AskedPrompt,
+    ContextClip,
+    PromptError,
+    VoicedPrompt,
+    check_clips,
+    check_lengths,
+    make_prompt,
+    parse_context,
+    read_prompts,
+    voiced,
+)
 
 VISIBLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)
 
@@ -44,7 +57,7 @@ def write(tmp_path: Path, content: Any) -> Path:
     return path
 
 
-@given(VISIBLE.filter(lambda path: ":" not in path), VISIBLE, VISIBLE.filter(lambda word: ":" not in word) | st.just(""))
+@given(VISIBLE.filter(lambda path: ":" not in path), VISIBLE, VISIBLE.filter(lambda word: not set(":[]") & set(word)) | st.just(""))
 def test_a_context_is_cut_at_its_first_and_last_colon(path: str, text: str, speaker: str) -> None:
     found = parse_context(f"{path}:{text}:{speaker}")
     assert (found.path, found.text, found.speaker) == (Path(path), text, speaker or None)
@@ -58,13 +71,15 @@ def test_a_context_is_cut_at_its_first_and_last_colon(path: str, text: str, spea
         (":hello:anna", "has no path"),
         ("a.wav: :anna", "has no transcript"),
         ("a.wav:She said: come here", "no speaker"),
+        ("a.wav:Hello.:a]b", "brackets"),
+        ("a.wav:Hell\udcff.:anna", "not UTF-8"),
     ],
 )
 def test_a_context_that_is_none_says_how_to_write_one(value: str, reason: str) -> None:
     with pytest.raises(PromptError, match=reason) as caught:
         parse_context(value)
-    assert value in str(caught.value)
-    assert "clip.wav:transcript:speaker" in str(caught.value)
+    assert repr(value) in str(caught.value)
+    assert any(way in str(caught.value) for way in ("clip.wav:transcript:speaker", "rename it", "write it again"))
 
 
 def test_a_file_of_sentences_and_of_whole_prompts(tmp_path: Path) -> None:
@@ -90,7 +105,12 @@ def test_a_file_of_sentences_and_of_whole_prompts(tmp_path: Path) -> None:
         ([{"text": "Hi.", "context": [{"path": "a.wav"}]}], ["entry 1 context 1 text", "missing"]),
         ([{"text": "Hi.", "context": [{"path": "a.wav", "text": "x", "start": "soon"}]}], ["entry 1 context 1 start", '"soon"']),
         ('[{"text": "Hi.", "context": [{"path": "a.wav", "text": "x", "end": NaN}]}]', ["entry 1 context 1 end", "finite"]),
-        ([7], ["entry 1", "7"]),
+        ([7, None], ["entry 1: 7 is neither a sentence nor an object; write", "entry 2: null is neither"]),
+        ({"text": "Hi."}, ['prompts.json: {"text": "Hi."} is no list; write [']),
+        (["   "], ['entry 1 text: "   " is empty; fill it in']),
+        ([{"text": "Hi.", "speaker": "a]b"}], ['entry 1 speaker: "a]b" has brackets', "rename it"]),
+        ([{"text": "Hi.", "speaker": True}], ["entry 1 speaker: true is no string; put it in quotes"]),
+        ("[" * 100_000, ["not JSON"]),
     ],
 )
 def test_a_bad_file_names_entry_field_value_and_rule(tmp_path: Path, content: Any, words: list[str]) -> None:
@@ -99,6 +119,13 @@ def test_a_bad_file_names_entry_field_value_and_rule(tmp_path: Path, content: An
         read_prompts(path)
     for word in [str(path), *words]:
         assert word in str(caught.value)
+
+
+def test_a_speaker_may_be_a_number(tmp_path: Path) -> None:
+    asked = read_prompts(
+        write(tmp_path, [{"text": "Hi.", "speaker": 3}, {"text": "Hi.", "speaker": 3.0}, {"text": "Hi.", "speaker": " 3 "}])
+    )
+    assert [one.speaker for one in asked] == ["3", "3", "3"]
 
 
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
@@ -194,8 +221,36 @@ def test_a_span_that_is_not_in_the_clip_names_the_prompt(tmp_path: Path, start: 
     asked = AskedPrompt("p", "A.", context=(ContextClip("p.json entry 3 context 1", clip(tmp_path / "a.wav"), "Hm.", None, start, end),))
     with pytest.raises(PromptError, match=r"p\.json entry 3 context 1: .*a\.wav: .*" + reason):
         voiced([asked], Counter(), speaker="0", names_speakers=True)
+    with pytest.raises(PromptError, match=r"p\.json entry 3 context 1: .*a\.wav: .*" + reason) as caught:
+        check_clips([asked])  # before a model is loaded
+    assert "row" not in str(caught.value).removeprefix(str(tmp_path))
 
 
 def test_a_missing_clip_is_told_without_encoding_any(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"--context 'x': .*none\.wav: no such file; check its path"):
+    with pytest.raises(
+        PromptError, match=r"--context 'x': .*none\.wav: no such file; check its path; one with a colon goes into --prompts"
+    ):
         check_clips([AskedPrompt("--text", "A.", context=(ContextClip("--context 'x'", tmp_path / "none.wav", "Hm."),))])
+
+
+def lengths(prompts: list[VoicedPrompt], max_sec: float) -> int:
+    return check_lengths(prompts, open_tokenizer(codec="melrvq"), codecs.open_codec("melrvq"), max_sec, option="max_sec")
+
+
+def test_seconds_that_the_model_cannot_hold() -> None:
+    prompts = [VoicedPrompt(make_prompt("Hello.", "0"))]
+    assert lengths(prompts, 10) == 125
+    assert lengths(prompts, 10.01) == 126
+    with pytest.raises(PromptError, match="--max_sec 200 is more than the 163 s"):
+        lengths(prompts, 200)
+
+
+def test_a_text_that_the_model_cannot_hold_beside_its_seconds() -> None:
+    long = VoicedPrompt(make_prompt("word " * 300, "0"))
+    num_tokens = len(open_tokenizer(codec="melrvq").encode(long.prompt.text, "0"))
+    room_sec = int((2048 - num_tokens) * 0.08)
+    with pytest.raises(PromptError, match=rf"takes {num_tokens} of the model's 2048 positions.*give --max_sec {room_sec},"):
+        lengths([VoicedPrompt(make_prompt("Hello.", "0")), long], room_sec + 1)
+    assert lengths([long], room_sec) == -(-room_sec * 100 // 8)
+    with pytest.raises(PromptError, match="give a shorter text"):
+        lengths([VoicedPrompt(make_prompt("word " * 3000, "0"))], 1)

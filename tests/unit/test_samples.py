@@ -1,6 +1,7 @@
 """What a run speaks: which prompts, in which folders, with which facts."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,19 @@ def test_a_missing_context_clip_stops_the_run(tokens: Path, tmp_path: Path) -> N
     path.write_text(json.dumps([{"text": "Yes.", "context": [{"path": "none.wav", "text": "Well?"}]}]))
     with pytest.raises(ConfigError, match=r"p\.json entry 1 context 1: .*none\.wav: no such file"):
         open_voice(config(tokens, gen_prompts=str(path)), open_store(tokens), tmp_path / "samples")
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"gen_sentences": ["word " * 3000]}, "positions, and --gen_max_sec 10 125 more, which is too much; give a shorter text"),
+        ({"gen_sentences": ["Hi."], "gen_max_sec": 200.0}, "--gen_max_sec 200 is more than the 163 s"),
+        ({"gen_speaker": "a]b"}, "--gen_speaker: speaker 'a]b' has brackets"),
+    ],
+)
+def test_what_the_model_cannot_speak_is_told_before_it_is_trained(tokens: Path, tmp_path: Path, more: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        open_voice(config(tokens, **more), open_store(tokens), tmp_path / "samples")
 
 
 def test_no_speech_is_a_silent_frame_that_can_be_played(tmp_path: Path) -> None:
