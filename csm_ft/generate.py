@@ -165,8 +165,10 @@ def _asked(arguments: argparse.Namespace) -> list[AskedPrompt]:
 
 
 def _find(name: str) -> Origin:
-    """Resolve --model; a file of weights that lies in a run belongs to it."""
+    """Resolve --model; a file of weights that lies in a run belongs to it, and so does the folder of its checkpoints."""
     path = Path(name)
+    if path.resolve().name == "checkpoints" and (beside := find(str(path.resolve().parent))).run is not None:
+        return beside
     if path.is_file() and (beside := find(str(path.parent))).run is not None:
         return replace(beside, weights=name)
     return find(name)

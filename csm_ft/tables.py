@@ -178,10 +178,16 @@ def _json_row(row: Any) -> TableRow:
     return _record("row", row)
 
 
+def _turn(turn: Any) -> dict[str, Any] | Unreadable:
+    if isinstance(turn, dict) and isinstance(turn.get(TURNS), list):
+        return Unreadable(f"the turn has {TURNS} of its own; a conversation is one list: write them all into it")
+    return _record("turn", turn)
+
+
 def _turns(turns: list[Any], defaults: Mapping[str, Any]) -> TableRow:
     if not turns:
         return Unreadable(f"{TURNS} is an empty list; drop the row, or write its turns")
-    return Turns([_record("turn", turn) for turn in turns], defaults)
+    return Turns([_turn(turn) for turn in turns], defaults)
 
 
 def _record(what: str, value: Any) -> dict[str, Any] | Unreadable:

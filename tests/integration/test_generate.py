@@ -125,11 +125,11 @@ def test_a_file_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_a_run_its_checkpoints_and_its_export_say_the_same(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export([str(run), "--format", "sesame", "--output", str(tmp_path / "export")]) == 0
-    models = [run, run / "checkpoints/best", run / "checkpoints/best/model.safetensors", tmp_path / "export"]
+    models = [run, run / "checkpoints/best", run / "checkpoints/best/model.safetensors", run / "checkpoints", tmp_path / "export"]
     for model in models:
         assert speak(model, tmp_path / "out", "--text", "Yes.") == 0
     said = capsys.readouterr().err
-    assert said.count("speaker nora (the one the model was trained on)") == 4
+    assert said.count("speaker nora (the one the model was trained on)") == 5
     recordings = {wav(path) for path in (tmp_path / "out").glob("*.wav")}
     assert len(recordings) == 1
     assert speak(run, tmp_path / "out", "--text", "Yes.", "--speaker", "zoe") == 0

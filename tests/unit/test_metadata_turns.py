@@ -104,6 +104,7 @@ def test_a_row_may_be_a_list_of_turns(tmp_path: Path) -> None:
             {"conversation": "7", "turns": [{"path": "f.wav", "text": "f"}, {"path": "g.wav", "text": "g", "conversation": 8}]},
             {"path": "h.wav", "text": "h", "turns": None},
             {"turns": []},
+            {"path": "i.wav", "turns": [{"text": "i", "turns": [{"text": "j"}]}]},
         ],
     )
     assert places(rows) == {
@@ -124,6 +125,7 @@ def test_a_row_may_be_a_list_of_turns(tmp_path: Path) -> None:
         ("row 2 turn 2", "call.wav", "text is missing or empty"),
         ("row 3 turn 2", "", "the turn is 'x', not an object"),
         ("row 7", "", "turns is an empty list"),
+        ("row 8 turn 1", "", "the turn has turns of its own"),
     ]
 
 
