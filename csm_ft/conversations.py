@@ -59,10 +59,8 @@ def arrange(split: Split, costs: NDArray[np.int64], *, max_positions: int, loss_
         speakers = sorted({split.clip(row).speaker for row in range(len(split))} - {""})
         shown = ", ".join(speakers[:20]) + (f" and {len(speakers) - 20} more" if len(speakers) > 20 else "")
         option = "val_turns" if split.name == "val" else "loss_turns"
-        raise ConfigError(
-            f"--{option} {loss_turns}: no {split.name} clip is by this speaker; there are {shown or 'no speakers'}; "
-            f"choose among them, or --{option} all"
-        )
+        known = f"there are {shown}; choose among them" if shown else "it has no speakers; name them in the metadata"
+        raise ConfigError(f"--{option} {loss_turns}: no {split.name} clip is by this speaker; {known}, or --{option} all")
     rows = np.array([row for i in kept for row in examples[i]], dtype=np.int64)
     is_target = np.array([t for i in kept for t in targets[i]], dtype=bool)
     offsets = np.cumsum([0, *(len(examples[i]) for i in kept)], dtype=np.int64)

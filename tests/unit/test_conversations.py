@@ -72,8 +72,11 @@ def test_loss_turns_choose_what_is_learned() -> None:
     assert learned("all") == [[(0, True), (1, True), (2, True)], [(3, True)], [(4, True)]]
     assert learned("last") == [[(0, False), (1, False), (2, True)], [(3, True)], [(4, True)]]
     assert learned("speaker:x") == [[(0, True), (1, False), (2, True)], [(4, True)]], "examples with nothing to learn are left out"
-    with pytest.raises(ConfigError, match=r"speaker:z.*there are x, y"):
+    with pytest.raises(ConfigError, match=r"--loss_turns speaker:z: .*there are x, y; choose among them, or --loss_turns all"):
         learned("speaker:z")
+    split.speakers = [""] * 5
+    with pytest.raises(ConfigError, match="it has no speakers; name them in the metadata, or --loss_turns all"):
+        learned("speaker:x")
 
 
 def test_a_batch_lays_turns_out_one_after_another() -> None:
