@@ -80,24 +80,19 @@ def run(
     store = open_tokens(Path(config.data), in_memory=not config.partial_data_loading)
     family = open_family(config.family)
     config = resolve(config, store, family)
+    train, val = arrange(store.splits["train"], config), arrange(store.splits["val"], config, evaluate=True)
     with reproducible(config), open_run(config, store) as (folder, checkpoint):
         model = family.build_model(config, store)
         choose_parameters(model, family, config)
         model.to(config.device)
         optimizer = build_optimizer(model, family, config)
         state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else TrainState()
-        train, val = arrange(store.splits["train"], config), arrange(store.splits["val"], config, evaluate=True)
         plan = _plan(config, train)
         total_steps = 0 if only_measure else plan.total_steps(n_epochs=config.n_epochs, max_steps=config.max_steps)
-        speaks = Duration.parse(config.gen_every).amount > 0
+        voice = open_voice(config, store, folder / "samples") if Duration.parse(config.gen_every).amount > 0 else None
         with Tracker(folder, config, keep_bytes=state.metrics_bytes) as tracker:
             loop = _Loop(config, store, train, val, family, model, optimizer, plan, folder, tracker, reporter, should_pause)
-            return loop.run(
-                state,
-                total_steps,
-                is_resumed=checkpoint is not None,
-                voice=open_voice(config, store, folder / "samples") if speaks else None,
-            )
+            return loop.run(state, total_steps, is_resumed=checkpoint is not None, voice=voice)
 
 
 def run_baseline(config: TrainConfig) -> RunResult:

@@ -132,6 +132,21 @@ def test_mistakes_are_told(tokens: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "run").exists()
 
 
+def test_a_mistake_does_not_set_a_good_run_aside(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = options(tokens, tmp_path / "run", "--max_steps", "1")
+    assert train.main(run) == 0
+    assert train.main([*run, "--resume", "false", "--loss_turns", "speaker:nobody"]) == 2
+    assert "by this speaker" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_sentence_too_long_for_the_model_leaves_no_run(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--gen_every", "1", "--gen_sentences", "word " * 3000]
+    assert train.main(options(tokens, tmp_path / "run", *more)) == 2
+    assert "which is too much" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_sweep_over_methods(tokens: Path, tmp_path: Path) -> None:
     """The committed space with the real trainer: each method gets its trials, and the best can be trained again and started from."""
