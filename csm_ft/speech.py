@@ -107,6 +107,7 @@ def _read_speech(folder: Path) -> tuple[Store, str, tuple[str, ...]]:
         speakers = tuple(str(name) for name in values.get("speakers", ()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not what csm_ft.export writes ({error}); export again, or {_WAYS}") from error
+    wrong += [name for name in ("codec_source", "tokenizer") if str(getattr(info, name)).startswith(".")]  # from where we stand, by chance
     if wrong or info.codec not in ("mimi", "melrvq"):
         raise ConfigError(f"{path}: {', '.join(wrong) or 'codec'} is not what csm_ft.export writes; export again, or {_WAYS}")
     assets = {"codec": folder / info.codec_source, "tokenizer": folder / info.tokenizer}

@@ -99,9 +99,10 @@ def test_a_speech_json_that_is_none(tmp_path: Path, text: str) -> None:
         open_speech(Origin(str(tmp_path)), SIZE, Flags(), "cpu")
 
 
-def test_files_outside_of_an_export_are_not_read(tokens: Path, tmp_path: Path) -> None:
+def test_files_outside_of_an_export_are_not_read(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "export"
     folder.mkdir()
+    monkeypatch.chdir(folder)  # from where the file outside is in reach
     write_speech(folder, open_store(tokens), Origin(str(BASE)))
     facts = json.loads((folder / "speech.json").read_text())
     (folder / "codec.safetensors").rename(tmp_path / "codec.safetensors")
