@@ -6,11 +6,11 @@ The same command again encodes only what is new, and goes on after a kill. See -
 import sys
 from collections.abc import Sequence
 
-from csm_ft.clips import TooManyRejectedError
-from csm_ft.command_line import parse_args
+from csm_ft.cli import parse_args
 from csm_ft.config import load_env_files
+from csm_ft.pretokenize.clips import TooManyRejectedError
+from csm_ft.pretokenize.run import pretokenize
 from csm_ft.pretokenize_config import PretokenizeConfig
-from csm_ft.pretokenizer import pretokenize
 
 DESCRIPTION = "Write the audio codes and text tokens of clips to one HDF5 file. The same command again encodes only what is new."
 

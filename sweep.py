@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from csm_ft.config import ConfigError, build, load_env_files
-from csm_ft.progress import console
+from csm_ft.console import console
+from csm_ft.data.split import StoreError
 from csm_ft.sweep.broker import Broker, SweepAborted
 from csm_ft.sweep.config import SweepRequest, parse
 from csm_ft.sweep.display import Display
@@ -20,7 +21,6 @@ from csm_ft.sweep.slots import choose_machine
 from csm_ft.sweep.space import find_space, read_space
 from csm_ft.sweep.study import SweepError, SweepStudy, TrialRecord, best_of
 from csm_ft.sweep.trials import Configs, Describe, agreement, describe_data, rungs_of
-from csm_ft.tokens import StoreError
 
 
 def sweep(request: SweepRequest, *, trainer: str, describe: Describe) -> int:

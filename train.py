@@ -16,23 +16,23 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from csm_ft.batches import BatchOptions, BatchPlan, Step, prefetch
-from csm_ft.checkpoint import TrainState, load_checkpoint, save_best, save_checkpoint
-from csm_ft.command_line import parse_args, read_values
+from csm_ft.cli import parse_args, read_values
 from csm_ft.config import ConfigError, TrainConfig, load_env_files
-from csm_ft.conversations import Examples
-from csm_ft.evaluate import evaluate
+from csm_ft.console import console
+from csm_ft.data.batches import BatchOptions, BatchPlan, Step, prefetch
+from csm_ft.data.examples import Examples
+from csm_ft.data.token_file import Store, StoreError, open_tokens
+from csm_ft.evaluate.validation import evaluate
 from csm_ft.families import arrange, config_class, open_family
 from csm_ft.families.base import Batch, Draw, Family, SpeechModel
-from csm_ft.lora import seed_dropout
-from csm_ft.optim import build_optimizer, choose_parameters, set_learning_rate
-from csm_ft.progress import console
-from csm_ft.run_folder import open_run, reproducible, resolve
-from csm_ft.samples import Voice, open_voice
+from csm_ft.families.lora import seed_dropout
+from csm_ft.runs.checkpoint import TrainState, load_checkpoint, save_best, save_checkpoint
+from csm_ft.runs.folder import open_run, reproducible, resolve
+from csm_ft.runs.metrics import Tracker
+from csm_ft.runs.window import add, training_row
 from csm_ft.schedule import Clock, Duration, learning_rate_factor
-from csm_ft.store import Store, StoreError, open_tokens
-from csm_ft.track import Tracker
-from csm_ft.window import add, training_row
+from csm_ft.training.optim import build_optimizer, choose_parameters, set_learning_rate
+from csm_ft.training.samples import Voice, open_voice
 
 DESCRIPTION = "Fine-tune a conversational speech model on a token file written by pretokenize.py."
 

@@ -4,8 +4,9 @@ from typing import Self
 
 from pydantic import field_validator, model_validator
 
-from csm_ft import audio, codecs
+from csm_ft import codecs
 from csm_ft.config import Options, option
+from csm_ft.data import audio
 
 
 class PretokenizeConfig(Options):

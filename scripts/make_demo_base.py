@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import pretokenize  # noqa: E402
 import train  # noqa: E402
-from csm_ft.files import whole_folder  # noqa: E402
+from csm_ft.atomic import whole_folder  # noqa: E402
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from csm_ft.codecs import EMBEDDED_MELRVQ, melrvq  # noqa: E402
-from csm_ft.families.csm.text import BOS, EMBEDDED_TOKENIZER, EOS, TEMPLATE, TextTokenizer  # noqa: E402
+from csm_ft.families.csm.encoder import BOS, EMBEDDED_TOKENIZER, EOS, TEMPLATE, TextTokenizer  # noqa: E402
 
 TEXT_VOCAB_SIZE = 512
 # Words with the space before them, runs of at most three digits, punctuation: how Llama 3 cuts text before it merges bytes.

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from csm_ft.command_line import flag_table  # noqa: E402
+from csm_ft.cli import flag_table  # noqa: E402
 from csm_ft.families import config_class  # noqa: E402
 from csm_ft.pretokenize_config import PretokenizeConfig  # noqa: E402
 from csm_ft.sweep.config import SweepConfig  # noqa: E402

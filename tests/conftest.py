@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import hub, hub_cache  # noqa: F401 (fixtures)
+from tests.helpers.hub import hub, hub_cache  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CODE = [*ROOT.glob("*.py"), *(ROOT / "csm_ft").rglob("*.py")]
 WALLS = {
-    "h5py": ("csm_ft/store.py",),
-    "wandb": ("csm_ft/track.py",),
+    "h5py": ("csm_ft/data/token_file.py",),
+    "wandb": ("csm_ft/runs/metrics.py",),
     "optuna": ("csm_ft/sweep/",),
     "ray": ("csm_ft/sweep/cluster.py",),
     "torchtune": ("csm_ft/families/csm/",),
     "transformers": ("csm_ft/codecs/mimi.py", "csm_ft/families/"),
-    "peft": ("csm_ft/lora.py", "csm_ft/families/csm/export_transformers.py"),
+    "peft": ("csm_ft/families/lora.py", "csm_ft/families/csm/export/transformers.py"),
     "plotly": ("csm_ft/report/",),
     "jinja2": ("csm_ft/report/",),
     "pickle": ("csm_ft/families/csm/weights.py",),  # only the name of an error that a refused pickle raises

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from csm_ft.codecs.base import Codec
-    from csm_ft.store import Store
+    from csm_ft.data.token_file import Store
 
 CodecName = Literal["mimi", "melrvq"]
 EMBEDDED_MELRVQ = Path(__file__).resolve().parents[2] / "demo" / "codec.safetensors"

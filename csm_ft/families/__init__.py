@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from csm_ft.config import TrainConfig
 
 if TYPE_CHECKING:
-    from csm_ft.conversations import Examples
+    from csm_ft.data.examples import Examples
+    from csm_ft.data.split import Split
     from csm_ft.families.base import Family
-    from csm_ft.tokens import Split
 
 
 def config_class(family: str = "csm") -> type[TrainConfig]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from csm_ft.config import TrainConfig
-from csm_ft.conversations import Examples
+from csm_ft.data.examples import Examples
 
 Loss = Mapping[str, Tensor]  # per part: nats summed per sequence, [B] fp32; never a mean
 
@@ -84,7 +84,7 @@ class SpeechModel(nn.Module):
     """A trainable model: loss in `forward` (so that DDP and FSDP2 see it), sampling without traces."""
 
     block_classes: ClassVar[tuple[type[nn.Module], ...]]
-    base_fingerprint: str = ""  # of the frozen weights, once there are adapters beside them (csm_ft/lora.py)
+    base_fingerprint: str = ""  # of the frozen weights, once there are adapters beside them (csm_ft/families/lora.py)
 
     def forward(self, batch: Any) -> Loss:
         """Return the nats of each part, summed per sequence."""

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from csm_ft.files import write_whole
+from csm_ft.atomic import write_whole
 from csm_ft.report import charts, listen, templating
 from csm_ft.report.data import FAILED, STATE_WORDS, Run, Summary, read_run, read_summary
 

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import soundfile
 
-from csm_ft.files import write_whole
+from csm_ft.atomic import write_whole
 from csm_ft.report import templating
 from csm_ft.report.data import read_takes
 from csm_ft.report.listen import PLAYER_BYTES, Player, Row

@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from csm_ft.config import ConfigError
-from csm_ft.progress import console
+from csm_ft.console import console
 from csm_ft.sweep.display import Display
 from csm_ft.sweep.messages import BASELINE, FROM_WORKER, Answer, Done, Failed, Pause, Progress, Ready, RunTrial, Validated, send
 from csm_ft.sweep.slots import Slot

@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 
 from pydantic import create_model, field_validator, model_validator
 
-from csm_ft.command_line import read_values
+from csm_ft.cli import read_values
 from csm_ft.config import Options, TrainConfig, build, option
+from csm_ft.console import console
 from csm_ft.families import config_class
-from csm_ft.progress import console
 from csm_ft.schedule import Duration
 
 DESCRIPTION = (

@@ -6,7 +6,7 @@ from typing import Self
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from csm_ft.progress import console
+from csm_ft.console import console
 from csm_ft.sweep.study import TrialRecord
 
 STYLE = {"completed": "green", "stopped": "dim", "diverged": "yellow", "infeasible": "yellow", "poison": "red"}

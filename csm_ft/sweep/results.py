@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from csm_ft.files import recover, whole_folder, write_whole
+from csm_ft.atomic import recover, whole_folder, write_whole
 from csm_ft.sweep.slots import Machine
 from csm_ft.sweep.study import SweepStudy, TrialRecord, best_of
 from csm_ft.sweep.trials import Configs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csm_ft.config import ConfigError
-from csm_ft.progress import console
+from csm_ft.console import console
 from csm_ft.sweep.config import SweepConfig
 
 

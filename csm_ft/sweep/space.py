@@ -18,7 +18,7 @@ from optuna.trial import Trial
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from csm_ft.config import ConfigError, TrainConfig, build
-from csm_ft.progress import console
+from csm_ft.console import console
 from csm_ft.schedule import Duration
 from csm_ft.sweep.config import DEFAULT_SPACE, SET_BY_SWEEP, SweepRequest
 

@@ -24,7 +24,7 @@ Describe = Callable[[TrainConfig], DataFacts]
 
 def describe_data(config: TrainConfig) -> DataFacts:
     """Read the facts from the token file; StoreError if it cannot be trained on."""
-    from csm_ft.store import open_tokens  # here, so that --help and a wrong flag need no HDF5
+    from csm_ft.data.token_file import open_tokens  # here, so that --help and a wrong flag need no HDF5
 
     store = open_tokens(Path(config.data), in_memory=False)
     return DataFacts(len(arrange(store.splits["train"], config)), store.info.content_fingerprint)

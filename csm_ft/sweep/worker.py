@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from csm_ft.config import ConfigError, build
+from csm_ft.data.split import StoreError
 from csm_ft.families import config_class
 from csm_ft.sweep.messages import BASELINE, TO_WORKER, Answer, Done, Failed, Pause, Progress, Ready, RunTrial, Validated, send
-from csm_ft.tokens import StoreError
 
 PROGRESS_EVERY_SEC = 0.2
 LONGEST_TRACE = 20_000  # characters of a traceback that are sent on

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from csm_ft.report import build_report, page
-from tests.sweep_folder import make_sweep, write_summary
+from tests.helpers.sweep_folder import make_sweep, write_summary
 
 pytestmark = pytest.mark.browser
 

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from csm_ft.report.spoken import build_index
 from tests.browser.test_report_page import NASTY, Watched, browser, now_playing, wait_for, wait_until_loaded  # noqa: F401 (browser: a fixture)
-from tests.unit.test_spoken import take
+from tests.unit.report.test_spoken import take
 
 pytestmark = pytest.mark.browser
 

@@ -15,16 +15,16 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 import train
-from csm_ft.checkpoint import save_weights
+from csm_ft.data.token_file import StoreInfo, write_store
 from csm_ft.families.base import SpeechModel
-from csm_ft.families.csm import layouts
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
+from csm_ft.families.csm.export import layouts
 from csm_ft.families.csm.family import CsmFamily
-from csm_ft.optim import choose_parameters
-from csm_ft.store import StoreInfo, write_store
-from tests.splits import SIZE, examples_of, make_model, make_split
-from tests.theirs import their_model
+from csm_ft.runs.checkpoint import save_weights
+from csm_ft.training.optim import choose_parameters
+from tests.helpers.splits import SIZE, examples_of, make_model, make_split
+from tests.helpers.theirs import their_model
 
 GOLDEN = Path(__file__).parent / "training_losses.json"
 FRAMES = [12, 5, 30, 1, 17, 9, 22, 3, 14, 8, 6, 11]

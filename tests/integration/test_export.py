@@ -20,11 +20,12 @@ from transformers import CsmForConditionalGeneration
 
 import pretokenize
 import train
-from csm_ft import codecs, export
+from csm_ft import codecs
+from csm_ft.export import run as export
 from csm_ft.families.base import Prompt, SamplingOptions
-from csm_ft.families.csm import layouts
-from csm_ft.families.csm.probe import difference, logits_of, random_probes
-from csm_ft.families.csm.text import open_tokenizer
+from csm_ft.families.csm.encoder import open_tokenizer
+from csm_ft.families.csm.export import layouts
+from csm_ft.families.csm.export.probe import difference, logits_of, random_probes
 from csm_ft.families.csm.weights import load_model
 from tests.conftest import write_metadata
 from tests.integration.test_train import TINY
@@ -226,7 +227,8 @@ def test_tensors_that_the_library_would_make_up_are_seen(
 def test_killed_in_the_middle_leaves_no_half_folder(run: Path, tmp_path: Path) -> None:
     code = f"""
 import os, signal
-from csm_ft import codecs, export
+from csm_ft import codecs
+from csm_ft.export import run as export
 write = export.export_sesame.write_model
 def die(*arguments):
     write(*arguments)

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 import train
-from csm_ft import generate
-from csm_ft.export import main as export
-from csm_ft.prompts import read_prompts
+from csm_ft.export.run import main as export
+from csm_ft.families.prompts import read_prompts
+from csm_ft.generate import run as generate
 from tests.conftest import ROOT
 
 BASE = ROOT / "demo/base"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import sweep
 import train
-from csm_ft import lora
+from csm_ft.families import lora
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.weights import load_model
 from tests.integration.test_train import ROOT, Killed, Killer, rows
@@ -67,7 +67,7 @@ def test_another_base_under_a_lora_run_is_refused(tokens: Path, tmp_path: Path, 
     other = load_model(str(BASE))
     with torch.no_grad():
         other.projection.weight.add_(1.0)
-    from csm_ft.checkpoint import save_weights
+    from csm_ft.runs.checkpoint import save_weights
 
     save_weights(base, other, other.size.to_json())
     capsys.readouterr()

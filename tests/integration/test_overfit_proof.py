@@ -11,13 +11,13 @@ import pytest
 
 import pretokenize
 import train
-from csm_ft.audio import load
 from csm_ft.codecs import from_store
+from csm_ft.data.audio import load
+from csm_ft.data.token_file import open_store
 from csm_ft.families.base import Prompt, SamplingOptions
-from csm_ft.families.csm.text import tokenizer_from_store
+from csm_ft.families.csm.encoder import tokenizer_from_store
 from csm_ft.families.csm.weights import load_model
-from csm_ft.store import open_store
-from tests.recognise import recognise
+from tests.helpers.recognise import recognise
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLIPS = 8

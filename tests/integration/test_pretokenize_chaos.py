@@ -14,8 +14,8 @@ import pytest
 
 import pretokenize
 from csm_ft import codecs
-from csm_ft.store import Store, open_store, verify
-from tests.pretokenizing import FakeCodec, write_wave
+from csm_ft.data.token_file import Store, open_store, verify
+from tests.helpers.pretokenizing import FakeCodec, write_wave
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLIPS = 40

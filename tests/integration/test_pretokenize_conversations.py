@@ -9,10 +9,10 @@ import pytest
 
 import pretokenize
 from csm_ft import codecs
-from csm_ft import store as store_module
-from csm_ft.store import describe, open_store, verify, write_store
-from csm_ft.tokens import DUPLICATE, Split
-from tests.pretokenizing import FakeCodec, Json, Work, write_wave
+from csm_ft.data import __main__ as data_main
+from csm_ft.data.split import DUPLICATE, Split
+from csm_ft.data.token_file import describe, open_store, verify, write_store
+from tests.helpers.pretokenizing import FakeCodec, Json, Work, write_wave
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_two_turns_in_one_place_are_a_problem(work: Work, codec: FakeCodec) -> N
     problems = verify(work.output)
     assert problems[0] == "train: 1 clips with the place of an earlier clip in its conversation: 2; pretokenise again"
     assert "bytes have changed" in problems[1]
-    assert store_module.main([str(work.output)]) == 1
+    assert data_main.main([str(work.output)]) == 1
 
 
 # Folders

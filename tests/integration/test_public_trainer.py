@@ -15,14 +15,14 @@ import yaml
 import pretokenize
 import sweep
 import train
-from csm_ft.command_line import parse_args
+from csm_ft.cli import parse_args
+from csm_ft.data.token_file import open_store
 from csm_ft.families.csm.config import CsmConfig
-from csm_ft.metadata import read_metadata
+from csm_ft.pretokenize.metadata import read_metadata
 from csm_ft.pretokenize_config import PretokenizeConfig
-from csm_ft.store import open_store
 from csm_ft.sweep.config import parse
 from csm_ft.sweep.space import read_space
-from tests.hub import environment
+from tests.helpers.hub import environment
 from tests.integration.test_readme import make_user_folder
 
 ROOT = Path(__file__).resolve().parents[2]

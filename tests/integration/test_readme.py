@@ -14,9 +14,9 @@ import soundfile
 import yaml
 
 import train
-from csm_ft.metadata import read_metadata
-from csm_ft.store import open_store
-from tests.hub import environment
+from csm_ft.data.token_file import open_store
+from csm_ft.pretokenize.metadata import read_metadata
+from tests.helpers.hub import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

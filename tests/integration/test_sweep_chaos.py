@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from csm_ft.config import build
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.sweep.messages import FROM_WORKER, Done, RunTrial, send
-from tests import fake_trainer
+from tests.helpers import fake_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = (
@@ -52,7 +52,7 @@ class Sweep:
         self.environment = {**os.environ, "FAKE_TRAINER": json.dumps(faults or {})}
 
     def start(self, *argv: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "tests.fake_trainer", *self.argv, *argv]
+        command = [sys.executable, "-m", "tests.helpers.fake_trainer", *self.argv, *argv]
         return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def run(self, *argv: str, code: int = 0) -> str:
@@ -191,7 +191,8 @@ def test_a_mistake_in_the_options_is_told_without_a_traceback(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_trainer_that_cannot_be_imported_ends_the_sweep(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
-    code = "import sys, sweep, tests.fake_trainer as fake; sys.exit(sweep.main(sys.argv[1:], trainer='no_such', describe=fake.describe))"
+    start = "sys.exit(sweep.main(sys.argv[1:], trainer='no_such', describe=fake.describe))"
+    code = f"import sys, sweep; from tests.helpers import fake_trainer as fake; {start}"
     done = subprocess.run([sys.executable, "-c", code, *sweep.argv], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 1
     assert "no worker gets as far as importing the trainer" in done.stderr
@@ -245,7 +246,7 @@ def test_a_warm_worker_leaves_nothing_of_one_trial_in_the_next(tmp_path: Path) -
 
 def run_in_one_worker(folder: Path, rates: list[float]) -> list[dict[str, Any]]:
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "csm_ft.sweep.worker", "--link", str(theirs.fileno()), "--trainer", "tests.fake_trainer"]
+    command = [sys.executable, "-m", "csm_ft.sweep.worker", "--link", str(theirs.fileno()), "--trainer", "tests.helpers.fake_trainer"]
     results = []
     with ours, theirs, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL) as process:
         theirs.close()

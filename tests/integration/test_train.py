@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import train
 from csm_ft.families.csm.config import CsmConfig
-from csm_ft.track import CLOCKS
+from csm_ft.runs.metrics import CLOCKS
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = """

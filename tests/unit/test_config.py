@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from csm_ft.command_line import parse_args
+from csm_ft.cli import parse_args
 from csm_ft.config import ConfigError, build
 from csm_ft.families import config_class
 from csm_ft.families.csm.config import CsmConfig

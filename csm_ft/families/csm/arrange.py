@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_ft.conversations import Examples, arrange
+from csm_ft.data.examples import Examples, arrange
+from csm_ft.data.split import Split
 from csm_ft.families.csm.config import MAX_POSITIONS, CsmConfig
-from csm_ft.tokens import Split
 
 
 def costs(split: Split) -> NDArray[np.int64]:

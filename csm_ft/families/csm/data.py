@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from csm_ft.conversations import Examples
+from csm_ft.data.examples import Examples
 from csm_ft.families.base import Batch, Draw
 
 

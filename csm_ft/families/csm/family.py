@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from csm_ft.config import ConfigError, TrainConfig
-from csm_ft.conversations import Examples
+from csm_ft.data.examples import Examples
+from csm_ft.data.token_file import Store
 from csm_ft.families.base import Draw
 from csm_ft.families.csm import data
 from csm_ft.families.csm.config import CsmConfig, CsmSize, check_flags, chosen_size, learning_rate_factor, lora_modules
 from csm_ft.families.csm.model import CsmModel, random_model
 from csm_ft.families.csm.weights import load_model
-from csm_ft.store import Store
 
 EMBEDDED_BASE = Path(__file__).resolve().parents[3] / "demo" / "base"
 

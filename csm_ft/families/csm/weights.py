@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from csm_ft import lora
 from csm_ft.config import ConfigError
-from csm_ft.families.csm import layouts
+from csm_ft.families import lora
 from csm_ft.families.csm.config import PRESETS, CsmSize, TransformerSize
+from csm_ft.families.csm.export import layouts
 from csm_ft.families.csm.model import CsmModel, empty_model
 
 _CACHE_MASKS = ("backbone_causal_mask", "decoder_causal_mask")  # Sesame's setup_caches leaves them in the state dict

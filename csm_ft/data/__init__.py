@@ -1,0 +1,1 @@
+"""What lies in a token file, and how it becomes batches; knows no model family."""

@@ -1,0 +1,1 @@
+"""CSM weights for Sesame's code and for transformers."""

@@ -1,0 +1,152 @@
+"""CSM in Sesame's layout: model.safetensors + config.json, and Sesame's own models.py as the judge of it.
+
+Sesame's code is not part of this program: it is taken from where CSM_REPO_PATH points, or from an installed `csm` package.
+"""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torchtune.modules import TransformerDecoder
+from torchtune.modules.common_utils import disable_kv_cache
+
+from csm_ft.atomic import write_whole
+from csm_ft.config import ConfigError
+from csm_ft.families.csm.config import CsmSize
+from csm_ft.families.csm.export.probe import TOLERANCE, CheckError, Logits, Probe, logits_of
+from csm_ft.families.csm.model import CsmModel, llama
+from csm_ft.families.csm.weights import load_model
+
+JUDGE = "Sesame's models.py"
+NOT_CHECKED = (
+    "Sesame's own code did not check this export, only this program's loader: put CSM_REPO_PATH=<a checkout of "
+    "github.com/SesameAILabs/csm> into .env and export again, and it will"
+)
+
+
+def write_model(folder: Path, model: CsmModel, dtype: torch.dtype = torch.float32) -> None:
+    """Write model.safetensors and the config.json that Sesame's `Model.from_pretrained(folder)` reads."""
+    tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_whole(folder / "config.json", json.dumps(sesame_config(model.size), indent=2))
+
+
+def sesame_config(size: CsmSize) -> dict[str, Any]:
+    """Return config.json; sizes that Sesame's FLAVORS lacks get a name each, for FLAVORS tells them apart by it."""
+    config = size.to_json()
+    for name in ("backbone", "decoder"):
+        if name in config:
+            config[f"{name}_flavor"] = f"{name}-{config[name]['layers']}x{config[name]['dim']}"
+    return config
+
+
+def find_sesame() -> ModuleType | None:
+    """Import Sesame's models.py; None if there is none. ConfigError when CSM_REPO_PATH names a folder without it."""
+    folder = os.environ.get("CSM_REPO_PATH")
+    if folder:
+        return _import_file(Path(folder) / "models.py")
+    if find_spec("csm") and find_spec("csm.models"):
+        return importlib.import_module("csm.models")
+    # A module of such a general name is Sesame's only if its package says so.
+    if any("csm" in distribution for distribution in packages_distributions().get("models", ())):
+        return importlib.import_module("models")
+    return None
+
+
+@torch.no_grad()
+def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
+    """Read an export back by Sesame's code, or else by our own loader; return its logits and who read it.
+
+    Raises CheckError when Sesame's own generation, with its caches, does not say what these logits rank first, and ConfigError when
+    CSM_REPO_PATH is wrong.
+    """
+    module = find_sesame()
+    if module is None:
+        return logits_of(load_model(str(folder)), probes), "this program's own loader"
+    model = _load(module, folder)
+    logits = Logits.join([_logits(model, probe) for probe in probes])
+    model.setup_caches(1)
+    for probe in probes:
+        _check_generation(model, probe)
+    return logits, JUDGE
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"CSM_REPO_PATH={path.parent}: no models.py in this folder; correct it in .env, or leave it empty")
+    spec = spec_from_file_location("sesame_csm_models", path)
+    assert spec is not None
+    assert spec.loader is not None, "a .py file has a loader"
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever foreign code raises
+        raise ConfigError(
+            f"CSM_REPO_PATH={path.parent}: its models.py cannot be imported ({error}); correct that, or leave it empty"
+        ) from error
+    return module
+
+
+def _load(module: ModuleType, folder: Path) -> Any:
+    """Load an export as Sesame's users do, after telling FLAVORS the sizes that it lacks."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    size = CsmSize.from_json(config, str(folder))
+    for name, transformer in (("backbone", size.backbone), ("decoder", size.decoder)):
+        flavours: dict[str, Callable[[], TransformerDecoder]] = module.FLAVORS
+        flavours.setdefault(config[f"{name}_flavor"], partial(llama, transformer))
+    with redirect_stdout(StringIO()):  # the hub's library prints where it reads from
+        return module.Model.from_pretrained(str(folder)).eval()
+
+
+def _logits(model: Any, probe: Probe) -> tuple[Tensor, Tensor]:
+    """Teacher-forced logits by the parts of Sesame's model."""
+    length, num_codebooks = len(probe.text), probe.codes.shape[1]
+    tokens, mask = _rows(probe)
+    embedded = (model._embed_tokens(tokens) * mask.unsqueeze(-1)).sum(dim=2)
+    hidden = model.backbone(embedded, mask=_causal(embedded))[0, length - 1 : -1]
+    frames = [model._embed_audio(k, probe.codes[:, k]) for k in range(num_codebooks - 1)]
+    inputs = model.projection(torch.stack([hidden, *frames], dim=1))
+    outputs = model.decoder(inputs, mask=_causal(inputs))
+    return model.codebook0_head(hidden), torch.stack([outputs[:, k + 1] @ head for k, head in enumerate(model.audio_head)], dim=1)
+
+
+def _check_generation(model: Any, probe: Probe) -> None:
+    """Let the model say the frame after the probe, likeliest code first: its own logits must rank each of these codes first."""
+    model.reset_caches()
+    tokens, mask = _rows(probe)
+    said = model.generate_frame(tokens, mask, torch.arange(tokens.shape[1])[None], temperature=1.0, topk=1)
+    with disable_kv_cache(model.backbone), disable_kv_cache(model.decoder):
+        c0, depth = _logits(model, Probe(probe.text, torch.cat([probe.codes, said.long()])))
+    for k, logits in enumerate([c0[-1], *depth[-1]]):
+        if logits[said[0, k]] < logits.max() - TOLERANCE * logits.std():
+            raise CheckError(f"Sesame's generate_frame says code {int(said[0, k])} in codebook {k}, its logits {int(logits.argmax())}")
+
+
+def _causal(inputs: Tensor) -> Tensor:
+    """Return a causal mask, [B, S, S]: torchtune leaves it out by itself once there were caches."""
+    positions = torch.arange(inputs.shape[1])
+    return (positions <= positions[:, None]).expand(len(inputs), -1, -1)
+
+
+def _rows(probe: Probe) -> tuple[Tensor, Tensor]:
+    """Return a probe as Sesame's rows [1, L + T, K + 1] of K codes and a text token, and the mask of which of them count."""
+    length, num_codebooks = len(probe.text), probe.codes.shape[1]
+    tokens = torch.zeros(length + len(probe.codes), num_codebooks + 1, dtype=torch.int64)
+    tokens[:length, -1], tokens[length:, :-1] = probe.text, probe.codes
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    mask[:length, -1], mask[length:, :-1] = True, True
+    return tokens[None], mask[None]

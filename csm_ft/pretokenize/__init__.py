@@ -1,0 +1,1 @@
+"""From metadata and sound files to a token file."""

@@ -1,0 +1,1 @@
+"""The parts of training that the loop in train.py calls."""

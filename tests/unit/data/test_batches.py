@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from csm_ft.data.batches import BatchOptions, BatchPlan, evaluation_batches, prefetch
+
+LENGTHS = st.lists(st.integers(2, 2048), min_size=1, max_size=300)
+
+
+def plan(
+    costs: list[int] | np.ndarray, *, batch_size: int = 8, batch_tokens: int = 0, acc: int = 1, micro: int = 4096, seed: int = 0
+) -> BatchPlan:
+    return BatchPlan(np.asarray(costs, dtype=np.int64), BatchOptions(batch_size, batch_tokens, acc, micro, seed))
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, st.integers(1, 40), st.integers(1, 5), st.sampled_from([0, 500, 4096]), st.integers(0, 3))
+def test_every_clip_occurs_once_per_epoch(costs: list[int], batch_size: int, acc: int, batch_tokens: int, epoch: int) -> None:
+    steps = plan(costs, batch_size=batch_size, acc=acc, batch_tokens=batch_tokens).epoch(epoch)
+    assert sorted(i for step in steps for batch in step for i in batch) == list(range(len(costs)))
+    assert all(len(step) == acc for step in steps[:-1]), "left-over batches make a last step, they are not dropped"
+    assert 1 <= len(steps[-1]) <= acc
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, st.integers(50, 5000))
+def test_micro_batches_stay_within_the_budget_and_keep_every_clip(costs: list[int], budget: int) -> None:
+    p = plan(costs, batch_size=64, micro=budget)
+    batch = p.epoch(0)[0][0]
+    parts = p.split(batch)
+    assert [i for part in parts for i in part] == batch
+    for part in parts:
+        assert len(part) == 1 or max(costs[i] for i in part) * len(part) <= budget
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    costs = np.random.default_rng(0).integers(20, 200, 500)
+    assert plan(costs).epoch(3) == plan(costs).epoch(3)
+    assert plan(costs).epoch(3) != plan(costs).epoch(4)
+    assert plan(costs).epoch(3) != plan(costs, seed=1).epoch(3)
+
+
+def test_neighbours_change_between_epochs() -> None:
+    p = plan(np.random.default_rng(0).integers(20, 200, 800))
+    together = [{frozenset(b) for s in p.epoch(e) for b in s} for e in (0, 1)]
+    assert len(together[0] & together[1]) <= 2
+
+
+def test_padding_is_small_although_batches_are_reshuffled() -> None:
+    costs = np.random.default_rng(1).integers(30, 160, 12_500)
+    real = padded = 0
+    for step in plan(costs, batch_size=8).epoch(0):
+        for batch in step:
+            real += int(costs[batch].sum())
+            padded += int(costs[batch].max()) * len(batch)
+    assert 1 - real / padded < 0.02
+    random_order = np.random.default_rng(2).permutation(len(costs)).reshape(-1, 10)
+    assert 1 - costs.sum() / (costs[random_order].max(axis=1) * 10).sum() > 0.2, "what it would be without buckets"
+
+
+@pytest.mark.parametrize("n_epochs", [0.5, 1, 2.25, 3])
+@pytest.mark.parametrize("batch_tokens", [0, 1000])
+def test_steps_and_examples_add_up_from_any_start(n_epochs: float, batch_tokens: int) -> None:
+    p = plan(np.random.default_rng(0).integers(20, 200, 103), batch_tokens=batch_tokens, acc=2)
+    total = p.total_steps(n_epochs=n_epochs, max_steps=0)
+    steps = list(p.steps(start=0, stop=total))
+    assert [s.number for s in steps] == list(range(1, total + 1))
+    assert sum(s.examples for s in steps) == p.examples_after(total)
+    assert p.examples_after(total) == pytest.approx(n_epochs * 103, abs=2 * 103 / len(p.epoch(0)) + 1)
+    assert list(p.steps(start=5, stop=total)) == steps[5:], "a resumed run sees the rest of the same steps"
+
+
+def test_no_clips_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no clips"):
+        plan([])
+
+
+def test_evaluation_order_is_by_length_and_fixed() -> None:
+    batches = evaluation_batches(np.array([50, 10, 30, 10]), 60)
+    assert batches == [[1, 3], [2], [0]]
+
+
+def test_prefetch_keeps_order_and_raises_the_makers_error() -> None:
+    assert list(prefetch(lambda n: n * n, iter(range(5)))) == [(n, n * n) for n in range(5)]
+    with pytest.raises(ZeroDivisionError):
+        list(prefetch(lambda n: 1 // n, iter([1, 0, 2])))

@@ -1,0 +1,79 @@
+"""index.html of a folder of recordings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from csm_ft.report import spoken
+from csm_ft.report.spoken import build_index
+from tests.helpers.sweep_folder import speech, write_take
+
+NASTY = "</script><script>alert(1)</script> \"quotes\" & 'more'"
+
+
+def take(
+    folder: Path, name: str, text: str, speaker: str = "anna", *, number: int = 1, context: list[dict[str, str]] | None = None
+) -> None:
+    facts = {"text": text, "speaker": speaker, "take": number, "context": context or [], "stopped_by_eos": True}
+    write_take(folder / name, speech(1.0, 0.9, np.random.default_rng(number)), facts)
+
+
+def test_takes_of_a_prompt_stand_side_by_side(tmp_path: Path) -> None:
+    for number in (1, 2):
+        take(tmp_path, f"001-hello-take{number}", "Hello.", number=number)
+    take(tmp_path, "002-hello", "Hello.", "ben")
+    take(tmp_path, "003-hello", "Hello.", context=[{"speaker": "ben", "text": NASTY}, {"speaker": "", "text": "Hm."}])
+    page = build_index(tmp_path).read_text()
+    assert page.count('<article class="sentence">') == 3
+    assert page.count("<audio") == page.count('src="data:audio/') == 4
+    assert page.index("001-hello-take1.wav") < page.index("001-hello-take2.wav") < page.index("002-hello.wav")
+    assert page.count("after 2 turns of context") == 1
+    assert "<li>Hm.</li>" in page
+    assert NASTY not in page
+    assert "&lt;/script&gt;" in page
+
+
+def test_of_a_long_conversation_the_last_turns_are_shown(tmp_path: Path) -> None:
+    take(tmp_path, "001-hello", "Hello.", context=[{"speaker": "ben", "text": f"Turn {number}."} for number in range(1, 41)])
+    page = build_index(tmp_path).read_text()
+    assert "after 40 turns of context" in page
+    assert '<ol class="hint" start="29"><li>ben: Turn 29.</li>' in page
+    assert page.count("<li>ben: Turn ") == 12
+
+
+def test_an_empty_folder_says_so(tmp_path: Path) -> None:
+    assert "No recordings are in this folder." in build_index(tmp_path).read_text()
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    for name in ("001-a", "002-b", "003-c"):
+        take(tmp_path, name, "Hello.")
+    (tmp_path / "001-a.json").write_text("{")
+    (tmp_path / "002-b.wav").unlink()
+    (tmp_path / "003-c.wav").write_bytes(b"no sound")
+    page = build_index(tmp_path).read_text()
+    assert "001-a.json: not readable" in page
+    assert "002-b.wav: the recording is missing" in page
+    assert "003-c.wav: not readable as audio" in page
+    assert page.count("<audio") == 1
+
+
+def test_what_does_not_fit_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("001-a #1", "002-b"):
+        take(tmp_path, name, "Hello.")
+    monkeypatch.setattr(spoken, "PAGE_BYTES", 1)
+    page = build_index(tmp_path).read_text()
+    assert 'src="001-a%20%231.wav"' in page
+    assert "data:audio" not in page
+
+
+def test_facts_of_what_was_spoken_are_shown(tmp_path: Path) -> None:
+    take(tmp_path, "001-a", "Hello.")
+    facts = json.loads((tmp_path / "001-a.json").read_text())
+    (tmp_path / "001-a.json").write_text(json.dumps({**facts, "stopped_by_eos": False, "silence_share": 0.75}))
+    page = build_index(tmp_path).read_text()
+    assert "ran into the cap" in page
+    assert "75 % silence" in page
+    assert "step" not in page.split("<main>")[1].split("</main>")[0]
