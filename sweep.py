@@ -1,4 +1,6 @@
-"""Search hyper-parameters: `python sweep.py --data tokens.hdf5 --n_trials 50 --n_gpus 2`. See --help for every option.
+"""Search hyper-parameters: `python sweep.py --data tokens.hdf5 --n_trials 50 --n_gpus 2`.
+
+See --help for every option.
 
 This process owns the study and imports no torch; workers run the trials (csm_ft/sweep/).
 """
@@ -24,20 +26,28 @@ from csm_ft.sweep.trials import Configs, Describe, agreement, describe_data, run
 
 
 def sweep(request: SweepRequest, *, trainer: str, describe: Describe) -> int:
-    """Run or go on with a study and return the exit code; raises ConfigError, SweepError, SweepAborted."""
+    """Run or go on with a study and return the exit code.
+
+    Raises ConfigError, SweepError, SweepAborted.
+    """
     options = request.sweep
     out = Path(options.output_dir)
     data = describe(build(request.train_class, {**request.defaults, **request.given}))
-    space = read_space(find_space(options.sweep_config), request, num_train_examples=data.num_train_examples)
+    space = read_space(
+        find_space(options.sweep_config), request, num_train_examples=data.num_train_examples
+    )
     machine = choose_machine(options, device=space.base.device, threads=space.base.threads)
     rungs = rungs_of(options, space.base, data)
-    study = SweepStudy.open(out, options, space, rungs, agreement(options, space.base, space.describe(), data))
+    study = SweepStudy.open(
+        out, options, space, rungs, agreement(options, space.base, space.describe(), data)
+    )
     try:
         configs = Configs(out, options, space.base, machine.device, machine.threads)
         results, page = Results(study, configs, machine), Page(out)
         num_ended = sum(record.has_ended for record in study.records())
         console.print(
-            f"[bold]{options.study_name}[/] in {out}: {num_ended} of {options.n_trials} trials done, {len(study.running)} to go on with"
+            f"[bold]{options.study_name}[/] in {out}: {num_ended} of {options.n_trials} trials"
+            f" done, {len(study.running)} to go on with"
         )
 
         def ended(_: TrialRecord) -> None:
@@ -46,7 +56,9 @@ def sweep(request: SweepRequest, *, trainer: str, describe: Describe) -> int:
 
         results.write("running")
         with Display(options.n_trials, len(machine.slots), num_ended) as display:
-            broker = Broker(study, configs, machine.slots, trainer=trainer, display=display, on_ended=ended)
+            broker = Broker(
+                study, configs, machine.slots, trainer=trainer, display=display, on_ended=ended
+            )
             end = "aborted"
             try:
                 with _interruptible(broker):
@@ -58,9 +70,15 @@ def sweep(request: SweepRequest, *, trainer: str, describe: Describe) -> int:
             console.print("stopped; running trials are saved. The same command goes on from here")
             return 130
         if best_of(study.records()) is None:
-            console.print(f"[red]no trial completed[/]; trials.csv in {out} says why; {out / 'best.yaml'} is marked unfinished")
+            console.print(
+                f"[red]no trial completed[/]; trials.csv in {out} says why; {out / 'best.yaml'} is"
+                " marked unfinished"
+            )
             return 1
-        console.print(f"\n[bold]{verdict.text if verdict else ''}[/]\nnext: python train.py --config {out / 'best.yaml'}")
+        console.print(
+            f"\n[bold]{verdict.text if verdict else ''}[/]\nnext: python train.py --config"
+            f" {out / 'best.yaml'}"
+        )
         console.print(f"listen: {out / 'report.html'}")
         return 0
     finally:
@@ -83,17 +101,29 @@ class Page:
             self._process = self._start()
 
     def finish(self) -> None:
-        """Make the page from the final files and wait for it; a failure is told, it never fails the sweep."""
+        """Make the page from the final files and wait for it.
+
+        A failure is told, it never fails the sweep.
+        """
         if self._process is not None:
             self._process.communicate()
         self._process = self._start()
         _, error = self._process.communicate()
         if self._process.returncode:
-            console.print(f"[yellow]report.html could not be made[/]: {error.decode(errors='replace').strip()[-500:]}")
+            console.print(
+                "[yellow]report.html could not be made[/]:"
+                f" {error.decode(errors='replace').strip()[-500:]}"
+            )
 
     def _start(self) -> subprocess.Popen[bytes]:
         root = Path(__file__).resolve().parent
-        return subprocess.Popen(self._command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(
+            self._command,
+            cwd=root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
 
 
 @contextmanager
@@ -104,7 +134,9 @@ def _interruptible(broker: Broker) -> Iterator[None]:
         console.print("running trials are saved; once more to leave at once")
         broker.stop()
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
@@ -113,7 +145,11 @@ def _interruptible(broker: Broker) -> Iterator[None]:
 
 
 def main(argv: Sequence[str], *, trainer: str = "train", describe: Describe = describe_data) -> int:
-    """Command line; 0 done, 1 nothing completed or a bug in the trainer, 2 a mistake in the options, 130 interrupted."""
+    """Command line.
+
+    0 done, 1 nothing completed or a bug in the trainer, 2 a mistake in the options, 130
+    interrupted.
+    """
     load_env_files()
     try:
         return sweep(parse(argv), trainer=trainer, describe=describe)
@@ -123,7 +159,10 @@ def main(argv: Sequence[str], *, trainer: str = "train", describe: Describe = de
     except KeyboardInterrupt:  # before the first trial, or after the last
         return 130
     except SweepAborted as error:
-        print(f"sweep aborted: {error}\nAfter the repair, the same command goes on from here.", file=sys.stderr)
+        print(
+            f"sweep aborted: {error}\nAfter the repair, the same command goes on from here.",
+            file=sys.stderr,
+        )
         return 1
 
 

@@ -2,6 +2,7 @@
 
 import logging
 
-# torchtune and transformers import torchao, which complains about optional GPU kernels that nothing here uses.
+# torchtune and transformers import torchao, which complains about optional GPU kernels that nothing
+# here uses.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)

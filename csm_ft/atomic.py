@@ -1,4 +1,7 @@
-"""Files and folders that are there whole or not at all, whatever kills the program: written aside, synced, renamed into place."""
+"""Files and folders that are there whole or not at all, whatever kills the program.
+
+Written aside, synced, renamed into place.
+"""
 
 import os
 import shutil
@@ -9,7 +12,10 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it takes the place of `path` once it is on disk, on failure nothing changes."""
+    """Yield a path to write to.
+
+    On success it takes the place of `path` once it is on disk, on failure nothing changes.
+    """
     draft = path.with_name(f".{path.name}.draft")
     try:
         yield draft
@@ -28,13 +34,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill; on success it takes the place of `path` after everything in it is on disk, on failure nothing changes."""
+    """Yield a folder to fill.
+
+    On success it takes the place of `path` after everything in it is on disk, on failure nothing
+    changes.
+    """
     recover(path)
     draft, old = _beside(path)
     draft.mkdir(parents=True)
     try:
         yield draft
-        readable_by = draft.stat().st_mode & 0o666  # as the user's umask says; safetensors writes files for their owner alone
+        readable_by = (
+            draft.stat().st_mode & 0o666
+        )  # as the user's umask says; safetensors writes files for their owner alone
         for file in draft.rglob("*"):
             if file.is_file():
                 file.chmod(readable_by)
@@ -50,7 +62,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def recover(path: Path) -> None:
-    """Undo a replacement of the folder `path` that a kill cut short: the old one comes back if the new one is not in place, drafts go."""
+    """Undo a replacement of the folder `path` that a kill cut short.
+
+    The old one comes back if the new one is not in place, drafts go.
+    """
     draft, old = _beside(path)
     if old.exists() and not path.exists():
         old.rename(path)

@@ -1,4 +1,7 @@
-"""The command line of each program, made from its config class: flags, --help, and the tables of the README."""
+"""The command line of each program, made from its config class.
+
+Flags, --help, and the tables of the README.
+"""
 
 import argparse
 import json
@@ -6,7 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from csm_ft.config import ConfigError, Options, TrainConfig, build, extra, names_of, read_yaml, unknown
+from csm_ft.config import (
+    ConfigError,
+    Options,
+    TrainConfig,
+    build,
+    extra,
+    names_of,
+    read_yaml,
+    unknown,
+)
 
 C = TypeVar("C", bound=Options)
 
@@ -14,13 +26,21 @@ C = TypeVar("C", bound=Options)
 def parse_args(config_class: type[C], argv: Sequence[str], *, program: str, description: str) -> C:
     """Parse `argv` into one config.
 
-    Raises ConfigError for an unknown flag or key, a bad value or a bad combination; `--help` prints every option and exits.
+    Raises ConfigError for an unknown flag or key, a bad value or a bad combination; `--help` prints
+    every option and exits.
     """
-    return build(config_class, read_values(config_class, argv, program=program, description=description))
+    return build(
+        config_class, read_values(config_class, argv, program=program, description=description)
+    )
 
 
-def read_values(config_class: type[Options], argv: Sequence[str], *, program: str, description: str) -> dict[str, Any]:
-    """Return what YAML and flags say, flags first, not yet validated; the path of the YAML file stands under `config`."""
+def read_values(
+    config_class: type[Options], argv: Sequence[str], *, program: str, description: str
+) -> dict[str, Any]:
+    """Return what YAML and flags say, flags first, not yet validated.
+
+    The path of the YAML file stands under `config`.
+    """
     parser = _parser(config_class, program, description)
     known, rest = parser.parse_known_args(list(argv))
     if rest:
@@ -34,19 +54,33 @@ def read_values(config_class: type[Options], argv: Sequence[str], *, program: st
 def flag_table(config_class: type[Options]) -> str:
     """Return the options as a Markdown table, group by group as in --help, for the README."""
     rows = ["| option | default | what it does |", "|---|---|---|"]
-    groups = list(dict.fromkeys(extra(field)["group"] for field in config_class.model_fields.values()))
-    for name, field in sorted(config_class.model_fields.items(), key=lambda item: groups.index(extra(item[1])["group"])):
+    groups = list(
+        dict.fromkeys(extra(field)["group"] for field in config_class.model_fields.values())
+    )
+    for name, field in sorted(
+        config_class.model_fields.items(), key=lambda item: groups.index(extra(item[1])["group"])
+    ):
         default, text = _default(field), (field.description or "").replace("<", "&lt;")
         rows.append(f"| `{name}` | {default and f'`{default}`'} | {text} |")
     return "\n".join(rows)
 
 
 def _parser(config_class: type[Options], program: str, description: str) -> argparse.ArgumentParser:
-    usage = f"python {program} [--option value ...]"  # naming fifty options here would hide what follows
-    parser = argparse.ArgumentParser(
-        prog=program, usage=usage, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    usage = (  # naming fifty options here would hide what follows
+        f"python {program} [--option value ...]"
     )
-    parser.add_argument("--config", metavar="YAML", help="flat YAML file with any of these options; flags win over it")
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=usage,
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "--config",
+        metavar="YAML",
+        help="flat YAML file with any of these options; flags win over it",
+    )
     groups: dict[str, Any] = {}
     spellings = {name: [name] for name in config_class.model_fields}
     for alias, name in config_class.aliases.items():

@@ -5,14 +5,23 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True)
 _TOLD_EVERY_SEC = 10.0  # where there is no terminal to draw a bar on
 
 
-def track(items: Iterable[T], what: str, total: float, *, weights: Iterable[float] | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T], what: str, total: float, *, weights: Iterable[float] | None = None
+) -> Iterator[T]:
     """Yield `items` and show which share of `total` is done and how long the rest will take.
 
     `weights`, one per item and adding up to `total`, measure the work in other units.

@@ -1,4 +1,7 @@
-"""When things happen: durations in any unit, and the learning rate as a function of the optimiser step."""
+"""When things happen.
+
+Durations in any unit, and the learning rate as a function of the optimiser step.
+"""
 
 import math
 import re
@@ -7,12 +10,17 @@ from fractions import Fraction
 from typing import Literal, Self
 
 Unit = Literal["steps", "epochs", "examples", "run"]
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ep|ex|%)?|(?P<top>\d+)/(?P<bottom>[1-9]\d*)")
+_DURATION = re.compile(
+    r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ep|ex|%)?|(?P<top>\d+)/(?P<bottom>[1-9]\d*)"
+)
 
 
 @dataclass(frozen=True)
 class Duration:
-    """An interval: `100` steps, `0.5ep` epochs, `2000ex` examples, `10%` or `1/9` of the run; 0 means never."""
+    """An interval: `100` steps, `0.5ep` epochs, `2000ex` examples, `10%` or `1/9` of the run.
+
+    0 means never.
+    """
 
     amount: Fraction
     unit: Unit
@@ -23,7 +31,8 @@ class Duration:
         match = _DURATION.fullmatch(text.strip())
         if match is None:
             raise ValueError(
-                f"{text!r} is not a duration: write 100 (steps), 0.5ep (epochs), 2000ex (examples), 10% or 1/9 (of the run), or 0 (off)"
+                f"{text!r} is not a duration: write 100 (steps), 0.5ep (epochs), 2000ex (examples),"
+                " 10% or 1/9 (of the run), or 0 (off)"
             )
         if match["top"]:
             return cls(Fraction(int(match["top"]), int(match["bottom"])), "run")
@@ -36,9 +45,10 @@ class Duration:
 
 @dataclass(frozen=True)
 class Clock:
-    """Turns durations into answers for one run of `total_steps` optimiser steps over `examples_per_epoch` training examples.
+    """Turns durations into optimiser steps of one run.
 
-    Progress in epochs and shares is measured in examples, so that runs with other batch sizes are judged at equal numbers of examples seen.
+    Progress in epochs and shares is measured in examples, so that runs with other batch sizes are
+    judged at equal numbers of examples seen.
     """
 
     total_steps: int
@@ -46,26 +56,35 @@ class Clock:
     examples_per_epoch: int
 
     def is_due(self, duration: Duration, *, step: int, examples: int, examples_before: int) -> bool:
-        """Tell whether the optimiser step that ended at `step` and `examples` reached a multiple of `duration`."""
+        """Tell whether the optimiser step that ended here reached a multiple of `duration`."""
         if duration.amount == 0 or step == 0:
             return False
         if duration.unit == "steps":
             return math.floor(step / duration.amount) > math.floor((step - 1) / duration.amount)
-        length = {"epochs": self.examples_per_epoch, "examples": 1, "run": self.total_examples}[duration.unit] * duration.amount
+        length = {"epochs": self.examples_per_epoch, "examples": 1, "run": self.total_examples}[
+            duration.unit
+        ] * duration.amount
         return math.floor(examples / length) > math.floor(examples_before / length)
 
     def steps(self, duration: Duration) -> int:
         """Return `duration` in whole optimiser steps of this run, rounded to the nearest."""
         if duration.unit == "steps":
             return round(duration.amount)
-        length = {"epochs": self.examples_per_epoch, "examples": 1, "run": self.total_examples}[duration.unit]
-        return round(float(duration.amount) * length * self.total_steps / max(self.total_examples, 1))
+        length = {"epochs": self.examples_per_epoch, "examples": 1, "run": self.total_examples}[
+            duration.unit
+        ]
+        return round(
+            float(duration.amount) * length * self.total_steps / max(self.total_examples, 1)
+        )
 
 
-def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, decay: str, min_ratio: float) -> float:
+def learning_rate_factor(
+    step: int, *, total_steps: int, warmup_steps: int, decay: str, min_ratio: float
+) -> float:
     """Return the learning rate of optimiser step `step` (0-based) as a share of the peak.
 
-    Warm-up rises linearly and its first step is not zero; the decay reaches `min_ratio` after the last step, not before.
+    Warm-up rises linearly and its first step is not zero; the decay reaches `min_ratio` after the
+    last step, not before.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)

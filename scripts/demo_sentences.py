@@ -1,6 +1,9 @@
-"""The sentences of the demo speech: a small template grammar per language, about a hundred words, thousands of sentences.
+"""The sentences of the demo speech.
 
-A template is a line with {slots}; every English word is in the CMU dictionary, so that a recogniser can check what a model says.
+A small template grammar per language, about a hundred words, thousands of sentences.
+
+A template is a line with {slots}; every English word is in the CMU dictionary, so that a recogniser
+can check what a model says.
 """
 
 import random
@@ -19,7 +22,9 @@ class Grammar:
     def draw(self, random_source: random.Random) -> str:
         """Return one sentence."""
         template = random_source.choice(self.templates)
-        sentence = re.sub(r"\{(\w+)\}", lambda slot: random_source.choice(self.slots[slot[1]]), template)
+        sentence = re.sub(
+            r"\{(\w+)\}", lambda slot: random_source.choice(self.slots[slot[1]]), template
+        )
         return sentence[0].upper() + sentence[1:]
 
     def draw_new(self, count: int, random_source: random.Random, taken: set[str]) -> list[str]:
@@ -47,20 +52,68 @@ ENGLISH = Grammar(
         "The {vehicle} to the {town} leaves {clock}.",
     ),
     slots={
-        "who": ("my brother", "her sister", "the teacher", "our neighbor", "the doctor", "his uncle", "the baker", "my mother"),
+        "who": (
+            "my brother",
+            "her sister",
+            "the teacher",
+            "our neighbor",
+            "the doctor",
+            "his uncle",
+            "the baker",
+            "my mother",
+        ),
         "did": ("found", "bought", "lost", "sold", "painted", "cleaned"),
         "adjective": ("yellow", "green", "heavy", "empty", "little", "wooden", "silver"),
-        "thing": ("basket", "bottle", "table", "ladder", "mirror", "camera", "kettle", "guitar", "umbrella", "bicycle"),
+        "thing": (
+            "basket",
+            "bottle",
+            "table",
+            "ladder",
+            "mirror",
+            "camera",
+            "kettle",
+            "guitar",
+            "umbrella",
+            "bicycle",
+        ),
         "things": ("books", "chairs", "flowers", "letters", "apples", "blankets"),
         "number": ("two", "three", "four", "five", "seven", "nine"),
-        "past": ("yesterday", "last night", "this morning", "on Monday", "after lunch", "before dinner"),
+        "past": (
+            "yesterday",
+            "last night",
+            "this morning",
+            "on Monday",
+            "after lunch",
+            "before dinner",
+        ),
         "put": ("put", "leave", "keep"),
         "bring": ("bring", "show", "give"),
-        "place": ("in the kitchen", "near the window", "behind the door", "under the stairs", "in the garden", "beside the fire"),
+        "place": (
+            "in the kitchen",
+            "near the window",
+            "behind the door",
+            "under the stairs",
+            "in the garden",
+            "beside the fire",
+        ),
         "travel": ("walk", "drive", "travel"),
         "town": ("market", "river", "bridge", "library", "harbor", "village", "station"),
-        "future": ("tomorrow", "this evening", "on Friday", "after breakfast", "at noon", "next week"),
-        "food": ("a cup of coffee", "a glass of water", "a bowl of soup", "some bread and honey", "some cheese", "an orange"),
+        "future": (
+            "tomorrow",
+            "this evening",
+            "on Friday",
+            "after breakfast",
+            "at noon",
+            "next week",
+        ),
+        "food": (
+            "a cup of coffee",
+            "a glass of water",
+            "a bowl of soup",
+            "some bread and honey",
+            "some cheese",
+            "an orange",
+        ),
         "meal": ("for breakfast", "with my lunch", "before dinner", "this evening"),
         "mood": ("quiet", "cold", "beautiful", "crowded"),
         "season": ("winter", "summer", "morning", "evening"),
@@ -84,12 +137,27 @@ SPANISH = Grammar(
     slots={
         "quien": ("mi hermano", "la maestra", "el médico", "mi abuela", "el vecino", "tu prima"),
         "hizo": ("compró", "encontró", "perdió", "vendió", "pintó", "limpió"),
-        "cosa": ("el reloj", "la lámpara", "el espejo", "la guitarra", "el sombrero", "la silla", "el paraguas", "la botella"),
+        "cosa": (
+            "el reloj",
+            "la lámpara",
+            "el espejo",
+            "la guitarra",
+            "el sombrero",
+            "la silla",
+            "el paraguas",
+            "la botella",
+        ),
         "cosas": ("libros", "flores", "cartas", "manzanas", "platos"),
         "numero": ("dos", "tres", "cuatro", "cinco", "siete", "nueve"),
         "pasado": ("ayer", "anoche", "esta mañana", "el lunes", "el domingo", "después de comer"),
         "pon": ("deja", "pon", "busca"),
-        "lugar": ("en la cocina", "cerca de la ventana", "detrás de la puerta", "en el jardín", "sobre la mesa"),
+        "lugar": (
+            "en la cocina",
+            "cerca de la ventana",
+            "detrás de la puerta",
+            "en el jardín",
+            "sobre la mesa",
+        ),
         "color": ("verde", "azul", "gris", "grande"),
         "ciudad": ("al mercado", "a la playa", "al río", "a la biblioteca", "al pueblo"),
         "modo": ("en tren", "en coche", "con mi padre", "después de cenar", "por la tarde"),

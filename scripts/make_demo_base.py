@@ -1,4 +1,6 @@
-"""Train the embedded tiny base (demo/base) on a large synthetic corpus, with the product's own programs.
+"""Train the embedded tiny base (demo/base) on a large synthetic corpus.
+
+With the product's own programs.
 
     python scripts/make_demo_speech.py --corpus DIR --n_clips 4000
     python scripts/make_demo_base.py --corpus DIR
@@ -25,22 +27,47 @@ from csm_ft.atomic import whole_folder  # noqa: E402
 def main() -> int:
     """Pretokenise, train, and store the best weights as bf16 (fp32 is restored on loading)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--corpus", type=Path, required=True, help="folder made by make_demo_speech.py --corpus")
-    parser.add_argument("--work_dir", type=Path, help="tokens and run folder (default: the corpus folder)")
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="folder made by make_demo_speech.py --corpus"
+    )
+    parser.add_argument(
+        "--work_dir", type=Path, help="tokens and run folder (default: the corpus folder)"
+    )
     arguments, more = parser.parse_known_args()
     work = arguments.work_dir or arguments.corpus
     tokens, run = work / "tokens.hdf5", work / "run"
-    corpus = ["--train_data", str(arguments.corpus / "train.jsonl"), "--val_data", str(arguments.corpus / "val.jsonl")]
+    corpus = [
+        "--train_data",
+        str(arguments.corpus / "train.jsonl"),
+        "--val_data",
+        str(arguments.corpus / "val.jsonl"),
+    ]
     code = pretokenize.main([*corpus, "--output", str(tokens), "--codec", "melrvq"])
     if code:
         return code
-    code = train.main(["--config", str(ROOT / "configs/demo/base.yaml"), "--data", str(tokens), "--output_dir", str(run), *more])
+    code = train.main(
+        [
+            "--config",
+            str(ROOT / "configs/demo/base.yaml"),
+            "--data",
+            str(tokens),
+            "--output_dir",
+            str(run),
+            *more,
+        ]
+    )
     if code:
         return code
-    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(run / "checkpoints/best/model.safetensors").items()}
+    weights = {
+        name: tensor.to(torch.bfloat16)
+        for name, tensor in load_file(run / "checkpoints/best/model.safetensors").items()
+    }
     with whole_folder(ROOT / "demo" / "base") as folder:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(json.loads((run / "checkpoints/best/config.json").read_text()), indent=2) + "\n")
+        (folder / "config.json").write_text(
+            json.dumps(json.loads((run / "checkpoints/best/config.json").read_text()), indent=2)
+            + "\n"
+        )
     return 0
 
 

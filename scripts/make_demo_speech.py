@@ -1,9 +1,14 @@
-"""Make the demo's speech with espeak-ng: the bundled clips (demo/), or a large corpus to train the embedded base on.
+"""Make the demo's speech with espeak-ng.
 
-    python scripts/make_demo_speech.py                              # demo/speech, demo/new_voice, demo/voices
-    python scripts/make_demo_speech.py --corpus DIR --n_clips 4000  # the other voices only; not a sentence of the new voice
+The bundled clips (demo/), or a large corpus to train the embedded base on.
 
-The same script and the same espeak-ng make the same files. Nora is the new voice: the base and the codec never hear her.
+    # demo/speech, demo/new_voice, demo/voices
+    python scripts/make_demo_speech.py
+    # the other voices only; not a sentence of the new voice
+    python scripts/make_demo_speech.py --corpus DIR --n_clips 4000
+
+The same script and the same espeak-ng make the same files. Nora is the new voice: the base and the
+codec never hear her.
 """
 
 import argparse
@@ -68,9 +73,15 @@ class Clip:
 
 def main() -> int:
     """Make the demo's speech, or a corpus."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, help="make a corpus of the other voices in this folder instead")
-    parser.add_argument("--n_clips", type=int, default=4000, help="clips of the corpus (default 4000)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, help="make a corpus of the other voices in this folder instead"
+    )
+    parser.add_argument(
+        "--n_clips", type=int, default=4000, help="clips of the corpus (default 4000)"
+    )
     arguments = parser.parse_args()
     if arguments.corpus:
         make_corpus(arguments.corpus, arguments.n_clips)
@@ -96,8 +107,14 @@ def make_bundle() -> None:
     train, val = nora_sentences()
     taken |= {*train, *val}
     speak(NORA, [*train, *val], DEMO / "speech")
-    write_rows(DEMO / "new_voice/train.json", [_clip(NORA, i, text, "../speech") for i, text in enumerate(train)])
-    write_rows(DEMO / "new_voice/val.json", [_clip(NORA, i, text, "../speech") for i, text in enumerate(val, len(train))])
+    write_rows(
+        DEMO / "new_voice/train.json",
+        [_clip(NORA, i, text, "../speech") for i, text in enumerate(train)],
+    )
+    write_rows(
+        DEMO / "new_voice/val.json",
+        [_clip(NORA, i, text, "../speech") for i, text in enumerate(val, len(train))],
+    )
     voices = [OTHERS[i] for i in (0, 1, 6, 9)]
     rows: list[list[Clip]] = []
     for voice in voices:
@@ -109,7 +126,9 @@ def make_bundle() -> None:
 
 
 def make_corpus(folder: Path, num_clips: int) -> None:
-    """Make `num_clips` clips spread evenly over the other voices, 3 % of them (with sentences of their own) for validation.
+    """Make `num_clips` clips spread evenly over the other voices.
+
+    3 % of them (with sentences of their own) for validation.
 
     No sentence that Nora is validated with is spoken by anybody.
     """
@@ -138,7 +157,9 @@ def speak(voice: Voice, sentences: Sequence[str], folder: Path) -> None:
     def speak_one(item: tuple[int, str]) -> None:
         number, text = item
         wave = synthesise(voice, text)
-        soundfile.write(folder / voice.speaker / f"{number:04d}.flac", wave, SAMPLE_RATE_HZ, subtype="PCM_16")
+        soundfile.write(
+            folder / voice.speaker / f"{number:04d}.flac", wave, SAMPLE_RATE_HZ, subtype="PCM_16"
+        )
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(speak_one, enumerate(sentences)))
@@ -148,13 +169,24 @@ def synthesise(voice: Voice, text: str) -> NDArray[np.float32]:
     """Return one spoken sentence: 16 kHz, ends cut, at an even level."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        options = ["-v", voice.espeak, "-s", str(voice.words_per_min), "-p", str(voice.pitch), "-w", str(path)]
+        options = [
+            "-v",
+            voice.espeak,
+            "-s",
+            str(voice.words_per_min),
+            "-p",
+            str(voice.pitch),
+            "-w",
+            str(path),
+        ]
         subprocess.run(["espeak-ng", *options, "--", text], check=True)
         wave, rate_hz = soundfile.read(path, dtype="float32")
     wave = soxr.resample(wave, rate_hz, SAMPLE_RATE_HZ)
     wave = _cut_silence(wave * (LEVEL / np.sqrt(np.mean(wave**2))))
     peak = float(np.abs(wave).max())
-    steps = np.round(wave / max(1.0, peak) * AMPLITUDE_STEPS).clip(-AMPLITUDE_STEPS, AMPLITUDE_STEPS - 1)
+    steps = np.round(wave / max(1.0, peak) * AMPLITUDE_STEPS).clip(
+        -AMPLITUDE_STEPS, AMPLITUDE_STEPS - 1
+    )
     return (steps / AMPLITUDE_STEPS).astype(np.float32)
 
 
@@ -171,7 +203,9 @@ def write_rows(path: Path, clips: Sequence[Clip]) -> None:
     if path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     else:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
 
 
 def _clip(voice: Voice, number: int, text: str, speech: str) -> Clip:

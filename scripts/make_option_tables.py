@@ -1,4 +1,7 @@
-"""Write the tables of options into README.md from the config classes; `--check` only says whether they are current."""
+"""Write the tables of options into README.md from the config classes.
+
+`--check` only says whether they are current.
+"""
 
 import sys
 from pathlib import Path
@@ -22,9 +25,20 @@ def with_tables(readme: str) -> str:
     tables = [
         ("pretokenize.py", flag_table(PretokenizeConfig)),
         ("train.py (and every trial of sweep.py)", flag_table(config_class())),
-        ("sweep.py, besides those of train.py (some have another default here)", flag_table(SweepConfig)),
+        (
+            "sweep.py, besides those of train.py (some have another default here)",
+            flag_table(SweepConfig),
+        ),
     ]
-    return before + BEGIN + "\n" + "\n\n".join(f"### {title}\n\n{table}" for title, table in tables) + "\n\n" + END + after
+    return (
+        before
+        + BEGIN
+        + "\n"
+        + "\n\n".join(f"### {title}\n\n{table}" for title, table in tables)
+        + "\n\n"
+        + END
+        + after
+    )
 
 
 def main() -> int:

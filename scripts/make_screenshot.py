@@ -1,4 +1,7 @@
-"""Photographs the report of a sweep for the README: `python scripts/make_screenshot.py exp/demo` writes media/report.png."""
+"""Photographs the report of a sweep for the README.
+
+`python scripts/make_screenshot.py exp/demo` writes media/report.png.
+"""
 
 import argparse
 from pathlib import Path
@@ -15,8 +18,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": arguments.height}, color_scheme="light")
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(
+            viewport={"width": 1280, "height": arguments.height}, color_scheme="light"
+        )
         page.goto((arguments.sweep_dir / "report.html").resolve().as_uri())
         page.wait_for_timeout(1500)
         page.screenshot(path=arguments.output)

@@ -1,4 +1,7 @@
-"""A small token file of bundled speech, made once per session by the product's own pretokenize.py."""
+"""A small token file of bundled speech.
+
+Made once per session by the product's own pretokenize.py.
+"""
 
 import json
 from pathlib import Path
@@ -25,7 +28,24 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pretokenize
 
     folder = tmp_path_factory.mktemp("tokens")
-    train, val = write_metadata(folder / "train.json", "train", 24), write_metadata(folder / "val.json", "val", 4)
+    train, val = (
+        write_metadata(folder / "train.json", "train", 24),
+        write_metadata(folder / "val.json", "val", 4),
+    )
     output = folder / "tokens.hdf5"
-    assert pretokenize.main(["--train_data", str(train), "--val_data", str(val), "--output", str(output), "--codec", "melrvq"]) == 0
+    assert (
+        pretokenize.main(
+            [
+                "--train_data",
+                str(train),
+                "--val_data",
+                str(val),
+                "--output",
+                str(output),
+                "--codec",
+                "melrvq",
+            ]
+        )
+        == 0
+    )
     return output

@@ -1,4 +1,7 @@
-"""The walls of the architecture: each heavy library in its room, no family's name outside of families/, no torch in the orchestrator."""
+"""The walls of the architecture.
+
+Each heavy library in its room, no family's name outside of families/, no torch in the orchestrator.
+"""
 
 import ast
 import subprocess
@@ -19,7 +22,9 @@ WALLS = {
     "peft": ("csm_ft/families/lora.py", "csm_ft/families/csm/export/transformers.py"),
     "plotly": ("csm_ft/report/",),
     "jinja2": ("csm_ft/report/",),
-    "pickle": ("csm_ft/families/csm/weights.py",),  # only the name of an error that a refused pickle raises
+    "pickle": (
+        "csm_ft/families/csm/weights.py",
+    ),  # only the name of an error that a refused pickle raises
 }
 
 
@@ -40,14 +45,17 @@ def test_a_library_stays_in_its_room(library: str) -> None:
     outside = [
         str(path.relative_to(ROOT))
         for path in CODE
-        if library in imports(path) and not str(path.relative_to(ROOT)).startswith(WALLS[library] or ("-",))
+        if library in imports(path)
+        and not str(path.relative_to(ROOT)).startswith(WALLS[library] or ("-",))
     ]
     assert outside == []
 
 
 @pytest.mark.parametrize("library", [name for name in WALLS if name not in ("ray", "pickle")])
 def test_each_wall_has_something_behind_it(library: str) -> None:
-    assert any(library in imports(path) for path in CODE), f"nothing imports {library}: the wall tests nothing"
+    assert any(library in imports(path) for path in CODE), (
+        f"nothing imports {library}: the wall tests nothing"
+    )
 
 
 def test_no_family_is_named_outside_of_families() -> None:
@@ -63,8 +71,13 @@ def test_no_family_is_named_outside_of_families() -> None:
 
 @pytest.mark.parametrize("module", ["sweep", "csm_ft.report", "csm_ft.families.csm.config"])
 def test_the_orchestrator_imports_no_torch(module: str) -> None:
-    code = f"import sys, {module}; print([m for m in ('torch', 'torchtune', 'transformers', 'h5py') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        f"import sys, {module}; print([m for m in ('torch', 'torchtune', 'transformers', 'h5py') if"
+        " m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -74,6 +87,10 @@ def test_no_dangerous_calls() -> None:
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
                 assert name not in ("eval", "exec", "os.system"), f"{path}:{node.lineno}: {name}"
-                assert not any(k.arg == "shell" for k in node.keywords), f"{path}:{node.lineno}: shell="
+                assert not any(k.arg == "shell" for k in node.keywords), (
+                    f"{path}:{node.lineno}: shell="
+                )
                 if name == "torch.load":
-                    assert "weights_only=True" in ast.unparse(node), f"{path}:{node.lineno}: a pickle could run code"
+                    assert "weights_only=True" in ast.unparse(node), (
+                        f"{path}:{node.lineno}: a pickle could run code"
+                    )

@@ -26,7 +26,10 @@ class Codec(Protocol):
         ...
 
     def encode(self, waves: Sequence[Wave]) -> list[Codes]:
-        """Encode waves of any lengths as one batch: each gives ceil(samples / frame_samples) frames, equal to encoding it alone."""
+        """Encode waves of any lengths as one batch.
+
+        Each gives ceil(samples / frame_samples) frames, equal to encoding it alone.
+        """
         ...
 
     def decode(self, codes: Codes) -> Wave:
@@ -34,5 +37,5 @@ class Codec(Protocol):
         ...
 
     def to_bytes(self) -> bytes | None:
-        """Return the codec as a safetensors blob if it is small enough to travel inside the token file, else None."""
+        """Return the codec as a safetensors blob; None if it is too large for the token file."""
         ...

@@ -1,10 +1,14 @@
-"""MelRVQ, the embedded codec: nothing to download, fitted in seconds, of the same shape as Mimi's codes.
+"""MelRVQ, the embedded codec.
 
-A frame of 80 ms is four columns of 80 log-mel bands, 320 numbers, quantised by K codebooks in residual order: codebook 0 is the coarsest,
-each next one refines what is left. Sound comes back by Griffin-Lim. Id 0 of every codebook is never produced, for an all-zero frame means
-end of speech to the models.
+Nothing to download, fitted in seconds, of the same shape as Mimi's codes.
 
-Shapes: N samples, C columns (20 ms), T frames (4 columns), K codebooks, M mel bands, F frequency bins.
+A frame of 80 ms is four columns of 80 log-mel bands, 320 numbers, quantised by K codebooks in
+residual order: codebook 0 is the coarsest, each next one refines what is left. Sound comes back by
+Griffin-Lim. Id 0 of every codebook is never produced, for an all-zero frame means end of speech to
+the models.
+
+Shapes: N samples, C columns (20 ms), T frames (4 columns), K codebooks, M mel bands, F frequency
+bins.
 """
 
 import hashlib
@@ -31,9 +35,12 @@ HOP_SAMPLES = 320  # 20 ms
 COLUMNS_PER_FRAME = 4
 FRAME_SAMPLES = HOP_SAMPLES * COLUMNS_PER_FRAME
 WINDOW_SAMPLES = 1024  # 64 ms: neighbours share 69 %, so that Griffin-Lim finds a phase
-OVERHANG_SAMPLES = (WINDOW_SAMPLES - HOP_SAMPLES) // 2  # by which a window reaches over its 20 ms, either side
+OVERHANG_SAMPLES = (
+    WINDOW_SAMPLES - HOP_SAMPLES
+) // 2  # by which a window reaches over its 20 ms, either side
 NUM_BANDS = 80
-FLOOR = 0.1  # mel amplitudes below this are silence (a sine of -68 dB): quiet noise shall not cost centroids
+# mel amplitudes below this are silence (a sine of -68 dB): quiet noise shall not cost centroids
+FLOOR = 0.1
 GRIFFIN_LIM_STEPS = 32
 GRIFFIN_LIM_MOMENTUM = 0.99
 CONSTANTS = {
@@ -48,14 +55,26 @@ CONSTANTS = {
 
 
 class MelRVQError(ValueError):
-    """A codec file that is none, or speech that no codec can be fitted on; the message names the way out."""
+    """A codec file that is none, or speech that no codec can be fitted on.
+
+    The message names the way out.
+    """
 
 
 class MelRVQ:
     """A fitted codec; see csm_ft.codecs.base.Codec."""
 
-    def __init__(self, mean: NDArray[np.float32], scale: NDArray[np.float32], centroids: NDArray[np.float16], source: str) -> None:
-        """Wrap `mean` and `scale` [M] of the log-mels it was fitted on, and residual `centroids` [K, vocab_size - 1, 4 * M], id 1 first."""
+    def __init__(
+        self,
+        mean: NDArray[np.float32],
+        scale: NDArray[np.float32],
+        centroids: NDArray[np.float16],
+        source: str,
+    ) -> None:
+        """Wrap `mean` and `scale` [M] of the log-mels it was fitted on.
+
+        And residual `centroids` [K, vocab_size - 1, 4 * M], id 1 first.
+        """
         self.name = "melrvq"
         self.source = source
         self.sample_rate_hz = SAMPLE_RATE_HZ
@@ -76,31 +95,55 @@ class MelRVQ:
         return digest.hexdigest()
 
     def encode(self, waves: Sequence[Wave]) -> list[Codes]:
-        """Return ceil(N / 1280) frames for each wave of N samples; each is encoded alone, so a batch changes nothing."""
+        """Return ceil(N / 1280) frames for each wave of N samples.
+
+        Each is encoded alone, so a batch changes nothing.
+        """
         return [self._quantise(_frames(_log_mel(wave), self.mean, self.scale)) for wave in waves]
 
     def decode(self, codes: Codes) -> Wave:
-        """Return T * 1280 samples for [T, K] codes, always the same ones; id 0 refines nothing. ValueError for ids out of range."""
+        """Return T * 1280 samples for [T, K] codes, always the same ones; id 0 refines nothing.
+
+        ValueError for ids out of range.
+        """
         if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
-            raise ValueError(f"codes of shape {codes.shape} are not [frames, {self.num_codebooks} codebooks]")
+            raise ValueError(
+                f"codes of shape {codes.shape} are not [frames, {self.num_codebooks} codebooks]"
+            )
         if not len(codes):
             return np.zeros(0, dtype=np.float32)
         if int(codes.max()) >= self.vocab_size:
-            raise ValueError(f"code {int(codes.max())} is not below the codec's {self.vocab_size} ids; another codec made these codes")
+            raise ValueError(
+                f"code {int(codes.max())} is not below the codec's {self.vocab_size} ids; another"
+                " codec made these codes"
+            )
         frames = np.zeros((len(codes), NUM_BANDS * COLUMNS_PER_FRAME))
-        for centroids, ids in zip(self.centroids.astype(np.float64), codes.T.astype(np.int64), strict=True):
+        for centroids, ids in zip(
+            self.centroids.astype(np.float64), codes.T.astype(np.int64), strict=True
+        ):
             frames += np.where((ids > 0)[:, None], centroids[np.maximum(ids - 1, 0)], 0.0)
         return _griffin_lim(_linear(frames.reshape(-1, NUM_BANDS) * self.scale + self.mean))
 
     def first(self, num_codebooks: int) -> "MelRVQ":
-        """Return the codec with its first `num_codebooks` codebooks only: coarser, the same codes. ValueError if it has fewer."""
+        """Return the codec with its first `num_codebooks` codebooks only: coarser, the same codes.
+
+        ValueError if it has fewer.
+        """
         if not 1 <= num_codebooks <= self.num_codebooks:
-            raise MelRVQError(f"{self.source} has {self.num_codebooks} codebooks, not {num_codebooks}; ask for 1..{self.num_codebooks}")
+            raise MelRVQError(
+                f"{self.source} has {self.num_codebooks} codebooks, not {num_codebooks}; ask for"
+                f" 1..{self.num_codebooks}"
+            )
         return MelRVQ(self.mean, self.scale, self.centroids[:num_codebooks], self.source)
 
     def errors(self, waves: Sequence[Wave]) -> list[float]:
-        """Return the share of the variance of `waves` that is lost after 1, 2, ... K codebooks; it falls, or a codebook is useless."""
-        residual = np.concatenate([_frames(_log_mel(wave), self.mean, self.scale) for wave in waves])
+        """Return the share of the variance of `waves` that is lost after 1, 2, ...
+
+        K codebooks; it falls, or a codebook is useless.
+        """
+        residual = np.concatenate(
+            [_frames(_log_mel(wave), self.mean, self.scale) for wave in waves]
+        )
         whole = np.mean(residual**2)
         lost = []
         for centroids in self.centroids.astype(np.float64):
@@ -111,7 +154,11 @@ class MelRVQ:
     def to_bytes(self) -> bytes:
         """Return the codec as safetensors, the same bytes for the same codec."""
         # One metadata key only: safetensors writes several in no fixed order.
-        tensors = {"mean": self.mean, "scale": self.scale, "centroids": np.ascontiguousarray(self.centroids)}
+        tensors = {
+            "mean": self.mean,
+            "scale": self.scale,
+            "centroids": np.ascontiguousarray(self.centroids),
+        }
         return save_tensors(tensors, metadata={"melrvq": json.dumps(CONSTANTS, sort_keys=True)})
 
     def _quantise(self, residual: Array) -> Codes:
@@ -124,11 +171,15 @@ class MelRVQ:
 
 
 def load(source: Path | str | bytes) -> MelRVQ:
-    """Open a fitted codec from a file, or from the bytes that travel in a token file. MelRVQError if it is none."""
+    """Open a fitted codec from a file, or from the bytes that travel in a token file.
+
+    MelRVQError if it is none.
+    """
     where = "the codec in the token file" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise MelRVQError(
-            f"{source}: no such codec file; fit one with --fit_codec, or use the embedded one (--codec melrvq without a file)"
+            f"{source}: no such codec file; fit one with --fit_codec, or use the embedded one"
+            " (--codec melrvq without a file)"
         )
     blob = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
@@ -137,12 +188,20 @@ def load(source: Path | str | bytes) -> MelRVQ:
         constants = json.loads(header["__metadata__"]["melrvq"])
         mean, scale, centroids = tensors["mean"], tensors["scale"], tensors["centroids"]
     except (SafetensorError, KeyError, ValueError) as error:
-        raise MelRVQError(f"{where}: not a melrvq codec ({error}); make one with --fit_codec") from error
+        raise MelRVQError(
+            f"{where}: not a melrvq codec ({error}); make one with --fit_codec"
+        ) from error
     if not isinstance(constants, dict):
-        raise MelRVQError(f"{where}: not a melrvq codec (its constants are {constants!r}); make one with --fit_codec")
+        raise MelRVQError(
+            f"{where}: not a melrvq codec (its constants are {constants!r}); make one with"
+            " --fit_codec"
+        )
     if constants != CONSTANTS:
         different = sorted(k for k in CONSTANTS | constants if constants.get(k) != CONSTANTS.get(k))
-        raise MelRVQError(f"{where}: made by another version of melrvq (other {', '.join(different)}); fit it again with --fit_codec")
+        raise MelRVQError(
+            f"{where}: made by another version of melrvq (other {', '.join(different)}); fit it"
+            " again with --fit_codec"
+        )
     if (
         mean.shape != (NUM_BANDS,)
         or scale.shape != (NUM_BANDS,)
@@ -150,16 +209,21 @@ def load(source: Path | str | bytes) -> MelRVQ:
         or centroids.shape[2] != NUM_BANDS * COLUMNS_PER_FRAME
     ):
         raise MelRVQError(
-            f"{where}: mean {mean.shape}, scale {scale.shape} and centroids {centroids.shape} do not fit a melrvq codec; fit it again"
+            f"{where}: mean {mean.shape}, scale {scale.shape} and centroids {centroids.shape} do"
+            " not fit a melrvq codec; fit it again"
         )
-    return MelRVQ(mean.astype(np.float32), scale.astype(np.float32), centroids.astype(np.float16), where)
+    return MelRVQ(
+        mean.astype(np.float32), scale.astype(np.float32), centroids.astype(np.float16), where
+    )
 
 
-def fit(waves: Sequence[Wave], *, num_codebooks: int = 8, vocab_size: int = 256, seed: int = 0) -> MelRVQ:
+def fit(
+    waves: Sequence[Wave], *, num_codebooks: int = 8, vocab_size: int = 256, seed: int = 0
+) -> MelRVQ:
     """Fit a codec on 16 kHz waves: k-means on the frames, then on what each codebook leaves over.
 
-    Seconds for minutes of speech, a minute for half an hour; the same waves in the same order give the same codec.
-    MelRVQError for too little speech.
+    Seconds for minutes of speech, a minute for half an hour; the same waves in the same order give
+    the same codec. MelRVQError for too little speech.
     """
     from sklearn.cluster import KMeans  # a second to import, and only fitting needs it
     from sklearn.exceptions import ConvergenceWarning
@@ -168,8 +232,9 @@ def fit(waves: Sequence[Wave], *, num_codebooks: int = 8, vocab_size: int = 256,
     num_frames = len(columns) // COLUMNS_PER_FRAME
     if num_frames < vocab_size - 1:
         raise MelRVQError(
-            f"{num_frames * FRAME_SAMPLES / SAMPLE_RATE_HZ:.1f} s of speech are too little to fit {vocab_size} ids per codebook; "
-            f"give at least {vocab_size * FRAME_SAMPLES / SAMPLE_RATE_HZ:.0f} s, or use the embedded codec"
+            f"{num_frames * FRAME_SAMPLES / SAMPLE_RATE_HZ:.1f} s of speech are too little to fit"
+            f" {vocab_size} ids per codebook; give at least"
+            f" {vocab_size * FRAME_SAMPLES / SAMPLE_RATE_HZ:.0f} s, or use the embedded codec"
         )
     mean = columns.mean(0).astype(np.float32)
     scale = np.maximum(columns.std(0), 0.01).astype(np.float32)
@@ -177,9 +242,13 @@ def fit(waves: Sequence[Wave], *, num_codebooks: int = 8, vocab_size: int = 256,
     centroids = np.empty((num_codebooks, vocab_size - 1, residual.shape[1]), dtype=np.float16)
     # Threads would add up in another order each time, and give another codec.
     with threadpool_limits(limits=1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different frames than ids: some ids stay unused
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # fewer different frames than ids: some ids stay unused
         for k in range(num_codebooks):
-            means = KMeans(vocab_size - 1, n_init="auto", max_iter=50, random_state=seed + k).fit(residual)
+            means = KMeans(vocab_size - 1, n_init="auto", max_iter=50, random_state=seed + k).fit(
+                residual
+            )
             centroids[k] = means.cluster_centers_.astype(np.float16)
             stored = centroids[k].astype(np.float64)
             residual = residual - stored[_nearest(residual, stored)]
@@ -192,7 +261,10 @@ def _frames(columns: Array, mean: NDArray[np.float32], scale: NDArray[np.float32
 
 
 def _nearest(points: Array, centroids: Array) -> NDArray[np.int64]:
-    """Index of the nearest centroid of each point, in double precision: no sum's order decides a code."""
+    """Index of the nearest centroid of each point, in double precision.
+
+    No sum's order decides a code.
+    """
     return ((centroids**2).sum(1) - 2 * points @ centroids.T).argmin(1)
 
 
@@ -223,16 +295,22 @@ def _mel_filters() -> Array:
 
 
 def _linear(log_mel: Array) -> Array:
-    """[C, M] -> [C, F] amplitudes: each bin gets the mean amplitude of its bands (smooth, positive; no inverse that rings)."""
+    """[C, M] -> [C, F] amplitudes: each bin gets the mean amplitude of its bands (smooth, positive.
+
+    No inverse that rings).
+    """
     filters = _mel_filters()
     band_means = np.exp(log_mel) / filters.sum(1)
     return band_means @ (filters / np.maximum(filters.sum(0), 1e-6))
 
 
 def _griffin_lim(amplitudes: Array) -> Wave:
-    """[C, F] -> [C * 320] by fast Griffin-Lim (Perraudin, Balazs, Soendergaard 2013), from one fixed phase: always the same wave.
+    """[C, F] -> [C * 320] by fast Griffin-Lim (Perraudin, Balazs, Soendergaard 2013).
 
-    In numpy on one thread: on a busy machine torch's threads wait for each other twenty times longer than they calculate.
+    From one fixed phase: always the same wave.
+
+    In numpy on one thread: on a busy machine torch's threads wait for each other twenty times
+    longer than they calculate.
     """
     target = amplitudes.astype(np.float32)
     phase = np.random.default_rng(0).uniform(-np.pi, np.pi, target.shape).astype(np.float32)
@@ -248,22 +326,34 @@ def _griffin_lim(amplitudes: Array) -> Wave:
 
 def _windows(wave: NDArray[Any]) -> NDArray[Any]:
     """[C * 320] -> [C, 1024]: column c is centred in the middle of its 20 ms."""
-    return np.lib.stride_tricks.sliding_window_view(np.pad(wave, OVERHANG_SAMPLES), WINDOW_SAMPLES)[::HOP_SAMPLES]
+    return np.lib.stride_tricks.sliding_window_view(np.pad(wave, OVERHANG_SAMPLES), WINDOW_SAMPLES)[
+        ::HOP_SAMPLES
+    ]
 
 
 def _overlap_add(spectrum: NDArray[np.complex64]) -> Wave:
-    """[C, F] -> [C * 320]: the wave whose windows are nearest to the spectrum (least squares: Griffin and Lim 1984, equation 6)."""
+    """[C, F] -> [C * 320]: the wave whose windows are nearest to the spectrum (least squares.
+
+    Griffin and Lim 1984, equation 6).
+    """
     num_columns = len(spectrum)
     windows = np.fft.irfft(spectrum, axis=1).astype(np.float32) * _hann()
-    total: NDArray[Any] = _add_windows(windows) / np.maximum(_add_windows(np.broadcast_to(_hann() ** 2, windows.shape)), np.float32(1e-6))
+    total: NDArray[Any] = _add_windows(windows) / np.maximum(
+        _add_windows(np.broadcast_to(_hann() ** 2, windows.shape)), np.float32(1e-6)
+    )
     return total[OVERHANG_SAMPLES : OVERHANG_SAMPLES + num_columns * HOP_SAMPLES]
 
 
 def _add_windows(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[C, 1024] -> sum of the windows, each 320 samples after the one before; added in blocks of 320."""
+    """[C, 1024] -> sum of the windows, each 320 samples after the one before.
+
+    Added in blocks of 320.
+    """
     num_columns, num_blocks = len(windows), -(-WINDOW_SAMPLES // HOP_SAMPLES)
     padded = np.pad(windows, ((0, 0), (0, num_blocks * HOP_SAMPLES - WINDOW_SAMPLES)))
     total = np.zeros((num_columns + num_blocks - 1, HOP_SAMPLES), dtype=np.float32)
     for block in range(num_blocks):
-        total[block : block + num_columns] += padded[:, block * HOP_SAMPLES : (block + 1) * HOP_SAMPLES]
+        total[block : block + num_columns] += padded[
+            :, block * HOP_SAMPLES : (block + 1) * HOP_SAMPLES
+        ]
     return total.ravel()

@@ -1,4 +1,6 @@
-"""Mimi (Kyutai) through transformers: 24 kHz, 12.5 frames a second, up to 32 codebooks of 2048 codes.
+"""Mimi (Kyutai) through transformers.
+
+24 kHz, 12.5 frames a second, up to 32 codebooks of 2048 codes.
 
 Shapes: B clips, N samples, T frames of 1920 samples, K codebooks.
 """
@@ -58,9 +60,14 @@ class MimiError(ValueError):
 
 
 class Mimi:
-    """Mimi with its first K codebooks; see csm_ft.codecs.base.Codec. Always fp32: bf16 gives other codes."""
+    """Mimi with its first K codebooks; see csm_ft.codecs.base.Codec.
 
-    def __init__(self, model: MimiModel, *, num_codebooks: int, source: str, weights_digest: str) -> None:
+    Always fp32: bf16 gives other codes.
+    """
+
+    def __init__(
+        self, model: MimiModel, *, num_codebooks: int, source: str, weights_digest: str
+    ) -> None:
         """Wrap a loaded model; `weights_digest` is the hash of its weight files."""
         self.name = "mimi"
         self.source = source
@@ -84,8 +91,9 @@ class Mimi:
     def encode(self, waves: Sequence[Wave]) -> list[Codes]:
         """Return ceil(N / 1920) frames for each wave, encoded as one batch.
 
-        Mimi ignores padding masks, but it is causal: with every clip zero-padded on the right to whole frames, no frame of a clip sees
-        the batch's padding. (Left padding, or padding to other lengths, changes codes.)
+        Mimi ignores padding masks, but it is causal: with every clip zero-padded on the right to
+        whole frames, no frame of a clip sees the batch's padding. (Left padding, or padding to
+        other lengths, changes codes.)
         """
         lengths = [-(-len(wave) // self.frame_samples) for wave in waves]
         if not any(lengths):
@@ -94,24 +102,37 @@ class Mimi:
         for row, wave in zip(batch, waves, strict=True):
             row[0, : len(wave)] = torch.from_numpy(np.array(wave, dtype=np.float32))
         with _exact(self._model.device):
-            codes = self._model.encode(batch.to(self._model.device), num_quantizers=self.num_codebooks).audio_codes
+            codes = self._model.encode(
+                batch.to(self._model.device), num_quantizers=self.num_codebooks
+            ).audio_codes
         assert codes is not None, "transformers returns codes"
         by_clip = codes.transpose(1, 2).cpu().numpy().astype(np.uint16)
-        return [np.ascontiguousarray(clip[:length]) for clip, length in zip(by_clip, lengths, strict=True)]
+        return [
+            np.ascontiguousarray(clip[:length])
+            for clip, length in zip(by_clip, lengths, strict=True)
+        ]
 
     def decode(self, codes: Codes) -> Wave:
         """Return T * 1920 samples for [T, K] codes. ValueError for ids beyond CSM's tables."""
         num_codes = self.vocab_size - NUM_SPECIAL_IDS
         if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
-            raise ValueError(f"codes of shape {codes.shape} are not [frames, {self.num_codebooks} codebooks]")
+            raise ValueError(
+                f"codes of shape {codes.shape} are not [frames, {self.num_codebooks} codebooks]"
+            )
         if not len(codes):
             return np.zeros(0, dtype=np.float32)
         if int(codes.max()) >= self.vocab_size:
-            raise ValueError(f"code {int(codes.max())} is not below the codec's {self.vocab_size} ids; another codec made these codes")
-        # An untrained model may say one of CSM's three extra ids. They have no sound; code 0 stands in, so that the rest can be heard.
+            raise ValueError(
+                f"code {int(codes.max())} is not below the codec's {self.vocab_size} ids; another"
+                " codec made these codes"
+            )
+        # An untrained model may say one of CSM's three extra ids. They have no sound; code 0 stands
+        # in, so that the rest can be heard.
         playable = np.where(codes < num_codes, codes, 0).astype(np.int64)
         with _exact(self._model.device):
-            wave = self._model.decode(torch.from_numpy(playable.T[None]).to(self._model.device)).audio_values
+            wave = self._model.decode(
+                torch.from_numpy(playable.T[None]).to(self._model.device)
+            ).audio_values
         assert wave is not None, "transformers returns a wave"
         return wave[0, 0, : len(codes) * self.frame_samples].float().cpu().numpy()
 
@@ -121,18 +142,26 @@ class Mimi:
 
 
 def load(source: str, *, num_codebooks: int | None = None, device: str = "cpu") -> Mimi:
-    """Open Mimi by hub name, by a local folder in the hub's format, or by one of Kyutai's own tokenizer-*.safetensors files.
+    """Open Mimi by hub name, by a local folder in the hub's format.
 
-    `num_codebooks` None = 32, or all of a smaller Mimi. MimiError names what is wrong and the ways out.
+    Or by one of Kyutai's own tokenizer-*.safetensors files.
+
+    `num_codebooks` None = 32, or all of a smaller Mimi. MimiError names what is wrong and the ways
+    out.
     """
     weights = _locate(source)
     try:
-        model, problems = _load_original(weights) if _is_original(weights) else _load_folder(weights.parent)
+        model, problems = (
+            _load_original(weights) if _is_original(weights) else _load_folder(weights.parent)
+        )
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise MimiError(f"{source}: cannot be read as Mimi ({error}); it takes {LAYOUTS}") from error
+        raise MimiError(
+            f"{source}: cannot be read as Mimi ({error}); it takes {LAYOUTS}"
+        ) from error
     if problems:
         raise MimiError(
-            f"{source}: not Mimi's weights ({problems}); it takes {LAYOUTS}, with a config.json beside it if sizes are not Mimi's"
+            f"{source}: not Mimi's weights ({problems}); it takes {LAYOUTS}, with a config.json"
+            " beside it if sizes are not Mimi's"
         )
     available = int(model.config.num_quantizers)
     wanted = min(CSM_CODEBOOKS, available) if num_codebooks is None else num_codebooks
@@ -148,7 +177,9 @@ def load(source: str, *, num_codebooks: int | None = None, device: str = "cpu") 
 
 
 def original_to_hub(tensors: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
-    """Rename Kyutai's tensors to the hub's names, and split the attention's input projection into query, key and value.
+    """Rename Kyutai's tensors to the hub's names.
+
+    And split the attention's input projection into query, key and value.
 
     The rows of query and key go from interleaved to half-split rotary pairs.
     """
@@ -169,7 +200,12 @@ def original_to_hub(tensors: Mapping[str, Tensor], num_heads: int) -> dict[str, 
 
 def _half_split(weight: Tensor, num_heads: int) -> Tensor:
     rows, columns = weight.shape
-    return weight.view(num_heads, rows // num_heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns).contiguous()
+    return (
+        weight.view(num_heads, rows // num_heads // 2, 2, columns)
+        .transpose(1, 2)
+        .reshape(rows, columns)
+        .contiguous()
+    )
 
 
 def _locate(source: str) -> Path:
@@ -182,17 +218,27 @@ def _locate(source: str) -> Path:
         for weights in found:
             if weights.is_file():
                 return weights
-        raise MimiError(f"{path}: neither model.safetensors nor tokenizer-*.safetensors in this folder; Mimi is {LAYOUTS}")
+        raise MimiError(
+            f"{path}: neither model.safetensors nor tokenizer-*.safetensors in this folder; Mimi is"
+            f" {LAYOUTS}"
+        )
     if path.is_absolute() or source.startswith(".") or source.count("/") != 1:
-        raise MimiError(f"{source}: no such file or folder, and not a hub name (owner/name); Mimi is {LAYOUTS}")
+        raise MimiError(
+            f"{source}: no such file or folder, and not a hub name (owner/name); Mimi is {LAYOUTS}"
+        )
     try:
         hf_hub_download(source, "config.json")
         return Path(hf_hub_download(source, "model.safetensors"))
     except (OSError, ValueError) as error:  # the hub's own errors are one of the two
-        gate = f"accept its terms at https://huggingface.co/{source}, " if isinstance(error, GatedRepoError) else ""
+        gate = (
+            f"accept its terms at https://huggingface.co/{source}, "
+            if isinstance(error, GatedRepoError)
+            else ""
+        )
         raise MimiError(
-            f"cannot get Mimi {source} from the hub ({type(error).__name__}); {gate}check name and network (HF_HUB_OFFLINE must not "
-            "be set), run `hf auth login` if it is private, name a local folder, or use --codec melrvq, which needs no download"
+            f"cannot get Mimi {source} from the hub ({type(error).__name__}); {gate}check name and"
+            " network (HF_HUB_OFFLINE must not be set), run `hf auth login` if it is private, name"
+            " a local folder, or use --codec melrvq, which needs no download"
         ) from error
 
 
@@ -211,7 +257,10 @@ def _load_folder(folder: Path) -> tuple[MimiModel, str]:
 
 
 def _load_original(weights: Path) -> tuple[MimiModel, str]:
-    """Load Kyutai's file with Mimi's published sizes, or those of a config.json (hub format) beside it."""
+    """Load Kyutai's file with Mimi's published sizes.
+
+    Or those of a config.json (hub format) beside it.
+    """
     beside = weights.parent / "config.json"
     config = MimiConfig(**_sizes(beside)) if beside.is_file() else MimiConfig()
     state = original_to_hub(load_file(weights), config.num_attention_heads)
@@ -223,24 +272,42 @@ def _sizes(path: Path) -> dict[str, Any]:
 
 
 def _from_pretrained(*args: Any, **keywords: Any) -> tuple[MimiModel, str]:
-    """Load, and say what does not fit: transformers itself would fill it with random numbers and go on."""
-    level, shows_progress = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    """Load, and say what does not fit.
+
+    Transformers itself would fill it with random numbers and go on.
+    """
+    level, shows_progress = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        loaded: Any = MimiModel.from_pretrained(*args, **keywords, output_loading_info=True, ignore_mismatched_sizes=True)
+        loaded: Any = MimiModel.from_pretrained(
+            *args, **keywords, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     finally:
         transformers_logging.set_verbosity(level)
         if shows_progress:
             transformers_logging.enable_progress_bar()
     model, report = loaded
-    wrong = {what.removesuffix("_keys"): sorted(map(str, report[what])) for what in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    return model, "; ".join(f"{what} tensors ({len(names)}): {', '.join(names[:3])}" for what, names in wrong.items() if names)
+    wrong = {
+        what.removesuffix("_keys"): sorted(map(str, report[what]))
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    }
+    return model, "; ".join(
+        f"{what} tensors ({len(names)}): {', '.join(names[:3])}"
+        for what, names in wrong.items()
+        if names
+    )
 
 
 @contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """Full fp32, whatever the process has chosen for training: no gradients, no autocast, no TF32."""
+    """Full fp32, whatever the process has chosen for training.
+
+    No gradients, no autocast, no TF32.
+    """
     matmul = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     full = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)

@@ -1,8 +1,11 @@
-"""Which clips make which batch: length buckets, reshuffled each epoch, as a pure function of (seed, epoch).
+"""Which clips make which batch.
 
-A batch is `batch_size` clips of similar length (or as many as `batch_tokens` padded positions hold). An optimiser step takes
-`grad_acc_steps` batches; each batch goes through the model in micro-batches of at most `micro_batch_tokens` padded positions. As the loop
-divides by the counts of the whole step, how a step is cut into micro-batches never changes its gradient.
+Length buckets, reshuffled each epoch, as a pure function of (seed, epoch).
+
+A batch is `batch_size` clips of similar length (or as many as `batch_tokens` padded positions
+hold). An optimiser step takes `grad_acc_steps` batches; each batch goes through the model in
+micro-batches of at most `micro_batch_tokens` padded positions. As the loop divides by the counts of
+the whole step, how a step is cut into micro-batches never changes its gradient.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +17,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-POOL_BATCHES = 64  # clips are sorted by length within pools of this many batches: little padding, other neighbours in each epoch
+# clips are sorted by length within pools of this many batches: little padding, other neighbours in
+# each epoch
+POOL_BATCHES = 64
 Indices = list[int]
 T = TypeVar("T")
 U = TypeVar("U")
@@ -51,16 +56,26 @@ class BatchPlan:
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
 
     def epoch(self, epoch: int) -> list[list[Indices]]:
-        """Return the optimiser steps of an epoch, each a list of batches; every clip occurs once."""
+        """Return the optimiser steps of an epoch, each a list of batches.
+
+        Every clip occurs once.
+        """
         return self._epoch(epoch)
 
     def total_steps(self, *, n_epochs: float, max_steps: int) -> int:
-        """Return the optimiser steps of the run; a part of an epoch counts as that part of its steps."""
+        """Return the optimiser steps of the run.
+
+        A part of an epoch counts as that part of its steps.
+        """
         if max_steps:
             return max_steps
         whole, part = int(n_epochs), n_epochs - int(n_epochs)
         same_every_epoch = self.options.batch_tokens == 0
-        steps = whole * len(self.epoch(0)) if same_every_epoch else sum(len(self.epoch(e)) for e in range(whole))
+        steps = (
+            whole * len(self.epoch(0))
+            if same_every_epoch
+            else sum(len(self.epoch(e)) for e in range(whole))
+        )
         return max(1, steps + round(part * len(self.epoch(whole))))
 
     def examples_after(self, total_steps: int) -> int:
@@ -68,7 +83,11 @@ class BatchPlan:
         epochs, left, examples = 0, total_steps, 0
         while left > 0:
             steps = self.epoch(epochs)
-            examples += len(self.costs) if left >= len(steps) else sum(len(b) for s in steps[:left] for b in s)
+            examples += (
+                len(self.costs)
+                if left >= len(steps)
+                else sum(len(b) for s in steps[:left] for b in s)
+            )
             left -= len(steps)
             epochs += 1
         return examples
@@ -86,7 +105,10 @@ class BatchPlan:
             epoch += 1
 
     def split(self, batch: Indices) -> list[Indices]:
-        """Cut a batch into micro-batches within `micro_batch_tokens` padded positions; a longer clip stands alone."""
+        """Cut a batch into micro-batches within `micro_batch_tokens` padded positions.
+
+        A longer clip stands alone.
+        """
         return _fill(batch, self.costs, self.options.micro_batch_tokens)
 
     def _plan_epoch(self, epoch: int) -> list[list[Indices]]:
@@ -105,16 +127,25 @@ class BatchPlan:
             else:
                 batches += [pool[i : i + size] for i in range(0, len(pool), size)]
         shuffled = [batches[i] for i in random.permutation(len(batches))]
-        return [shuffled[i : i + options.grad_acc_steps] for i in range(0, len(shuffled), options.grad_acc_steps)]
+        return [
+            shuffled[i : i + options.grad_acc_steps]
+            for i in range(0, len(shuffled), options.grad_acc_steps)
+        ]
 
 
 def evaluation_batches(costs: NDArray[np.int64], budget_tokens: int) -> list[Indices]:
-    """Return all clips, sorted by length, in batches within the budget: fixed order, the same for every trial."""
+    """Return all clips, sorted by length, in batches within the budget.
+
+    Fixed order, the same for every trial.
+    """
     return _fill(np.argsort(costs, kind="stable").tolist(), costs, budget_tokens)
 
 
 def prefetch(make: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]]:
-    """Yield (item, make(item)) in order, making the next one in a thread while the caller works on this one."""
+    """Yield (item, make(item)) in order.
+
+    Making the next one in a thread while the caller works on this one.
+    """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="collate") as pool:
         waiting: tuple[T, Future[U]] | None = None
         for item in items:

@@ -1,4 +1,7 @@
-"""What is in a token file, for people and as JSON: hours, clips, speakers, lengths, and what is wrong."""
+"""What is in a token file, for people and as JSON.
+
+Hours, clips, speakers, lengths, and what is wrong.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +13,20 @@ from numpy.typing import NDArray
 
 from csm_ft.data.split import DUPLICATE, Clip, Split, Store
 
-_EDGES_SEC = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60, 120)  # bins of the length histogram; the last one is open
+_EDGES_SEC = (
+    0,
+    1,
+    2,
+    4,
+    6,
+    8,
+    10,
+    15,
+    20,
+    30,
+    60,
+    120,
+)  # bins of the length histogram; the last one is open
 _BAR_CHARS = 40
 _FEW_VAL_CLIPS = 8
 _MAX_PROBLEMS = 10  # named per kind and split
@@ -18,7 +34,10 @@ _MAX_PROBLEMS = 10  # named per kind and split
 
 def summarise(store: Store) -> dict[str, Any]:
     """Return the facts of a token file as JSON values."""
-    return {"splits": {name: _summarise_split(split, store) for name, split in store.splits.items()}, **vars(store.info)}
+    return {
+        "splits": {name: _summarise_split(split, store) for name, split in store.splits.items()},
+        **vars(store.info),
+    }
 
 
 def describe_store(store: Store) -> str:
@@ -28,69 +47,114 @@ def describe_store(store: Store) -> str:
     for name, split in store.splits.items():
         facts = _summarise_split(split, store)
         lines.append(
-            f"{name:6} {len(split):7} clips  {_hours(facts['seconds'])}  {facts['frames']} frames  {facts['text_tokens']} text tokens  "
-            f"{len(facts['speakers'])} speakers"
+            f"{name:6} {len(split):7} clips  {_hours(facts['seconds'])}  {facts['frames']} frames "
+            f" {facts['text_tokens']} text tokens  {len(facts['speakers'])} speakers"
         )
         if facts["speakers"]:
             shown = sorted(facts["speakers"].items(), key=lambda item: -item[1])[:8]
             more = ", ..." if len(facts["speakers"]) > len(shown) else ""
-            lines.append("       speakers: " + ", ".join(f"{speaker} ({count})" for speaker, count in shown) + more)
+            lines.append(
+                "       speakers: "
+                + ", ".join(f"{speaker} ({count})" for speaker, count in shown)
+                + more
+            )
         if facts["conversations"]:
             lines.append(f"       {_told(facts)}")
         if facts["duplicates"]:
-            lines.append(f"       {facts['duplicates']} clips repeat an earlier one, audio and text")
+            lines.append(
+                f"       {facts['duplicates']} clips repeat an earlier one, audio and text"
+            )
     shared = _num_shared(store)
     if shared:
-        lines.append(f"note   {shared} validation clips are training clips, too: the validation loss will flatter the model")
+        lines.append(
+            f"note   {shared} validation clips are training clips, too: the validation loss will"
+            " flatter the model"
+        )
     num_val = len(store.splits["val"])
     if 0 < num_val < _FEW_VAL_CLIPS:
         lines.append(
-            f"note   {num_val} validation clips cannot tell a better model from a lucky one: more --val_data, or a larger --val_fraction"
+            f"note   {num_val} validation clips cannot tell a better model from a lucky one: more"
+            " --val_data, or a larger --val_fraction"
         )
     lines += [f"note   {note}" for note in store.notes]
-    lines += ["", *histogram(np.concatenate([split.num_frames for split in store.splits.values()]) * info.frame_sec), ""]
     lines += [
-        f"codec      {info.codec}, {info.num_codebooks} codebooks of {info.codec_vocab_size} ids, "
-        f"{info.sample_rate_hz} Hz, {1 / info.frame_sec:g} frames per second ({info.codec_source})",
+        "",
+        *histogram(
+            np.concatenate([split.num_frames for split in store.splits.values()]) * info.frame_sec
+        ),
+        "",
+    ]
+    lines += [
+        (
+            f"codec      {info.codec}, {info.num_codebooks} codebooks of {info.codec_vocab_size}"
+            f" ids, {info.sample_rate_hz} Hz, {1 / info.frame_sec:g} frames per second"
+            f" ({info.codec_source})"
+        ),
         f"           {info.codec_fingerprint or 'hash not known'}",
         f"tokenizer  {info.text_vocab_size} ids, template {info.template!r} ({info.tokenizer})",
         f"           {info.tokenizer_fingerprint or 'hash not known'}",
-        f"content    {info.content_fingerprint}  (schema {info.schema_version}, family {info.family})",
+        (
+            f"content    {info.content_fingerprint}  (schema {info.schema_version}, family"
+            f" {info.family})"
+        ),
     ]
     return "\n".join(lines)
 
 
 def histogram(seconds: NDArray[np.floating]) -> list[str]:
-    """Return clip lengths as lines of text bars; bins before the first and after the last clip are left out."""
+    """Return clip lengths as lines of text bars.
+
+    Bins before the first and after the last clip are left out.
+    """
     counts, _ = np.histogram(seconds, bins=[*_EDGES_SEC, np.inf])
     filled = np.flatnonzero(counts)
     if not len(filled):
         return ["(no clips)"]
     lines = []
     for i in range(filled[0], filled[-1] + 1):
-        label = f"{_EDGES_SEC[i]}-{_EDGES_SEC[i + 1]} s" if i + 1 < len(_EDGES_SEC) else f"over {_EDGES_SEC[i]} s"
+        label = (
+            f"{_EDGES_SEC[i]}-{_EDGES_SEC[i + 1]} s"
+            if i + 1 < len(_EDGES_SEC)
+            else f"over {_EDGES_SEC[i]} s"
+        )
         bar = "#" * max(int(counts[i] > 0), round(_BAR_CHARS * counts[i] / counts.max()))
         lines.append(f"{label:>10} {counts[i]:7} {bar}".rstrip())
     return lines
 
 
 def find_problems(store: Store) -> list[str]:
-    """Return what no model could be trained on: ids out of range, empty clips, end of speech inside a clip, two turns in one place."""
+    """Return what no model could be trained on.
+
+    Ids out of range, empty clips, end of speech inside a clip, two turns in one place.
+    """
     problems = []
     for name, split in store.splits.items():
         for what, rows in _bad_rows(split, store).items():
-            shown = ", ".join(map(str, rows[:_MAX_PROBLEMS])) + (", ..." if len(rows) > _MAX_PROBLEMS else "")
-            problems += [f"{name}: {len(rows)} clips with {what}: {shown}; pretokenise again"] if rows else []
+            shown = ", ".join(map(str, rows[:_MAX_PROBLEMS])) + (
+                ", ..." if len(rows) > _MAX_PROBLEMS else ""
+            )
+            problems += (
+                [f"{name}: {len(rows)} clips with {what}: {shown}; pretokenise again"]
+                if rows
+                else []
+            )
     return problems
 
 
 def _bad_rows(split: Split, store: Store) -> dict[str, list[int]]:
     codes_high, ended, text_high = set[int](), set[int](), set[int]()
     for start, block in split.blocks("codes"):
-        codes_high |= {split.clip_at(start + int(row)) for row in np.flatnonzero((block >= store.info.codec_vocab_size).any(axis=1))}
+        codes_high |= {
+            split.clip_at(start + int(row))
+            for row in np.flatnonzero((block >= store.info.codec_vocab_size).any(axis=1))
+        }
         ended |= {split.clip_at(start + int(row)) for row in np.flatnonzero(~block.any(axis=1))}
     if any((block >= store.info.text_vocab_size).any() for _, block in split.blocks("text_tokens")):
-        text_high = {i for i in range(len(split)) if (split.text_tokens(i) >= store.info.text_vocab_size).any()}
+        text_high = {
+            i
+            for i in range(len(split))
+            if (split.text_tokens(i) >= store.info.text_vocab_size).any()
+        }
     return {
         "no frames": np.flatnonzero(split.num_frames == 0).tolist(),
         "no text tokens": np.flatnonzero(split.num_text_tokens == 0).tolist(),
@@ -123,17 +187,26 @@ def _summarise_conversations(clips: Sequence[Clip]) -> dict[str, Any]:
     counts = [len(places) for places in turns.values()]
     return {
         "conversations": len(turns),
-        "turns_per_conversation": {"min": min(counts), "median": median(counts), "max": max(counts)} if counts else None,
-        "conversations_with_holes": sum(max(places) - min(places) >= len(places) for places in turns.values()),
+        "turns_per_conversation": (
+            {"min": min(counts), "median": median(counts), "max": max(counts)} if counts else None
+        ),
+        "conversations_with_holes": sum(
+            max(places) - min(places) >= len(places) for places in turns.values()
+        ),
     }
 
 
 def _told(facts: dict[str, Any]) -> str:
     """Say what a split has of conversations."""
     turns, num_cut = facts["turns_per_conversation"], facts["conversations_with_holes"]
-    cut = f"; {num_cut} {'was' if num_cut == 1 else 'were'} cut at rejected turns" if num_cut else ""
+    cut = (
+        f"; {num_cut} {'was' if num_cut == 1 else 'were'} cut at rejected turns" if num_cut else ""
+    )
     lengths = f"{turns['min']}-{turns['max']}" if turns["min"] < turns["max"] else turns["min"]
-    return f"{facts['conversations']} conversations of {lengths} turns (median {turns['median']:g}){cut}"
+    return (
+        f"{facts['conversations']} conversations of {lengths} turns (median"
+        f" {turns['median']:g}){cut}"
+    )
 
 
 def _same_turn(split: Split) -> list[int]:

@@ -1,4 +1,7 @@
-"""What a token file holds, once it is open: splits of clips with codes and text tokens, and what made them. Knows no file format."""
+"""What a token file holds, once it is open.
+
+Splits of clips with codes and text tokens, and what made them. Knows no file format.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,15 +16,30 @@ from numpy.typing import NDArray
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # files of version 1 know no conversations
 SPLITS = ("train", "val")
-DUPLICATE = 1  # flag of a clip: the same audio with the same text, speaker and conversation came earlier in this split
+# flag of a clip: the same audio with the same text, speaker and conversation came earlier in this
+# split
+DUPLICATE = 1
 TEXT_COLUMNS = ("id", "text", "speaker", "source", "conversation")  # of the clip table, as UTF-8
-NUMBER_COLUMNS = {"start_sec": "<f8", "end_sec": "<f8", "duration_sec": "<f8", "flags": "|u1", "turn": "<i4"}
-RAGGED = {"codes": "<u2", "text_tokens": "<u4", **dict.fromkeys(TEXT_COLUMNS, "|u1")}  # each X has its X_offsets, [n+1]
+NUMBER_COLUMNS = {
+    "start_sec": "<f8",
+    "end_sec": "<f8",
+    "duration_sec": "<f8",
+    "flags": "|u1",
+    "turn": "<i4",
+}
+RAGGED = {
+    "codes": "<u2",
+    "text_tokens": "<u4",
+    **dict.fromkeys(TEXT_COLUMNS, "|u1"),
+}  # each X has its X_offsets, [n+1]
 BLOCK_ROWS = 1 << 20  # frames or tokens hashed and checked at a time
 
 
 class StoreError(ValueError):
-    """A token file that is missing, damaged, foreign or of another version; the message says which, and the way out."""
+    """A token file that is missing, damaged, foreign or of another version.
+
+    The message says which, and the way out.
+    """
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,9 @@ class StoreInfo:
     tokenizer_fingerprint: str  # "" = not known
     text_vocab_size: int
     template: str  # how a text becomes tokens: "[{speaker}]{text}" or "{text}"
-    content_fingerprint: str = ""  # hash over ids, codes and text tokens of all splits; write_store fills it in
+    content_fingerprint: str = (
+        ""  # hash over ids, codes and text tokens of all splits; write_store fills it in
+    )
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -53,7 +73,8 @@ class StoreInfo:
 class Clip:
     """One row of metadata as it was encoded."""
 
-    id: str  # hash of audio, span, channel and codec; the same audio with another text has the same id
+    # hash of audio, span, channel and codec; the same audio with another text has the same id
+    id: str
     text: str
     speaker: str  # "" = none
     source: str  # path of the audio file
@@ -62,11 +83,15 @@ class Clip:
     duration_sec: float
     flags: int = 0  # DUPLICATE
     conversation: str = ""  # "" = none
-    turn: int = 0  # place in the conversation, from 0; numbers that are missing are turns that were rejected
+    # place in the conversation, from 0; numbers that are missing are turns that were rejected
+    turn: int = 0
 
 
 class ClipTable(Protocol):
-    """What can be written as a split: a Split, or anything of its shape that makes codes and text tokens as they are asked for."""
+    """What can be written as a split.
+
+    A Split, or anything of its shape that makes codes and text tokens as they are asked for.
+    """
 
     def __len__(self) -> int: ...
 
@@ -97,7 +122,10 @@ class Split:
     """One split, in memory or mapped; arrays are read-only views."""
 
     def __init__(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take all arrays of RAGGED, their offsets, and NUMBER_COLUMNS. ValueError if the ids are not UTF-8."""
+        """Take all arrays of RAGGED, their offsets, and NUMBER_COLUMNS.
+
+        ValueError if the ids are not UTF-8.
+        """
         self.name = name
         self._arrays = arrays
         ids, at = arrays["id"].tobytes(), arrays["id_offsets"].tolist()
@@ -124,11 +152,17 @@ class Split:
 
     def clip(self, index: int) -> Clip:
         """Return the row of the clip table."""
-        texts = {name: self._ragged(name, index).tobytes().decode(errors="replace") for name in TEXT_COLUMNS}
+        texts = {
+            name: self._ragged(name, index).tobytes().decode(errors="replace")
+            for name in TEXT_COLUMNS
+        }
         return Clip(**texts, **{name: self._arrays[name][index].item() for name in NUMBER_COLUMNS})
 
     def blocks(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield all `codes` (or `text_tokens`) in large pieces, whatever the clips: (first row, rows)."""
+        """Yield all `codes` (or `text_tokens`) in large pieces, whatever the clips.
+
+        (first row, rows).
+        """
         for start in range(0, len(self._arrays[name]), BLOCK_ROWS):
             yield start, self._arrays[name][start : start + BLOCK_ROWS]
 
@@ -144,8 +178,14 @@ class Split:
 
 
 def clip_columns(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
-    """Return the clip table as arrays. ValueError for a text that is not valid Unicode (a lone surrogate)."""
-    arrays = {name: np.array([getattr(clip, name) for clip in clips], kind) for name, kind in NUMBER_COLUMNS.items()}
+    """Return the clip table as arrays.
+
+    ValueError for a text that is not valid Unicode (a lone surrogate).
+    """
+    arrays = {
+        name: np.array([getattr(clip, name) for clip in clips], kind)
+        for name, kind in NUMBER_COLUMNS.items()
+    }
     for name in TEXT_COLUMNS:
         texts = [getattr(clip, name).encode() for clip in clips]
         arrays[name] = np.frombuffer(b"".join(texts), RAGGED[name])
@@ -155,7 +195,10 @@ def clip_columns(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
 
 @dataclass(frozen=True)
 class Store:
-    """An open token file; holds no file handle, so it can be used from forked processes and threads."""
+    """An open token file.
+
+    Holds no file handle, so it can be used from forked processes and threads.
+    """
 
     path: Path
     info: StoreInfo
@@ -164,7 +207,10 @@ class Store:
     notes: Sequence[str] = ()  # what opening had to leave out, for people
 
     def asset(self, name: str) -> bytes | None:
-        """Return a small file that travels inside the token file ("codec", "tokenizer"), or None."""
+        """Return a small file that travels inside the token file ("codec", "tokenizer").
+
+        Or None.
+        """
         return self.assets.get(name)
 
 
@@ -174,9 +220,13 @@ class ContentHash:
     def __init__(self) -> None:
         self.clips, self.codes, self.text = (hashlib.blake2b(digest_size=32) for _ in range(3))
 
-    def add_clips(self, ids: Sequence[str], num_frames: NDArray[np.int64], num_text_tokens: NDArray[np.int64]) -> None:
+    def add_clips(
+        self, ids: Sequence[str], num_frames: NDArray[np.int64], num_text_tokens: NDArray[np.int64]
+    ) -> None:
         """Add ids and lengths of the next clips."""
-        for id_, frames, tokens in zip(ids, num_frames.tolist(), num_text_tokens.tolist(), strict=True):
+        for id_, frames, tokens in zip(
+            ids, num_frames.tolist(), num_text_tokens.tolist(), strict=True
+        ):
             self.clips.update(f"{id_} {frames} {tokens}\n".encode())
 
     def add_conversations(self, places: Iterable[tuple[str, int]]) -> None:
@@ -196,13 +246,18 @@ def combine(hashes: Sequence[ContentHash]) -> str:
 
 
 def content_fingerprint(splits: Mapping[str, Split]) -> str:
-    """Read all splits and return their content fingerprint: the same for the same ids, codes and text tokens in the same order."""
+    """Read all splits and return their content fingerprint.
+
+    The same for the same ids, codes and text tokens in the same order.
+    """
     hashes = []
     for split in (splits[name] for name in SPLITS):
         content = ContentHash()
         content.add_clips(split.ids, split.num_frames, split.num_text_tokens)
         if split.has_conversations:
-            content.add_conversations((split.conversation(i), int(split.turns[i])) for i in range(len(split)))
+            content.add_conversations(
+                (split.conversation(i), int(split.turns[i])) for i in range(len(split))
+            )
         for name, part in (("codes", content.codes), ("text_tokens", content.text)):
             for _, block in split.blocks(name):
                 part.update(block.tobytes())

@@ -19,10 +19,14 @@ class Evaluation:
 
     val_loss: float  # weighted sum of the parts' means
     parts: dict[str, float]  # mean per target
-    clips: dict[str, tuple[float, int]]  # id of the example -> (nats, frames); sum of nats / sum of frames = val_loss
+    clips: dict[
+        str, tuple[float, int]
+    ]  # id of the example -> (nats, frames); sum of nats / sum of frames = val_loss
 
 
-def evaluate(model: SpeechModel, family: Family, examples: Examples, config: TrainConfig) -> Evaluation:
+def evaluate(
+    model: SpeechModel, family: Family, examples: Examples, config: TrainConfig
+) -> Evaluation:
     """Measure the model on all `examples`; the model's mode is left as found."""
     device = next(model.parameters()).device
     weights = family.yardstick_weights()
@@ -41,8 +45,11 @@ def evaluate(model: SpeechModel, family: Family, examples: Examples, config: Tra
     for column, part in enumerate(weights):
         tally.add(part, float(all_nats[:, column].sum()), int(all_counts[:, column].sum()))
     parts = tally.means()
-    # An example's share: each part's nats, rescaled from its own targets to frames (the targets of the first part).
+    # An example's share: each part's nats, rescaled from its own targets to frames (the targets of
+    # the first part).
     totals = all_counts.sum(axis=0)
     share = (all_nats * np.array(list(weights.values())) * totals[0] / totals).sum(axis=1)
-    clips = {id_: (float(n), int(c)) for id_, n, c in zip(ids, share, all_counts[:, 0], strict=True)}
+    clips = {
+        id_: (float(n), int(c)) for id_, n, c in zip(ids, share, all_counts[:, 0], strict=True)
+    }
     return Evaluation(sum(weights[p] * parts[p] for p in weights), parts, clips)

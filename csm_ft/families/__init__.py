@@ -1,4 +1,7 @@
-"""The model families; the only place where a family's name decides anything. Importing this package imports no torch."""
+"""The model families; the only place where a family's name decides anything.
+
+Importing this package imports no torch.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +22,10 @@ def config_class(family: str = "csm") -> type[TrainConfig]:
 
 
 def arrange(split: "Split", config: TrainConfig, *, evaluate: bool = False) -> "Examples":
-    """Return the examples that a split is to the family of `config`; `evaluate` = those that the yardstick scores. Imports no torch."""
+    """Return the examples that a split is to the family of `config`.
+
+    `evaluate` = those that the yardstick scores. Imports no torch.
+    """
     from csm_ft.families.csm.arrange import arrange_csm
     from csm_ft.families.csm.config import CsmConfig
 

@@ -1,7 +1,7 @@
 """The contract between the loop and a model family.
 
-The loop in train.py knows no model, no part of a loss and no layout of tokens; all of that stands behind these few types.
-Shapes: B sequences in a micro-batch, S padded positions, K codebooks.
+The loop in train.py knows no model, no part of a loss and no layout of tokens; all of that stands
+behind these few types. Shapes: B sequences in a micro-batch, S padded positions, K codebooks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,10 @@ Loss = Mapping[str, Tensor]  # per part: nats summed per sequence, [B] fp32; nev
 
 @dataclass(frozen=True)
 class Draw:
-    """Key of the random choices made in collate; the choice for an example depends on nothing else."""
+    """Key of the random choices made in collate.
+
+    The choice for an example depends on nothing else.
+    """
 
     seed: int
     epoch: int
@@ -31,13 +34,19 @@ class Draw:
 class Batch:
     """One micro-batch; families add their tensors in a subclass."""
 
-    counts: dict[str, Tensor]  # per part: true number of targets per sequence, [B] int64, on the CPU
+    counts: dict[
+        str, Tensor
+    ]  # per part: true number of targets per sequence, [B] int64, on the CPU
     num_positions: int  # real positions, without padding
     num_padded: int  # B * S
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors (but not its counts) on `device`."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved = {
+            k: v.to(device, non_blocking=True)
+            for k, v in vars(self).items()
+            if isinstance(v, Tensor)
+        }
         return type(self)(**{**vars(self), **moved})
 
 
@@ -81,16 +90,23 @@ class SamplingOptions:
 
 
 class SpeechModel(nn.Module):
-    """A trainable model: loss in `forward` (so that DDP and FSDP2 see it), sampling without traces."""
+    """A trainable model.
+
+    Loss in `forward` (so that DDP and FSDP2 see it), sampling without traces.
+    """
 
     block_classes: ClassVar[tuple[type[nn.Module], ...]]
-    base_fingerprint: str = ""  # of the frozen weights, once there are adapters beside them (csm_ft/families/lora.py)
+    base_fingerprint: str = (
+        ""  # of the frozen weights, once there are adapters beside them (csm_ft/families/lora.py)
+    )
 
     def forward(self, batch: Any) -> Loss:
         """Return the nats of each part, summed per sequence."""
         raise NotImplementedError
 
-    def sample(self, prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions) -> list[Sample]:
+    def sample(
+        self, prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions
+    ) -> list[Sample]:
         """Speak all prompts as one batch; leaves the model as it found it."""
         raise NotImplementedError
 
@@ -99,10 +115,15 @@ class Family(Protocol):
     """The plain functions of a family, as a module-like object (families/<name>/__init__.py)."""
 
     def build_model(self, config: TrainConfig, store: Any) -> SpeechModel:
-        """Build the model in fp32 on the CPU with base or random weights; raises ConfigError when they do not fit the store."""
+        """Build the model in fp32 on the CPU with base or random weights.
+
+        Raises ConfigError when they do not fit the store.
+        """
         ...
 
-    def collate(self, examples: Examples, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None) -> Batch:
+    def collate(
+        self, examples: Examples, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None
+    ) -> Batch:
         """Make one micro-batch; draw=None scores every frame (evaluation)."""
         ...
 
@@ -111,7 +132,10 @@ class Family(Protocol):
         ...
 
     def yardstick_weights(self) -> dict[str, float]:
-        """Weight of each part's mean in the validation loss that trials are compared by; free of every swept parameter."""
+        """Weight of each part's mean in the validation loss that trials are compared by.
+
+        Free of every swept parameter.
+        """
         ...
 
     def learning_rate_factor(self, config: TrainConfig, name: str) -> float:

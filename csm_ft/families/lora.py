@@ -1,8 +1,9 @@
 """Low-rank adapters by the peft library: put into a model, saved in its format, taken back, merged.
 
-A checkpoint of adapters is `adapter_model.safetensors` and `adapter_config.json` as peft writes them (`PeftModel.from_pretrained` reads
-them onto the same base), with the fingerprint of the base in the tensors' metadata. The library is imported where it is needed: that takes
-seconds, and most runs have no adapters.
+A checkpoint of adapters is `adapter_model.safetensors` and `adapter_config.json` as peft writes
+them (`PeftModel.from_pretrained` reads them onto the same base), with the fingerprint of the base
+in the tensors' metadata. The library is imported where it is needed: that takes seconds, and most
+runs have no adapters.
 """
 
 import hashlib
@@ -29,7 +30,10 @@ _HASHED_VALUES = 4096  # per tensor: another training changes all of them
 
 
 def add_adapters(model: SpeechModel, modules: str, config: TrainConfig) -> None:
-    """Freeze the model and put new adapters beside the modules whose names match `modules`; they change nothing at first."""
+    """Freeze the model and put new adapters beside the modules whose names match `modules`.
+
+    They change nothing at first.
+    """
     from peft import LoraConfig, LoraModel
 
     lora = LoraConfig(
@@ -48,7 +52,10 @@ def add_adapters(model: SpeechModel, modules: str, config: TrainConfig) -> None:
 
 
 def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
-    """Make the dropout of one forward pass a function of these three, so that a resumed run drops the same."""
+    """Make the dropout of one forward pass a function of these three.
+
+    So that a resumed run drops the same.
+    """
     torch.manual_seed(int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1)[0]))
 
 
@@ -59,8 +66,12 @@ def has_adapters(model: SpeechModel) -> bool:
 
 def save_adapters(folder: Path, model: SpeechModel) -> None:
     """Write adapters and their configuration."""
-    tensors = {f"{_PREFIX}{name}": tensor.detach().contiguous() for name, tensor in _tensors(model).items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", _FINGERPRINT: model.base_fingerprint})
+    tensors = {
+        f"{_PREFIX}{name}": tensor.detach().contiguous() for name, tensor in _tensors(model).items()
+    }
+    save_file(
+        tensors, folder / WEIGHTS, metadata={"format": "pt", _FINGERPRINT: model.base_fingerprint}
+    )
     lora: Any = model.peft_config[_NAME]  # pyright: ignore[reportArgumentType, reportAssignmentType, reportIndexIssue]
     lora.save_pretrained(str(folder))
 
@@ -81,13 +92,18 @@ class Adapters:
 
 
 def read_adapters(folder: Path) -> Adapters:
-    """Read adapters; ConfigError for a file that is missing or damaged, and for adapters other than LoRA's."""
+    """Read adapters.
+
+    ConfigError for a file that is missing or damaged, and for adapters other than LoRA's.
+    """
     path, config = folder / WEIGHTS, folder / CONFIG
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
         kind = values["peft_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{config}: not readable as a LoRA configuration ({error!r}); fetch the adapter again") from error
+        raise ConfigError(
+            f"{config}: not readable as a LoRA configuration ({error!r}); fetch the adapter again"
+        ) from error
     if kind != "LORA":
         raise ConfigError(f"{config}: adapters of the kind {kind!r}; only LORA can be read")
     try:
@@ -101,26 +117,33 @@ def read_adapters(folder: Path) -> Adapters:
 def put_back(adapters: Adapters, model: SpeechModel) -> None:
     """Put saved adapters into a model that has some of the same shape.
 
-    Raises ConfigError for tensors that are missing, unknown or of another shape, and for adapters of another base.
+    Raises ConfigError for tensors that are missing, unknown or of another shape, and for adapters
+    of another base.
     """
     path = adapters.folder / WEIGHTS
     if adapters.base_fingerprint and adapters.base_fingerprint != model.base_fingerprint:
         raise ConfigError(
-            f"{path}: these adapters were trained on other base weights ({adapters.base_fingerprint[:12]}, not "
-            f"{model.base_fingerprint[:12]}); give the base that {CONFIG} names, {adapters.base}, as it was then"
+            f"{path}: these adapters were trained on other base weights"
+            f" ({adapters.base_fingerprint[:12]}, not {model.base_fingerprint[:12]}); give the base"
+            f" that {CONFIG} names, {adapters.base}, as it was then"
         )
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in adapters.tensors.items()}
     expected = _tensors(model)
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    missing, unknown = (
+        sorted(expected.keys() - tensors.keys()),
+        sorted(tensors.keys() - expected.keys()),
+    )
     if missing or unknown:
         raise ConfigError(
-            f"{path}: not the adapters that {CONFIG} describes on this model: {len(missing)} tensors missing (e.g. {missing[:2]}), "
-            f"{len(unknown)} unknown (e.g. {unknown[:2]}); fetch both files again, or name the right base"
+            f"{path}: not the adapters that {CONFIG} describes on this model: {len(missing)}"
+            f" tensors missing (e.g. {missing[:2]}), {len(unknown)} unknown (e.g. {unknown[:2]});"
+            " fetch both files again, or name the right base"
         )
     for name, tensor in expected.items():
         if tensor.shape != tensors[name].shape:
             raise ConfigError(
-                f"{path}: {name} is {tuple(tensors[name].shape)}, the base wants {tuple(tensor.shape)}: adapters of a model of another size"
+                f"{path}: {name} is {tuple(tensors[name].shape)}, the base wants"
+                f" {tuple(tensor.shape)}: adapters of a model of another size"
             )
     from peft import set_peft_model_state_dict
 
@@ -128,14 +151,19 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
 
 
 def merge(adapters: Adapters, model: SpeechModel) -> None:
-    """Add adapters into the weights of the base they were trained on, in place; ConfigError as put_back."""
+    """Add adapters into the weights of the base they were trained on, in place.
+
+    ConfigError as put_back.
+    """
     from peft import LoraConfig, LoraModel
 
     model.base_fingerprint = fingerprint(model.state_dict())
     try:
         tuner = LoraModel(model, LoraConfig.from_peft_type(**adapters.config), _NAME)  # pyright: ignore[reportArgumentType]
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{adapters.folder / CONFIG}: does not fit the base {adapters.base}: {error}") from error
+        raise ConfigError(
+            f"{adapters.folder / CONFIG}: does not fit the base {adapters.base}: {error}"
+        ) from error
     put_back(adapters, model)
     tuner.merge_and_unload()
     model.requires_grad_(True)

@@ -1,14 +1,18 @@
-"""What to speak, and after what: files of prompts, `--context clip.wav:transcript:speaker`, and both as prompts of a model.
+"""What to speak, and after what.
+
+Files of prompts, `--context clip.wav:transcript:speaker`, and both as prompts of a model.
 
 A file is a JSON list; each entry is a sentence, or an object:
 
     [
       "A sentence.",
       {"text": "Yes, I did.", "speaker": "anna", "name": "answer",
-       "context": [{"path": "question.wav", "text": "Did you see it?", "speaker": "ben", "start": 1.5, "end": 3.0}]}
+       "context": [{"path": "question.wav", "text": "Did you see it?", "speaker": "ben", "start":
+       1.5, "end": 3.0}]}
     ]
 
-Paths are relative to the file. A turn or a prompt without `speaker` takes the speaker that is asked for elsewhere.
+Paths are relative to the file. A turn or a prompt without `speaker` takes the speaker that is asked
+for elsewhere.
 """
 
 import hashlib
@@ -20,7 +24,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 from csm_ft.codecs.base import Codec, Codes
 from csm_ft.config import ConfigError
@@ -28,11 +40,17 @@ from csm_ft.data import audio
 from csm_ft.families.base import Prompt, Turn
 from csm_ft.families.csm.config import MAX_POSITIONS
 
-EXAMPLE = '[{"text": "Hello.", "speaker": "0", "context": [{"path": "clip.wav", "text": "What the clip says."}]}]'
+EXAMPLE = (
+    '[{"text": "Hello.", "speaker": "0", "context": [{"path": "clip.wav", "text": "What the clip'
+    ' says."}]}]'
+)
 
 
 class PromptError(ConfigError):
-    """A prompt, or a clip of its context, that cannot be used; the message names where it stands, the rule and the way out."""
+    """A prompt, or a clip of its context, that cannot be used.
+
+    The message names where it stands, the rule and the way out.
+    """
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,9 @@ class VoicedPrompt:
     prompt: Prompt
     clips: Sequence[ContextClip] = ()
     name: str = ""
-    facts: list[dict[str, Any]] = field(default_factory=list)  # of the clips, for JSON beside the wav
+    facts: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # of the clips, for JSON beside the wav
 
 
 def _word(value: Any) -> Any:
@@ -77,7 +97,9 @@ def _word(value: Any) -> Any:
 
 def _nameable(speaker: str) -> str:
     if any(letter in "[]" or not letter.isprintable() for letter in speaker):
-        raise ValueError("has brackets or control characters, but stands as [speaker] before the text; rename it")
+        raise ValueError(
+            "has brackets or control characters, but stands as [speaker] before the text; rename it"
+        )
     return speaker
 
 
@@ -120,7 +142,10 @@ _FILE = TypeAdapter(list[Annotated[_Entry, BeforeValidator(_sentence)]])
 
 
 def read_prompts(path: Path) -> list[AskedPrompt]:
-    """Read a file of prompts. PromptError names file, entry (from 1), field, value and rule. Sound files are not opened here."""
+    """Read a file of prompts. PromptError names file, entry (from 1), field, value and rule.
+
+    Sound files are not opened here.
+    """
     try:
         entries = _FILE.validate_python(json.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
@@ -134,9 +159,15 @@ def read_prompts(path: Path) -> list[AskedPrompt]:
 
 
 def parse_context(value: str) -> ContextClip:
-    """Read `path:transcript:speaker`, cut at the first and the last colon; the speaker may be empty. PromptError says how to write it."""
+    """Read `path:transcript:speaker`, cut at the first and the last colon.
+
+    The speaker may be empty. PromptError says how to write it.
+    """
     where = f"--context {value!r}"
-    way = "write clip.wav:transcript:speaker, or clip.wav:transcript: for the prompt's speaker; a path with a colon goes into --prompts"
+    way = (
+        "write clip.wav:transcript:speaker, or clip.wav:transcript: for the prompt's speaker; a"
+        " path with a colon goes into --prompts"
+    )
     path, _, rest = value.partition(":")
     text, colon, speaker = (part.strip() for part in rest.rpartition(":"))
     if not colon:
@@ -144,8 +175,16 @@ def parse_context(value: str) -> ContextClip:
     if not path.strip() or not text:
         raise PromptError(f"{where} has no {'transcript' if path.strip() else 'path'}; {way}")
     if len(speaker.split()) > 1:
-        raise PromptError(f"{where}: what follows the last colon, {speaker!r}, is no speaker (it has blanks); {way}")
-    return ContextClip(where, Path(path.strip()), check_text(where, text), check_speaker(where, speaker) if speaker else None)
+        raise PromptError(
+            f"{where}: what follows the last colon, {speaker!r}, is no speaker (it has blanks);"
+            f" {way}"
+        )
+    return ContextClip(
+        where,
+        Path(path.strip()),
+        check_text(where, text),
+        check_speaker(where, speaker) if speaker else None,
+    )
 
 
 def check_text(where: str, text: str) -> str:
@@ -153,12 +192,18 @@ def check_text(where: str, text: str) -> str:
     if not text.strip():
         raise PromptError(f"{where} is empty; give it a sentence, or leave it out")
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise PromptError(f"{where} {text[:40]!r} is not UTF-8; write it again in a UTF-8 terminal, or into a file for --prompts")
+        raise PromptError(
+            f"{where} {text[:40]!r} is not UTF-8; write it again in a UTF-8 terminal, or into a"
+            " file for --prompts"
+        )
     return text.strip()
 
 
 def check_speaker(where: str, speaker: str) -> str:
-    """Return the name of a speaker, stripped. PromptError when it is empty, or cannot stand as [speaker] before a text."""
+    """Return the name of a speaker, stripped.
+
+    PromptError when it is empty, or cannot stand as [speaker] before a text.
+    """
     try:
         if not speaker.strip():
             raise ValueError("is empty; name a speaker, or leave it out")
@@ -168,15 +213,22 @@ def check_speaker(where: str, speaker: str) -> str:
 
 
 def check_clips(asked: Sequence[AskedPrompt]) -> None:
-    """Open the context clips, so that a wrong path or span is told before a model is loaded. PromptError names the clip."""
+    """Open the context clips, so that a wrong path or span is told before a model is loaded.
+
+    PromptError names the clip.
+    """
     for one in asked:
         for clip in one.context:
             with _naming(clip):
                 audio.probe(clip.path, start_sec=clip.start_sec, end_sec=clip.end_sec)
 
 
-def voiced(asked: Sequence[AskedPrompt], codec: Codec, *, speaker: str, names_speakers: bool) -> list[VoicedPrompt]:
-    """Encode the context clips (each span once) and name the speakers; without `names_speakers` (the model's template has none) all are "".
+def voiced(
+    asked: Sequence[AskedPrompt], codec: Codec, *, speaker: str, names_speakers: bool
+) -> list[VoicedPrompt]:
+    """Encode the context clips (each span once) and name the speakers.
+
+    Without `names_speakers` (the model's template has none) all are "".
 
     A prompt that is asked for twice is there once. PromptError names the clip that cannot be used.
     """
@@ -192,34 +244,48 @@ def voiced(asked: Sequence[AskedPrompt], codec: Codec, *, speaker: str, names_sp
             who = (clip.speaker or own) if names_speakers else ""
             turns.append(Turn(clip.text, who, heard[span]))
             seconds = len(heard[span]) * codec.frame_samples / codec.sample_rate_hz
-            facts.append({"path": str(clip.path), "text": clip.text, "speaker": who, "seconds": seconds})
+            facts.append(
+                {"path": str(clip.path), "text": clip.text, "speaker": who, "seconds": seconds}
+            )
         prompt = make_prompt(one.text, own if names_speakers else "", turns)
         prompts.setdefault(prompt.id, VoicedPrompt(prompt, one.context, one.name, facts))
     return list(prompts.values())
 
 
-def check_lengths(prompts: Sequence[VoicedPrompt], tokenizer: Any, codec: Codec, max_sec: float, *, option: str) -> int:
-    """Return max_sec (of `option`) in frames; PromptError for a text that leaves no room for them within the model's positions."""
+def check_lengths(
+    prompts: Sequence[VoicedPrompt], tokenizer: Any, codec: Codec, max_sec: float, *, option: str
+) -> int:
+    """Return max_sec (of `option`) in frames.
+
+    PromptError for a text that leaves no room for them within the model's positions.
+    """
     frame_sec = codec.frame_samples / codec.sample_rate_hz
     max_frames = math.ceil(max_sec / frame_sec)
     if max_frames >= MAX_POSITIONS:
         raise PromptError(
-            f"--{option} {max_sec:g} is more than the {int(MAX_POSITIONS * frame_sec)} s that the model holds; give a smaller one"
+            f"--{option} {max_sec:g} is more than the {int(MAX_POSITIONS * frame_sec)} s that the"
+            " model holds; give a smaller one"
         )
     for one in prompts:
         num_tokens = len(tokenizer.encode(one.prompt.text, one.prompt.speaker or None))
         room = MAX_POSITIONS - num_tokens
         if room < max_frames:
-            hint = f"--{option} {int(room * frame_sec)}" if room * frame_sec >= 1 else "a shorter text"
+            hint = (
+                f"--{option} {int(room * frame_sec)}" if room * frame_sec >= 1 else "a shorter text"
+            )
             raise PromptError(
-                f"{one.prompt.text[:40]!r} takes {num_tokens} of the model's {MAX_POSITIONS} positions, and --{option} {max_sec:g} "
-                f"{max_frames} more, which is too much; give {hint}, or cut the text into several prompts"
+                f"{one.prompt.text[:40]!r} takes {num_tokens} of the model's {MAX_POSITIONS}"
+                f" positions, and --{option} {max_sec:g} {max_frames} more, which is too much; give"
+                f" {hint}, or cut the text into several prompts"
             )
     return max_frames
 
 
 def make_prompt(text: str, speaker: str, context: Sequence[Turn] = ()) -> Prompt:
-    """Return a prompt under the hash of all that it asks for; without context that is the hash of speaker and text alone."""
+    """Return a prompt under the hash of all that it asks for.
+
+    Without context that is the hash of speaker and text alone.
+    """
     digest = hashlib.blake2b(f"{speaker}|{text}".encode(), digest_size=6)
     for turn in context:
         digest.update(json.dumps([turn.speaker, turn.text, turn.codes.shape]).encode())
@@ -229,7 +295,12 @@ def make_prompt(text: str, speaker: str, context: Sequence[Turn] = ()) -> Prompt
 
 def _encode(clip: ContextClip, codec: Codec) -> Codes:
     with _naming(clip):
-        wave = audio.load(clip.path, sample_rate_hz=codec.sample_rate_hz, start_sec=clip.start_sec, end_sec=clip.end_sec)
+        wave = audio.load(
+            clip.path,
+            sample_rate_hz=codec.sample_rate_hz,
+            start_sec=clip.start_sec,
+            end_sec=clip.end_sec,
+        )
     return codec.encode([wave])[0]
 
 
@@ -239,14 +310,25 @@ def _naming(clip: ContextClip) -> Iterator[None]:
         yield
     except audio.AudioError as error:
         reason = str(error).replace("drop the row or ", "").replace("drop the row", "leave it out")
-        way = "check its path" + ("; one with a colon goes into --prompts" if clip.where.startswith("--context") else "")
-        raise PromptError(f"{clip.where}: {reason.replace('paths are relative to the metadata file', way)}") from error
+        way = "check its path" + (
+            "; one with a colon goes into --prompts" if clip.where.startswith("--context") else ""
+        )
+        raise PromptError(
+            f"{clip.where}: {reason.replace('paths are relative to the metadata file', way)}"
+        ) from error
 
 
 def _asked(path: Path, number: int, entry: _Entry) -> AskedPrompt:
     where = f"{path} entry {number}"
     clips = [
-        ContextClip(f"{where} context {turn}", path.parent / clip.path, clip.text, clip.speaker, clip.start, clip.end)
+        ContextClip(
+            f"{where} context {turn}",
+            path.parent / clip.path,
+            clip.text,
+            clip.speaker,
+            clip.start,
+            clip.end,
+        )
         for turn, clip in enumerate(entry.context, start=1)
     ]
     return AskedPrompt(where, entry.text, entry.speaker, tuple(clips), entry.name)
@@ -255,12 +337,16 @@ def _asked(path: Path, number: int, entry: _Entry) -> AskedPrompt:
 def _message(path: Path, error: Any) -> str:
     """Say `prompts.json entry 2 context 1 speaker: true is not valid: ...`, counted from 1."""
     place = " ".join(
-        str(part) if isinstance(part, str) else f"{'entry' if not i else ''} {part + 1}".strip() for i, part in enumerate(error["loc"])
+        str(part) if isinstance(part, str) else f"{'entry' if not i else ''} {part + 1}".strip()
+        for i, part in enumerate(error["loc"])
     )
     if error["type"] == "missing":
         return f"{path} {place}: is missing; an entry is a sentence, or as in {EXAMPLE}"
     if error["type"] == "extra_forbidden":
-        return f"{path} {place}: unknown key; an entry has text, speaker, context, name, and a clip path, text, speaker, start, end"
+        return (
+            f"{path} {place}: unknown key; an entry has text, speaker, context, name, and a clip"
+            " path, text, speaker, start, end"
+        )
     shown = json.dumps(error["input"], ensure_ascii=False)
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     rule = _RULES.get(error["type"]) or error["msg"].removeprefix("Value error, ")

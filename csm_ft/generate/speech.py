@@ -1,7 +1,10 @@
-"""What a model speaks with: the codec and the tokenizer that its training data was made with, found from whatever folder it lies in.
+"""What a model speaks with.
 
-In this order: what the flags say; `speech.json` beside the weights, as csm_ft.export writes it; the token file of the run; and for
-weights that come with none of these, what their size tells.
+The codec and the tokenizer that its training data was made with, found from whatever folder it lies
+in.
+
+In this order: what the flags say; `speech.json` beside the weights, as csm_ft.export writes it; the
+token file of the run; and for weights that come with none of these, what their size tells.
 """
 
 import json
@@ -18,11 +21,19 @@ from csm_ft.codecs.base import Codec
 from csm_ft.config import ConfigError
 from csm_ft.data.token_file import Store, StoreInfo, is_public_layout, open_store
 from csm_ft.families.csm.config import CsmSize
-from csm_ft.families.csm.encoder import TEMPLATE, TextTokenizer, open_tokenizer, tokenizer_from_store
+from csm_ft.families.csm.encoder import (
+    TEMPLATE,
+    TextTokenizer,
+    open_tokenizer,
+    tokenizer_from_store,
+)
 from csm_ft.runs.encoder_record import SPEECH
 from csm_ft.runs.source import Origin, is_hub_name, open_data
 
-_WAYS = "name the token file (--data tokens.hdf5), or codec and tokenizer (--codec mimi|melrvq --codec_source ... --tokenizer ...)"
+_WAYS = (
+    "name the token file (--data tokens.hdf5), or codec and tokenizer (--codec mimi|melrvq"
+    " --codec_source ... --tokenizer ...)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,12 @@ class Speech:
     tokenizer: TextTokenizer
     template: str
     found: str  # where, for people
-    speakers: tuple[str, ...] = ()  # that the model has learned, the most frequent first; empty = not known
-    foreign: tuple[str, ...] = ()  # codec, tokenizer: chosen by the flags, and not what the model was trained with
+    speakers: tuple[
+        str, ...
+    ] = ()  # that the model has learned, the most frequent first; empty = not known
+    foreign: tuple[
+        str, ...
+    ] = ()  # codec, tokenizer: chosen by the flags, and not what the model was trained with
 
     @property
     def names_speakers(self) -> bool:
@@ -53,7 +68,10 @@ class Speech:
 
 
 def open_speech(origin: Origin, size: CsmSize, flags: Flags, device: str) -> Speech:
-    """Open what a model of `size` speaks with. ConfigError when it cannot be found, or does not fit the model; it names the ways out."""
+    """Open what a model of `size` speaks with.
+
+    ConfigError when it cannot be found, or does not fit the model; it names the ways out.
+    """
     record, found, speakers = _find_record(origin, flags)
     try:
         codec, codec_found = _codec(record, size, flags, device)
@@ -62,11 +80,21 @@ def open_speech(origin: Origin, size: CsmSize, flags: Flags, device: str) -> Spe
         raise ConfigError(f"{origin.label} cannot be heard: {error}; or {_WAYS}") from error
     _check_fit(origin, size, codec, tokenizer)
     template = record.info.template if record else TEMPLATE
-    return Speech(codec, tokenizer, template, found or codec_found, speakers, _foreign(origin, record, codec, tokenizer))
+    return Speech(
+        codec,
+        tokenizer,
+        template,
+        found or codec_found,
+        speakers,
+        _foreign(origin, record, codec, tokenizer),
+    )
 
 
 def _find_record(origin: Origin, flags: Flags) -> tuple[Store | None, str, tuple[str, ...]]:
-    """Return a token file, or a speech.json read as one without clips; where it was found; and the speakers that it knows."""
+    """Return a token file, or a speech.json read as one without clips; where it was found.
+
+    And the speakers that it knows.
+    """
     if flags.data:
         path = Path(flags.data)
         store = open_store(path, in_memory=is_public_layout(path))
@@ -80,7 +108,8 @@ def _find_record(origin: Origin, flags: Flags) -> tuple[Store | None, str, tuple
         if flags.codec != "auto":
             return None, "the flags", ()
         raise ConfigError(
-            f"{origin.label} cannot be heard: {problem}. Put it back, {_WAYS}; an export (python -m csm_ft.export) needs none"
+            f"{origin.label} cannot be heard: {problem}. Put it back, {_WAYS}; an export (python -m"
+            " csm_ft.export) needs none"
         )
     return store, str(store.path), _speakers(store)
 
@@ -102,22 +131,47 @@ def _read_speech(folder: Path) -> tuple[Store, str, tuple[str, ...]]:
     try:
         values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = {item.name: item.type for item in fields(StoreInfo)}
-        info = StoreInfo(**{"family": "csm", "text_vocab_size": 0, **{k: v for k, v in values.items() if k in known}})
-        wrong = [name for name, kind in known.items() if not isinstance(getattr(info, name), str if kind is str else int)]
+        info = StoreInfo(
+            **{
+                "family": "csm",
+                "text_vocab_size": 0,
+                **{k: v for k, v in values.items() if k in known},
+            }
+        )
+        wrong = [
+            name
+            for name, kind in known.items()
+            if not isinstance(getattr(info, name), str if kind is str else int)
+        ]
         speakers = tuple(str(name) for name in values.get("speakers", ()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not what csm_ft.export writes ({error}); export again, or {_WAYS}") from error
-    wrong += [name for name in ("codec_source", "tokenizer") if str(getattr(info, name)).startswith(".")]  # from where we stand, by chance
+        raise ConfigError(
+            f"{path}: not what csm_ft.export writes ({error}); export again, or {_WAYS}"
+        ) from error
+    wrong += [
+        name for name in ("codec_source", "tokenizer") if str(getattr(info, name)).startswith(".")
+    ]  # from where we stand, by chance
     if wrong or info.codec not in ("mimi", "melrvq"):
-        raise ConfigError(f"{path}: {', '.join(wrong) or 'codec'} is not what csm_ft.export writes; export again, or {_WAYS}")
+        raise ConfigError(
+            f"{path}: {', '.join(wrong) or 'codec'} is not what csm_ft.export writes; export again,"
+            f" or {_WAYS}"
+        )
     assets = {"codec": folder / info.codec_source, "tokenizer": folder / info.tokenizer}
-    blobs = {name: file.read_bytes() for name, file in assets.items() if file.is_file() and file.parent == folder}
+    blobs = {
+        name: file.read_bytes()
+        for name, file in assets.items()
+        if file.is_file() and file.parent == folder
+    }
     return Store(path, info, {}, blobs), str(path), speakers
 
 
 def _speakers(store: Store) -> tuple[str, ...]:
     split = store.splits["train"]
-    return tuple(name for name, _ in Counter(split.clip(i).speaker for i in range(len(split))).most_common() if name)
+    return tuple(
+        name
+        for name, _ in Counter(split.clip(i).speaker for i in range(len(split))).most_common()
+        if name
+    )
 
 
 def _codec(record: Store | None, size: CsmSize, flags: Flags, device: str) -> tuple[Codec, str]:
@@ -129,7 +183,10 @@ def _codec(record: Store | None, size: CsmSize, flags: Flags, device: str) -> tu
     if name == "auto":
         name = codecs.guess(size.num_codebooks, size.audio_vocab_size)
     assert name in ("mimi", "melrvq"), f"unknown codec {name}"
-    return codecs.open_codec(name, source, num_codebooks=size.num_codebooks, device=device), f"its size ({size.num_codebooks} codebooks)"
+    return (
+        codecs.open_codec(name, source, num_codebooks=size.num_codebooks, device=device),
+        f"its size ({size.num_codebooks} codebooks)",
+    )
 
 
 def _tokenizer(record: Store | None, codec: Codec, flags: Flags) -> TextTokenizer:
@@ -138,24 +195,49 @@ def _tokenizer(record: Store | None, codec: Codec, flags: Flags) -> TextTokenize
     return tokenizer_from_store(record)
 
 
-def _foreign(origin: Origin, record: Store | None, codec: Codec, tokenizer: TextTokenizer) -> tuple[str, ...]:
+def _foreign(
+    origin: Origin, record: Store | None, codec: Codec, tokenizer: TextTokenizer
+) -> tuple[str, ...]:
     """Return which of the two are not those of the training, as far as its hashes are known."""
     known: dict[str, Any] = vars(record.info) if record is not None else {}
     if record is None and origin.run is not None:
         known = json.loads((origin.run / "env.json").read_text(encoding="utf-8"))
     has = {"codec": codec.fingerprint, "tokenizer": tokenizer.fingerprint}
-    return tuple(name for name, value in has.items() if known.get(f"{name}_fingerprint") not in ("", None, value))
+    return tuple(
+        name
+        for name, value in has.items()
+        if known.get(f"{name}_fingerprint") not in ("", None, value)
+    )
 
 
 def _check_fit(origin: Origin, size: CsmSize, codec: Codec, tokenizer: TextTokenizer) -> None:
     rules = (
-        ("codebooks", codec.name, codec.num_codebooks, size.num_codebooks, codec.num_codebooks == size.num_codebooks),
-        ("audio ids", codec.name, codec.vocab_size, size.audio_vocab_size, codec.vocab_size <= size.audio_vocab_size),
-        ("text ids", "tokenizer", tokenizer.vocab_size, size.text_vocab_size, tokenizer.vocab_size <= size.text_vocab_size),
+        (
+            "codebooks",
+            codec.name,
+            codec.num_codebooks,
+            size.num_codebooks,
+            codec.num_codebooks == size.num_codebooks,
+        ),
+        (
+            "audio ids",
+            codec.name,
+            codec.vocab_size,
+            size.audio_vocab_size,
+            codec.vocab_size <= size.audio_vocab_size,
+        ),
+        (
+            "text ids",
+            "tokenizer",
+            tokenizer.vocab_size,
+            size.text_vocab_size,
+            tokenizer.vocab_size <= size.text_vocab_size,
+        ),
     )
     for what, who, has, wanted, fits in rules:
         if not fits:
             source = tokenizer.source if who == "tokenizer" else codec.source
             raise ConfigError(
-                f"{origin.label} has {wanted} {what}, the {who} {source} has {has}: they were not made for each other; {_WAYS}"
+                f"{origin.label} has {wanted} {what}, the {who} {source} has {has}: they were not"
+                f" made for each other; {_WAYS}"
             )

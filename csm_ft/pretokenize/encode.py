@@ -1,7 +1,10 @@
-"""Encoding what is new: codes are kept in parts, each there whole or not at all, until the token file is written.
+"""Encoding what is new.
 
-`<output>.parts/plan.json` holds the groups of clips that go through the codec together, made before the first is encoded, so that a resumed
-run encodes the same groups; `part_00012.safetensors` holds the codes of some groups, by clip id.
+Codes are kept in parts, each there whole or not at all, until the token file is written.
+
+`<output>.parts/plan.json` holds the groups of clips that go through the codec together, made before
+the first is encoded, so that a resumed run encodes the same groups; `part_00012.safetensors` holds
+the codes of some groups, by clip id.
 """
 
 import itertools
@@ -31,7 +34,10 @@ FITTED = "fitted"  # codec_source of a codec that only the token file holds
 
 
 class CodeCache:
-    """All codes that are at hand: those of the token file that is about to be replaced, and those of the parts."""
+    """All codes that are at hand.
+
+    Those of the token file that is about to be replaced, and those of the parts.
+    """
 
     def __init__(self, output: Path, old: Store | None) -> None:
         """Take the token file at `output`, opened, or None if there is none."""
@@ -42,10 +48,17 @@ class CodeCache:
         self._frames: dict[str, int] = {}
 
     def find(self) -> None:
-        """Look up what the old token file and the parts hold; ids name the codec, too, so other codecs' codes do no harm."""
+        """Look up what the old token file and the parts hold.
+
+        Ids name the codec, too, so other codecs' codes do no harm.
+        """
         store = self._store
         if store is not None:
-            self._old = {id_: (store.splits[name], i) for name in SPLITS for i, id_ in enumerate(store.splits[name].ids)}
+            self._old = {
+                id_: (store.splits[name], i)
+                for name in SPLITS
+                for i, id_ in enumerate(store.splits[name].ids)
+            }
         for path in sorted(self.folder.glob("part_*.safetensors")):
             self._add_part(path)
 
@@ -69,17 +82,24 @@ class CodeCache:
 
     def add(self, codes: Mapping[str, NDArray[np.uint16]]) -> None:
         """Keep the codes of some groups as the next part."""
-        number = 1 + max((int(p.stem.split("_")[1]) for p in self.folder.glob("part_*.safetensors")), default=-1)
+        number = 1 + max(
+            (int(p.stem.split("_")[1]) for p in self.folder.glob("part_*.safetensors")), default=-1
+        )
         path = self.folder / f"part_{number:05d}.safetensors"
         write_whole(path, save({id_: np.ascontiguousarray(c) for id_, c in codes.items()}))
         self._add_part(path)
 
     def plan(self, missing: Mapping[str, Span], codec: Codec, batch_sec: float) -> list[Group]:
-        """Return the groups to encode: those of the stored plan, then new ones, sorted by length, for clips that no plan names."""
+        """Return the groups to encode.
+
+        Those of the stored plan, then new ones, sorted by length, for clips that no plan names.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "plan.json"
         stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        groups: list[Group] = stored["groups"] if stored.get("codec_fingerprint") == codec.fingerprint else []
+        groups: list[Group] = (
+            stored["groups"] if stored.get("codec_fingerprint") == codec.fingerprint else []
+        )
         planned = {id_ for group in groups for id_ in group}
         frames_per_batch = batch_sec * codec.sample_rate_hz / codec.frame_samples
         new = sorted((span.num_frames, id_) for id_, span in missing.items() if id_ not in planned)
@@ -99,7 +119,11 @@ class CodeCache:
         if kept.is_file():
             return kept.read_bytes()
         store = self._store
-        return store.asset("codec") if store is not None and store.info.codec_source == FITTED else None
+        return (
+            store.asset("codec")
+            if store is not None and store.info.codec_source == FITTED
+            else None
+        )
 
     def keep_fitted_codec(self, blob: bytes) -> None:
         """Keep a fitted codec until the token file holds it."""
@@ -117,7 +141,11 @@ class CodeCache:
                     self._parts[id_] = path
                     self._frames[id_] = part.get_slice(id_).get_shape()[0]
         except (SafetensorError, ValueError, OSError) as error:
-            console.print(f"{path} is damaged ({error}); its clips are encoded again", markup=False, style="yellow")
+            console.print(
+                f"{path} is damaged ({error}); its clips are encoded again",
+                markup=False,
+                style="yellow",
+            )
             path.unlink()
 
 
@@ -136,28 +164,48 @@ class Encoded:
         return self.audio_sec / max(self.wall_sec, 1e-9)
 
 
-def encode_missing(wanted: Mapping[str, Span], cache: CodeCache, codec: Codec, config: PretokenizeConfig) -> Encoded:
-    """Encode every wanted clip that the cache does not have. A clip that could not be used is tried again in the next run."""
+def encode_missing(
+    wanted: Mapping[str, Span], cache: CodeCache, codec: Codec, config: PretokenizeConfig
+) -> Encoded:
+    """Encode every wanted clip that the cache does not have.
+
+    A clip that could not be used is tried again in the next run.
+    """
     missing = {id_: span for id_, span in wanted.items() if id_ not in cache}
     if not missing:
         console.print(f"nothing to encode: the codes of all {len(wanted)} clips are at hand")
         return Encoded(0, 0.0, 0.0, {})
     groups = cache.plan(missing, codec, config.batch_sec)
     seconds = [sum(missing[id_].duration_sec for id_ in group) for group in groups]
-    console.print(f"encoding {len(missing)} of {len(wanted)} clips, {sum(seconds) / 60:.1f} minutes, in {len(groups)} batches")
+    console.print(
+        f"encoding {len(missing)} of {len(wanted)} clips, {sum(seconds) / 60:.1f} minutes, in"
+        f" {len(groups)} batches"
+    )
     started = time.monotonic()
     codes: dict[str, NDArray[np.uint16]] = {}
     unusable: dict[str, str] = {}
-    for waves in track(_load_groups(groups, missing, codec, config), "encoding", sum(seconds), weights=seconds):
+    for waves in track(
+        _load_groups(groups, missing, codec, config), "encoding", sum(seconds), weights=seconds
+    ):
         unusable |= {id_: reason for id_, reason in waves.items() if isinstance(reason, str)}
         good = {id_: wave for id_, wave in waves.items() if not isinstance(wave, str)}
-        for id_, frames in zip(good, codec.encode(list(good.values())) if good else [], strict=True):
-            assert frames.shape == (-(-len(good[id_]) // codec.frame_samples), codec.num_codebooks), f"{codec.name} gave {frames.shape}"
-            assert int(frames.max()) < codec.vocab_size, f"{codec.name} gave a code of {frames.max()}"
+        for id_, frames in zip(
+            good, codec.encode(list(good.values())) if good else [], strict=True
+        ):
+            assert frames.shape == (
+                -(-len(good[id_]) // codec.frame_samples),
+                codec.num_codebooks,
+            ), f"{codec.name} gave {frames.shape}"
+            assert int(frames.max()) < codec.vocab_size, (
+                f"{codec.name} gave a code of {frames.max()}"
+            )
             if frames.any(axis=1).all():
                 codes[id_] = frames
             else:
-                unusable[id_] = "a frame of its codes is all zero, which means end of speech to the model; cut the clip differently"
+                unusable[id_] = (
+                    "a frame of its codes is all zero, which means end of speech to the model; cut"
+                    " the clip differently"
+                )
         if len(codes) >= config.save_every:
             cache.add(codes)
             codes = {}
@@ -169,14 +217,21 @@ def encode_missing(wanted: Mapping[str, Span], cache: CodeCache, codec: Codec, c
 def _load_groups(
     groups: Sequence[Group], spans: Mapping[str, Span], codec: Codec, config: PretokenizeConfig
 ) -> Iterator[dict[str, Wave | str]]:
-    """Yield the waves of each group (or why one cannot be read), reading the next groups while this one is encoded."""
+    """Yield the waves of each group (or why one cannot be read).
+
+    Reading the next groups while this one is encoded.
+    """
 
     def load(id_: str) -> Wave | str:
         span = spans[id_]
         row = span.row
         try:
             return audio.load(
-                row.path, sample_rate_hz=codec.sample_rate_hz, start_sec=row.start_sec, end_sec=row.end_sec, channel=config.channel
+                row.path,
+                sample_rate_hz=codec.sample_rate_hz,
+                start_sec=row.start_sec,
+                end_sec=row.end_sec,
+                channel=config.channel,
             )
         except audio.AudioError as error:
             return str(error)

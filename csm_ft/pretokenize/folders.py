@@ -1,4 +1,6 @@
-"""A folder as metadata: the one table in it, or its sound files with a text file beside each; and LJSpeech's list without a header.
+"""A folder as metadata: the one table in it, or its sound files with a text file beside each.
+
+And LJSpeech's list without a header.
 
 As in tables.py, what the values mean is decided in metadata.py.
 """
@@ -9,11 +11,41 @@ from pathlib import Path
 from typing import Any
 
 from csm_ft.data.token_file import is_token_file
-from csm_ft.pretokenize.formats import SUFFIXES, MetadataError, Table, TableRow, Unreadable, field_of, read_text, reading
+from csm_ft.pretokenize.formats import (
+    SUFFIXES,
+    MetadataError,
+    Table,
+    TableRow,
+    Unreadable,
+    field_of,
+    read_text,
+    reading,
+)
 
 SOUND_SUFFIXES = (
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64", ".voc", ".sph"),
-    *(".m4a", ".aac", ".wma", ".amr"),  # libsndfile cannot read these: they are rejected with that reason
+    *(
+        ".wav",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aiff",
+        ".aif",
+        ".aifc",
+        ".au",
+        ".caf",
+        ".w64",
+        ".rf64",
+        ".voc",
+        ".sph",
+    ),
+    *(
+        ".m4a",
+        ".aac",
+        ".wma",
+        ".amr",
+    ),  # libsndfile cannot read these: they are rejected with that reason
 )
 TEXT_SUFFIXES = (".txt", ".lab", ".normalized.txt")  # the first that is there counts
 _OWN_LISTS = (".rejected.jsonl", ".report.json")  # what pretokenize.py writes beside its output
@@ -21,48 +53,72 @@ _LJSPEECH_FIELDS = (2, 3)  # id|text, id|text|normalised
 
 
 def find_metadata(path: Path) -> Path:
-    """Return the metadata file in a folder, or the folder itself where there is none; a file as it is. MetadataError for more than one."""
+    """Return the metadata file in a folder, or the folder itself where there is none.
+
+    A file as it is. MetadataError for more than one.
+    """
     with reading(path):
         if not path.is_dir():
             return path
         found = sorted(file.name for file in path.iterdir() if _is_metadata(file))
     if len(found) > 1:
         shown = ", ".join(found[:12]) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
-        raise MetadataError(f"{path}: is a folder with {len(found)} metadata files, {shown}; name the one to read, as {path / found[0]}")
+        raise MetadataError(
+            f"{path}: is a folder with {len(found)} metadata files, {shown}; name the one to read,"
+            f" as {path / found[0]}"
+        )
     return path / found[0] if found else path
 
 
 def read_folder(folder: Path) -> list[tuple[str, dict[str, Any] | Unreadable]]:
-    """Return a row for every sound file, at any depth: its name, and path and text, or why there is no text.
+    """Return a row for every sound file, at any depth.
 
-    Sorted by path; hidden files and folders are left out. MetadataError when there is no sound file at all.
+    Its name, and path and text, or why there is no text.
+
+    Sorted by path; hidden files and folders are left out. MetadataError when there is no sound file
+    at all.
     """
     with reading(folder):
         sounds = sorted(_walk(folder))
     if not sounds:
         raise MetadataError(
-            f"{folder}: is a folder with neither a metadata file ({SUFFIXES}) nor sound files ({' '.join(SOUND_SUFFIXES[:6])} ...) in it; "
-            f"put sound files there, and what is said in a.wav into a.txt beside it"
+            f"{folder}: is a folder with neither a metadata file ({SUFFIXES}) nor sound files"
+            f" ({' '.join(SOUND_SUFFIXES[:6])} ...) in it; put sound files there, and what is said"
+            " in a.wav into a.txt beside it"
         )
     return [(str(sound), _row(folder, sound, transcript)) for sound, transcript in sounds]
 
 
 def is_ljspeech(path: Path) -> bool:
-    """Tell whether a file is a list `id|text` or `id|text|normalised` without a header, beside a folder wavs/ with the sound."""
+    """Tell whether a file is a list `id|text` or `id|text|normalised` without a header.
+
+    Beside a folder wavs/ with the sound.
+    """
     with reading(path):
-        if path.suffix.lower() != ".csv" or not (path.parent / "wavs").is_dir() or not path.is_file():
+        if (
+            path.suffix.lower() != ".csv"
+            or not (path.parent / "wavs").is_dir()
+            or not path.is_file()
+        ):
             return False
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             fields = file.readline().split("|")
-    return len(fields) in _LJSPEECH_FIELDS and "path" not in {field_of(name.strip('" \r\n')) for name in fields}
+    return len(fields) in _LJSPEECH_FIELDS and "path" not in {
+        field_of(name.strip('" \r\n')) for name in fields
+    }
 
 
 def read_ljspeech(path: Path) -> Table:
-    """Read such a list; quotes are part of the texts. The sound of an id is wavs/<id>.wav, or another sound file of that name."""
+    """Read such a list; quotes are part of the texts.
+
+    The sound of an id is wavs/<id>.wav, or another sound file of that name.
+    """
     with reading(path):
         lines = [line for line in read_text(path).split("\n") if line.strip()]
         sounds = {
-            file.stem: file.name for file in sorted((path.parent / "wavs").iterdir(), key=_rank, reverse=True) if _is_sound(file.name)
+            file.stem: file.name
+            for file in sorted((path.parent / "wavs").iterdir(), key=_rank, reverse=True)
+            if _is_sound(file.name)
         }
     return ["path", "text"], [_ljspeech_row(line, sounds) for line in lines]
 
@@ -71,7 +127,9 @@ def _ljspeech_row(line: str, sounds: dict[str, str]) -> TableRow:
     name, *texts = (field.strip() for field in line.split("|"))
     if len(texts) + 1 not in _LJSPEECH_FIELDS:
         return Unreadable(
-            f"has {len(texts) + 1} fields between bars; write id|text or id|text|normalised text, without bars in the texts", name
+            f"has {len(texts) + 1} fields between bars; write id|text or id|text|normalised text,"
+            " without bars in the texts",
+            name,
         )
     name = name.removeprefix("wavs/")
     name = sounds.get(name) or (name if _is_sound(name) else f"{name}.wav")
@@ -84,7 +142,11 @@ def _rank(file: Path) -> int:
 
 
 def _is_metadata(file: Path) -> bool:
-    if file.name.startswith(".") or file.name.endswith(_OWN_LISTS) or file.suffix.lower() not in SUFFIXES.split():
+    if (
+        file.name.startswith(".")
+        or file.name.endswith(_OWN_LISTS)
+        or file.suffix.lower() not in SUFFIXES.split()
+    ):
         return False
     return file.is_file() and not is_token_file(file)
 
@@ -98,7 +160,9 @@ def _walk(folder: Path) -> Iterator[tuple[Path, Path | None]]:
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and real not in seen)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and real not in seen
+        )
         if real in seen:
             continue
         seen.add(real)
@@ -110,15 +174,23 @@ def _walk(folder: Path) -> Iterator[tuple[Path, Path | None]]:
 
 
 def _refuse(error: OSError) -> None:
-    raise MetadataError(f"{error.filename}: cannot be read: {error.strerror}; make it readable, or move it away") from error
+    raise MetadataError(
+        f"{error.filename}: cannot be read: {error.strerror}; make it readable, or move it away"
+    ) from error
 
 
 def _row(folder: Path, sound: Path, transcript: Path | None) -> dict[str, Any] | Unreadable:
     path = f"./{sound.relative_to(folder)}"  # a name with a blank or ~ in front stays what it is
     if transcript is None:
-        return Unreadable(f"no transcript; write what is said into {sound.stem}.txt beside it", path)
+        return Unreadable(
+            f"no transcript; write what is said into {sound.stem}.txt beside it", path
+        )
     try:
         text = " ".join(read_text(transcript).split())
     except (MetadataError, OSError) as error:
         return Unreadable(f"its transcript cannot be read: {error}", path)
-    return {"path": path, "text": text} if text else Unreadable(f"{transcript.name} is empty; write what is said into it", path)
+    return (
+        {"path": path, "text": text}
+        if text
+        else Unreadable(f"{transcript.name} is empty; write what is said into it", path)
+    )

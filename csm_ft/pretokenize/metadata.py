@@ -1,11 +1,16 @@
-"""Metadata files to checked rows: which sound file, what is said in it, and optionally from where to where and by whom.
+"""Metadata files to checked rows.
 
-Reads json jsonl csv tsv sqlite parquet hdf5 with the columns `path` and `text` and, if wanted, `start`, `end` or `duration` (seconds),
-`speaker`, and `conversation` and `turn`, in any mix over the rows; other columns are ignored. Or a folder: folders.py. A row that cannot be
-used becomes a Rejection with its reason; only a file that cannot be read at all is an error. Sound files are not opened here.
+Which sound file, what is said in it, and optionally from where to where and by whom.
 
-Rows of one conversation are its turns, in the order of their numbers, or of the rows where there are none. Every row counts, good or not:
-what is rejected leaves a hole, so that nobody takes the turn after it for the answer to the one before.
+Reads json jsonl csv tsv sqlite parquet hdf5 with the columns `path` and `text` and, if wanted,
+`start`, `end` or `duration` (seconds), `speaker`, and `conversation` and `turn`, in any mix over
+the rows; other columns are ignored. Or a folder: folders.py. A row that cannot be used becomes a
+Rejection with its reason; only a file that cannot be read at all is an error. Sound files are not
+opened here.
+
+Rows of one conversation are its turns, in the order of their numbers, or of the rows where there
+are none. Every row counts, good or not: what is rejected leaves a hole, so that nobody takes the
+turn after it for the answer to the one before.
 """
 
 import json
@@ -27,7 +32,11 @@ __all__ = ["MetadataError", "Rejection", "Row", "read_metadata"]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _SPAN_TOLERANCE_SEC = 1e-3  # how far end and start + duration may lie apart, if a row has all three
-_PRINTED_NOTHING = ("nan", "none", "null")  # what an absent number or speaker looks like when a program printed it
+_PRINTED_NOTHING = (
+    "nan",
+    "none",
+    "null",
+)  # what an absent number or speaker looks like when a program printed it
 
 
 class _RowError(ValueError):
@@ -45,12 +54,16 @@ class Row:
     start_sec: float | None  # None = from the start of the file
     end_sec: float | None  # None = to its end
     conversation: str = ""  # "" = none; else a word, as speaker is
-    turn: int = 0  # place in the conversation, from 0, among all rows of it that the file has, rejected ones, too
+    # place in the conversation, from 0, among all rows of it that the file has, rejected ones, too
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One row that cannot be used, with the file's own spelling of path and text ("" where there is none)."""
+    """One row that cannot be used.
+
+    With the file's own spelling of path and text ("" where there is none).
+    """
 
     where: str
     path: str
@@ -62,7 +75,9 @@ class Rejection:
 
     def to_json(self) -> str:
         """Return one line of rejected.jsonl."""
-        return json.dumps(asdict(self), ensure_ascii=False).encode(errors="backslashreplace").decode()
+        return (
+            json.dumps(asdict(self), ensure_ascii=False).encode(errors="backslashreplace").decode()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +105,9 @@ class _Checked:
         columns, defaults = self.record.columns, self.record.defaults
         if isinstance(columns, Unreadable):
             return Rejection(self.record.where, columns.path, "", self.reason)
-        path, text = (_spelling(columns, field) or _spelling(defaults, field) for field in ("path", "text"))
+        path, text = (
+            _spelling(columns, field) or _spelling(defaults, field) for field in ("path", "text")
+        )
         return Rejection(self.record.where, path, text, self.reason)
 
 
@@ -101,12 +118,15 @@ def read_metadata(path: Path, *, sql_table: str = "data") -> tuple[list[Row], li
         The good rows and the others, each in the file's order.
 
     Raises:
-        MetadataError: no such file, unknown suffix, not readable in that format, no column for path or text, a column twice, no rows;
+        MetadataError: no such file, unknown suffix, not readable in that format, no column for path
+        or text, a column twice, no rows;
             a folder with neither metadata nor sound files, or with several metadata files.
 
     """
     source = find_metadata(path)
-    folder = Path.cwd() / (source if source.is_dir() else source.parent)  # where the user sees the file, not where a link leads
+    folder = Path.cwd() / (
+        source if source.is_dir() else source.parent
+    )  # where the user sees the file, not where a link leads
     checked = [_check(record, folder) for record in _records(source, sql_table)]
     if any(item.conversation for item in checked):
         _place_turns(checked)
@@ -118,7 +138,9 @@ def _records(source: Path, sql_table: str) -> Iterator[_Record]:
     if source.is_dir():
         yield from (_Record(where, columns, {}, "") for where, columns in read_folder(source))
         return
-    _, table_rows = read_ljspeech(source) if is_ljspeech(source) else read_table(source, sql_table=sql_table)
+    _, table_rows = (
+        read_ljspeech(source) if is_ljspeech(source) else read_table(source, sql_table=sql_table)
+    )
     for number, row in enumerate(table_rows, start=1):
         where = f"{source} row {number}"
         if isinstance(row, Turns):
@@ -133,12 +155,18 @@ def _check(record: _Record, folder: Path) -> _Checked:
     values, reasons = _values({} if isinstance(columns, Unreadable) else columns)
     if record.defaults:
         default_values, default_reasons = _values(record.defaults)
-        reasons |= {field: reason for field, reason in default_reasons.items() if field not in values}
+        reasons |= {
+            field: reason for field, reason in default_reasons.items() if field not in values
+        }
         values = {**default_values, **values}
     if record.conversation:
         values.setdefault("conversation", record.conversation)
     conversation = values.get("conversation", None if isinstance(columns, Unreadable) else "")
-    checked = _Checked(record, None if "conversation" in reasons else conversation, None if "turn" in reasons else values.get("turn"))
+    checked = _Checked(
+        record,
+        None if "conversation" in reasons else conversation,
+        None if "turn" in reasons else values.get("turn"),
+    )
     try:
         if isinstance(columns, Unreadable):
             raise _RowError(columns.reason)
@@ -162,31 +190,62 @@ def _values(columns: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]
             reasons.setdefault(field, str(error))
             continue
         if value is not None and values.setdefault(field, value) != value:
-            reasons.setdefault(field, f"{name} {show(value)} and {field} {show(values[field])} differ; keep one of the columns")
+            reasons.setdefault(
+                field,
+                f"{name} {show(value)} and {field} {show(values[field])} differ; keep one of the"
+                " columns",
+            )
     return values, reasons
 
 
-def _check_row(where: str, values: Mapping[str, Any], reasons: Mapping[str, str], folder: Path) -> Row:
+def _check_row(
+    where: str, values: Mapping[str, Any], reasons: Mapping[str, str], folder: Path
+) -> Row:
     for reason in reasons.values():
         raise _RowError(reason)
     for field in ("path", "text"):
         if field not in values:
             raise _RowError(f"{field} is missing or empty; fill it in or drop the row")
-    if "\n" in values["text"] and (suffix := Path(values["path"]).suffix) and suffix in values["text"]:
-        raise _RowError(f"the text runs over several rows, {show(values['text'])}: a quote mark is not closed; double the quotes in texts")
+    if (
+        "\n" in values["text"]
+        and (suffix := Path(values["path"]).suffix)
+        and suffix in values["text"]
+    ):
+        raise _RowError(
+            f"the text runs over several rows, {show(values['text'])}: a quote mark is not closed;"
+            " double the quotes in texts"
+        )
     if "turn" in values and "conversation" not in values:
-        raise _RowError(f"turn {values['turn']} is of no conversation; name it in the column conversation, or leave turn out")
+        raise _RowError(
+            f"turn {values['turn']} is of no conversation; name it in the column conversation, or"
+            " leave turn out"
+        )
     start_sec, end_sec = _span(values)
     path = _resolve(folder, values["path"])
-    return Row(where, path, values["text"], values.get("speaker"), start_sec, end_sec, values.get("conversation", ""))
+    return Row(
+        where,
+        path,
+        values["text"],
+        values.get("speaker"),
+        start_sec,
+        end_sec,
+        values.get("conversation", ""),
+    )
 
 
 def _place_turns(checked: Sequence[_Checked]) -> None:
     """Give every turn its place in its conversation; what cannot be placed gets its reason."""
-    for is_unknown, run in groupby(range(len(checked)), key=lambda i: checked[i].conversation is None):
+    for is_unknown, run in groupby(
+        range(len(checked)), key=lambda i: checked[i].conversation is None
+    ):
         places = list(run)
         before, after = places[0] - 1, places[-1] + 1
-        if is_unknown and before >= 0 and after < len(checked) and checked[before].conversation == checked[after].conversation:
+        if (
+            is_unknown
+            and before >= 0
+            and after < len(checked)
+            and checked[before].conversation == checked[after].conversation
+        ):
             for i in places:  # a torn line between two turns of a conversation is one, too
                 checked[i].conversation = checked[before].conversation
     conversations: dict[str, list[_Checked]] = {}
@@ -198,7 +257,10 @@ def _place_turns(checked: Sequence[_Checked]) -> None:
 
 
 def _place(turns: Sequence[_Checked]) -> None:
-    """Place the turns of one conversation by their numbers; a row without one, where others have one, stands after the row before it."""
+    """Place the turns of one conversation by their numbers.
+
+    A row without one, where others have one, stands after the row before it.
+    """
     name = f"conversation {show(turns[0].conversation)}"
     is_numbered = any(item.turn is not None for item in turns)
     first_with: dict[Decimal, str] = {}
@@ -207,17 +269,31 @@ def _place(turns: Sequence[_Checked]) -> None:
         if item.turn is not None:
             first = first_with.setdefault(item.turn, item.record.where)
             if first != item.record.where:
-                item.reason = item.reason or f"the place of an earlier turn; {first} is turn {item.turn} of {name}, too: number them apart"
+                item.reason = (
+                    item.reason
+                    or f"the place of an earlier turn; {first} is turn {item.turn} of {name}, too:"
+                    " number them apart"
+                )
         elif is_numbered:
-            item.reason = item.reason or f"no number, but other turns of its conversation have one; number all turns of {name}, or none"
-        order.append(item.turn if item.turn is not None else order[-1] if order else Decimal("-Infinity"))
+            item.reason = (
+                item.reason
+                or "no number, but other turns of its conversation have one;"
+                f" number all turns of {name}, or none"
+            )
+        order.append(
+            item.turn if item.turn is not None else order[-1] if order else Decimal("-Infinity")
+        )
     for rank, i in enumerate(sorted(range(len(turns)), key=order.__getitem__)):
         row = turns[i].row
         turns[i].row = replace(row, turn=rank) if row else None
 
 
 def _span(values: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    start_sec, end_sec, duration_sec = values.get("start"), values.get("end"), values.get("duration")
+    start_sec, end_sec, duration_sec = (
+        values.get("start"),
+        values.get("end"),
+        values.get("duration"),
+    )
     if start_sec is not None and start_sec < 0:
         raise _RowError(f"start_sec {start_sec} is below 0 {_clip(values)}")
     if duration_sec is not None:
@@ -227,9 +303,14 @@ def _span(values: Mapping[str, Any]) -> tuple[float | None, float | None]:
         if end_sec is None:
             end_sec = sum_sec
         elif abs(end_sec - sum_sec) > _SPAN_TOLERANCE_SEC:
-            raise _RowError(f"end_sec {end_sec} is not start_sec {start_sec or 0.0} + duration_sec {duration_sec} {_clip(values)}")
+            raise _RowError(
+                f"end_sec {end_sec} is not start_sec {start_sec or 0.0} + duration_sec"
+                f" {duration_sec} {_clip(values)}"
+            )
     if end_sec is not None and end_sec <= (start_sec or 0.0):
-        raise _RowError(f"end_sec {end_sec} is not after start_sec {start_sec or 0.0} {_clip(values)}")
+        raise _RowError(
+            f"end_sec {end_sec} is not after start_sec {start_sec or 0.0} {_clip(values)}"
+        )
     return start_sec, end_sec
 
 
@@ -245,8 +326,13 @@ def _plain(name: str, value: Any) -> Any:
         value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, str):
         value = value.strip()
-        if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
-            raise _RowError(f"{name} {show(value)} has characters that are no text (NUL, broken UTF-8); write it again as UTF-8")
+        if "\0" in value or (
+            not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)
+        ):
+            raise _RowError(
+                f"{name} {show(value)} has characters that are no text (NUL, broken UTF-8); write"
+                " it again as UTF-8"
+            )
         return value or None
     if isinstance(value, float | Decimal) and math.isnan(value):
         return None
@@ -260,16 +346,23 @@ def _text(name: str, value: Any) -> str | None:
     if not isinstance(value, str):
         raise _RowError(f"{name} {show(value)} is not a string; put it in quotes")
     if value in ("nan", "NaN"):
-        raise _RowError(f"{name} {show(value)} is an empty cell printed by a program; fill it in or drop the row")
+        raise _RowError(
+            f"{name} {show(value)} is an empty cell printed by a program; fill it in or drop"
+            " the row"
+        )
     if not any(letter.isprintable() and not letter.isspace() for letter in value):
-        raise _RowError(f"{name} {show(value)} has no visible character; fill it in or drop the row")
+        raise _RowError(
+            f"{name} {show(value)} has no visible character; fill it in or drop the row"
+        )
     return value
 
 
 def _path(name: str, value: Any) -> str | None:
     value = _text(name, value)
     if value is not None and "://" in value:
-        raise _RowError(f"{name} {show(value)} is an address; fetch the file and give its local path")
+        raise _RowError(
+            f"{name} {show(value)} is an address; fetch the file and give its local path"
+        )
     return value
 
 
@@ -278,17 +371,24 @@ def _word(name: str, value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value.lower() in _PRINTED_NOTHING):
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise _RowError(f"{name} {show(value)} is neither a word nor a number; write a word, or leave it out")
+        raise _RowError(
+            f"{name} {show(value)} is neither a word nor a number; write a word, or leave it out"
+        )
     if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise _RowError(f"{name} {value} is not finite; write a word or a whole number")
-    word = value if isinstance(value, str) else str(int(value)) if value == int(value) else str(value)
+    word = (
+        value if isinstance(value, str) else str(int(value)) if value == int(value) else str(value)
+    )
     return re.sub(r"(?<=\d)\.0+$", "", word) if _NUMBER.fullmatch(word) else word
 
 
 def _speaker(name: str, value: Any) -> str | None:
     word = _word(name, value)
     if word is not None and any(letter in "[]" or not letter.isprintable() for letter in word):
-        raise _RowError(f"{name} {show(word)} has brackets or control characters, but stands as [speaker] before the text; rename it")
+        raise _RowError(
+            f"{name} {show(word)} has brackets or control characters, but stands as [speaker]"
+            " before the text; rename it"
+        )
     return word
 
 
@@ -311,11 +411,16 @@ def _turn(name: str, value: Any) -> Decimal | None:
     if value is None or (isinstance(value, str) and value.lower() in _PRINTED_NOTHING):
         return None
     try:
-        if _is_number(value) and (number := Decimal(value if isinstance(value, int) else str(value))).is_finite():
+        if (
+            _is_number(value)
+            and (number := Decimal(value if isinstance(value, int) else str(value))).is_finite()
+        ):
             return number
     except InvalidOperation:  # an exponent of many digits
         pass
-    raise _RowError(f"{name} {show(value)} is not a number; number the turns 1, 2, 3, or leave the column out")
+    raise _RowError(
+        f"{name} {show(value)} is not a number; number the turns 1, 2, 3, or leave the column out"
+    )
 
 
 def _seconds(name: str, value: Any) -> float | None:
@@ -329,7 +434,9 @@ def _seconds(name: str, value: Any) -> float | None:
     except OverflowError:
         seconds = math.inf
     if not math.isfinite(seconds):
-        raise _RowError(f"{name} {show(value)} is not finite; write seconds like 12.5, or leave it out")
+        raise _RowError(
+            f"{name} {show(value)} is not finite; write seconds like 12.5, or leave it out"
+        )
     return seconds
 
 
@@ -357,5 +464,8 @@ def _real_folder(folder: str) -> Path:
 
 
 def _spelling(columns: Mapping[str, Any], field: str) -> str:
-    value = next((value for name, value in columns.items() if field_of(name) == field and value is not None), "")
+    value = next(
+        (value for name, value in columns.items() if field_of(name) == field and value is not None),
+        "",
+    )
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

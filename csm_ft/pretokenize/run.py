@@ -1,7 +1,10 @@
-"""From metadata and audio to a token file: every row is checked before the first is encoded, and only what is new is encoded.
+"""From metadata and audio to a token file.
 
-The flow: read metadata -> check rows against their files -> hold out a validation split -> encode what no cache has -> write.
-A clip's id is a hash of audio bytes, span, channel and codec; its text is keyed apart, so a new transcript touches no audio.
+Every row is checked before the first is encoded, and only what is new is encoded.
+
+The flow: read metadata -> check rows against their files -> hold out a validation split -> encode
+what no cache has -> write. A clip's id is a hash of audio bytes, span, channel and codec; its text
+is keyed apart, so a new transcript touches no audio.
 """
 
 import fcntl
@@ -22,23 +25,41 @@ from csm_ft.console import console, track
 from csm_ft.data import audio
 from csm_ft.data.describe import describe_store, summarise
 from csm_ft.data.split import DUPLICATE, SPLITS
-from csm_ft.data.token_file import Clip, Store, StoreInfo, is_public_layout, open_store, verify, write_store
+from csm_ft.data.token_file import (
+    Clip,
+    Store,
+    StoreInfo,
+    is_public_layout,
+    open_store,
+    verify,
+    write_store,
+)
 from csm_ft.families.csm.encoder import TextTokenizer, open_tokenizer
-from csm_ft.pretokenize.clips import FrameRate, Rejections, Span, check_positions, check_rows, hold_out, inspect_files
+from csm_ft.pretokenize.clips import (
+    FrameRate,
+    Rejections,
+    Span,
+    check_positions,
+    check_rows,
+    hold_out,
+    inspect_files,
+)
 from csm_ft.pretokenize.encode import FITTED, CodeCache, Encoded, encode_missing
 from csm_ft.pretokenize.folders import find_metadata
 from csm_ft.pretokenize.metadata import read_metadata
 from csm_ft.pretokenize_config import PretokenizeConfig
 
 _FEWEST_VAL_CLIPS, _LARGEST_VAL_SHARE = 8, 0.2  # of small data, where val_fraction is not given
-_FIT_SEC = 1800  # speech that a codec is fitted on, at most: more makes it no better and does not fit the memory
+# speech that a codec is fitted on, at most: more makes it no better and does not fit the memory
+_FIT_SEC = 1800
 
 
 def pretokenize(config: PretokenizeConfig) -> None:
     """Do what the module says.
 
-    Raises ConfigError, MetadataError, StoreError and the errors of codec and tokenizer (all ValueError) for mistakes of the user,
-    TooManyRejectedError when too few rows are good. Whatever is raised, the old output is as it was.
+    Raises ConfigError, MetadataError, StoreError and the errors of codec and tokenizer (all
+    ValueError) for mistakes of the user, TooManyRejectedError when too few rows are good. Whatever
+    is raised, the old output is as it was.
     """
     output = Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -51,23 +72,39 @@ def pretokenize(config: PretokenizeConfig) -> None:
         spans, num_rows = _usable_rows(config, codec, tokenizer, rejections)
         if codec is None:
             codec = _fitted_codec(config, cache, spans["train"])
-        console.print(f"codec {codec.name} ({codec.source}), {codec.num_codebooks} codebooks, on {device}", markup=False)
+        console.print(
+            f"codec {codec.name} ({codec.source}), {codec.num_codebooks} codebooks, on {device}",
+            markup=False,
+        )
         if codec.name == "melrvq" and not config.fit_codec and config.codec_source == "auto":
-            console.print("note: the embedded codec knows the voices of the demo; recorded voices want --codec mimi, or --fit_codec")
+            console.print(
+                "note: the embedded codec knows the voices of the demo; recorded voices want"
+                " --codec mimi, or --fit_codec"
+            )
         console.print(f"text by {tokenizer.source}", markup=False)
         cache.find()
-        wanted = {span.clip_id(codec.fingerprint): span for split in SPLITS for span in spans[split]}
+        wanted = {
+            span.clip_id(codec.fingerprint): span for split in SPLITS for span in spans[split]
+        }
         encoded = encode_missing(wanted, cache, codec, config)
         spans = _encoded_rows(config, spans, codec, cache, encoded, rejections, num_rows)
         tables = {split: Table(spans[split], codec, cache) for split in SPLITS}
         assets = {"codec": codec.to_bytes(), "tokenizer": tokenizer.to_bytes()}
-        write_store(output, _info(config, codec, tokenizer), tables, {name: blob for name, blob in assets.items() if blob is not None})
+        write_store(
+            output,
+            _info(config, codec, tokenizer),
+            tables,
+            {name: blob for name, blob in assets.items() if blob is not None},
+        )
         cache.remove_parts()
         _report(output, rejections, encoded)
 
 
 class Table:
-    """The clips of one split as write_store reads them: codes come from the cache as they are asked for."""
+    """The clips of one split as write_store reads them.
+
+    Codes come from the cache as they are asked for.
+    """
 
     def __init__(self, spans: Sequence[Span], codec: Codec, cache: CodeCache) -> None:
         self._spans, self._cache = spans, cache
@@ -113,8 +150,15 @@ class Table:
 def _usable_rows(
     config: PretokenizeConfig, codec: Codec | None, tokenizer: TextTokenizer, rejections: Rejections
 ) -> tuple[dict[str, list[Span]], int]:
-    """Read and check all rows; return those of each split that can be encoded, and how many rows there were."""
-    metadata = {split: name for split, name in zip(SPLITS, (config.train_data, config.val_data), strict=True) if name}
+    """Read and check all rows.
+
+    Return those of each split that can be encoded, and how many rows there were.
+    """
+    metadata = {
+        split: name
+        for split, name in zip(SPLITS, (config.train_data, config.val_data), strict=True)
+        if name
+    }
     rows = {}
     for split, name in metadata.items():
         rows[split], bad = read_metadata(Path(name), sql_table=config.sql_table)
@@ -122,13 +166,23 @@ def _usable_rows(
         rejections.add(split, bad)
     unnamed = sum(row.speaker is None for split in rows for row in rows[split])
     if unnamed and not config.omit_speaker_id and "default_speaker" not in config.model_fields_set:
-        console.print(f"{unnamed} rows name no speaker: they are speaker {config.default_speaker} (--default_speaker names another)")
+        console.print(
+            f"{unnamed} rows name no speaker: they are speaker {config.default_speaker}"
+            " (--default_speaker names another)"
+        )
     num_rows = sum(map(len, rows.values())) + len(rejections)
     files = inspect_files((row for split in rows for row in rows[split]), config.num_workers)
-    spans = {split: check_rows(config, split, rows[split], files, _frame_rate(codec), tokenizer, rejections) for split in metadata}
+    spans = {
+        split: check_rows(
+            config, split, rows[split], files, _frame_rate(codec), tokenizer, rejections
+        )
+        for split in metadata
+    }
     rejections.check(num_rows)
     if not config.val_data and spans["train"]:
-        spans["train"], spans["val"] = hold_out(spans["train"], _held_out_share(config, len(spans["train"])), config.seed)
+        spans["train"], spans["val"] = hold_out(
+            spans["train"], _held_out_share(config, len(spans["train"])), config.seed
+        )
     _need_both(config, spans)
     return spans, num_rows
 
@@ -140,7 +194,9 @@ def _say_what_was_read(path: Path) -> None:
         console.print(f"{path} is a folder: its metadata is {found.name}", markup=False)
     elif found.is_dir():
         console.print(
-            f"{path} is a folder without metadata: its sound files are the clips, the text file beside each its text", markup=False
+            f"{path} is a folder without metadata: its sound files are the clips, the text file"
+            " beside each its text",
+            markup=False,
         )
 
 
@@ -153,7 +209,10 @@ def _encoded_rows(
     rejections: Rejections,
     num_rows: int,
 ) -> dict[str, list[Span]]:
-    """Return the rows that have codes and fit the model; what only encoding could find out is rejected here."""
+    """Return the rows that have codes and fit the model.
+
+    What only encoding could find out is rejected here.
+    """
     good: dict[str, list[Span]] = {split: [] for split in SPLITS}
     for split in SPLITS:
         for span in spans[split]:
@@ -171,7 +230,11 @@ def _encoded_rows(
 
 
 def _held_out_share(config: PretokenizeConfig, num_clips: int) -> float:
-    """Return val_fraction; unless the user chose it, more of small data: a few clips cannot tell a better model from a lucky one."""
+    """Return val_fraction.
+
+    Unless the user chose it, more of small data: a few clips cannot tell a better model from a
+    lucky one.
+    """
     if "val_fraction" in config.model_fields_set:
         return config.val_fraction
     return max(config.val_fraction, min(_FEWEST_VAL_CLIPS / num_clips, _LARGEST_VAL_SHARE))
@@ -180,11 +243,16 @@ def _held_out_share(config: PretokenizeConfig, num_clips: int) -> float:
 def _need_both(config: PretokenizeConfig, spans: Mapping[str, Sequence[Span]]) -> None:
     for split in SPLITS:
         if not spans.get(split):
-            raise ConfigError(f"no {split} clip is left: {config.output}.rejected.jsonl says why. {config.output} was not written")
+            raise ConfigError(
+                f"no {split} clip is left: {config.output}.rejected.jsonl says why. {config.output}"
+                " was not written"
+            )
 
 
 def _open_codec(config: PretokenizeConfig, device: str) -> Codec:
-    return codecs.open_codec(config.codec, config.codec_source, num_codebooks=config.num_codebooks or None, device=device)
+    return codecs.open_codec(
+        config.codec, config.codec_source, num_codebooks=config.num_codebooks or None, device=device
+    )
 
 
 def _frame_rate(codec: Codec | None) -> FrameRate:
@@ -197,18 +265,26 @@ def _frame_rate(codec: Codec | None) -> FrameRate:
 
 
 def _fitted_codec(config: PretokenizeConfig, cache: CodeCache, spans: Sequence[Span]) -> Codec:
-    """Return the codec that was fitted for this output before, or fit one on the training clips: half an hour of them at most."""
+    """Return the codec that was fitted for this output before, or fit one on the training clips.
+
+    Half an hour of them at most.
+    """
     from csm_ft.codecs import melrvq
 
     blob = None if config.refit_codec else cache.fitted_codec()
     if blob is not None:
         codec = melrvq.load(blob)
         if config.num_codebooks in (0, codec.num_codebooks):
-            console.print("the codec that was fitted for this file before is used again (--refit_codec fits a new one)")
+            console.print(
+                "the codec that was fitted for this file before is used again (--refit_codec fits a"
+                " new one)"
+            )
             return codec
     chosen: list[Span] = []
     total_sec = 0.0
-    for span in sorted(spans, key=lambda span: hashlib.blake2b(f"{config.seed} {span.key}".encode()).digest()):
+    for span in sorted(
+        spans, key=lambda span: hashlib.blake2b(f"{config.seed} {span.key}".encode()).digest()
+    ):
         if total_sec < _FIT_SEC:
             chosen.append(span)
             total_sec += span.duration_sec
@@ -227,7 +303,11 @@ def _fitted_codec(config: PretokenizeConfig, cache: CodeCache, spans: Sequence[S
         except audio.AudioError:
             continue  # rejected with its reason when it is encoded
     console.print(f"fitting a codec on {len(waves)} training clips, {total_sec / 60:.1f} minutes")
-    codec = melrvq.fit(waves, seed=config.seed, **({"num_codebooks": config.num_codebooks} if config.num_codebooks else {}))
+    codec = melrvq.fit(
+        waves,
+        seed=config.seed,
+        **({"num_codebooks": config.num_codebooks} if config.num_codebooks else {}),
+    )
     cache.keep_fitted_codec(codec.to_bytes())
     return codec
 
@@ -250,7 +330,10 @@ def _info(config: PretokenizeConfig, codec: Codec, tokenizer: TextTokenizer) -> 
 
 
 def _lasting(source: str) -> str:
-    """Return a local path in full, so that it is found from other working folders; a hub name as it is."""
+    """Return a local path in full, so that it is found from other working folders.
+
+    A hub name as it is.
+    """
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 
@@ -275,12 +358,22 @@ def _report(output: Path, rejections: Rejections, encoded: Encoded) -> None:
 
 
 def _open_old(output: Path) -> Store | None:
-    """Open what this program wrote at `output` before, to take codes from; anything else there is not overwritten."""
+    """Open what this program wrote at `output` before, to take codes from.
+
+    Anything else there is not overwritten.
+    """
     if not output.exists():
         return None
-    problems = ["it is a token file of the public CSM trainer"] if is_public_layout(output) else verify(output)
+    problems = (
+        ["it is a token file of the public CSM trainer"]
+        if is_public_layout(output)
+        else verify(output)
+    )
     if problems:
-        raise ConfigError(f"{output} exists, and is not overwritten: {problems[0]}.\nMove it away, or choose another --output")
+        raise ConfigError(
+            f"{output} exists, and is not overwritten: {problems[0]}.\nMove it away, or choose"
+            " another --output"
+        )
     return open_store(output, in_memory=False)
 
 
@@ -301,5 +394,8 @@ def _locked(output: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{output}: another pretokenize.py is writing it; wait for it, or choose another --output") from None
+            raise ConfigError(
+                f"{output}: another pretokenize.py is writing it; wait for it, or choose another"
+                " --output"
+            ) from None
         yield

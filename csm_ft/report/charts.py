@@ -1,6 +1,7 @@
 """The figures, as plotly's own JSON.
 
-Colours are names of CSS properties (`--best`); page.js looks them up, so that charts follow light and dark.
+Colours are names of CSS properties (`--best`); page.js looks them up, so that charts follow light
+and dark.
 """
 
 import html
@@ -29,7 +30,10 @@ MAX_TICKS = 6  # a whole number tried at so few values has its ticks there
 
 
 def history(summary: Summary) -> Figure | None:
-    """Return value per trial with the best so far; failed trials, whose told value only ranks them, stand at the top edge."""
+    """Return value per trial with the best so far.
+
+    Failed trials, whose told value only ranks them, stand at the top edge.
+    """
     shown = summary.valued
     failed = [t for t in summary.trials if t.state in FAILED]
     if not shown and not failed:
@@ -42,17 +46,28 @@ def history(summary: Summary) -> Figure | None:
     ]
     data = [_best_so_far(summary), *(t for t in traces if t["x"])]
     if summary.baseline and summary.baseline.value is not None:
-        data.insert(0, _horizontal("base", summary.baseline.value, [t.number for t in summary.begun]))
+        data.insert(
+            0, _horizontal("base", summary.baseline.value, [t.number for t in summary.begun])
+        )
     data += [_ring(name, trial) for name, trial in _named(summary) if trial.value is not None]
     return _figure(
-        "history", data, x="trial", y="nats per frame", y_range=[low, high], x_extra={"dtick": 1 if len(summary.begun) <= 16 else None}
+        "history",
+        data,
+        x="trial",
+        y="nats per frame",
+        y_range=[low, high],
+        x_extra={"dtick": 1 if len(summary.begun) <= 16 else None},
     )
 
 
 def learning_curves(summary: Summary, runs: Mapping[int, Run]) -> Figure | None:
     """Return the yardstick against examples seen, one line per trial, rungs as vertical lines."""
     named = {trial.number: name for name, trial in _named(summary)}
-    lines = [(t, _thin(runs[t.number].validations)) for t in summary.trials if t.number in runs and runs[t.number].validations]
+    lines = [
+        (t, _thin(runs[t.number].validations))
+        for t in summary.trials
+        if t.number in runs and runs[t.number].validations
+    ]
     if not lines:
         return None
     lines.sort(key=lambda line: (line[0].number in named, line[0].number == summary.best))
@@ -63,8 +78,16 @@ def learning_curves(summary: Summary, runs: Mapping[int, Run]) -> Figure | None:
     if summary.baseline and summary.baseline.value is not None:
         data.insert(0, _horizontal("base", summary.baseline.value, xs))
     base = _baseline_value(summary)
-    healthy = [p.value for t, points in lines for p in points if t.state not in FAILED] or [p.value for _, ps in lines for p in ps]
-    figure = _figure("curves", data, x="training examples seen", y="nats per frame", y_range=_range(healthy + base))
+    healthy = [p.value for t, points in lines for p in points if t.state not in FAILED] or [
+        p.value for _, ps in lines for p in ps
+    ]
+    figure = _figure(
+        "curves",
+        data,
+        x="training examples seen",
+        y="nats per frame",
+        y_range=_range(healthy + base),
+    )
     figure["layout"]["shapes"] = [
         {
             "type": "line",
@@ -95,11 +118,18 @@ def learning_curves(summary: Summary, runs: Mapping[int, Run]) -> Figure | None:
 
 def importance(summary: Summary) -> Figure | None:
     """Return each parameter's share of the importance by each method, as bars side by side."""
-    methods = {m: {p: s for p, s in shares.items() if s is not None} for m, shares in summary.importance.items()}
+    methods = {
+        m: {p: s for p, s in shares.items() if s is not None}
+        for m, shares in summary.importance.items()
+    }
     methods = {m: shares for m, shares in methods.items() if shares}
     if not methods:
         return None
-    mean = {p: sum(s.get(p, 0.0) for s in methods.values()) for shares in methods.values() for p in shares}
+    mean = {
+        p: sum(s.get(p, 0.0) for s in methods.values())
+        for shares in methods.values()
+        for p in shares
+    }
     names = sorted(mean, key=lambda p: mean[p])
     colours = ("--ink", "--muted", "--line")
     data = [
@@ -118,7 +148,13 @@ def importance(summary: Summary) -> Figure | None:
     figure["layout"] |= {
         "barmode": "group",
         "bargap": 0.35,
-        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "reversed"},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1,
+            "yanchor": "bottom",
+            "traceorder": "reversed",
+        },
         "height": 90 + 44 * len(names),
     }
     figure["layout"]["xaxis"] |= {"rangemode": "tozero"}
@@ -127,20 +163,35 @@ def importance(summary: Summary) -> Figure | None:
 
 
 def slices(summary: Summary) -> list[tuple[str, Figure]]:
-    """Return (parameter, figure) for each parameter that varied: its value against the yardstick: where the good region lies.
+    """Return (parameter, figure) for each parameter that varied: its value against the yardstick.
+
+    Where the good region lies.
 
     The axis spans the completed trials; those that were stopped above it stand at its top edge.
     """
     shown = summary.valued
-    varied = [name for name in summary.parameters if len({str(t.params.get(name)) for t in shown if name in t.params}) > 1]
+    varied = [
+        name
+        for name in summary.parameters
+        if len({str(t.params.get(name)) for t in shown if name in t.params}) > 1
+    ]
     completed = [t.value for t in shown if t.state == "completed" and t.value is not None]
-    y_range = _range(completed if len(completed) > 2 else [t.value for t in shown if t.value is not None])
-    return [(name, _slice(summary, [t for t in shown if name in t.params], name, i, y_range)) for i, name in enumerate(varied)]
+    y_range = _range(
+        completed if len(completed) > 2 else [t.value for t in shown if t.value is not None]
+    )
+    return [
+        (name, _slice(summary, [t for t in shown if name in t.params], name, i, y_range))
+        for i, name in enumerate(varied)
+    ]
 
 
-def _slice(summary: Summary, trials: Sequence[Trial], name: str, index: int, y_range: list[float]) -> Figure:
+def _slice(
+    summary: Summary, trials: Sequence[Trial], name: str, index: int, y_range: list[float]
+) -> Figure:
     named = {trial.number: which for which, trial in _named(summary)}
-    trials = sorted(trials, key=lambda t: t.number in named)  # best and default are drawn last, on top
+    trials = sorted(
+        trials, key=lambda t: t.number in named
+    )  # best and default are drawn last, on top
     values = [t.params[name] for t in trials]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     xs = values if numeric else [html.escape(str(v)) for v in values]
@@ -156,7 +207,10 @@ def _slice(summary: Summary, trials: Sequence[Trial], name: str, index: int, y_r
         "showlegend": False,
         "marker": {
             "size": [11 if t.number in named else 8 for t in trials],
-            "symbol": [MARKS[t.state][0].removesuffix("-open") if t.number in named else MARKS[t.state][0] for t in trials],
+            "symbol": [
+                MARKS[t.state][0].removesuffix("-open") if t.number in named else MARKS[t.state][0]
+                for t in trials
+            ],
             "color": colours,
             "line": {"width": 1.5, "color": colours},
             "opacity": 1,
@@ -169,8 +223,16 @@ def _slice(summary: Summary, trials: Sequence[Trial], name: str, index: int, y_r
     if numeric and min(values) > 0 and max(values) / min(values) > LOG_FROM_RATIO:
         figure["layout"]["xaxis"] |= {"type": "log"}
     elif not numeric:
-        figure["layout"]["xaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": sorted(set(xs), key=_by_number)}
-    figure["layout"] |= {"height": 210, "margin": {"l": 46, "r": 12, "t": 8, "b": 42}, "showlegend": False}
+        figure["layout"]["xaxis"] |= {
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": sorted(set(xs), key=_by_number),
+        }
+    figure["layout"] |= {
+        "height": 210,
+        "margin": {"l": 46, "r": 12, "t": 8, "b": 42},
+        "showlegend": False,
+    }
     return figure
 
 
@@ -195,7 +257,12 @@ def _points(summary: Summary, trials: Sequence[Trial], state: State, *, ceiling:
         "text": [_hover(summary, t) for t in trials],
         "hovertemplate": "%{text}<extra></extra>",
         "cliponaxis": False,
-        "marker": {"symbol": symbol, "color": colour, "size": 9, "line": {"width": 1.8, "color": colour}},
+        "marker": {
+            "symbol": symbol,
+            "color": colour,
+            "size": 9,
+            "line": {"width": 1.8, "color": colour},
+        },
     }
 
 
@@ -208,7 +275,15 @@ def _best_so_far(summary: Summary) -> Figure:
             xs.append(trial.number)
             ys.append(best)
     line = {"color": "--best", "width": 1.5, "shape": "hv"}
-    return {"type": "scatter", "mode": "lines", "name": "best so far", "x": xs, "y": ys, "line": line, "hoverinfo": "skip"}
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "best so far",
+        "x": xs,
+        "y": ys,
+        "line": line,
+        "hoverinfo": "skip",
+    }
 
 
 def _horizontal(name: str, value: float, xs: Sequence[float]) -> Figure:
@@ -225,7 +300,12 @@ def _horizontal(name: str, value: float, xs: Sequence[float]) -> Figure:
 
 
 def _ring(name: str, trial: Trial) -> Figure:
-    marker = {"symbol": "circle-open", "color": _colour(name), "size": 17, "line": {"width": 2, "color": _colour(name)}}
+    marker = {
+        "symbol": "circle-open",
+        "color": _colour(name),
+        "size": 17,
+        "line": {"width": 2, "color": _colour(name)},
+    }
     return {
         "type": "scatter",
         "mode": "markers",
@@ -254,12 +334,22 @@ def _line(trial: Trial, points: Sequence[Validation], name: str | None) -> Figur
             "line": {"color": _colour(name), "width": 1.2},
         },
         "opacity": 1 if name else 0.75,
-        "hovertemplate": f"trial {trial.number} · {STATE_WORDS[trial.state]}<br>%{{x}} examples: %{{y:.4f}}<extra></extra>",
+        "hovertemplate": (
+            f"trial {trial.number} · {STATE_WORDS[trial.state]}<br>%{{x}} examples:"
+            " %{y:.4f}<extra></extra>"
+        ),
     }
 
 
 def _legend_only(name: str) -> Figure:
-    return {"type": "scatter", "mode": "lines", "name": name, "x": [None], "y": [None], "line": {"color": "--muted", "width": 1}}
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [None],
+        "y": [None],
+        "line": {"color": "--muted", "width": 1},
+    }
 
 
 def _named(summary: Summary) -> list[tuple[str, Trial]]:
@@ -278,11 +368,16 @@ def _hover(summary: Summary, trial: Trial) -> str:
         value = "no value that counts"
     marks = [name for name, named in _named(summary) if named == trial]
     reason = f"<br>{html.escape(trial.reason[:120])}" if trial.reason else ""
-    return f"trial {trial.number}{' (' + ', '.join(marks) + ')' if marks else ''} · {STATE_WORDS[trial.state]}<br>{value}{reason}"
+    return (
+        f"trial {trial.number}{' (' + ', '.join(marks) + ')' if marks else ''} ·"
+        f" {STATE_WORDS[trial.state]}<br>{value}{reason}"
+    )
 
 
 def _baseline_value(summary: Summary) -> list[float]:
-    return [summary.baseline.value] if summary.baseline and summary.baseline.value is not None else []
+    return (
+        [summary.baseline.value] if summary.baseline and summary.baseline.value is not None else []
+    )
 
 
 def _range(values: Sequence[float]) -> list[float]:
@@ -302,14 +397,36 @@ def _thin(points: Sequence[Validation]) -> list[Validation]:
 
 
 def _figure(
-    name: str, data: list[Figure], *, x: str, y: str, y_range: list[float] | None = None, x_extra: Mapping[str, Any] | None = None
+    name: str,
+    data: list[Figure],
+    *,
+    x: str,
+    y: str,
+    y_range: list[float] | None = None,
+    x_extra: Mapping[str, Any] | None = None,
 ) -> Figure:
-    axis = {"gridcolor": "--line", "linecolor": "--line", "zeroline": False, "ticks": "outside", "tickcolor": "--line", "ticklen": 4}
+    axis = {
+        "gridcolor": "--line",
+        "linecolor": "--line",
+        "zeroline": False,
+        "ticks": "outside",
+        "tickcolor": "--line",
+        "ticklen": 4,
+    }
     layout = {
         "height": 360,
         "margin": {"l": 58, "r": 16, "t": 22, "b": 44},
-        "xaxis": {**axis, "showgrid": False, "title": {"text": x, "standoff": 8}, **(x_extra or {})},
-        "yaxis": {**axis, "title": {"text": y, "standoff": 8}, **({"range": y_range} if y_range else {})},
+        "xaxis": {
+            **axis,
+            "showgrid": False,
+            "title": {"text": x, "standoff": 8},
+            **(x_extra or {}),
+        },
+        "yaxis": {
+            **axis,
+            "title": {"text": y, "standoff": 8},
+            **({"range": y_range} if y_range else {}),
+        },
         "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
         "hovermode": "closest",
     }

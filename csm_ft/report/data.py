@@ -1,4 +1,7 @@
-"""What lies in a sweep folder, read leniently: a missing or torn piece becomes a sentence in `notes`, never a crash and never a silence."""
+"""What lies in a sweep folder, read leniently.
+
+A missing or torn piece becomes a sentence in `notes`, never a crash and never a silence.
+"""
 
 import json
 import math
@@ -11,7 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, fi
 
 State = Literal["completed", "stopped", "diverged", "infeasible", "poison", "running", "waiting"]
 
-FAILED: tuple[State, ...] = ("diverged", "infeasible", "poison")  # what they were told as a value only keeps the sampler away
+FAILED: tuple[State, ...] = (
+    "diverged",
+    "infeasible",
+    "poison",
+)  # what they were told as a value only keeps the sampler away
 STATE_WORDS: dict[State, str] = {
     "completed": "completed",
     "stopped": "stopped early",
@@ -24,7 +31,10 @@ STATE_WORDS: dict[State, str] = {
 
 
 class ReportError(ValueError):
-    """The folder holds no sweep that can be shown; the message names the file, what is wrong and the way out."""
+    """The folder holds no sweep that can be shown.
+
+    The message names the file, what is wrong and the way out.
+    """
 
 
 def _finite(value: Any) -> Any:
@@ -64,7 +74,10 @@ class Baseline(_Record):
 
 
 class Verdict(_Record):
-    """What the sweep found, in words; gain and error in nats per frame, positive = the best is better than the default."""
+    """What the sweep found, in words.
+
+    Gain and error in nats per frame, positive = the best is better than the default.
+    """
 
     text: str
     tie: bool = False
@@ -125,8 +138,14 @@ class Summary(_Record):
 
     @property
     def ranked(self) -> list[Trial]:
-        """The trials that have begun, from the best value to the worst, those without a value that counts last."""
-        return sorted(self.begun, key=lambda t: (t.value is None or t.state in FAILED, t.value or 0.0, t.number))
+        """The trials that have begun, from the best value to the worst.
+
+        Those without a value that counts last.
+        """
+        return sorted(
+            self.begun,
+            key=lambda t: (t.value is None or t.state in FAILED, t.value or 0.0, t.number),
+        )
 
     @property
     def parameters(self) -> list[str]:
@@ -144,7 +163,11 @@ class Validation:
 
 @dataclass(frozen=True)
 class Take:
-    """One recording: a prompt as one run spoke it at one step, or the codec's reconstruction of a real clip (`step` None)."""
+    """One recording.
+
+    A prompt as one run spoke it at one step, or the codec's reconstruction of a real clip (`step`
+    None).
+    """
 
     wav: Path
     text: str
@@ -162,7 +185,10 @@ class Take:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything one run folder says: its validations, the order its prompts were spoken in, and its recordings by prompt id."""
+    """Everything one run folder says.
+
+    Its validations, the order its prompts were spoken in, and its recordings by prompt id.
+    """
 
     validations: Sequence[Validation]
     spoken_texts: Sequence[str]
@@ -170,7 +196,10 @@ class Run:
     references: Sequence[Take]
 
     def at(self, prompt: str, examples: float | None) -> Take | None:
-        """Return the recording of `prompt` nearest to `examples` seen (None: the last one); an untrained one only if there is no other."""
+        """Return the recording of `prompt` nearest to `examples` seen (None: the last one).
+
+        An untrained one only if there is no other.
+        """
         takes = self.takes.get(prompt, [])
         takes = [take for take in takes if take.step] or takes
         if examples is None:
@@ -179,19 +208,31 @@ class Run:
 
 
 def read_summary(out: Path) -> Summary:
-    """Read `<out>/summary.json`; ReportError if it is missing, not JSON, or not what sweep.py writes."""
+    """Read `<out>/summary.json`.
+
+    ReportError if it is missing, not JSON, or not what sweep.py writes.
+    """
     path = out / "summary.json"
     if not path.is_file():
-        raise ReportError(f"{path}: no such file; give the folder that sweep.py wrote (its --output_dir)")
+        raise ReportError(
+            f"{path}: no such file; give the folder that sweep.py wrote (its --output_dir)"
+        )
     try:
         summary = Summary.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ReportError(f"{path}: {where}: {first['msg']}; the same sweep.py command writes the file again") from None
-    for folder in [t.dir for t in summary.trials] + ([summary.baseline.dir] if summary.baseline else []):
+        raise ReportError(
+            f"{path}: {where}: {first['msg']}; the same sweep.py command writes the file again"
+        ) from None
+    for folder in [t.dir for t in summary.trials] + (
+        [summary.baseline.dir] if summary.baseline else []
+    ):
         if not (out / folder).resolve().is_relative_to(out.resolve()):
-            raise ReportError(f"{path}: run folder {folder!r} lies outside the sweep folder; a page only shows its own folder")
+            raise ReportError(
+                f"{path}: run folder {folder!r} lies outside the sweep folder; a page only shows"
+                " its own folder"
+            )
     return summary
 
 
@@ -201,11 +242,18 @@ def read_run(folder: Path, notes: list[str]) -> Run:
     validations = {
         row["examples"]: Validation(float(row["examples"]), float(row["val_loss"]))
         for row in rows
-        if row.get("kind") == "val" and row.get("step") != 0 and _is_number(row.get("examples")) and _is_number(row.get("val_loss"))
+        if row.get("kind") == "val"
+        and row.get("step") != 0
+        and _is_number(row.get("examples"))
+        and _is_number(row.get("val_loss"))
     }
     texts = [str(row["text"]) for row in rows if row.get("kind") == "sample" and "text" in row]
     samples = folder / "samples"
-    prompts = sorted(p for p in samples.iterdir() if p.is_dir() and p.name != "reference") if samples.is_dir() else []
+    prompts = (
+        sorted(p for p in samples.iterdir() if p.is_dir() and p.name != "reference")
+        if samples.is_dir()
+        else []
+    )
     return Run(
         validations=sorted(validations.values(), key=lambda v: v.examples),
         spoken_texts=list(dict.fromkeys(texts)),
@@ -215,7 +263,10 @@ def read_run(folder: Path, notes: list[str]) -> Run:
 
 
 def _rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a metrics file; a line that is no JSON object (torn by a kill, or while being written) is counted and left out."""
+    """Yield the rows of a metrics file.
+
+    A line that is no JSON object (torn by a kill, or while being written) is counted and left out.
+    """
     if not path.is_file():
         return
     torn = 0
@@ -233,7 +284,10 @@ def _rows(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def read_takes(folder: Path, notes: list[str]) -> Iterator[Take]:
-    """Yield the recordings of a folder, each with the facts beside it; what cannot be read is told in `notes`."""
+    """Yield the recordings of a folder, each with the facts beside it.
+
+    What cannot be read is told in `notes`.
+    """
     for path in sorted(folder.glob("*.json")):
         wav = path.with_suffix(".wav")
         try:
@@ -244,7 +298,10 @@ def read_takes(folder: Path, notes: list[str]) -> Iterator[Take]:
                 speaker=str(facts.get("speaker", "")),
                 step=None if "clip_id" in facts or "take" in facts else int(facts["step"]),
                 stopped_by_eos=facts.get("stopped_by_eos"),
-                context=tuple(f"{turn['speaker']}: {turn['text']}".removeprefix(": ") for turn in facts.get("context", ())),
+                context=tuple(
+                    f"{turn['speaker']}: {turn['text']}".removeprefix(": ")
+                    for turn in facts.get("context", ())
+                ),
                 turns_left_out=int(facts.get("turns_left_out", 0)),
                 **{
                     name: float(facts[name])
@@ -253,7 +310,10 @@ def read_takes(folder: Path, notes: list[str]) -> Iterator[Take]:
                 },
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            notes.append(f"{_short(path)}: not readable as the facts of a recording ({type(error).__name__}: {error})")
+            notes.append(
+                f"{_short(path)}: not readable as the facts of a recording ({type(error).__name__}:"
+                f" {error})"
+            )
             continue
         if wav.is_file():
             yield take
@@ -266,7 +326,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _short(path: Path) -> str:
-    """Name a file by its place in the sweep folder as a reader sees it: trials/0003/metrics.jsonl."""
+    """Name a file by its place in the sweep folder as a reader sees it.
+
+    Trials/0003/metrics.jsonl.
+    """
     parts = path.parts
-    start = next((i for i in range(len(parts) - 1, -1, -1) if parts[i] in ("trials", "baseline")), len(parts) - 2)
+    start = next(
+        (i for i in range(len(parts) - 1, -1, -1) if parts[i] in ("trials", "baseline")),
+        len(parts) - 2,
+    )
     return "/".join(parts[max(start, 0) :])

@@ -29,15 +29,21 @@ FILES = {
 
 
 def build_report(out: Path) -> Path:
-    """Write `<out>/report.html` from the files of the sweep folder `out`, whole or not at all, and return its path.
+    """Write `<out>/report.html` from the files of the sweep folder `out`, whole or not at all.
 
-    Valid at any time after summary.json was first written; what is missing or torn is told on the page. Raises ReportError if summary.json
-    is missing or is not one.
+    And return its path.
+
+    Valid at any time after summary.json was first written; what is missing or torn is told on the
+    page. Raises ReportError if summary.json is missing or is not one.
     """
     notes: list[str] = []
     summary = read_summary(out)
     baseline = read_run(out / summary.baseline.dir, notes) if summary.baseline else None
-    runs = {trial.number: read_run(out / trial.dir, notes) for trial in summary.trials if (out / trial.dir).is_dir()}
+    runs = {
+        trial.number: read_run(out / trial.dir, notes)
+        for trial in summary.trials
+        if (out / trial.dir).is_dir()
+    }
     listening = listen.arrange(out, summary, baseline, runs)
     room_bytes = PAGE_BYTES - len(_render(out, summary, runs, listening, notes))
     listen.inline(listening, room_bytes, notes)
@@ -46,13 +52,28 @@ def build_report(out: Path) -> Path:
     return path
 
 
-def _render(out: Path, summary: Summary, runs: Mapping[int, Run], listening: listen.Listening, notes: Sequence[str]) -> bytes:
+def _render(
+    out: Path,
+    summary: Summary,
+    runs: Mapping[int, Run],
+    listening: listen.Listening,
+    notes: Sequence[str],
+) -> bytes:
     environment = templating.environment()
-    environment.filters |= {"nats": _nats, "signed": _signed, "duration": _duration, "words": STATE_WORDS.__getitem__}
+    environment.filters |= {
+        "nats": _nats,
+        "signed": _signed,
+        "duration": _duration,
+        "words": STATE_WORDS.__getitem__,
+    }
     environment.globals |= {"few_trials": charts.FEW_TRIALS, "failed": FAILED}
     plotly = templating.script(get_plotlyjs())
     script = templating.script(templating.template_text(environment, "players.js", "page.js"))
-    figures = [charts.history(summary), charts.learning_curves(summary, runs), charts.importance(summary)]
+    figures = [
+        charts.history(summary),
+        charts.learning_curves(summary, runs),
+        charts.importance(summary),
+    ]
     slices = charts.slices(summary)
     page = environment.get_template("page.html.j2").render(
         summary=summary,
@@ -84,12 +105,28 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     """Return the small print of the headline, as (name, value)."""
     started, updated = _moment(summary.created), _moment(summary.updated)
     compute_sec = sum(t.seconds or 0.0 for t in summary.trials)
-    workers = f", {summary.n_workers} worker{'s' * (summary.n_workers != 1)}" if summary.n_workers else ""
+    workers = (
+        f", {summary.n_workers} worker{'s' * (summary.n_workers != 1)}" if summary.n_workers else ""
+    )
     facts = [
         ("Data", summary.data),
         ("Device", f"{summary.device}{workers}" if summary.device else ""),
-        ("Horizon", f"{templating.short(summary.horizon_examples)} examples per trial" if summary.horizon_examples else ""),
-        ("Time", f"{_duration((updated - started).total_seconds())} on the clock" if started and updated else ""),
+        (
+            "Horizon",
+            (
+                f"{templating.short(summary.horizon_examples)} examples per trial"
+                if summary.horizon_examples
+                else ""
+            ),
+        ),
+        (
+            "Time",
+            (
+                f"{_duration((updated - started).total_seconds())} on the clock"
+                if started and updated
+                else ""
+            ),
+        ),
         ("Work", f"{_duration(compute_sec)} in trials" if compute_sec else ""),
         ("As of", updated.strftime("%Y-%m-%d %H:%M UTC") if updated else summary.updated or ""),
         ("Objective", summary.objective),
@@ -98,7 +135,10 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _as_typed(path: Path) -> str:
-    """Return `path` as one types it in the folder where train.py lies, which is where sweep.py was started."""
+    """Return `path` as one types it in the folder where train.py lies.
+
+    Which is where sweep.py was started.
+    """
     path, here = path.resolve(), Path.cwd()
     return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
@@ -109,7 +149,13 @@ def _files(out: Path) -> list[tuple[str, str, bool]]:
     for name, meaning in FILES.items():
         path = out / name
         inside = sorted(p.name for p in path.iterdir()) if name == "best" and path.is_dir() else []
-        rows.append((f"{name}/" if path.is_dir() or name in ("best", "baseline", "trials") else name, meaning, path.exists()))
+        rows.append(
+            (
+                f"{name}/" if path.is_dir() or name in ("best", "baseline", "trials") else name,
+                meaning,
+                path.exists(),
+            )
+        )
         rows.extend((f"best/{file}", "", True) for file in inside)
     return rows
 
@@ -144,4 +190,8 @@ def _duration(seconds: float | None) -> str:
     whole = round(max(0.0, seconds))
     if whole < 60:
         return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s"
+        if whole < 3600
+        else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )

@@ -1,4 +1,7 @@
-"""Recordings small enough for one page: MP3 as a data URI, and an outline to see silence and length before listening."""
+"""Recordings small enough for one page.
+
+MP3 as a data URI, and an outline to see silence and length before listening.
+"""
 
 import base64
 import io
@@ -10,12 +13,17 @@ import soundfile
 
 NUM_BARS = 72
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-MP3_COMPRESSION = 0.7  # libsndfile's 0..1; constant bit rate: 48 kbit/s at 24 kHz, more than speech needs
+MP3_COMPRESSION = (
+    0.7  # libsndfile's 0..1; constant bit rate: 48 kbit/s at 24 kHz, more than speech needs
+)
 
 
 @dataclass(frozen=True)
 class Sound:
-    """`uri`: data URI of the recording; `outline`: SVG path of its loudness, NUM_BARS wide and 2 high around 0; `seconds` as decoded."""
+    """`uri`: data URI of the recording.
+
+    `outline`: SVG path of its loudness, NUM_BARS wide and 2 high around 0; `seconds` as decoded.
+    """
 
     uri: str
     outline: str
@@ -29,7 +37,14 @@ def load(wav: Path) -> Sound:
     file = io.BytesIO()
     if sample_rate_hz in MP3_RATES_HZ and len(wave):
         kind = "audio/mpeg"
-        soundfile.write(file, wave, sample_rate_hz, format="MP3", bitrate_mode="CONSTANT", compression_level=MP3_COMPRESSION)
+        soundfile.write(
+            file,
+            wave,
+            sample_rate_hz,
+            format="MP3",
+            bitrate_mode="CONSTANT",
+            compression_level=MP3_COMPRESSION,
+        )
     else:
         kind = "audio/wav"
         soundfile.write(file, wave, sample_rate_hz, format="WAV", subtype="PCM_16")
@@ -38,8 +53,13 @@ def load(wav: Path) -> Sound:
 
 
 def _outline(wave: np.ndarray) -> str:
-    """Return one bar per NUM_BARS-th of the recording, as high as its peak; the page stretches it to the width of the player."""
-    peaks = [float(np.abs(part).max()) if len(part) else 0.0 for part in np.array_split(wave, NUM_BARS)]
+    """Return one bar per NUM_BARS-th of the recording, as high as its peak.
+
+    The page stretches it to the width of the player.
+    """
+    peaks = [
+        float(np.abs(part).max()) if len(part) else 0.0 for part in np.array_split(wave, NUM_BARS)
+    ]
     top = max(max(peaks), 0.05)  # so that near-silence looks like silence
     heights = (max(0.04, peak / top) for peak in peaks)
     return "".join(f"M{i + 0.5:g} {-h:.2f}V{h:.2f}" for i, h in enumerate(heights))

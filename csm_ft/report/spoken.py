@@ -1,4 +1,7 @@
-"""index.html of a folder of recordings: every prompt with its takes side by side, to listen to without a server."""
+"""index.html of a folder of recordings.
+
+Every prompt with its takes side by side, to listen to without a server.
+"""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -15,16 +18,21 @@ PAGE_BYTES = 10_000_000
 
 
 def build_index(folder: Path) -> Path:
-    """Write `folder`/index.html from the recordings and the facts beside them, whole or not at all, and return its path.
+    """Write `folder`/index.html from the recordings and the facts beside them, whole or not at all.
 
-    Recordings stand in the page itself, so that it can be sent to somebody; those beyond 10 MB are links to the files.
+    And return its path.
+
+    Recordings stand in the page itself, so that it can be sent to somebody; those beyond 10 MB are
+    links to the files.
     """
     notes: list[str] = []
     rows: dict[tuple[object, ...], Row] = {}
     room_bytes = PAGE_BYTES
     for take in read_takes(folder, notes):
         player = Player("best", take.wav.name, take, quote(take.wav.name))
-        row = rows.setdefault((take.text, take.speaker, take.context), Row(take.text, take.speaker, take.context))
+        row = rows.setdefault(
+            (take.text, take.speaker, take.context), Row(take.text, take.speaker, take.context)
+        )
         row.players[take.wav.name] = player
         try:
             sound = load(take.wav)

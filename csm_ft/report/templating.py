@@ -1,4 +1,7 @@
-"""What every page here has in common: templates, and scripts and styles that stand in the page itself."""
+"""What every page here has in common.
+
+Templates, and scripts and styles that stand in the page itself.
+"""
 
 import base64
 import hashlib
@@ -11,7 +14,11 @@ from markupsafe import Markup
 def environment() -> Environment:
     """Return the templates of this package; everything put into them is escaped."""
     made = Environment(
-        loader=PackageLoader("csm_ft.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("csm_ft.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     made.filters["short"] = short
     return made
@@ -29,10 +36,14 @@ def style(environment: Environment) -> Markup:
 
 
 def script(text: str) -> tuple[Markup, str]:
-    """Return a script and its hash for the content security policy, which lets nothing but these scripts run."""
+    """Return a script and its hash for the content security policy.
+
+    Which lets nothing but these scripts run.
+    """
     assert "</script" not in text, "would end its own element"
     digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return Markup(text), f"'sha256-{base64.b64encode(digest).decode('ascii')}'"  # noqa: S704 - files of plotly and of this package
+    policy = f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+    return Markup(text), policy  # noqa: S704 - files of plotly and of this package
 
 
 def short(value: Any) -> str:

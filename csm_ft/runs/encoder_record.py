@@ -1,4 +1,7 @@
-"""What stands beside exported weights so that they can speak: which codec and tokenizer, and those of them that are small; processors."""
+"""What stands beside exported weights so that they can speak.
+
+Which codec and tokenizer, and those of them that are small; processors.
+"""
 
 import hashlib
 import json
@@ -28,7 +31,10 @@ KEYS = (  # of StoreInfo
 )
 _MAX_SPEAKERS = 1000
 # Asset of the token file -> the key of speech.json that names it, and its file beside speech.json.
-TRAVELLING = {"codec": ("codec_source", "codec.safetensors"), "tokenizer": ("tokenizer", "tokenizer.json")}
+TRAVELLING = {
+    "codec": ("codec_source", "codec.safetensors"),
+    "tokenizer": ("tokenizer", "tokenizer.json"),
+}
 PROCESSOR = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -40,7 +46,10 @@ PROCESSOR = (
 
 
 def write_speech(folder: Path, store: Store | None, origin: Origin) -> None:
-    """Write speech.json, and the codec and tokenizer that travel in the token file; without one, those beside the weights are copied."""
+    """Write speech.json, and the codec and tokenizer that travel in the token file.
+
+    Without one, those beside the weights are copied.
+    """
     if store is None:
         source = Path(origin.weights)
         for name in (SPEECH, *(name for _, name in TRAVELLING.values())):
@@ -48,7 +57,9 @@ def write_speech(folder: Path, store: Store | None, origin: Origin) -> None:
                 shutil.copyfile(source / name, folder / name)
         return
     facts: dict[str, Any] = {key: getattr(store.info, key) for key in KEYS}
-    speakers = Counter(store.splits["train"].clip(i).speaker for i in range(len(store.splits["train"])))
+    speakers = Counter(
+        store.splits["train"].clip(i).speaker for i in range(len(store.splits["train"]))
+    )
     facts["speakers"] = [name for name, _ in speakers.most_common(_MAX_SPEAKERS) if name]
     for asset, (key, name) in TRAVELLING.items():
         blob = store.asset(asset)
@@ -59,13 +70,20 @@ def write_speech(folder: Path, store: Store | None, origin: Origin) -> None:
 
 
 def copy_processor(folder: Path, store: Store | None, origin: Origin) -> None:
-    """Copy what transformers' processor needs from where training began, if it is there; never another tokenizer than the run's."""
+    """Copy what transformers' processor needs from where training began, if it is there.
+
+    Never another tokenizer than the run's.
+    """
     wanted = store.info.tokenizer_fingerprint if store is not None else ""
     for name in PROCESSOR:
         source = _beside(origin.base, name)
         if source is None or (folder / name).exists():
             continue
-        if name == "tokenizer.json" and wanted and hashlib.sha256(source.read_bytes()).hexdigest() != wanted:
+        if (
+            name == "tokenizer.json"
+            and wanted
+            and hashlib.sha256(source.read_bytes()).hexdigest() != wanted
+        ):
             continue
         shutil.copyfile(source, folder / name)
 

@@ -28,7 +28,10 @@ C = TypeVar("C", bound=TrainConfig)
 
 @contextmanager
 def reproducible(config: TrainConfig) -> Iterator[None]:
-    """Fix threads and seeds for the run; torch's settings are put back afterwards, so that a worker's next trial starts clean."""
+    """Fix threads and seeds for the run.
+
+    Torch's settings are put back afterwards, so that a worker's next trial starts clean.
+    """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -44,18 +47,26 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
 
 
 def resolve(config: C, store: Store, family: Family) -> C:
-    """Replace every `auto` by what it means on this machine and for this token file, and say what was chosen and why.
+    """Replace every `auto` by what it means on this machine and for this token file.
 
-    What would only be found out after the model is loaded is checked here, too. ConfigError says what is wrong.
+    And say what was chosen and why.
+
+    What would only be found out after the model is loaded is checked here, too. ConfigError says
+    what is wrong.
     """
     changes: dict[str, object] = {}
     if config.device == "auto":
         changes["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     device = str(changes.get("device", config.device))
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {device}: this torch sees no GPU; check the driver with nvidia-smi, or use --device cpu")
+        raise ConfigError(
+            f"device {device}: this torch sees no GPU; check the driver with nvidia-smi, or use"
+            " --device cpu"
+        )
     if config.dtype == "auto":
-        has_bf16 = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bf16 = device.startswith("cuda") and torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )
         changes["dtype"] = "bf16" if has_bf16 else "fp32"
     if config.threads == 0:
         changes["threads"] = torch.get_num_threads()
@@ -69,12 +80,25 @@ def resolve(config: C, store: Store, family: Family) -> C:
     defaults = type(config).model_fields
     if config.gen_prompts:
         check_clips(read_prompts(Path(config.gen_prompts)))
-    unused = [name for name in defaults if name.startswith("lora_") and getattr(config, name) != defaults[name].default]
+    unused = [
+        name
+        for name in defaults
+        if name.startswith("lora_") and getattr(config, name) != defaults[name].default
+    ]
     if unused and config.method != "lora":
-        console.print(f"[yellow]{', '.join(unused)}: not used, as method is {config.method}; add --method lora[/]")
+        console.print(
+            f"[yellow]{', '.join(unused)}: not used, as method is {config.method}; add --method"
+            " lora[/]"
+        )
     base = "random weights" if config.train_from_scratch else config.model_name_or_checkpoint_path
-    console.print(f"[bold]{config.data}[/]: {store.info.codec}, {store.info.num_codebooks} codebooks -> {config.family} from {base}")
-    console.print(f"{config.device}, {config.dtype}, {config.threads} threads, W&B {config.wandb}; run folder {config.output_dir}")
+    console.print(
+        f"[bold]{config.data}[/]: {store.info.codec}, {store.info.num_codebooks} codebooks ->"
+        f" {config.family} from {base}"
+    )
+    console.print(
+        f"{config.device}, {config.dtype}, {config.threads} threads, W&B {config.wandb}; run folder"
+        f" {config.output_dir}"
+    )
     return config
 
 
@@ -82,7 +106,8 @@ def resolve(config: C, store: Store, family: Family) -> C:
 def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[Path, Path | None]]:
     """Yield the run folder, locked, and the checkpoint to go on from (None = a fresh run).
 
-    Raises ConfigError when another process holds the folder, or when it holds a run that this config would not continue.
+    Raises ConfigError when another process holds the folder, or when it holds a run that this
+    config would not continue.
     """
     folder = Path(config.output_dir)
     if not config.resume:
@@ -94,7 +119,8 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[Path, Path | N
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"{folder}: another process is training in this folder; wait for it, or choose another --output_dir"
+                f"{folder}: another process is training in this folder; wait for it, or choose"
+                " another --output_dir"
             ) from None
         recover(folder / "checkpoints" / "best")
         done = checkpoints(folder / "checkpoints")
@@ -114,8 +140,15 @@ def _check_same(config: TrainConfig, store: Store, folder: Path) -> None:
     """Refuse to go on with another training than the one in the folder."""
     before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     now = config.training_keys()
-    then = {**build(type(config), {}).training_keys(), **before}  # an option younger than the run had its default
-    changed = [f"{name}: {then[name]!r} there, {value!r} now" for name, value in now.items() if then[name] != value]
+    then = {
+        **build(type(config), {}).training_keys(),
+        **before,
+    }  # an option younger than the run had its default
+    changed = [
+        f"{name}: {then[name]!r} there, {value!r} now"
+        for name, value in now.items()
+        if then[name] != value
+    ]
     environment = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     if environment["data_fingerprint"] != store.info.content_fingerprint:
         changed.append(f"tokens: {config.data} has other content than when the run began")
@@ -123,8 +156,9 @@ def _check_same(config: TrainConfig, store: Store, folder: Path) -> None:
         raise ConfigError(
             f"{folder} holds a run of another training:\n  "
             + "\n  ".join(changed)
-            + "\nWays out: give the same options to go on with it; choose "
-            f"another --output_dir; --resume false to set it aside; or start from its weights: --model_name_or_checkpoint_path {folder}"
+            + "\nWays out: give the same options to go on with it; choose another --output_dir;"
+            " --resume false to set it aside; or start from its weights:"
+            f" --model_name_or_checkpoint_path {folder}"
         )
 
 

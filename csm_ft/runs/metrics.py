@@ -1,4 +1,7 @@
-"""What a run tells: metrics.jsonl is the truth, the console and Weights & Biases mirror it and can never stop it."""
+"""What a run tells.
+
+Metrics.jsonl is the truth, the console and Weights & Biases mirror it and can never stop it.
+"""
 
 import json
 import os
@@ -12,14 +15,25 @@ from rich.markup import escape
 from csm_ft.config import TrainConfig
 from csm_ft.console import console
 
-CLOCKS = ("time", "sec", "data_sec", "compute_sec", "update_sec", "audio_sec_per_sec", "eta_sec")  # fields that differ from run to run
+CLOCKS = (
+    "time",
+    "sec",
+    "data_sec",
+    "compute_sec",
+    "update_sec",
+    "audio_sec_per_sec",
+    "eta_sec",
+)  # fields that differ from run to run
 
 
 class Tracker:
     """Writes rows of one run; `with Tracker(...) as tracker`."""
 
     def __init__(self, folder: Path, config: TrainConfig, *, keep_bytes: int) -> None:
-        """Open metrics.jsonl, cut back to `keep_bytes` (its length at the checkpoint that the run goes on from)."""
+        """Open metrics.jsonl.
+
+        Cut back to `keep_bytes` (its length at the checkpoint that the run goes on from).
+        """
         self._path = folder / "metrics.jsonl"
         self._path.touch()
         os.truncate(self._path, min(keep_bytes, self._path.stat().st_size))
@@ -29,7 +43,12 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._file.close()
         if self._wandb is not None:
             self._mirror(lambda run: run.finish(exit_code=0 if kind is None else 1))
@@ -45,7 +64,11 @@ class Tracker:
         """Write one row; `kind` is train, val or sample."""
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
-        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, int | float) and kind != "sample"}
+        numbers = {
+            f"{kind}/{k}": v
+            for k, v in values.items()
+            if isinstance(v, int | float) and kind != "sample"
+        }
         if numbers:
             self._mirror(lambda run: run.log(numbers, step=step))
 
@@ -69,13 +92,23 @@ class Tracker:
         try:
             action(self._wandb)
         except Exception as error:  # the mirror must never stop the run, whatever breaks in it
-            console.print(f"[yellow]W&B: {escape(str(error))}; going on without it (metrics.jsonl has everything)[/]")
+            console.print(
+                f"[yellow]W&B: {escape(str(error))}; going on without it (metrics.jsonl has"
+                " everything)[/]"
+            )
             self._wandb = None
 
 
 def _start_wandb(folder: Path, config: TrainConfig) -> Any:
-    """Return a W&B run, or None when it is off or cannot start; offline runs are sent later with `wandb sync`."""
-    mode = config.wandb if config.wandb != "auto" else ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    """Return a W&B run, or None when it is off or cannot start.
+
+    Offline runs are sent later with `wandb sync`.
+    """
+    mode = (
+        config.wandb
+        if config.wandb != "auto"
+        else ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    )
     if mode == "off":
         return None
     try:
@@ -91,12 +124,15 @@ def _start_wandb(folder: Path, config: TrainConfig) -> Any:
             mode=mode,
             config=config.model_dump(mode="json"),
             reinit="create_new" if config.wandb_reinit else "finish_previous",
-            settings=wandb.Settings(silent=True, console="off", init_timeout=30, x_disable_stats=True),
+            settings=wandb.Settings(
+                silent=True, console="off", init_timeout=30, x_disable_stats=True
+            ),
         )
     except Exception as error:  # no key, no network, a broken install: say it and train
         if mode == "online":
             console.print(
-                f"[yellow]W&B is not reachable ({escape(type(error).__name__)}); recording offline, send later with `wandb sync`[/]"
+                f"[yellow]W&B is not reachable ({escape(type(error).__name__)}); recording offline,"
+                " send later with `wandb sync`[/]"
             )
             return _start_wandb(folder, config.replace(wandb="offline"))
         console.print(f"[yellow]W&B did not start ({escape(str(error))}); going on without it[/]")

@@ -1,4 +1,7 @@
-"""Where weights come from, and all that is known of how they came to be: a run, a sweep's best, a checkpoint; or just weights."""
+"""Where weights come from, and all that is known of how they came to be.
+
+A run, a sweep's best, a checkpoint; or just weights.
+"""
 
 import json
 import re
@@ -33,7 +36,10 @@ class Origin:
 
     @property
     def base(self) -> str:
-        """The weights that training began with, through runs that began with runs: a hub name or a foreign folder; "" = random ones."""
+        """The weights that training began with, through runs that began with runs.
+
+        A hub name or a foreign folder; "" = random ones.
+        """
         name = self.weights if self.config is None else _base(self.config)
         for _ in range(_MAX_ANCESTORS):
             run = _run_of(Path(name))
@@ -46,7 +52,8 @@ class Origin:
 def find(name: str, checkpoint: str = "") -> Origin:
     """Resolve a run folder, a sweep folder, a checkpoint folder, or any other name of weights.
 
-    `checkpoint` is best, last or step_000500 of a run; "" = best. Raises ConfigError when that is not there.
+    `checkpoint` is best, last or step_000500 of a run; "" = best. Raises ConfigError when that is
+    not there.
     """
     path = Path(name)
     if (path / "config.yaml").is_file():
@@ -55,7 +62,10 @@ def find(name: str, checkpoint: str = "") -> Origin:
     if (path / "trials").is_dir():
         return _sweep(path, checkpoint)
     if checkpoint:
-        raise ConfigError(f"--checkpoint {checkpoint}: {name} is not the folder of a run or a sweep; leave the flag out")
+        raise ConfigError(
+            f"--checkpoint {checkpoint}: {name} is not the folder of a run or a sweep; leave the"
+            " flag out"
+        )
     run = _run_of(path)
     if run is not None:
         return _origin(path, run, home=run)
@@ -65,7 +75,10 @@ def find(name: str, checkpoint: str = "") -> Origin:
 
 
 def open_data(origin: Origin) -> tuple[Store | None, str]:
-    """Open the token file that a run was trained on; None, and why, when it is gone or has become another."""
+    """Open the token file that a run was trained on.
+
+    None, and why, when it is gone or has become another.
+    """
     if origin.config is None or origin.run is None:
         return None, ""
     # A run that is looked at from elsewhere: its paths are relative to a folder above it.
@@ -78,7 +91,10 @@ def open_data(origin: Origin) -> tuple[Store | None, str]:
     recorded = json.loads((origin.run / "env.json").read_text(encoding="utf-8"))
     for what in ("codec_fingerprint", "tokenizer_fingerprint"):
         if recorded[what] != getattr(store.info, what):
-            return None, f"{path} was made with another {what.split('_')[0]} than when the run began"
+            return (
+                None,
+                f"{path} was made with another {what.split('_')[0]} than when the run began",
+            )
     return store, ""
 
 
@@ -91,15 +107,23 @@ def is_same_data(origin: Origin, store: Store) -> bool:
 
 def is_hub_name(name: str) -> bool:
     """Tell a hub name (owner/name) from a path."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name, re.ASCII) is not None and not Path(name).exists()
+    return (
+        re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name, re.ASCII) is not None
+        and not Path(name).exists()
+    )
 
 
 def _sweep(folder: Path, checkpoint: str) -> Origin:
     """Resolve a sweep to its best trial; best/ outlives the trial's own checkpoints."""
     summary = folder / "summary.json"
-    best = json.loads(summary.read_text(encoding="utf-8")).get("best") if summary.is_file() else None
+    best = (
+        json.loads(summary.read_text(encoding="utf-8")).get("best") if summary.is_file() else None
+    )
     if best is None or not (folder / "best").is_dir():
-        raise ConfigError(f"{folder}: no trial of this sweep has completed yet, so it has no best/; wait, or name a trial's folder")
+        raise ConfigError(
+            f"{folder}: no trial of this sweep has completed yet, so it has no best/; wait, or name"
+            " a trial's folder"
+        )
     run = folder / "trials" / f"{best:04d}"
     weights = folder / "best" if checkpoint in ("", "best") else _checkpoint(run, checkpoint)
     return _origin(weights, run, home=folder)
@@ -117,22 +141,33 @@ def _checkpoint(run: Path, which: str) -> Path:
     steps = checkpoints(folder)
     if which == "last" and steps:
         return steps[-1]
-    if which != "last" and (folder / which).is_dir() and which in ("best", *(step.name for step in steps)):
+    if (
+        which != "last"
+        and (folder / which).is_dir()
+        and which in ("best", *(step.name for step in steps))
+    ):
         return folder / which
-    there = ", ".join([*(["best"] if (folder / "best").is_dir() else []), *(step.name for step in steps)])
+    there = ", ".join(
+        [*(["best"] if (folder / "best").is_dir() else []), *(step.name for step in steps)]
+    )
     if there:
         why = " (no validation since the first step)" if which == "best" else ""
-        raise ConfigError(f"{run} has no checkpoint {which!r}{why}; it has {there}: name one with --checkpoint, or last")
+        raise ConfigError(
+            f"{run} has no checkpoint {which!r}{why}; it has {there}: name one with --checkpoint,"
+            " or last"
+        )
     raise ConfigError(
-        f"{run} has no checkpoint: it has not saved one yet, or it is a trial whose weights its sweep has dropped. "
-        f"Go on with `python train.py --config {run / 'config.yaml'}`"
+        f"{run} has no checkpoint: it has not saved one yet, or it is a trial whose weights its"
+        f" sweep has dropped. Go on with `python train.py --config {run / 'config.yaml'}`"
     )
 
 
 def _run_of(path: Path) -> Path | None:
     """Return the run that a folder is, or is a checkpoint of."""
     for folder in (path, path.parent.parent) if path.is_dir() else ():
-        if (folder / "config.yaml").is_file() and (folder == path or path.parent.name == "checkpoints"):
+        if (folder / "config.yaml").is_file() and (
+            folder == path or path.parent.name == "checkpoints"
+        ):
             return folder
     return None
 

@@ -1,4 +1,7 @@
-"""What sweep.py can be told: its own options, and every option of train.py as a value that all trials share."""
+"""What sweep.py can be told.
+
+Its own options, and every option of train.py as a value that all trials share.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,9 +19,10 @@ from csm_ft.families import config_class
 from csm_ft.schedule import Duration
 
 DESCRIPTION = (
-    "Search hyper-parameters: trials of train.py over all GPUs (or on the CPU), a best config, recordings and a report. The same command "
-    "goes on where it was stopped; a larger --n_trials extends the study. Every option of train.py is accepted, too: it is the same for "
-    "all trials or, where the sweep config searches it, the value of trial 0."
+    "Search hyper-parameters: trials of train.py over all GPUs (or on the CPU), a best config,"
+    " recordings and a report. The same command goes on where it was stopped; a larger --n_trials"
+    " extends the study. Every option of train.py is accepted, too: it is the same for all trials"
+    " or, where the sweep config searches it, the value of trial 0."
 )
 DEFAULT_SPACE = "configs/sweep.yaml"
 MOST_VALIDATIONS = 100
@@ -28,25 +32,49 @@ class SweepConfig(Options):
     """Options of sweep.py itself."""
 
     sweep_config: str = option(DEFAULT_SPACE, "YAML file with the search space.", group="sweep")
-    n_trials: int = option(20, "Trials in the study, counted over all calls of this command.", group="sweep")
+    n_trials: int = option(
+        20, "Trials in the study, counted over all calls of this command.", group="sweep"
+    )
     n_gpus: int = option(1, "GPUs to use; without a GPU, workers on the CPU.", group="sweep")
     trials_per_gpu: int = option(1, "Trials at the same time on each GPU.", group="sweep")
-    study_name: str = option("csm-sweep", "Name of the study, and the W&B group of its trials.", group="sweep")
-    output_dir: str = option("./sweep", "Folder of the study; the same folder goes on with it.", group="sweep")
-    sampler: Literal["tpe", "random"] = option("tpe", "Where to look next: by what was found so far, or anywhere.", group="sweep")
-    startup_trials: int = option(8, "Trials before tpe takes over from random draws.", group="sweep")
+    study_name: str = option(
+        "csm-sweep", "Name of the study, and the W&B group of its trials.", group="sweep"
+    )
+    output_dir: str = option(
+        "./sweep", "Folder of the study; the same folder goes on with it.", group="sweep"
+    )
+    sampler: Literal["tpe", "random"] = option(
+        "tpe", "Where to look next: by what was found so far, or anywhere.", group="sweep"
+    )
+    startup_trials: int = option(
+        8, "Trials before tpe takes over from random draws.", group="sweep"
+    )
     pruner: Literal["asha", "none"] = option(
-        "asha", "asha = stop the trials that are behind at a rung; none = run all to the end.", group="sweep"
+        "asha",
+        "asha = stop the trials that are behind at a rung; none = run all to the end.",
+        group="sweep",
     )
     eta: int = option(3, "At each rung the best 1/eta of the trials go on.", group="sweep")
-    rungs: list[str] = option(["1/9", "1/3"], "Where trials are compared, as shares of the run in examples seen.", group="sweep")
-    max_attempts: int = option(3, "Worker deaths without progress before a trial is set aside.", group="sweep")
+    rungs: list[str] = option(
+        ["1/9", "1/3"],
+        "Where trials are compared, as shares of the run in examples seen.",
+        group="sweep",
+    )
+    max_attempts: int = option(
+        3, "Worker deaths without progress before a trial is set aside.", group="sweep"
+    )
     seed: int = option(0, "Seed of the sampler, and of every trial.", group="run")
     wandb_project: str = option("csm-sweep", "W&B project.", group="tracking")
     gen_every: str = option(
-        "1/3", "Speak the gen_sentences (in train.py's units); the last step is always heard unless 0.", group="now and then"
+        "1/3",
+        "Speak the gen_sentences (in train.py's units); the last step is always heard unless 0.",
+        group="now and then",
     )
-    save_every: str = option("1/9", "Save what a killed trial goes on from (same units); 0 = only at its end.", group="now and then")
+    save_every: str = option(
+        "1/9",
+        "Save what a killed trial goes on from (same units); 0 = only at its end.",
+        group="now and then",
+    )
 
     @field_validator("rungs", mode="before")
     @classmethod
@@ -61,16 +89,22 @@ class SweepConfig(Options):
         if self.startup_trials < 0:
             raise ValueError(f"startup_trials {self.startup_trials} is below 0")
         if self.eta < 2:
-            raise ValueError(f"eta {self.eta} is not at least 2; --pruner none lets all trials run to the end")
+            raise ValueError(
+                f"eta {self.eta} is not at least 2; --pruner none lets all trials run to the end"
+            )
         if not self.study_name.strip():
             raise ValueError("study_name is empty; give the study a name")
         shares = self.rung_shares
         if not shares or shares != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] < 1:
-            raise ValueError(f"rungs {self.rungs} are not rising shares between 0 and 1 of the run, such as 1/9 1/3")
+            raise ValueError(
+                f"rungs {self.rungs} are not rising shares between 0 and 1 of the run, such as"
+                " 1/9 1/3"
+            )
         if self.validation_share < Fraction(1, MOST_VALIDATIONS):
             raise ValueError(
-                f"rungs {self.rungs} need a validation every {self.validation_share} of the run, which is more than {MOST_VALIDATIONS}; "
-                "choose rungs with a larger common part, such as 1/9 1/3"
+                f"rungs {self.rungs} need a validation every {self.validation_share} of the run,"
+                f" which is more than {MOST_VALIDATIONS}; choose rungs with a larger common part,"
+                " such as 1/9 1/3"
             )
         return self
 
@@ -87,10 +121,17 @@ class SweepConfig(Options):
     def validation_share(self) -> Fraction:
         """The largest interval between validations that meets every rung and the end of the run."""
         bottom = math.lcm(*(share.denominator for share in self.rung_shares))
-        return Fraction(math.gcd(bottom, *(int(share * bottom) for share in self.rung_shares)), bottom)
+        return Fraction(
+            math.gcd(bottom, *(int(share * bottom) for share in self.rung_shares)), bottom
+        )
 
 
-SHARED = ("seed", "wandb_project", "gen_every", "save_every")  # options of both; the sweep's default goes to the trials
+SHARED = (
+    "seed",
+    "wandb_project",
+    "gen_every",
+    "save_every",
+)  # options of both; the sweep's default goes to the trials
 SET_BY_SWEEP: Mapping[str, str] = {
     "val_every": "all trials are validated at the same numbers of examples seen",
     "best_from": "the best is counted from the first rung on",
@@ -104,19 +145,28 @@ SET_BY_SWEEP: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """One parsed command: the sweep's options, the options all trials share, and which of the latter the user named."""
+    """One parsed command.
+
+    The sweep's options, the options all trials share, and which of the latter the user named.
+    """
 
     sweep: SweepConfig
     train_class: type[TrainConfig]
-    given: Mapping[str, Any]  # options of train.py named in the YAML of --config or by a flag, not yet validated
+    given: Mapping[
+        str, Any
+    ]  # options of train.py named in the YAML of --config or by a flag, not yet validated
     defaults: Mapping[str, Any]  # the sweep's defaults of options that both have
 
 
 def options_class(family: str = "csm") -> type[Options]:
-    """Return the class of everything sweep.py accepts, for its --help and the README: its own options first."""
+    """Return the class of everything sweep.py accepts, for its --help and the README.
+
+    Its own options first.
+    """
     train_class = config_class(family)
     fields = {
-        name: copy(SweepConfig.model_fields.get(name) or train_class.model_fields[name]) for name in (*SHARED, "output_dir", *SET_BY_SWEEP)
+        name: copy(SweepConfig.model_fields.get(name) or train_class.model_fields[name])
+        for name in (*SHARED, "output_dir", *SET_BY_SWEEP)
     }
     for name, reason in SET_BY_SWEEP.items():
         fields[name].description = f"Not used: in a sweep, {reason}."
@@ -128,8 +178,19 @@ def parse(argv: Sequence[str]) -> SweepRequest:
     """Parse a command line; ConfigError names the wrong option, its value and the rule."""
     values = read_values(options_class(), argv, program="sweep.py", description=DESCRIPTION)
     train_class = config_class(str(values.get("family", "csm")))
-    sweep = build(SweepConfig, {name: value for name, value in values.items() if name in SweepConfig.model_fields})
-    given = {name: value for name, value in values.items() if name not in SweepConfig.model_fields or name in SHARED}
+    sweep = build(
+        SweepConfig,
+        {name: value for name, value in values.items() if name in SweepConfig.model_fields},
+    )
+    given = {
+        name: value
+        for name, value in values.items()
+        if name not in SweepConfig.model_fields or name in SHARED
+    }
     for name in [name for name in given if name in SET_BY_SWEEP]:
-        console.print(f"[yellow]{name} {given.pop(name)} is not used: in a sweep, {SET_BY_SWEEP[name]}[/]")
-    return SweepRequest(sweep, train_class, given, defaults={name: getattr(sweep, name) for name in SHARED})
+        console.print(
+            f"[yellow]{name} {given.pop(name)} is not used: in a sweep, {SET_BY_SWEEP[name]}[/]"
+        )
+    return SweepRequest(
+        sweep, train_class, given, defaults={name: getattr(sweep, name) for name in SHARED}
+    )

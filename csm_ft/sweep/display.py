@@ -1,4 +1,7 @@
-"""What the sweep says while it runs: one line per trial that ends, and a bar with the best so far and the time left."""
+"""What the sweep says while it runs.
+
+One line per trial that ends, and a bar with the best so far and the time left.
+"""
 
 from types import TracebackType
 from typing import Self
@@ -9,14 +12,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from csm_ft.console import console
 from csm_ft.sweep.study import TrialRecord
 
-STYLE = {"completed": "green", "stopped": "dim", "diverged": "yellow", "infeasible": "yellow", "poison": "red"}
+STYLE = {
+    "completed": "green",
+    "stopped": "dim",
+    "diverged": "yellow",
+    "infeasible": "yellow",
+    "poison": "red",
+}
 
 
 class Display:
-    """`with Display(...) as display`; on a terminal it draws a bar, elsewhere it only prints lines."""
+    """`with Display(...) as display`.
+
+    On a terminal it draws a bar, elsewhere it only prints lines.
+    """
 
     def __init__(self, n_trials: int, num_workers: int, num_done: int) -> None:
-        self._columns = SpinnerColumn(), TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+        self._columns = (
+            SpinnerColumn(),
+            TextColumn("trials"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+        )
         self._bar = Progress(*self._columns, console=console, transient=True)
         self._task = self._bar.add_task("", total=n_trials, completed=num_done)
         self._n_trials, self._num_workers, self._num_done = n_trials, num_workers, num_done
@@ -27,19 +45,28 @@ class Display:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._bar.stop()
 
     def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
         """Say how a trial ended."""
         self._num_done += 1
         self._trial_seconds.append(trial.seconds)
-        params = " ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in trial.params.items())
+        params = " ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in trial.params.items()
+        )
         value = f"  val_loss {trial.value:.4f}" if trial.value is not None else ""
         star = "  [bold]best so far[/]" if best is not None and best.number == trial.number else ""
         reason = f" ({escape(trial.reason)})" if trial.reason else ""
         console.print(
-            f"trial {trial.number:3d}  [{STYLE[trial.state]}]{trial.state}{reason}[/]{value}  {trial.seconds:.0f} s  {escape(params)}{star}"
+            f"trial {trial.number:3d}  [{STYLE[trial.state]}]{trial.state}{reason}[/]{value} "
+            f" {trial.seconds:.0f} s  {escape(params)}{star}"
         )
 
     def update(self, num_running: int, best: TrialRecord | None) -> None:
@@ -50,5 +77,7 @@ class Display:
         if self._trial_seconds:
             mean_sec = sum(self._trial_seconds) / len(self._trial_seconds)
             left_sec = int(mean_sec * (self._n_trials - self._num_done) / self._num_workers)
-            parts.append(f"about {left_sec // 3600}:{left_sec // 60 % 60:02d}:{left_sec % 60:02d} left")
+            parts.append(
+                f"about {left_sec // 3600}:{left_sec // 60 % 60:02d}:{left_sec % 60:02d} left"
+            )
         self._bar.update(self._task, completed=self._num_done, description="  ".join(parts))

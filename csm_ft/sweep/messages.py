@@ -1,4 +1,7 @@
-"""What orchestrator and workers tell each other: one JSON object a line over a socket, each tagged with its trial and attempt."""
+"""What orchestrator and workers tell each other.
+
+One JSON object a line over a socket, each tagged with its trial and attempt.
+"""
 
 import socket
 from typing import Annotated, Any, Literal

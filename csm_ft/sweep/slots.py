@@ -30,7 +30,9 @@ class Machine:
 
 
 def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> Machine:
-    """Return one slot per worker: n_gpus x trials_per_gpu, on the CPU where there is no GPU or `device` says so.
+    """Return one slot per worker.
+
+    N_gpus x trials_per_gpu, on the CPU where there is no GPU or `device` says so.
 
     Raises ConfigError when more GPUs are asked for than there are.
     """
@@ -39,19 +41,33 @@ def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> Machine:
     threads = threads or max(1, num_cores // num_workers)
     gpus = visible_gpus() if device != "cpu" else []
     if device.startswith("cuda:"):
-        raise ConfigError(f"device {device}: a sweep gives each worker its GPU; choose GPUs by CUDA_VISIBLE_DEVICES and --n_gpus")
+        raise ConfigError(
+            f"device {device}: a sweep gives each worker its GPU; choose GPUs by"
+            " CUDA_VISIBLE_DEVICES and --n_gpus"
+        )
     if not gpus and device == "cuda":
-        raise ConfigError("device cuda: nvidia-smi finds no GPU on this machine; drop --device, or use --device cpu")
+        raise ConfigError(
+            "device cuda: nvidia-smi finds no GPU on this machine; drop --device, or use"
+            " --device cpu"
+        )
     if not gpus:
         reason = "as --device says" if device == "cpu" else "no GPU on this machine"
-        console.print(f"{reason}: {num_workers} worker{'s' * (num_workers != 1)} on the CPU, {threads} of {num_cores} cores each")
+        console.print(
+            f"{reason}: {num_workers} worker{'s' * (num_workers != 1)} on the CPU, {threads} of"
+            f" {num_cores} cores each"
+        )
         if num_workers * threads > num_cores:
-            console.print(f"[yellow]{num_workers} workers share {num_cores} cores; fewer workers (--n_gpus) may be as fast[/]")
-        return Machine("cpu", [Slot(f"cpu{i}", _environment("", threads)) for i in range(num_workers)], threads)
+            console.print(
+                f"[yellow]{num_workers} workers share {num_cores} cores; fewer workers (--n_gpus)"
+                " may be as fast[/]"
+            )
+        return Machine(
+            "cpu", [Slot(f"cpu{i}", _environment("", threads)) for i in range(num_workers)], threads
+        )
     if sweep.n_gpus > len(gpus):
         raise ConfigError(
-            f"n_gpus {sweep.n_gpus} is more than the {len(gpus)} GPUs of this machine; use --n_gpus {len(gpus)}, "
-            f"with --trials_per_gpu above 1 if several trials fit one GPU"
+            f"n_gpus {sweep.n_gpus} is more than the {len(gpus)} GPUs of this machine; use --n_gpus"
+            f" {len(gpus)}, with --trials_per_gpu above 1 if several trials fit one GPU"
         )
     slots = [
         Slot(f"gpu{gpu}" + (f".{k}" if k else ""), _environment(gpu, threads))
@@ -67,10 +83,19 @@ def visible_gpus() -> list[str]:
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi"):
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-        return [str(i) for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, check=False
+        ).stdout
+        return [
+            str(i)
+            for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))
+        ]
     return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
 def _environment(gpu: str, threads: int) -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    return {
+        "CUDA_VISIBLE_DEVICES": gpu,
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }

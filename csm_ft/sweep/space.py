@@ -1,4 +1,7 @@
-"""The search space: a YAML file (the public CSM trainer's format and two keys more) read into distributions, checked before anything runs.
+"""The search space.
+
+A YAML file (the public CSM trainer's format and two keys more) read into distributions, checked
+before anything runs.
 
 learning_rate: {type: float, min: 5e-6, max: 1.5e-4, log: true}
 batch_size: {type: categorical, values: [8, 16, 32], default: 16}
@@ -13,9 +16,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.trial import Trial
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
 
 from csm_ft.config import ConfigError, TrainConfig, build
 from csm_ft.console import console
@@ -27,14 +44,22 @@ REFUSED: Mapping[str, str] = {
     "data": "trials on other data cannot be compared",
     "family": "models of other families have other yardsticks",
     "seed": "a search over seeds finds luck; the seed is the same for all trials",
-    "n_epochs": "trials are compared at equal numbers of examples seen; give --n_epochs for all of them",
-    "max_steps": "trials are compared at equal numbers of examples seen; give --n_epochs for all of them",
+    "n_epochs": (
+        "trials are compared at equal numbers of examples seen; give --n_epochs for all of them"
+    ),
+    "max_steps": (
+        "trials are compared at equal numbers of examples seen; give --n_epochs for all of them"
+    ),
     "context_positions": "it changes what an example is; give it as a flag for all trials",
-    "val_turns": "trials validated on other turns cannot be compared; give it as a flag for all trials",
+    "val_turns": (
+        "trials validated on other turns cannot be compared; give it as a flag for all trials"
+    ),
 }
 
 
-Whole = Annotated[int, BeforeValidator(lambda value: float(value) if isinstance(value, str) else value)]  # 1e3 is a string in YAML 1.1
+Whole = Annotated[
+    int, BeforeValidator(lambda value: float(value) if isinstance(value, str) else value)
+]  # 1e3 is a string in YAML 1.1
 
 
 class _Row(BaseModel):
@@ -80,18 +105,26 @@ class Parameter:
     name: str
     distribution: BaseDistribution
     default: Any  # value of trial 0
-    when: tuple[str, tuple[Any, ...]] | None  # searched only where another option has one of these values
+    when: (
+        tuple[str, tuple[Any, ...]] | None
+    )  # searched only where another option has one of these values
 
 
 @dataclass(frozen=True)
 class Space:
-    """The searched options, those that others depend on first, and what is the same for all trials."""
+    """The searched options, those that others depend on first.
+
+    And what is the same for all trials.
+    """
 
     parameters: Sequence[Parameter]
     base: TrainConfig
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
-        """Draw the parameters of a trial; those whose condition does not hold are left out. Asked again, it gives the same values."""
+        """Draw the parameters of a trial; those whose condition does not hold are left out.
+
+        Asked again, it gives the same values.
+        """
         values: dict[str, Any] = {}
         for parameter in self.parameters:
             if self._is_active(parameter, values):
@@ -99,16 +132,25 @@ class Space:
         return values
 
     def first_points(self) -> list[dict[str, Any]]:
-        """Return the parameters of the first trials: the default, and its neighbours in learning rate within the range."""
+        """Return the parameters of the first trials.
+
+        The default, and its neighbours in learning rate within the range.
+        """
         default: dict[str, Any] = {}
         for parameter in self.parameters:
             if self._is_active(parameter, default):
                 default[parameter.name] = parameter.default
         points = [default]
         rate = next((p for p in self.parameters if p.name == "learning_rate"), None)
-        if rate is not None and isinstance(rate.distribution, FloatDistribution) and rate.name in default:
+        if (
+            rate is not None
+            and isinstance(rate.distribution, FloatDistribution)
+            and rate.name in default
+        ):
             for factor in NEIGHBOUR_FACTORS:
-                value = min(max(rate.default * factor, rate.distribution.low), rate.distribution.high)
+                value = min(
+                    max(rate.default * factor, rate.distribution.low), rate.distribution.high
+                )
                 if value not in [point[rate.name] for point in points]:
                     points.append({**default, rate.name: value})
         return points
@@ -116,7 +158,10 @@ class Space:
     def describe(self) -> dict[str, Any]:
         """Return the space as plain values, to be kept with the study and compared."""
         return {
-            p.name: distribution_to_json(p.distribution) + (f" when {p.when[0]} in {list(p.when[1])}" if p.when else "")
+            p.name: (
+                distribution_to_json(p.distribution)
+                + (f" when {p.when[0]} in {list(p.when[1])}" if p.when else "")
+            )
             for p in self.parameters
         }
 
@@ -131,26 +176,39 @@ class Space:
 def read_space(path: Path, request: SweepRequest, *, num_train_examples: int) -> Space:
     """Read and check a sweep config together with the options that all trials share.
 
-    Every choice and each end of a range goes through the config class, so a bad one is a ConfigError (file, key, value, rule, way out) now,
-    not a lost trial later.
+    Every choice and each end of a range goes through the config class, so a bad one is a
+    ConfigError (file, key, value, rule, way out) now, not a lost trial later.
     """
     train_class, given = request.train_class, request.given
-    rows = {name: _parse_row(path, name, row, train_class) for name, row in _read_rows(path).items()}
+    rows = {
+        name: _parse_row(path, name, row, train_class) for name, row in _read_rows(path).items()
+    }
     fixed: dict[str, Any] = {}
     for name, row in rows.items():
         if isinstance(row, _Fixed):
-            if name in given and build(train_class, {name: given[name]}) != build(train_class, {name: row.value}):
-                raise ConfigError(f"{path}: {name} is fixed to {row.value!r} here and given as {given[name]!r}; drop one of the two")
+            if name in given and build(train_class, {name: given[name]}) != build(
+                train_class, {name: row.value}
+            ):
+                raise ConfigError(
+                    f"{path}: {name} is fixed to {row.value!r} here and given as {given[name]!r};"
+                    " drop one of the two"
+                )
             fixed[name] = row.value
     base = _checked(path, "fixed values", train_class, {**request.defaults, **given, **fixed})
     searched = {name: row for name, row in rows.items() if not isinstance(row, _Fixed)}
     if not searched:
-        raise ConfigError(f"{path}: nothing is searched; give at least one key a type of float, int or categorical")
+        raise ConfigError(
+            f"{path}: nothing is searched; give at least one key a type of float, int or"
+            " categorical"
+        )
     if base.max_steps and {"batch_size", "grad_acc_steps", "batch_tokens"} & set(searched):
         raise ConfigError(
-            f"max_steps {base.max_steps} with a searched batch size lets trials see different amounts of data; use --n_epochs instead"
+            f"max_steps {base.max_steps} with a searched batch size lets trials see different"
+            " amounts of data; use --n_epochs instead"
         )
-    parameters = [_parameter(path, name, row, base, num_train_examples) for name, row in searched.items()]
+    parameters = [
+        _parameter(path, name, row, base, num_train_examples) for name, row in searched.items()
+    ]
     return Space(_parents_first(path, parameters, base), base)
 
 
@@ -164,53 +222,92 @@ def find_space(path: str) -> Path:
 
 def _read_rows(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"--sweep_config {path}: no such file; the one of this repository is {DEFAULT_SPACE}")
+        raise ConfigError(
+            f"--sweep_config {path}: no such file; the one of this repository is {DEFAULT_SPACE}"
+        )
     try:
         rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(rows, dict) or not rows:
         raise ConfigError(
-            f"{path}: a sweep config has one key per option, such as `learning_rate: {{type: float, min: 5e-6, max: 1.5e-4, log: true}}`"
+            f"{path}: a sweep config has one key per option, such as `learning_rate: {{type: float,"
+            " min: 5e-6, max: 1.5e-4, log: true}`"
         )
     return {str(name): row for name, row in rows.items()}
 
 
-def _parse_row(path: Path, name: str, row: Any, train_class: type[TrainConfig]) -> _Categorical | _Float | _Int | _Fixed:
+def _parse_row(
+    path: Path, name: str, row: Any, train_class: type[TrainConfig]
+) -> _Categorical | _Float | _Int | _Fixed:
     names = list(train_class.model_fields)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; train.py --help lists what can be searched"
+        hint = (
+            f"; did you mean {near[0]}?" if near else "; train.py --help lists what can be searched"
+        )
         raise ConfigError(f"{path}: {name} is not an option of train.py{hint}")
     try:
         parsed = _ROW.validate_python(row)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in ("categorical", "float", "int", "fixed"))
+        where = ".".join(
+            str(part)
+            for part in first["loc"]
+            if part not in ("categorical", "float", "int", "fixed")
+        )
         kinds = "type: categorical (values), float or int (min, max, log), or fixed (value)"
-        raise ConfigError(f"{path}: {name}{f'.{where}' if where else ''}: {first['input']!r}: {first['msg']}; a row has {kinds}") from None
+        raise ConfigError(
+            f"{path}: {name}{f'.{where}' if where else ''}: {first['input']!r}: {first['msg']}; a"
+            f" row has {kinds}"
+        ) from None
     field: Any = train_class.model_fields[name]
     if not isinstance(parsed, _Fixed):
         if name in REFUSED:
             raise ConfigError(f"{path}: {name} cannot be searched: {REFUSED[name]}")
         if not field.json_schema_extra["trains"]:
-            raise ConfigError(f"{path}: {name} cannot be searched: it does not change what is learned; give it as a flag for all trials")
-        if name == "loss_turns" and isinstance(parsed, _Categorical) and any(str(v).startswith("speaker:") for v in parsed.values):
-            raise ConfigError(f"{path}: loss_turns: trials of one speaker's turns see fewer examples; give it as a flag for all trials")
+            raise ConfigError(
+                f"{path}: {name} cannot be searched: it does not change what is learned; give it as"
+                " a flag for all trials"
+            )
+        if (
+            name == "loss_turns"
+            and isinstance(parsed, _Categorical)
+            and any(str(v).startswith("speaker:") for v in parsed.values)
+        ):
+            raise ConfigError(
+                f"{path}: loss_turns: trials of one speaker's turns see fewer examples; give it as"
+                " a flag for all trials"
+            )
     elif name in ("data", "output_dir", "family", "loss_turns", "context_positions", *SET_BY_SWEEP):
         raise ConfigError(
-            f"{path}: {name} cannot be fixed here: the sweep sets it for every trial, or it is a flag of sweep.py; drop the row"
+            f"{path}: {name} cannot be fixed here: the sweep sets it for every trial, or it is a"
+            " flag of sweep.py; drop the row"
         )
     return parsed
 
 
-def _parameter(path: Path, name: str, row: _Categorical | _Float | _Int, base: TrainConfig, num_train_examples: int) -> Parameter:
+def _parameter(
+    path: Path,
+    name: str,
+    row: _Categorical | _Float | _Int,
+    base: TrainConfig,
+    num_train_examples: int,
+) -> Parameter:
     if isinstance(row, _Categorical):
-        choices = [getattr(_checked(path, f"{name}: choice {v!r}", type(base), base.model_dump() | {name: v}), name) for v in row.values]
+        choices = [
+            getattr(
+                _checked(path, f"{name}: choice {v!r}", type(base), base.model_dump() | {name: v}),
+                name,
+            )
+            for v in row.values
+        ]
         if len(set(map(str, choices))) < len(choices):
             raise ConfigError(f"{path}: {name}: values {row.values} name a choice twice; drop one")
         if any(not isinstance(choice, bool | int | float | str) for choice in choices):
-            raise ConfigError(f"{path}: {name}: a list cannot be a choice; search an option with single values")
+            raise ConfigError(
+                f"{path}: {name}: a list cannot be a choice; search an option with single values"
+            )
         distribution: BaseDistribution = CategoricalDistribution(choices)
     else:
         if row.min > row.max or (row.log and row.min <= 0):
@@ -225,17 +322,43 @@ def _parameter(path: Path, name: str, row: _Categorical | _Float | _Int, base: T
     when = None
     if row.when is not None:
         if len(row.when) != 1:
-            raise ConfigError(f"{path}: {name}: when: {row.when!r} must be one `key: value` or `key: [values]`")
+            raise ConfigError(
+                f"{path}: {name}: when: {row.when!r} must be one `key: value` or `key: [values]`"
+            )
         ((key, wanted),) = row.when.items()
         when = (str(key), tuple(wanted) if isinstance(wanted, list) else (wanted,))
-    return Parameter(name, distribution, _default(path, name, row, distribution, base, num_train_examples), when)
+    return Parameter(
+        name, distribution, _default(path, name, row, distribution, base, num_train_examples), when
+    )
 
 
-def _default(path: Path, name: str, row: _Row, distribution: BaseDistribution, base: TrainConfig, num_train_examples: int) -> Any:
-    """Return the value of trial 0: the row's `default`, else the config's, else the nearest to it that is searched."""
+def _default(
+    path: Path,
+    name: str,
+    row: _Row,
+    distribution: BaseDistribution,
+    base: TrainConfig,
+    num_train_examples: int,
+) -> Any:
+    """Return the value of trial 0.
+
+    The row's `default`, else the config's, else the nearest to it that is searched.
+    """
     if row.default is not None:
-        value = getattr(_checked(path, f"{name}: default {row.default!r}", type(base), base.model_dump() | {name: row.default}), name)
-        value = value if isinstance(distribution, CategoricalDistribution) else _number(value, distribution)
+        value = getattr(
+            _checked(
+                path,
+                f"{name}: default {row.default!r}",
+                type(base),
+                base.model_dump() | {name: row.default},
+            ),
+            name,
+        )
+        value = (
+            value
+            if isinstance(distribution, CategoricalDistribution)
+            else _number(value, distribution)
+        )
         if value is None or not _contains(distribution, value):
             raise ConfigError(f"{path}: {name}: default {row.default!r} is not in its own range")
         return value
@@ -245,17 +368,22 @@ def _default(path: Path, name: str, row: _Row, distribution: BaseDistribution, b
     else:
         assert isinstance(distribution, FloatDistribution | IntDistribution)
         number = _number(value, distribution)
-        if number is None and (number := _as_steps(str(value), base, num_train_examples)) is not None:
+        if (
+            number is None
+            and (number := _as_steps(str(value), base, num_train_examples)) is not None
+        ):
             console.print(f"{name}: {value} means {number} optimiser steps of trial 0")
             value = number
         if number is None:
             raise ConfigError(
-                f"{path}: {name}: the value without a sweep, {value!r}, is no number to begin from; add `default:` to the row"
+                f"{path}: {name}: the value without a sweep, {value!r}, is no number to begin from;"
+                " add `default:` to the row"
             )
         nearest = min(max(number, distribution.low), distribution.high)
     if str(nearest) != str(value):
         console.print(
-            f"[yellow]{name}: {value} is not in the space of {path}; trial 0 has {nearest} (`default:` in its row chooses another)[/]"
+            f"[yellow]{name}: {value} is not in the space of {path}; trial 0 has {nearest}"
+            " (`default:` in its row chooses another)[/]"
         )
     return nearest
 
@@ -275,7 +403,9 @@ def _as_steps(text: str, base: TrainConfig, num_train_examples: int) -> int | No
         return None
     per_step = base.batch_size * base.grad_acc_steps
     horizon = base.max_steps * per_step or base.n_epochs * num_train_examples
-    unit = {"steps": per_step, "examples": 1, "epochs": num_train_examples, "run": horizon}[duration.unit]
+    unit = {"steps": per_step, "examples": 1, "epochs": num_train_examples, "run": horizon}[
+        duration.unit
+    ]
     return round(float(duration.amount) * unit / per_step)
 
 
@@ -286,8 +416,13 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
     return distribution.low <= value <= distribution.high
 
 
-def _parents_first(path: Path, parameters: Sequence[Parameter], base: TrainConfig) -> list[Parameter]:
-    """Order the parameters so that each comes after the one its condition names; check the conditions."""
+def _parents_first(
+    path: Path, parameters: Sequence[Parameter], base: TrainConfig
+) -> list[Parameter]:
+    """Order the parameters so that each comes after the one its condition names.
+
+    Check the conditions.
+    """
     by_name = {p.name: p for p in parameters}
     ordered: dict[str, Parameter] = {}
     for parameter in parameters:
@@ -295,7 +430,8 @@ def _parents_first(path: Path, parameters: Sequence[Parameter], base: TrainConfi
         while (when := chain[-1].when) is not None and when[0] in by_name:
             if by_name[when[0]] in chain:
                 raise ConfigError(
-                    f"{path}: {parameter.name}: when: the conditions of {', '.join(p.name for p in chain)} go round in a circle"
+                    f"{path}: {parameter.name}: when: the conditions of"
+                    f" {', '.join(p.name for p in chain)} go round in a circle"
                 )
             chain.append(by_name[when[0]])
         for link in reversed(chain):
@@ -303,23 +439,39 @@ def _parents_first(path: Path, parameters: Sequence[Parameter], base: TrainConfi
     return list(ordered.values())
 
 
-def _check_condition(path: Path, parameter: Parameter, by_name: Mapping[str, Parameter], base: TrainConfig) -> Parameter:
+def _check_condition(
+    path: Path, parameter: Parameter, by_name: Mapping[str, Parameter], base: TrainConfig
+) -> Parameter:
     if parameter.when is None:
         return parameter
     name, wanted = parameter.when
     if name not in type(base).model_fields:
         raise ConfigError(f"{path}: {parameter.name}: when: {name} is not an option of train.py")
-    wanted = tuple(getattr(_checked(path, f"{parameter.name}: when", type(base), base.model_dump() | {name: v}), name) for v in wanted)
+    wanted = tuple(
+        getattr(
+            _checked(path, f"{parameter.name}: when", type(base), base.model_dump() | {name: v}),
+            name,
+        )
+        for v in wanted
+    )
     if name in by_name:
         missing = [v for v in wanted if not _contains(by_name[name].distribution, v)]
         if missing:
-            raise ConfigError(f"{path}: {parameter.name}: when: {name} is never {missing[0]!r}; name a value that is searched")
+            raise ConfigError(
+                f"{path}: {parameter.name}: when: {name} is never {missing[0]!r}; name a value that"
+                " is searched"
+            )
     elif getattr(base, name) not in wanted:
-        raise ConfigError(f"{path}: {parameter.name}: when: {name} is {getattr(base, name)!r} in every trial, so it is never searched")
+        raise ConfigError(
+            f"{path}: {parameter.name}: when: {name} is {getattr(base, name)!r} in every trial, so"
+            " it is never searched"
+        )
     return replace(parameter, when=(name, wanted))
 
 
-def _checked(path: Path, what: str, train_class: type[TrainConfig], values: Mapping[str, Any]) -> TrainConfig:
+def _checked(
+    path: Path, what: str, train_class: type[TrainConfig], values: Mapping[str, Any]
+) -> TrainConfig:
     try:
         return build(train_class, values)
     except ConfigError as error:

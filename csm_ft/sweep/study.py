@@ -1,6 +1,7 @@
 """The study and its only writer: an Optuna journal, the rungs, and what became of every trial.
 
-Private corners of Optuna 5 that are used, all here: `optuna.trial.Trial(study, id)` to adopt a RUNNING trial, and `FrozenTrial._trial_id`.
+Private corners of Optuna 5 that are used, all here: `optuna.trial.Trial(study, id)` to adopt a
+RUNNING trial, and `FrozenTrial._trial_id`.
 """
 
 import fcntl
@@ -59,9 +60,20 @@ class TrialRecord:
 
 
 class SweepStudy:
-    """The study in `<folder>`, locked for this process; every method writes through to the journal before it returns."""
+    """The study in `<folder>`, locked for this process.
 
-    def __init__(self, folder: Path, study: optuna.Study, lock: TextIO, sweep: SweepConfig, space: Space, rungs: asha.Rungs) -> None:
+    Every method writes through to the journal before it returns.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        study: optuna.Study,
+        lock: TextIO,
+        sweep: SweepConfig,
+        space: Space,
+        rungs: asha.Rungs,
+    ) -> None:
         self.folder, self.rungs, self._study, self._lock = folder, rungs, study, lock
         self._sweep, self._space = sweep, space
         self._first_points = space.first_points()
@@ -73,8 +85,17 @@ class SweepStudy:
                 self._tell(frozen.number)
 
     @classmethod
-    def open(cls, folder: Path, sweep: SweepConfig, space: Space, rungs: asha.Rungs, agreement: Mapping[str, Any]) -> Self:
-        """Open or create the study; SweepError if another sweep is running there, or another kind of sweep lives there.
+    def open(
+        cls,
+        folder: Path,
+        sweep: SweepConfig,
+        space: Space,
+        rungs: asha.Rungs,
+        agreement: Mapping[str, Any],
+    ) -> Self:
+        """Open or create the study.
+
+        SweepError if another sweep is running there, or another kind of sweep lives there.
 
         `agreement` is everything that must stay the same while the study grows.
         """
@@ -84,7 +105,9 @@ class SweepStudy:
             journal = folder.resolve() / "study.journal"
             cut_torn_line(journal)
             cut_torn_line(folder / "events.jsonl")
-            for stale in folder.glob("study.journal.lock*"):  # we hold the folder, so whoever held these is dead
+            for stale in folder.glob(
+                "study.journal.lock*"
+            ):  # we hold the folder, so whoever held these is dead
                 stale.unlink()
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             storage = JournalStorage(JournalFileBackend(str(journal)))
@@ -125,19 +148,29 @@ class SweepStudy:
         return sorted(self._running)
 
     def ask(self) -> int:
-        """Begin a new trial and return its number: the default first, its neighbours in learning rate, then what the sampler finds."""
+        """Begin a new trial and return its number.
+
+        The default first, its neighbours in learning rate, then what the sampler finds.
+        """
         number = self.num_started
-        if number < len(self._first_points) and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if number < len(self._first_points) and not self._study.get_trials(
+            deepcopy=False, states=(TrialState.WAITING,)
+        ):
             self._study.enqueue_trial(self._first_points[number])
         self._study.sampler = self._sampler(number)
         trial = self._study.ask()
-        assert trial.number == number, f"expected trial {number}, got {trial.number}: is another program writing to this study?"
+        assert trial.number == number, (
+            f"expected trial {number}, got {trial.number}: does another program write to this study?"
+        )
         self._running[number] = trial
         self._space.suggest(trial)
         return number
 
     def params(self, number: int) -> dict[str, Any]:
-        """Return the parameters of a running trial; what a kill left undrawn is drawn now, from the same seed."""
+        """Return the parameters of a running trial.
+
+        What a kill left undrawn is drawn now, from the same seed.
+        """
         self._study.sampler = self._sampler(number)
         return self._space.suggest(self._running[number])
 
@@ -162,7 +195,9 @@ class SweepStudy:
         return trial.user_attrs[name]
 
     def validated(self, number: int, examples: int, val_loss: float) -> bool:
-        """Keep a validation and decide whether the trial goes on; told the same again, after a re-dispatch, it answers the same.
+        """Keep a validation and decide whether the trial goes on.
+
+        Told the same again, after a re-dispatch, it answers the same.
 
         The default trial is never stopped: the verdict compares with its full run.
         """
@@ -171,10 +206,16 @@ class SweepStudy:
         stop_at = trial.user_attrs.get("stop_at")
         is_new = examples > 0 and examples not in curve
         if is_new and stop_at is None and number != 0 and self._sweep.pruner == "asha":
-            others = [_curve(t) for t in self._study.get_trials(deepcopy=False) if t.number != number and _state(t) not in FAILED]
+            others = [
+                _curve(t)
+                for t in self._study.get_trials(deepcopy=False)
+                if t.number != number and _state(t) not in FAILED
+            ]
             if not asha.go_on({**curve, examples: val_loss}, others, self.rungs, self._sweep.eta):
                 stop_at = examples
-                trial.set_user_attr("stop_at", stop_at)  # before the report: a kill in between must not let it slip through
+                trial.set_user_attr(
+                    "stop_at", stop_at
+                )  # before the report: a kill in between must not let it slip through
         if is_new:
             trial.report(val_loss, examples)
         return stop_at is None or examples < stop_at
@@ -188,11 +229,22 @@ class SweepStudy:
         best: Mapping[str, Any] | None = None,
         final_value: float | None = None,
     ) -> TrialRecord:
-        """End a trial. `best` is {val_loss, step, examples, epoch}; failed trials are told a worst value and never count as best."""
+        """End a trial.
+
+        `best` is {val_loss, step, examples, epoch}; failed trials are told a worst value and never
+        count as best.
+        """
         trial = self._running[number]
         if outcome == "stopped":
-            reason = f"behind the best 1/{self._sweep.eta} after {trial.user_attrs['stop_at']} examples"
-        facts = {"state": outcome, "reason": reason, "best": dict(best) if best else None, "final_value": final_value}
+            reason = (
+                f"behind the best 1/{self._sweep.eta} after {trial.user_attrs['stop_at']} examples"
+            )
+        facts = {
+            "state": outcome,
+            "reason": reason,
+            "best": dict(best) if best else None,
+            "final_value": final_value,
+        }
         trial.set_user_attr("outcome", facts)
         self._tell(number)
         return self.record(number)
@@ -203,18 +255,31 @@ class SweepStudy:
 
     def records(self) -> list[TrialRecord]:
         """Return all trials that count, by number."""
-        return [_record(t, self.rungs) for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        return [
+            _record(t, self.rungs)
+            for t in self._study.get_trials(deepcopy=False)
+            if t.state != TrialState.WAITING
+        ]
 
     def importance(self) -> tuple[str, dict[str, dict[str, float]]]:
-        """Return (which values it explains, {method: {parameter: share}}); empty below four comparable trials.
+        """Return (which values it explains, {method: {parameter: share}}).
 
-        Where most trials were stopped early, the value at the first rung stands in: there all trials are compared at equal examples.
+        Empty below four comparable trials.
+
+        Where most trials were stopped early, the value at the first rung stands in: there all
+        trials are compared at equal examples.
         """
-        good = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and _state(t) in ("completed", "stopped")]
+        good = [
+            t
+            for t in self._study.get_trials(deepcopy=False)
+            if t.state.is_finished() and _state(t) in ("completed", "stopped")
+        ]
         completed = [t for t in good if _state(t) == "completed"]
         if 2 * len(completed) >= len(good):
             return "lowest validation loss", _importance(completed, [t.value for t in completed])
-        return f"loss at {self.rungs.shares[0]} of the run", _importance(good, [self.rungs.value(_curve(t), 0) for t in good])
+        return f"loss at {self.rungs.shares[0]} of the run", _importance(
+            good, [self.rungs.value(_curve(t), 0) for t in good]
+        )
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append to events.jsonl what happened, for people."""
@@ -224,9 +289,10 @@ class SweepStudy:
     def _tell(self, number: int) -> None:
         """Tell Optuna the outcome that is written down.
 
-        A failed trial completes with the worst value and a violated constraint: TPE then ranks it behind every other trial, the stopped
-        ones included, and Optuna never calls it best. (FAIL or NaN would teach TPE nothing; the worst value alone still ranks before all
-        stopped trials.)
+        A failed trial completes with the worst value and a violated constraint: TPE then ranks it
+        behind every other trial, the stopped ones included, and Optuna never calls it best. (FAIL
+        or NaN would teach TPE nothing; the worst value alone still ranks before all stopped
+        trials.)
         """
         trial = self._running.pop(number)
         facts = trial.user_attrs["outcome"]
@@ -242,20 +308,35 @@ class SweepStudy:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """Return the sampler of one trial: a restarted seeded sampler would repeat its draws, one per trial cannot."""
+        """Return the sampler of one trial.
+
+        A restarted seeded sampler would repeat its draws, one per trial cannot.
+        """
         seed = self._sweep.seed * 1_000_003 + number
         if self._sweep.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._sweep.startup_trials, multivariate=True, constant_liar=True)
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            n_startup_trials=self._sweep.startup_trials,
+            multivariate=True,
+            constant_liar=True,
+        )
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return the completed trial with the lowest value, or None."""
-    return min((r for r in records if r.state == "completed" and r.value is not None), key=lambda r: (r.value, r.number), default=None)
+    return min(
+        (r for r in records if r.state == "completed" and r.value is not None),
+        key=lambda r: (r.value, r.number),
+        default=None,
+    )
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cut a file of lines back to its last whole one: what follows was being written when something was killed."""
+    """Cut a file of lines back to its last whole one.
+
+    What follows was being written when something was killed.
+    """
     if not path.is_file():
         return
     with path.open("r+b") as file:
@@ -281,7 +362,8 @@ def _lock(folder: Path) -> TextIO:
         holder = lock.read().strip()
         lock.close()
         raise SweepError(
-            f"{folder}: another sweep is running there (process {holder}); wait for it, or choose another --output_dir"
+            f"{folder}: another sweep is running there (process {holder}); wait for it, or choose"
+            " another --output_dir"
         ) from None
     lock.truncate(0)
     lock.write(str(os.getpid()))
@@ -294,7 +376,10 @@ def _load_or_create(folder: Path, storage: JournalStorage, name: str) -> optuna.
     if not names:
         return optuna.create_study(storage=storage, study_name=name, direction="minimize")
     if names != [name]:
-        raise SweepError(f"{folder} holds the study {names[0]!r}, not {name!r}; choose another --output_dir, or --study_name {names[0]}")
+        raise SweepError(
+            f"{folder} holds the study {names[0]!r}, not {name!r}; choose another --output_dir, or"
+            f" --study_name {names[0]}"
+        )
     return optuna.load_study(storage=storage, study_name=name)
 
 
@@ -307,21 +392,30 @@ def _agree(folder: Path, study: optuna.Study, agreement: dict[str, Any]) -> None
         study.set_user_attr("agreement", agreement)
         return
     names = sorted({*before, *agreement})
-    changed = [f"{n}: {before.get(n)!r} there, {agreement.get(n)!r} now" for n in names if before.get(n) != agreement.get(n)]
+    changed = [
+        f"{n}: {before.get(n)!r} there, {agreement.get(n)!r} now"
+        for n in names
+        if before.get(n) != agreement.get(n)
+    ]
     if changed:
         raise SweepError(
             f"{folder} holds a study whose trials cannot be compared with these:\n  "
             + "\n  ".join(changed)
-            + "\nWays out: give the same options to go on with it, or choose another --output_dir for a new study"
+            + "\nWays out: give the same options to go on with it, or choose another --output_dir"
+            " for a new study"
         )
 
 
 def _curve(frozen: FrozenTrial) -> dict[int, float]:
-    return {examples: value for examples, value in frozen.intermediate_values.items() if examples > 0}
+    return {
+        examples: value for examples, value in frozen.intermediate_values.items() if examples > 0
+    }
 
 
 def _state(frozen: FrozenTrial) -> Any:
-    return frozen.user_attrs["outcome"]["state"] if frozen.state.is_finished() else "running"  # WAITING: asked for in a moment
+    return (
+        frozen.user_attrs["outcome"]["state"] if frozen.state.is_finished() else "running"
+    )  # WAITING: asked for in a moment
 
 
 def _record(frozen: FrozenTrial, rungs: asha.Rungs) -> TrialRecord:
@@ -345,19 +439,35 @@ def _record(frozen: FrozenTrial, rungs: asha.Rungs) -> TrialRecord:
     )
 
 
-def _importance(trials: Sequence[FrozenTrial], values: Sequence[float | None]) -> dict[str, dict[str, float]]:
+def _importance(
+    trials: Sequence[FrozenTrial], values: Sequence[float | None]
+) -> dict[str, dict[str, float]]:
     study = optuna.create_study(direction="minimize")
     for trial, value in zip(trials, values, strict=True):
         if value is not None:
-            study.add_trial(optuna.create_trial(params=trial.params, distributions=trial.distributions, value=value))
+            study.add_trial(
+                optuna.create_trial(
+                    params=trial.params, distributions=trial.distributions, value=value
+                )
+            )
     shared = set.intersection(*(set(t.params) for t in study.trials)) if study.trials else set()
     varied = sorted(name for name in shared if len({t.params[name] for t in study.trials}) > 1)
     if len(study.trials) < 4 or not varied or len({t.value for t in study.trials}) < 2:
         return {}
-    from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.importance import (
+        MeanDecreaseImpurityImportanceEvaluator,
+        PedAnovaImportanceEvaluator,
+        get_param_importances,
+    )
 
-    methods = {"PED-ANOVA": PedAnovaImportanceEvaluator(), "MDI": MeanDecreaseImpurityImportanceEvaluator(seed=0)}
+    methods = {
+        "PED-ANOVA": PedAnovaImportanceEvaluator(),
+        "MDI": MeanDecreaseImpurityImportanceEvaluator(seed=0),
+    }
     return {
-        name: {p: float(share) for p, share in get_param_importances(study, evaluator=method, params=varied).items()}
+        name: {
+            p: float(share)
+            for p, share in get_param_importances(study, evaluator=method, params=varied).items()
+        }
         for name, method in methods.items()
     }

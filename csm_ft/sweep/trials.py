@@ -24,7 +24,9 @@ Describe = Callable[[TrainConfig], DataFacts]
 
 def describe_data(config: TrainConfig) -> DataFacts:
     """Read the facts from the token file; StoreError if it cannot be trained on."""
-    from csm_ft.data.token_file import open_tokens  # here, so that --help and a wrong flag need no HDF5
+    from csm_ft.data.token_file import (
+        open_tokens,
+    )  # here, so that --help and a wrong flag need no HDF5
 
     store = open_tokens(Path(config.data), in_memory=False)
     return DataFacts(len(arrange(store.splits["train"], config)), store.info.content_fingerprint)
@@ -32,16 +34,31 @@ def describe_data(config: TrainConfig) -> DataFacts:
 
 def rungs_of(sweep: SweepConfig, base: TrainConfig, data: DataFacts) -> Rungs:
     """Return where trials are compared, in examples seen."""
-    horizon = base.max_steps * base.batch_size * base.grad_acc_steps or base.n_epochs * data.num_train_examples
+    horizon = (
+        base.max_steps * base.batch_size * base.grad_acc_steps
+        or base.n_epochs * data.num_train_examples
+    )
     return Rungs(sweep.rung_shares, sweep.validation_share, horizon)
 
 
-def agreement(sweep: SweepConfig, base: TrainConfig, space: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
-    """Return all that must stay the same for trials to be comparable: options that change the training, space, tokens, rungs."""
+def agreement(
+    sweep: SweepConfig, base: TrainConfig, space: Mapping[str, Any], data: DataFacts
+) -> dict[str, Any]:
+    """Return all that must stay the same for trials to be comparable.
+
+    Options that change the training, space, tokens, rungs.
+    """
     facts = {f"space of {name}": text for name, text in space.items()}
     facts |= {name: value for name, value in base.training_keys().items() if name not in space}
-    facts |= {f"value of trial 0 for {name}": value for name, value in base.training_keys().items() if name in space}
-    facts |= {"content of the token file": data.fingerprint, "rungs": [str(share) for share in sweep.rung_shares]}
+    facts |= {
+        f"value of trial 0 for {name}": value
+        for name, value in base.training_keys().items()
+        if name in space
+    }
+    facts |= {
+        "content of the token file": data.fingerprint,
+        "rungs": [str(share) for share in sweep.rung_shares],
+    }
     return facts | {"eta": sweep.eta, "pruner": sweep.pruner}
 
 
@@ -60,7 +77,10 @@ class Configs:
         return self.out / "trials" / f"{number:04d}"
 
     def trial(self, number: int, params: Mapping[str, Any], *, threads: int) -> TrainConfig:
-        """Return the complete config of a trial; ConfigError if its parameters do not go together."""
+        """Return the complete config of a trial.
+
+        ConfigError if its parameters do not go together.
+        """
         name = f"{number:04d}"
         return self._run(self.folder(number), name, threads, params)
 

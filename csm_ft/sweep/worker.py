@@ -1,7 +1,10 @@
-"""A warm worker: imports the trainer once and runs trial after trial through the `run` that train.py uses.
+"""A warm worker.
 
-Started by the orchestrator as `python -m csm_ft.sweep.worker --link FD --trainer MODULE`, with its GPU and threads set in the environment
-before anything is imported. It dies with the orchestrator, whatever kills that.
+Imports the trainer once and runs trial after trial through the `run` that train.py uses.
+
+Started by the orchestrator as `python -m csm_ft.sweep.worker --link FD --trainer MODULE`, with its
+GPU and threads set in the environment before anything is imported. It dies with the orchestrator,
+whatever kills that.
 """
 
 import argparse
@@ -23,7 +26,19 @@ from typing import Any
 from csm_ft.config import ConfigError, build
 from csm_ft.data.split import StoreError
 from csm_ft.families import config_class
-from csm_ft.sweep.messages import BASELINE, TO_WORKER, Answer, Done, Failed, Pause, Progress, Ready, RunTrial, Validated, send
+from csm_ft.sweep.messages import (
+    BASELINE,
+    TO_WORKER,
+    Answer,
+    Done,
+    Failed,
+    Pause,
+    Progress,
+    Ready,
+    RunTrial,
+    Validated,
+    send,
+)
 
 PROGRESS_EVERY_SEC = 0.2
 LONGEST_TRACE = 20_000  # characters of a traceback that are sent on
@@ -31,7 +46,10 @@ PR_SET_PDEATHSIG = 1
 
 
 class Orchestrator:
-    """The other end of the link; a thread reads it, so that its end is noticed in the middle of a step."""
+    """The other end of the link.
+
+    A thread reads it, so that its end is noticed in the middle of a step.
+    """
 
     def __init__(self, link: socket.socket) -> None:
         self.link = link
@@ -54,7 +72,9 @@ class Orchestrator:
                         self._messages.put(message)
         except OSError:
             pass  # a broken link is the same as a closed one
-        os._exit(0)  # the orchestrator is gone, or wants this worker gone; checkpoints are whole or not there
+        os._exit(
+            0
+        )  # the orchestrator is gone, or wants this worker gone; checkpoints are whole or not there
 
 
 class TrialReporter:
@@ -68,16 +88,27 @@ class TrialReporter:
         """Tell how far the trial is, a few times a second at most."""
         if time.monotonic() - self._last_sec >= PROGRESS_EVERY_SEC:
             self._last_sec = time.monotonic()
-            self._send(Progress(trial=self._trial, attempt=self._attempt, step=step, examples=examples))
+            self._send(
+                Progress(trial=self._trial, attempt=self._attempt, step=step, examples=examples)
+            )
 
     def validated(self, examples: int, metrics: Mapping[str, float]) -> bool:
         """Tell a validation and wait until the study has written it down and decided."""
         if not math.isfinite(metrics["val_loss"]):
             raise FloatingPointError(f"the validation loss after {examples} examples is not finite")
-        self._send(Validated(trial=self._trial, attempt=self._attempt, examples=examples, val_loss=metrics["val_loss"]))
+        self._send(
+            Validated(
+                trial=self._trial,
+                attempt=self._attempt,
+                examples=examples,
+                val_loss=metrics["val_loss"],
+            )
+        )
         answer = self._orchestrator.receive()
         assert isinstance(answer, Answer), f"expected an answer, got {answer}"
-        assert answer.examples == examples, f"expected an answer for {examples} examples, got {answer}"
+        assert answer.examples == examples, (
+            f"expected an answer for {examples} examples, got {answer}"
+        )
         return answer.go_on
 
     def _send(self, message: Progress | Validated) -> None:
@@ -103,7 +134,13 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
         else:
             reporter = TrialReporter(orchestrator, job.trial, job.attempt)
             result = trainer.run(config, reporter, should_pause=orchestrator.paused.is_set)
-        return Done(trial=job.trial, attempt=job.attempt, status=result.status, best=result.best, final_val_loss=result.final_val_loss)
+        return Done(
+            trial=job.trial,
+            attempt=job.attempt,
+            status=result.status,
+            best=result.best,
+            final_val_loss=result.final_val_loss,
+        )
     except Exception as error:  # whatever it is, the orchestrator decides what becomes of the trial
         traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -120,11 +157,18 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
 def _kind(error: Exception) -> Any:
     if isinstance(error, ConfigError | StoreError) or type(error).__name__ == "OutOfMemoryError":
         return "infeasible"
-    return "diverged" if isinstance(error, FloatingPointError) or type(error).__name__ == "Diverged" else "error"
+    return (
+        "diverged"
+        if isinstance(error, FloatingPointError) or type(error).__name__ == "Diverged"
+        else "error"
+    )
 
 
 def _clean() -> None:
-    """Leave nothing of a trial behind but the imports; `run` itself sets seeds and threads, and builds its own model."""
+    """Leave nothing of a trial behind but the imports.
+
+    `run` itself sets seeds and threads, and builds its own model.
+    """
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -141,7 +185,9 @@ def main(argv: Sequence[str]) -> None:
     """Entry point; returns never."""
     die_with_parent()
     parser = argparse.ArgumentParser(prog="csm_ft.sweep.worker")
-    parser.add_argument("--link", type=int, required=True, help="file descriptor of the socket to the orchestrator")
+    parser.add_argument(
+        "--link", type=int, required=True, help="file descriptor of the socket to the orchestrator"
+    )
     parser.add_argument("--trainer", required=True, help="module with run and run_baseline")
     arguments = parser.parse_args(argv)
     link = socket.socket(fileno=arguments.link)

@@ -1,4 +1,8 @@
-"""The optimiser: which weights are trained and how fast, AdamW with fp32 master weights, its state as tensors that need no pickle."""
+"""The optimiser.
+
+Which weights are trained and how fast, AdamW with fp32 master weights, its state as tensors that
+need no pickle.
+"""
 
 from collections.abc import Mapping
 
@@ -11,7 +15,10 @@ from csm_ft.families.lora import add_adapters
 
 
 def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -> None:
-    """Freeze what is not trained; with method lora all weights are frozen and adapters are put beside them."""
+    """Freeze what is not trained.
+
+    With method lora all weights are frozen and adapters are put beside them.
+    """
     if config.method == "lora":
         add_adapters(model, family.lora_modules(config), config)
     else:
@@ -20,15 +27,24 @@ def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -
 
 
 def build_optimizer(model: SpeechModel, family: Family, config: TrainConfig) -> torch.optim.AdamW:
-    """Return fused AdamW over the trained weights; norms and embeddings are not decayed unless `decay_all`."""
+    """Return fused AdamW over the trained weights.
+
+    Norms and embeddings are not decayed unless `decay_all`.
+    """
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_decayed = config.decay_all or (parameter.ndim > 1 and "embeddings" not in name)
-            key = (family.learning_rate_factor(config, name), config.weight_decay if is_decayed else 0.0)
+            key = (
+                family.learning_rate_factor(config, name),
+                config.weight_decay if is_decayed else 0.0,
+            )
             groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": members, "weight_decay": decay, "lr_factor": factor} for (factor, decay), members in groups.items()],
+        [
+            {"params": members, "weight_decay": decay, "lr_factor": factor}
+            for (factor, decay), members in groups.items()
+        ],
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
@@ -51,12 +67,19 @@ def optimizer_tensors(model: SpeechModel, optimizer: torch.optim.Optimizer) -> d
     }
 
 
-def load_optimizer_tensors(model: SpeechModel, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer_tensors(
+    model: SpeechModel, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
     """Put tensors of `optimizer_tensors` back; raises KeyError when one is missing."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             entries = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
             optimizer.state[parameter] = {
-                entry: tensors[f"{name}.{entry}"].to(parameter.device, torch.float32).reshape(shape).clone()
+                entry: (
+                    tensors[f"{name}.{entry}"]
+                    .to(parameter.device, torch.float32)
+                    .reshape(shape)
+                    .clone()
+                )
                 for entry, shape in entries.items()
             }

@@ -31,7 +31,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wait_for(page: Page, condition: str) -> None:
-    """Poll from outside: playwright's own waiting evaluates strings in the page, which its content security policy forbids."""
+    """Poll from outside.
+
+    Playwright's own waiting evaluates strings in the page, which its content security policy
+    forbids.
+    """
     give_up = time.monotonic() + 10
     while not page.evaluate(condition):
         assert time.monotonic() < give_up, condition
@@ -39,19 +43,28 @@ def wait_for(page: Page, condition: str) -> None:
 
 
 class Watched:
-    """A page without network; `close()` fails on anything it asked for, logged as an error, or raised."""
+    """A page without network.
+
+    `close()` fails on anything it asked for, logged as an error, or raised.
+    """
 
     def __init__(self, browser: Browser, path: Path, **options: Any) -> None:
         self.context = browser.new_context(offline=True, **options)
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        self.page.on(
+            "console", lambda message: self.complaints.append(f"{message.type}: {message.text}")
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
-        wait_for(self.page, "[...document.querySelectorAll('.chart')].every((c) => c.querySelector('svg.main-svg'))")
+        wait_for(
+            self.page,
+            "[...document.querySelectorAll('.chart')].every((c) =>"
+            " c.querySelector('svg.main-svg'))",
+        )
         self.home = path.parent.as_uri()
 
     def close(self) -> None:
@@ -72,11 +85,15 @@ def wait_until_loaded(page: Page) -> None:
 
 
 def column(page: Page, index: int) -> list[str]:
-    return page.locator(f"#table tbody:nth-of-type(2) tr > :nth-child({index})").evaluate_all("cells => cells.map(c => c.dataset.value)")
+    return page.locator(f"#table tbody:nth-of-type(2) tr > :nth-child({index})").evaluate_all(
+        "cells => cells.map(c => c.dataset.value)"
+    )
 
 
 def now_playing(page: Page) -> list[int]:
-    return page.evaluate("[...document.querySelectorAll('audio')].flatMap((a, i) => a.paused ? [] : [i])")
+    return page.evaluate(
+        "[...document.querySelectorAll('audio')].flatMap((a, i) => a.paused ? [] : [i])"
+    )
 
 
 def test_it_opens_from_a_file_with_nothing_else(watched: Watched) -> None:
@@ -86,7 +103,9 @@ def test_it_opens_from_a_file_with_nothing_else(watched: Watched) -> None:
 
 def test_every_recording_decodes(watched: Watched) -> None:
     wait_until_loaded(watched.page)
-    durations = watched.page.evaluate("[...document.querySelectorAll('audio')].map((a) => a.duration)")
+    durations = watched.page.evaluate(
+        "[...document.querySelectorAll('audio')].map((a) => a.duration)"
+    )
     assert len(durations) == 10
     assert all(2 < duration < 5 for duration in durations)
 
@@ -132,7 +151,10 @@ def test_a_click_in_the_outline_seeks(watched: Watched) -> None:
     box = wave.bounding_box()
     assert box
     wave.click(position={"x": box["width"] * 0.6, "y": 5})
-    share = watched.page.evaluate("(() => { const a = document.querySelectorAll('audio')[2]; return a.currentTime / a.duration; })()")
+    share = watched.page.evaluate(
+        "(() => { const a = document.querySelectorAll('audio')[2]; return a.currentTime /"
+        " a.duration; })()"
+    )
     assert 0.55 < share < 0.9
     assert now_playing(watched.page) == [2]
 
@@ -170,7 +192,8 @@ def test_table_sorts_by_click(watched: Watched) -> None:
 def test_log_axes_and_back(watched: Watched) -> None:
     def axes() -> list[Any]:
         return watched.page.evaluate(
-            "['xaxis', 'yaxis'].map((a) => { const x = document.getElementById('curves')._fullLayout[a]; return [x.type, x.range[1]]; })"
+            "['xaxis', 'yaxis'].map((a) => { const x ="
+            " document.getElementById('curves')._fullLayout[a]; return [x.type, x.range[1]]; })"
         )
 
     before = axes()
@@ -187,7 +210,9 @@ def test_log_axes_and_back(watched: Watched) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_readable_at_any_width_and_scheme(browser: Browser, report: Path, scheme: Any, width: int) -> None:
+def test_readable_at_any_width_and_scheme(
+    browser: Browser, report: Path, scheme: Any, width: int
+) -> None:
     opened = Watched(browser, report, viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
     contrasts = opened.page.evaluate(CONTRASTS)
@@ -201,7 +226,9 @@ def test_colours_of_charts_follow_the_scheme(watched: Watched) -> None:
     light = watched.page.evaluate(ink)
     watched.page.emulate_media(color_scheme="dark")
     wait_for(watched.page, f"{ink} !== '{light}'")
-    assert watched.page.evaluate("getComputedStyle(document.body).color") == watched.page.evaluate(ink)
+    assert watched.page.evaluate("getComputedStyle(document.body).color") == watched.page.evaluate(
+        ink
+    )
 
 
 def test_foreign_text_stays_text(browser: Browser, tmp_path: Path) -> None:
@@ -226,12 +253,17 @@ def test_hardly_begun(browser: Browser, tmp_path: Path, num_trials: int) -> None
     opened.close()
 
 
-def test_linked_recordings_play_beside_the_page(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linked_recordings_play_beside_the_page(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_sweep(tmp_path, num_trials=2)
     monkeypatch.setattr(page, "PAGE_BYTES", 0)
     opened = Watched(browser, build_report(tmp_path))
     wait_until_loaded(opened.page)
-    assert opened.page.evaluate("[...document.querySelectorAll('audio')].every((a) => a.duration > 1 && a.src.endsWith('.wav'))")
+    assert opened.page.evaluate(
+        "[...document.querySelectorAll('audio')].every((a) => a.duration > 1 &&"
+        " a.src.endsWith('.wav'))"
+    )
     opened.close()
 
 

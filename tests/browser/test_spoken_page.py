@@ -1,4 +1,7 @@
-"""The page of csm_ft.generate in a real browser: opened from a file, everything in it can be heard."""
+"""The page of csm_ft.generate in a real browser.
+
+Opened from a file, everything in it can be heard.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +11,14 @@ import pytest
 from playwright.sync_api import expect
 
 from csm_ft.report.spoken import build_index
-from tests.browser.test_report_page import NASTY, Watched, browser, now_playing, wait_for, wait_until_loaded  # noqa: F401 (browser: a fixture)
+from tests.browser.test_report_page import NASTY, Watched, now_playing, wait_for, wait_until_loaded
 from tests.unit.report.test_spoken import take
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def watched(browser: Any, tmp_path: Path) -> Iterator[Watched]:  # noqa: F811
+def watched(browser: Any, tmp_path: Path) -> Iterator[Watched]:
     for number in (1, 2):
         take(tmp_path, f"001-nasty-take{number}", NASTY, number=number)
     take(tmp_path, "002-yes", "Yes.", context=[{"speaker": "ben", "text": NASTY}])
@@ -26,7 +29,9 @@ def watched(browser: Any, tmp_path: Path) -> Iterator[Watched]:  # noqa: F811
 
 def test_it_opens_from_a_file_and_every_recording_decodes(watched: Watched) -> None:
     wait_until_loaded(watched.page)
-    durations = watched.page.evaluate("[...document.querySelectorAll('audio')].map((a) => a.duration)")
+    durations = watched.page.evaluate(
+        "[...document.querySelectorAll('audio')].map((a) => a.duration)"
+    )
     assert len(durations) == 3
     assert all(0.9 < duration < 1.3 for duration in durations)
     expect(watched.page.locator(".sentence").nth(1)).to_contain_text("after 1 turn of context")

@@ -29,17 +29,35 @@ def model(golden: dict[str, torch.Tensor]) -> CsmModel:
 
     def size(name: str) -> TransformerSize:
         f = facts[name]
-        return TransformerSize(f["num_layers"], f["num_heads"], f["num_kv_heads"], f["embed_dim"], f["intermediate_dim"])
+        return TransformerSize(
+            f["num_layers"],
+            f["num_heads"],
+            f["num_kv_heads"],
+            f["embed_dim"],
+            f["intermediate_dim"],
+        )
 
     model = empty_model(
-        CsmSize(size("backbone"), size("decoder"), facts["text_vocab_size"], facts["audio_vocab_size"], facts["audio_num_codebooks"])
+        CsmSize(
+            size("backbone"),
+            size("decoder"),
+            facts["text_vocab_size"],
+            facts["audio_vocab_size"],
+            facts["audio_num_codebooks"],
+        )
     )
-    model.load_state_dict({k.removeprefix("weights."): v for k, v in golden.items() if k.startswith("weights.")}, assign=True)
+    model.load_state_dict(
+        {k.removeprefix("weights."): v for k, v in golden.items() if k.startswith("weights.")},
+        assign=True,
+    )
     return model
 
 
 def as_batch(tokens: torch.Tensor, mask: torch.Tensor) -> CsmBatch:
-    """Sesame's [B, S, K+1] rows as our ragged micro-batch; every frame goes to the depth decoder."""
+    """Sesame's [B, S, K+1] rows as our ragged micro-batch.
+
+    Every frame goes to the depth decoder.
+    """
     num_sequences, width, columns = tokens.shape
     is_frame, is_text = mask[..., 0].flatten().bool(), mask[..., -1].flatten().bool()
     frame_at, text_at = is_frame.nonzero()[:, 0], is_text.nonzero()[:, 0]
@@ -63,13 +81,17 @@ def as_batch(tokens: torch.Tensor, mask: torch.Tensor) -> CsmBatch:
 
 
 def test_every_tensor_name_is_sesames(model: CsmModel, golden: dict[str, torch.Tensor]) -> None:
-    assert set(model.state_dict()) == {k.removeprefix("weights.") for k in golden if k.startswith("weights.")}
+    assert set(model.state_dict()) == {
+        k.removeprefix("weights.") for k in golden if k.startswith("weights.")
+    }
 
 
 def test_csm_1b_has_187_tensors_of_the_published_size() -> None:
     from csm_ft.families.csm.config import PRESETS
 
-    state = empty_model(CsmSize(PRESETS["llama-1B"], PRESETS["llama-100M"], 128256, 2051, 32)).state_dict()
+    state = empty_model(
+        CsmSize(PRESETS["llama-1B"], PRESETS["llama-100M"], 128256, 2051, 32)
+    ).state_dict()
     assert len(state) == 187
     assert sum(t.numel() for t in state.values()) == 1_552_791_552
 
@@ -108,7 +130,11 @@ def test_sampling_leaves_the_model_as_it_found_it(model: CsmModel) -> None:
 
     names, was_training = set(model.state_dict()), model.training
     options = SamplingOptions(max_frames=5, temperature=0.9, topk=20, seed=3)
-    prompts = [Prompt("a", "hello", "1"), Prompt("b", "a longer sentence", "1"), Prompt("c", "x", "1")]
+    prompts = [
+        Prompt("a", "hello", "1"),
+        Prompt("b", "a longer sentence", "1"),
+        Prompt("c", "x", "1"),
+    ]
     together = model.sample(prompts, tokenizer=Letters(), options=options)
     alone = [model.sample([p], tokenizer=Letters(), options=options)[0] for p in prompts]
     for a, b in zip(together, alone, strict=True):

@@ -1,7 +1,10 @@
-"""A trainer without a model, for tests of the sweep: `python -m tests.helpers.fake_trainer` is sweep.py with it.
+"""A trainer without a model, for tests of the sweep.
 
-Loss is a smooth function of the config and of the examples seen; a checkpoint is a JSON file. FAKE_TRAINER (JSON in the environment) asks
-for faults by trial number: {"diverge": [3], "infeasible": [4], "raise": [5], "kill": {"6": times}, "slow_sec": seconds per step}.
+`python -m tests.helpers.fake_trainer` is sweep.py with it.
+
+Loss is a smooth function of the config and of the examples seen; a checkpoint is a JSON file.
+FAKE_TRAINER (JSON in the environment) asks for faults by trial number: {"diverge": [3],
+"infeasible": [4], "raise": [5], "kill": {"6": times}, "slow_sec": seconds per step}.
 """
 
 import json
@@ -48,9 +51,17 @@ def describe(config: TrainConfig) -> DataFacts:
 
 
 def val_loss(config: TrainConfig, share: float) -> float:
-    """What a run of this config measures after `share` of it: lower for rates near 1e-4, and the longer it runs."""
+    """What a run of this config measures after `share` of it.
+
+    Lower for rates near 1e-4, and the longer it runs.
+    """
     distance = math.log10(config.learning_rate / 1e-4)
-    return 2.0 + 0.4 * distance**2 + 0.02 * math.log2(config.batch_size / 8) + 1.5 * math.exp(-4 * share)
+    return (
+        2.0
+        + 0.4 * distance**2
+        + 0.02 * math.log2(config.batch_size / 8)
+        + 1.5 * math.exp(-4 * share)
+    )
 
 
 def clips(loss: float) -> dict[str, tuple[float, int]]:
@@ -68,17 +79,30 @@ def run_baseline(config: TrainConfig) -> RunResult:
     _fault(folder, "baseline")
     write_whole(folder / "config.yaml", config.to_yaml())
     loss = val_loss(config.replace(learning_rate=1e-4), 0.0)
-    write_whole(folder / "metrics.jsonl", json.dumps({"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, "val_loss": loss}) + "\n")
+    write_whole(
+        folder / "metrics.jsonl",
+        json.dumps({"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, "val_loss": loss})
+        + "\n",
+    )
     return RunResult("completed", 0, 0, None, loss)
 
 
-def run(config: TrainConfig, reporter: Any = None, *, should_pause: Callable[[], bool] = lambda: False) -> RunResult:
+def run(
+    config: TrainConfig, reporter: Any = None, *, should_pause: Callable[[], bool] = lambda: False
+) -> RunResult:
     folder = Path(config.output_dir)
     checkpoint = folder / "checkpoints" / "step" / "state.json"
     faults = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "config.yaml", config.to_yaml())
-    state: dict[str, Any] = {"step": 0, "examples": 0, "best": None, "final": None, "stopped": False, "rows": []}
+    state: dict[str, Any] = {
+        "step": 0,
+        "examples": 0,
+        "best": None,
+        "final": None,
+        "stopped": False,
+        "rows": [],
+    }
     is_resumed = checkpoint.is_file()
     if is_resumed:
         state = json.loads(checkpoint.read_text())
@@ -92,22 +116,45 @@ def run(config: TrainConfig, reporter: Any = None, *, should_pause: Callable[[],
     while True:
         is_last = state["step"] == total_steps or state["stopped"]
         due = {
-            n: is_last or clock.is_due(d, step=state["step"], examples=state["examples"], examples_before=before) for n, d in every.items()
+            n: (
+                is_last
+                or clock.is_due(
+                    d, step=state["step"], examples=state["examples"], examples_before=before
+                )
+            )
+            for n, d in every.items()
         }
         if not is_resumed:
             if due["val"] and state["step"]:
-                _validate(config, folder, state, state["examples"] / total, is_candidate=state["step"] >= best_from)
-                if reporter is not None and not reporter.validated(state["examples"], {"val_loss": state["final"]}):
+                _validate(
+                    config,
+                    folder,
+                    state,
+                    state["examples"] / total,
+                    is_candidate=state["step"] >= best_from,
+                )
+                if reporter is not None and not reporter.validated(
+                    state["examples"], {"val_loss": state["final"]}
+                ):
                     state["stopped"] = is_last = True
             _fault(folder, folder.name, state["step"], total_steps)
             if due["save"] or is_last or should_pause():
                 write_whole(checkpoint, json.dumps(state))
-                write_whole(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in state["rows"]))
+                write_whole(
+                    folder / "metrics.jsonl",
+                    "".join(json.dumps(row) + "\n" for row in state["rows"]),
+                )
             if should_pause() and not is_last:
-                return RunResult("interrupted", state["step"], state["examples"], state["best"], state["final"])
+                return RunResult(
+                    "interrupted", state["step"], state["examples"], state["best"], state["final"]
+                )
         if is_last:
             return RunResult(
-                "stopped" if state["stopped"] else "completed", state["step"], state["examples"], state["best"], state["final"]
+                "stopped" if state["stopped"] else "completed",
+                state["step"],
+                state["examples"],
+                state["best"],
+                state["final"],
             )
         is_resumed, before = False, state["examples"]
         time.sleep(faults.get("slow_sec", 0))
@@ -118,17 +165,28 @@ def run(config: TrainConfig, reporter: Any = None, *, should_pause: Callable[[],
             reporter.progress(state["step"], state["examples"])
 
 
-def _validate(config: TrainConfig, folder: Path, state: dict[str, Any], share: float, *, is_candidate: bool) -> None:
+def _validate(
+    config: TrainConfig, folder: Path, state: dict[str, Any], share: float, *, is_candidate: bool
+) -> None:
     loss = val_loss(config, share)
-    where = {"step": state["step"], "examples": state["examples"], "epoch": state["examples"] / NUM_CLIPS}
-    state["rows"] = [row for row in state["rows"] if row["step"] != state["step"]] + [{"kind": "val", **where, "val_loss": loss}]
+    where = {
+        "step": state["step"],
+        "examples": state["examples"],
+        "epoch": state["examples"] / NUM_CLIPS,
+    }
+    state["rows"] = [row for row in state["rows"] if row["step"] != state["step"]] + [
+        {"kind": "val", **where, "val_loss": loss}
+    ]
     state["final"] = loss
     if is_candidate and (state["best"] is None or loss < state["best"]["val_loss"]):
         state["best"] = {"val_loss": loss, **where}
         best = folder / "checkpoints" / "best"
         shutil.rmtree(best, ignore_errors=True)
         best.mkdir()
-        write_whole(best / "model.safetensors", f"weights of {config.learning_rate!r} after {state['step']} steps")
+        write_whole(
+            best / "model.safetensors",
+            f"weights of {config.learning_rate!r} after {state['step']} steps",
+        )
         write_whole(best / "state.json", json.dumps(state))
         write_whole(best / "val_clips.json", json.dumps(clips(loss)))
 

@@ -1,7 +1,10 @@
-"""The hub's cache with Mimi and CSM-1B in it: real names, real file formats, small random weights, no network.
+"""The hub's cache with Mimi and CSM-1B in it.
 
-What the two models' widths do not touch is as published: 24 kHz, 12.5 frames a second, 32 codebooks of 2048 codes
-(2051 ids), 128,256 text ids. So token files fit, and the product's own loading code finds, reads and checks everything.
+Real names, real file formats, small random weights, no network.
+
+What the two models' widths do not touch is as published: 24 kHz, 12.5 frames a second, 32 codebooks
+of 2048 codes (2051 ids), 128,256 text ids. So token files fit, and the product's own loading code
+finds, reads and checks everything.
 """
 
 import json
@@ -55,7 +58,10 @@ FOREIGN_KEYS = {
 
 
 def make_hub_cache(cache: Path) -> Path:
-    """Fill `cache` (HF_HUB_CACHE) with kyutai/mimi and sesame/csm-1b as a download leaves them; return it."""
+    """Fill `cache` (HF_HUB_CACHE) with kyutai/mimi and sesame/csm-1b as a download leaves them.
+
+    Return it.
+    """
     torch.manual_seed(0)
     mimi = MimiModel(MIMI)
     for name, buffer in mimi.named_buffers():
@@ -85,15 +91,20 @@ def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache as this process and its children see the hub."""
     for name, value in environment(hub_cache).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub_cache))  # read from the environment on import only
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_CACHE", str(hub_cache)
+    )  # read from the environment on import only
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return hub_cache
 
 
 def _speak_briefly(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Make every fifth frame or so the EOS frame (all codes 0): random weights never say it, and would speak up to the cap.
+    """Make every fifth frame or so the EOS frame (all codes 0).
 
-    Dimension 0 is made a constant, which the heads read as a preference for code 0: slight in codebook 0, strong after it.
+    Random weights never say it, and would speak up to the cap.
+
+    Dimension 0 is made a constant, which the heads read as a preference for code 0: slight in
+    codebook 0, strong after it.
     """
     for name in ("text_embeddings.weight", "audio_embeddings.weight"):
         weights[name][:, 0] = 10.0  # far above what a layer adds

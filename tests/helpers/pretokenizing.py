@@ -1,4 +1,7 @@
-"""pretokenize.py in tests: a codec that takes no time and shows what it was given, and a folder to run the program in."""
+"""pretokenize.py in tests.
+
+A codec that takes no time and shows what it was given, and a folder to run the program in.
+"""
 
 import json
 import time
@@ -18,7 +21,10 @@ SAMPLE_RATE_HZ = 16000
 
 
 class FakeCodec:
-    """4 codebooks, 80 ms frames, codes are checksums of the samples; digital silence gets all-zero codes."""
+    """4 codebooks, 80 ms frames, codes are checksums of the samples.
+
+    Digital silence gets all-zero codes.
+    """
 
     name = "melrvq"
     source = "fake"
@@ -27,7 +33,13 @@ class FakeCodec:
     num_codebooks = 4
     vocab_size = 256
 
-    def __init__(self, version: str = "1", *, pause_sec: float = 0.0, on_batch: Callable[[int], None] = lambda number: None) -> None:
+    def __init__(
+        self,
+        version: str = "1",
+        *,
+        pause_sec: float = 0.0,
+        on_batch: Callable[[int], None] = lambda number: None,
+    ) -> None:
         self.version, self.pause_sec, self.on_batch = version, pause_sec, on_batch
         self.batches: list[list[int]] = []  # lengths in samples of the waves of each call
 
@@ -53,13 +65,19 @@ class FakeCodec:
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         padded = np.pad(wave, (0, -len(wave) % self.frame_samples)).reshape(-1, self.frame_samples)
-        sums = [zlib.crc32(f"{self.version}{k}".encode() + frame.tobytes()) % 255 + 1 for frame in padded for k in range(4)]
+        sums = [
+            zlib.crc32(f"{self.version}{k}".encode() + frame.tobytes()) % 255 + 1
+            for frame in padded
+            for k in range(4)
+        ]
         codes = np.array(sums, np.uint16).reshape(-1, 4)
         codes[~padded.any(axis=1)] = 0
         return codes
 
 
-def write_wave(path: Path, seconds: float, *, seed: int = 0, rate_hz: int = SAMPLE_RATE_HZ, channels: int = 1) -> Path:
+def write_wave(
+    path: Path, seconds: float, *, seed: int = 0, rate_hz: int = SAMPLE_RATE_HZ, channels: int = 1
+) -> Path:
     """Write noise, another for each seed."""
     noise = np.random.default_rng(seed).uniform(-0.5, 0.5, (round(seconds * rate_hz), channels))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +99,16 @@ class Work:
         return rows
 
     def run(self, train: list[Json], val: list[Json] | None = None, *more: str) -> int:
-        argv = ["--codec", "melrvq", "--output", str(self.output), "--num_workers", "2", "--device", "cpu"]
+        argv = [
+            "--codec",
+            "melrvq",
+            "--output",
+            str(self.output),
+            "--num_workers",
+            "2",
+            "--device",
+            "cpu",
+        ]
         for name, rows in (("train", train), ("val", val)):
             if rows is not None:
                 (self.folder / f"{name}.json").write_text(json.dumps(rows))

@@ -1,4 +1,7 @@
-"""Which of some candidate sentences was spoken? pocketsphinx, restricted to a grammar of whole sentences."""
+"""Which of some candidate sentences was spoken? pocketsphinx.
+
+Restricted to a grammar of whole sentences.
+"""
 
 import re
 from collections.abc import Sequence
@@ -15,15 +18,21 @@ RECOGNISER_HZ = 16000
 def recognise(wave: NDArray[np.float32], sample_rate_hz: int, sentences: Sequence[str]) -> str:
     """Return the candidate that was most likely spoken, "" if the audio fits none of them.
 
-    Raises ValueError for a candidate with a word that the recogniser's dictionary lacks: it could never be recognised.
+    Raises ValueError for a candidate with a word that the recogniser's dictionary lacks: it could
+    never be recognised.
     """
     decoder = _decoder()
     spoken_as = {_words(sentence): sentence for sentence in sentences}
     for words in spoken_as:
         for word in words.split():
             if decoder.lookup_word(word) is None:
-                raise ValueError(f"{spoken_as[words]!r}: the word {word!r} is not in the recogniser's dictionary; choose another sentence")
-    decoder.add_jsgf_string("candidates", f"#JSGF V1.0; grammar g; public <s> = {' | '.join(spoken_as)};")
+                raise ValueError(
+                    f"{spoken_as[words]!r}: the word {word!r} is not in the recogniser's"
+                    " dictionary; choose another sentence"
+                )
+    decoder.add_jsgf_string(
+        "candidates", f"#JSGF V1.0; grammar g; public <s> = {' | '.join(spoken_as)};"
+    )
     decoder.activate_search("candidates")
     if sample_rate_hz != RECOGNISER_HZ:
         wave = soxr.resample(wave, sample_rate_hz, RECOGNISER_HZ)

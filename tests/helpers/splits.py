@@ -51,8 +51,12 @@ class FakeSplit:
 
     def clip(self, index: int) -> Clip:
         speaker = self.speakers[index] if self.speakers else ""
-        conversation, turn = (self.conversations[index], int(self.turns[index])) if self.conversations else ("", 0)
-        return Clip(self.ids[index], "", speaker, "", 0.0, 1.0, 1.0, conversation=conversation, turn=turn)
+        conversation, turn = (
+            (self.conversations[index], int(self.turns[index])) if self.conversations else ("", 0)
+        )
+        return Clip(
+            self.ids[index], "", speaker, "", 0.0, 1.0, 1.0, conversation=conversation, turn=turn
+        )
 
     def codes(self, index: int) -> np.ndarray:
         return self._codes[index]
@@ -62,7 +66,9 @@ class FakeSplit:
 
 
 def make_split(frames: list[int], seed: int = 0) -> FakeSplit:
-    return FakeSplit(np.array(frames), np.random.default_rng(seed).integers(3, 9, len(frames)), seed)
+    return FakeSplit(
+        np.array(frames), np.random.default_rng(seed).integers(3, 9, len(frames)), seed
+    )
 
 
 def examples_of(split: Any, *, max_positions: int = 2048, loss_turns: str = "all") -> Examples:

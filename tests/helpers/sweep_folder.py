@@ -1,4 +1,7 @@
-"""A synthetic sweep folder with the files that sweep.py leaves: curves of a plausible shape, and recordings that can be heard."""
+"""A synthetic sweep folder with the files that sweep.py leaves.
+
+Curves of a plausible shape, and recordings that can be heard.
+"""
 
 import json
 import math
@@ -13,7 +16,18 @@ SENTENCES = {
     "5e1f0a": ("The birch canoe slid on the smooth planks.", "anna"),
     "9b22c4": ("Glue the sheet to the dark blue background.", "anna"),
 }
-STATES = ("completed", "completed", "stopped", "completed", "diverged", "stopped", "completed", "infeasible", "poison", "stopped")
+STATES = (
+    "completed",
+    "completed",
+    "stopped",
+    "completed",
+    "diverged",
+    "stopped",
+    "completed",
+    "infeasible",
+    "poison",
+    "stopped",
+)
 REASONS = {
     "stopped": "rung 1 (160 examples): 4.91 is behind the cut 4.52",
     "diverged": "loss is not finite at step 34 (learning_rate 0.003)",
@@ -23,12 +37,29 @@ REASONS = {
 
 
 def make_sweep(
-    out: Path, *, num_trials: int = 6, sentences: dict[str, tuple[str, str]] = SENTENCES, samples: bool = True
+    out: Path,
+    *,
+    num_trials: int = 6,
+    sentences: dict[str, tuple[str, str]] = SENTENCES,
+    samples: bool = True,
 ) -> dict[str, Any]:
-    """Write a finished sweep of `num_trials` trials into `out`; return what stands in summary.json, for tests to change and write again."""
+    """Write a finished sweep of `num_trials` trials into `out`.
+
+    Return what stands in summary.json, for tests to change and write again.
+    """
     rng = np.random.default_rng(0)
-    make_run(out / "baseline", sentences if samples else {}, curve=[], last_step=0, quality=0.1, rng=rng, references=samples)
-    trials = [_make_trial(out, number, sentences if samples else {}, rng) for number in range(num_trials)]
+    make_run(
+        out / "baseline",
+        sentences if samples else {},
+        curve=[],
+        last_step=0,
+        quality=0.1,
+        rng=rng,
+        references=samples,
+    )
+    trials = [
+        _make_trial(out, number, sentences if samples else {}, rng) for number in range(num_trials)
+    ]
     done = [t for t in trials if t["state"] == "completed"]
     best = min(done, key=lambda t: t["value"], default=None)
     gain = round(trials[0]["value"] - best["value"], 3) if best else 0.0
@@ -38,7 +69,10 @@ def make_sweep(
         "updated": "2026-03-01T10:04:31+00:00",
         "state": "finished",
         "data": "data/demo.hdf5",
-        "objective": "lowest val_loss over the scheduled validations from the first rung on (c0 + mean of codebooks 1..7, nats per frame)",
+        "objective": (
+            "lowest val_loss over the scheduled validations from the first rung on (c0 + mean of"
+            " codebooks 1..7, nats per frame)"
+        ),
         "n_trials": num_trials,
         "n_workers": 2,
         "device": "cpu",
@@ -47,17 +81,32 @@ def make_sweep(
         "baseline": {"value": 7.812, "dir": "baseline"},
         "trials": trials,
         "best": best["number"] if best else None,
-        "verdict": {
-            "text": f"Trial {best['number']} beats the default by {gain} nats per frame, more than twice the noise between seeds (0.02).",
-            "tie": False,
-            "gain_over_default": gain,
-            "standard_error": 0.02,
-        }
-        if best
-        else None,
+        "verdict": (
+            {
+                "text": (
+                    f"Trial {best['number']} beats the default by {gain} nats per frame, more than"
+                    " twice the noise between seeds (0.02)."
+                ),
+                "tie": False,
+                "gain_over_default": gain,
+                "standard_error": 0.02,
+            }
+            if best
+            else None
+        ),
         "importance": {
-            "PED-ANOVA": {"learning_rate": 0.58, "batch_size": 0.21, "warmup_steps": 0.13, "lr_decay": 0.08},
-            "MDI": {"learning_rate": 0.71, "batch_size": 0.09, "warmup_steps": 0.12, "lr_decay": 0.08},
+            "PED-ANOVA": {
+                "learning_rate": 0.58,
+                "batch_size": 0.21,
+                "warmup_steps": 0.13,
+                "lr_decay": 0.08,
+            },
+            "MDI": {
+                "learning_rate": 0.71,
+                "batch_size": 0.09,
+                "warmup_steps": 0.12,
+                "lr_decay": 0.08,
+            },
         },
     }
     write_summary(out, summary)
@@ -84,26 +133,56 @@ def make_run(
     rng: np.random.Generator,
     references: bool = False,
 ) -> None:
-    """Write one run folder: metrics.jsonl with `curve` as (examples, val_loss), and recordings at the half and the end."""
+    """Write one run folder.
+
+    Metrics.jsonl with `curve` as (examples, val_loss), and recordings at the half and the end.
+    """
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("seed: 0\n")
-    rows: list[dict[str, Any]] = [{"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, "val_loss": 7.812}]
+    rows: list[dict[str, Any]] = [
+        {"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, "val_loss": 7.812}
+    ]
     for examples, value in curve:
         rows.append(
-            {"kind": "train", "step": examples // 8, "examples": examples, "epoch": examples / 288, "loss": value - 0.1, "lr": 1e-4}
+            {
+                "kind": "train",
+                "step": examples // 8,
+                "examples": examples,
+                "epoch": examples / 288,
+                "loss": value - 0.1,
+                "lr": 1e-4,
+            }
         )
-        rows.append({"kind": "val", "step": examples // 8, "examples": examples, "epoch": examples / 288, "val_loss": value})
+        rows.append(
+            {
+                "kind": "val",
+                "step": examples // 8,
+                "examples": examples,
+                "epoch": examples / 288,
+                "val_loss": value,
+            }
+        )
     for prompt, (text, speaker) in sentences.items():
         for step in sorted({last_step // 2, last_step}):
             stopped = quality > 0.3
             wave = speech(len(text) * (0.06 if stopped else 0.1), quality, rng)
-            facts = {"text": text, "speaker": speaker, "step": step, "examples": step * 8, "stopped_by_eos": stopped}
+            facts = {
+                "text": text,
+                "speaker": speaker,
+                "step": step,
+                "examples": step * 8,
+                "stopped_by_eos": stopped,
+            }
             write_take(folder / "samples" / prompt / f"step_{step:06d}", wave, facts)
             rows.append({"kind": "sample", "step": step, "prompt": prompt, "text": text})
     if references:
         for index, (text, _) in enumerate(sentences.values()):
             wave = speech(len(text) * 0.058, 1.0, rng)
-            write_take(folder / "samples" / "reference" / f"clip{index}", wave, {"text": text, "clip_id": f"clip{index}"})
+            write_take(
+                folder / "samples" / "reference" / f"clip{index}",
+                wave,
+                {"text": text, "clip_id": f"clip{index}"},
+            )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -123,14 +202,25 @@ def write_take(stem: Path, wave: np.ndarray, facts: dict[str, Any]) -> None:
 def speech(seconds: float, quality: float, rng: np.random.Generator) -> np.ndarray:
     """Return a babble of syllables over two formants, noisier the lower `quality` in 0..1 is."""
     t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    syllables = np.clip(np.sin(2 * np.pi * 2.1 * t + rng.uniform(0, 6)) + 0.4 * np.sin(2 * np.pi * 0.7 * t), 0, 1) ** 0.6
+    syllables = (
+        np.clip(
+            np.sin(2 * np.pi * 2.1 * t + rng.uniform(0, 6)) + 0.4 * np.sin(2 * np.pi * 0.7 * t),
+            0,
+            1,
+        )
+        ** 0.6
+    )
     pitch_hz = 120 * (1 + 0.15 * np.sin(2 * np.pi * 0.9 * t))
-    voice = sum(np.sin(np.cumsum(pitch_hz) * 2 * np.pi * k / SAMPLE_RATE_HZ) / k for k in (1, 2, 3, 5, 8))
+    voice = sum(
+        np.sin(np.cumsum(pitch_hz) * 2 * np.pi * k / SAMPLE_RATE_HZ) / k for k in (1, 2, 3, 5, 8)
+    )
     wave = quality * syllables * voice + (1 - quality) * 0.4 * rng.standard_normal(len(t))
     return (0.7 * wave / max(1e-6, float(np.abs(wave).max()))).astype(np.float32)
 
 
-def _make_trial(out: Path, number: int, sentences: dict[str, tuple[str, str]], rng: np.random.Generator) -> dict[str, Any]:
+def _make_trial(
+    out: Path, number: int, sentences: dict[str, tuple[str, str]], rng: np.random.Generator
+) -> dict[str, Any]:
     state = STATES[number % len(STATES)]
     learning_rate = 3e-5 if number == 0 else float(10 ** rng.uniform(-5.5, -2.5))
     params = {
@@ -143,7 +233,16 @@ def _make_trial(out: Path, number: int, sentences: dict[str, tuple[str, str]], r
     floor = 4.2 + 0.16 * (math.log10(learning_rate) + 3.7) ** 2
     last = {"completed": 1440, "stopped": 160, "diverged": 240}.get(state, 0)
     curve = [
-        (e, round(floor + 3.4 * math.exp(-e / 260) + 0.25 * (e / 1440) ** 4 + float(rng.normal(0, 0.01)), 4))
+        (
+            e,
+            round(
+                floor
+                + 3.4 * math.exp(-e / 260)
+                + 0.25 * (e / 1440) ** 4
+                + float(rng.normal(0, 0.01)),
+                4,
+            ),
+        )
         for e in range(80, last + 1, 80)
     ]
     if state == "diverged":
@@ -152,7 +251,14 @@ def _make_trial(out: Path, number: int, sentences: dict[str, tuple[str, str]], r
     if state in ("diverged", "infeasible", "poison"):
         best_at, value = None, 11.7
     folder = f"trials/{number:04d}"
-    make_run(out / folder, sentences if last else {}, curve=curve, last_step=last // 8, quality=0.9 if last == 1440 else 0.25, rng=rng)
+    make_run(
+        out / folder,
+        sentences if last else {},
+        curve=curve,
+        last_step=last // 8,
+        quality=0.9 if last == 1440 else 0.25,
+        rng=rng,
+    )
     return {
         "number": number,
         "state": state,

@@ -18,11 +18,17 @@ from tests.integration.test_train import ROOT, rows
 
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four conversations of five turns by two speakers, as lists of turns, and four clips by themselves; one conversation to validate."""
+    """Four conversations of five turns by two speakers, as lists of turns.
+
+    And four clips by themselves; one conversation to validate.
+    """
     folder = tmp_path_factory.mktemp("talks")
     clips = json.loads((ROOT / "demo/new_voice/train.json").read_text())[:29]
     for i, clip in enumerate(clips):
-        clip.update(path=str((ROOT / "demo/new_voice" / clip["path"]).resolve()), speaker=["ann", "bob"][i % 2])
+        clip.update(
+            path=str((ROOT / "demo/new_voice" / clip["path"]).resolve()),
+            speaker=["ann", "bob"][i % 2],
+        )
     train_rows = [{"turns": clips[5 * i : 5 * i + 5]} for i in range(4)] + clips[20:24]
     (folder / "train.json").write_text(json.dumps(train_rows))
     (folder / "val.json").write_text(json.dumps([{"turns": clips[24:29]}]))
@@ -50,7 +56,10 @@ def options(tokens: Path, run: Path, *more: str) -> list[str]:
     [
         ([], 8),
         (["--loss_turns", "last"], 8),
-        (["--loss_turns", "speaker:bob"], 6),  # the four conversations, and two of the four single clips
+        (
+            ["--loss_turns", "speaker:bob"],
+            6,
+        ),  # the four conversations, and two of the four single clips
         (["--context_positions", "130"], 16),
     ],
 )
@@ -60,10 +69,16 @@ def test_examples_of_a_run_and_of_a_sweep(
     run = tmp_path / "run"
     assert train.main(options(talks, run, "--max_steps", "2", *more)) == 0
     said = capsys.readouterr().out
-    assert re.search(rf"\d+ clips in {examples} examples to train on, 5 clips in 1 examples to validate", said)
+    assert re.search(
+        rf"\d+ clips in {examples} examples to train on, 5 clips in 1 examples to validate", said
+    )
     config = train.parse_args(CsmConfig, options(talks, run, *more), program="", description="")
-    assert describe_data(config).num_train_examples == examples, "a sweep counts what its trials see"
-    assert rows(run, "train")[-1]["epoch"] == pytest.approx(min(8, examples) / examples), "two batches of 4 examples"
+    assert describe_data(config).num_train_examples == examples, (
+        "a sweep counts what its trials see"
+    )
+    assert rows(run, "train")[-1]["epoch"] == pytest.approx(min(8, examples) / examples), (
+        "two batches of 4 examples"
+    )
 
 
 def test_validation_does_not_depend_on_what_is_learned(talks: Path, tmp_path: Path) -> None:
@@ -77,20 +92,45 @@ def test_validation_does_not_depend_on_what_is_learned(talks: Path, tmp_path: Pa
 
 
 def test_a_conversational_run_goes_on_exactly(talks: Path, tmp_path: Path) -> None:
-    more = ["--loss_turns", "last", "--max_steps", "5", "--batch_size", "3", "--micro_batch_tokens", "400"]
+    more = [
+        "--loss_turns",
+        "last",
+        "--max_steps",
+        "5",
+        "--batch_size",
+        "3",
+        "--micro_batch_tokens",
+        "400",
+    ]
     assert train.main(options(talks, tmp_path / "whole", *more)) == 0
-    config = train.parse_args(CsmConfig, options(talks, tmp_path / "parts", *more, "--partial_data_loading"), program="", description="")
+    config = train.parse_args(
+        CsmConfig,
+        options(talks, tmp_path / "parts", *more, "--partial_data_loading"),
+        program="",
+        description="",
+    )
     paused: list[bool] = []
-    assert train.run(config, should_pause=lambda: len(paused.append(True) or paused) > 2).status == "interrupted"
+    assert (
+        train.run(config, should_pause=lambda: len(paused.append(True) or paused) > 2).status
+        == "interrupted"
+    )
     assert train.run(config).status == "completed"
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
-    a, b = (load_file(tmp_path / name / "checkpoints/step_000005/model.safetensors") for name in ("whole", "parts"))
+    a, b = (
+        load_file(tmp_path / name / "checkpoints/step_000005/model.safetensors")
+        for name in ("whole", "parts")
+    )
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_samples_of_a_conversational_run_follow_their_context(talks: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert train.main(options(talks, run, "--max_steps", "1", "--gen_every", "1", "--gen_max_sec", "0.4")) == 0
+    assert (
+        train.main(
+            options(talks, run, "--max_steps", "1", "--gen_every", "1", "--gen_max_sec", "0.4")
+        )
+        == 0
+    )
     last = [row for row in rows(run, "sample") if row["step"] == 1]
     assert [len(row["context"]) for row in last] == [0, 1]
     assert last[1]["context"][0]["speaker"] != last[1]["speaker"]

@@ -1,4 +1,7 @@
-"""Exports as a user makes them: read back by other programs before they count, and the way back into train.py."""
+"""Exports as a user makes them.
+
+Read back by other programs before they count, and the way back into train.py.
+"""
 
 import json
 import os
@@ -31,7 +34,9 @@ from tests.conftest import write_metadata
 from tests.integration.test_train import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
-BRIEF = "--max_steps 4 --val_every 2 --gen_every 0 --threads 1 --wandb off --learning_rate 5e-3".split()
+BRIEF = (
+    "--max_steps 4 --val_every 2 --gen_every 0 --threads 1 --wandb off --learning_rate 5e-3".split()
+)
 FORMATS = ("sesame", "transformers", "merged")
 
 
@@ -47,7 +52,15 @@ def run(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lora_run(tokens: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Adapters on that run's weights."""
     folder = tmp_path_factory.mktemp("lora") / "adapted"
-    options = ["--method", "lora", "--lora_rank", "4", "--lora_dora", "--model_name_or_checkpoint_path", str(run)]
+    options = [
+        "--method",
+        "lora",
+        "--lora_rank",
+        "4",
+        "--lora_dora",
+        "--model_name_or_checkpoint_path",
+        str(run),
+    ]
     assert train.main(["--data", str(tokens), "--output_dir", str(folder), *BRIEF, *options]) == 0
     return folder
 
@@ -68,8 +81,18 @@ def sesame(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def val_loss(tokens: Path, weights: Path, folder: Path) -> float:
     """The yardstick of weights, as train.py measures it before the first step."""
-    argv = ["--data", str(tokens), "--output_dir", str(folder), "--model_name_or_checkpoint_path", str(weights), *BRIEF]
-    result = train.run_baseline(train.parse_args(train.config_class(), argv, program="", description=""))
+    argv = [
+        "--data",
+        str(tokens),
+        "--output_dir",
+        str(folder),
+        "--model_name_or_checkpoint_path",
+        str(weights),
+        *BRIEF,
+    ]
+    result = train.run_baseline(
+        train.parse_args(train.config_class(), argv, program="", description="")
+    )
     assert result.final_val_loss is not None
     return result.final_val_loss
 
@@ -81,14 +104,22 @@ def best(run: Path) -> float:
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("which", ["run", "lora_run"])
 def test_each_export_says_what_the_run_says(
-    which: str, kind: str, request: pytest.FixtureRequest, tokens: Path, tmp_path: Path, sesame: Path, capsys: pytest.CaptureFixture[str]
+    which: str,
+    kind: str,
+    request: pytest.FixtureRequest,
+    tokens: Path,
+    tmp_path: Path,
+    sesame: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source: Path = request.getfixturevalue(which)
     output = tmp_path / "export"
     assert export.main([str(source), "--format", kind, "--output", str(output)]) == 0
     said = capsys.readouterr().out
     is_adapter = which == "lora_run" and kind == "transformers"
-    judge = {"sesame": "Sesame's models.py"}.get(kind, "peft and transformers" if is_adapter else "transformers")
+    judge = {"sesame": "Sesame's models.py"}.get(
+        kind, "peft and transformers" if is_adapter else "transformers"
+    )
     assert f"read back by {judge}: c0 logits differ by at most " in said
     record = json.loads((output / export.RECORD).read_text())
     assert record["difference"]["c0"] < 1e-4 * record["difference"]["c0_spread"]
@@ -97,23 +128,33 @@ def test_each_export_says_what_the_run_says(
     assert (output / "adapter_model.safetensors").is_file() == is_adapter
     assert (output / "model.safetensors").is_file() == (not is_adapter)
     # Everything that speaking takes, and a card.
-    assert (output / "codec.safetensors").read_bytes() == (ROOT / "demo/codec.safetensors").read_bytes()
+    assert (output / "codec.safetensors").read_bytes() == (
+        ROOT / "demo/codec.safetensors"
+    ).read_bytes()
     assert (output / "tokenizer.json").read_bytes() == (ROOT / "demo/tokenizer.json").read_bytes()
     assert json.loads((output / "speech.json").read_text())["codec_source"] == "codec.safetensors"
     card = ModelCard.load(output / "README.md")
-    assert card.data.library_name == {"sesame": "csm"}.get(kind, "peft" if is_adapter else "transformers")
+    assert card.data.library_name == {"sesame": "csm"}.get(
+        kind, "peft" if is_adapter else "transformers"
+    )
     assert f"{best(source):.4f}" in card.text
     assert str(tmp_path.parent.parent) not in card.content, "where things lie is nobody's business"
-    assert len({path.stat().st_mode for path in output.iterdir()}) == 1, "who may read one file may read all"
+    assert len({path.stat().st_mode for path in output.iterdir()}) == 1, (
+        "who may read one file may read all"
+    )
 
 
-def test_the_default_output_is_in_the_run_and_may_be_written_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_output_is_in_the_run_and_may_be_written_again(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert export.main([str(run), "--format", "sesame"]) == 0
     assert "Sesame's own code did not check this export" in capsys.readouterr().out
     assert "CSM_REPO_PATH" in export.export_sesame.NOT_CHECKED
     output = run / "export-sesame"
     assert json.loads((output / "config.json").read_text())["backbone_flavor"] == "backbone-2x32"
-    assert export.main([str(run / "checkpoints/step_000004"), "--format", "sesame"]) == 0, "an export may be replaced by another"
+    assert export.main([str(run / "checkpoints/step_000004"), "--format", "sesame"]) == 0, (
+        "an export may be replaced by another"
+    )
     assert export.main([str(run), "--format", "sesame", "--checkpoint", "last"]) == 0
     (output / export.RECORD).unlink()
     assert export.main([str(run), "--format", "sesame"]) == 2
@@ -122,25 +163,66 @@ def test_the_default_output_is_in_the_run_and_may_be_written_again(run: Path, ca
 
 
 def test_a_checkpoint_of_choice(run: Path, tmp_path: Path) -> None:
-    assert export.main([str(run), "--format", "sesame", "--checkpoint", "step_000004", "--output", str(tmp_path / "x")]) == 0
-    theirs, ours = (load_file(p / "model.safetensors") for p in (tmp_path / "x", run / "checkpoints/step_000004"))
+    assert (
+        export.main(
+            [
+                str(run),
+                "--format",
+                "sesame",
+                "--checkpoint",
+                "step_000004",
+                "--output",
+                str(tmp_path / "x"),
+            ]
+        )
+        == 0
+    )
+    theirs, ours = (
+        load_file(p / "model.safetensors")
+        for p in (tmp_path / "x", run / "checkpoints/step_000004")
+    )
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 
 
 @pytest.mark.parametrize("kind", ["sesame", "merged"])
-def test_bf16_says_what_it_costs(run: Path, tokens: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bf16_says_what_it_costs(
+    run: Path, tokens: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "export"
-    assert export.main([str(run), "--format", kind, "--dtype", "bf16", "--output", str(output)]) == 0
-    assert "rounding the weights to bf16 costs: c0 logits differ by at most" in capsys.readouterr().out
+    assert (
+        export.main([str(run), "--format", kind, "--dtype", "bf16", "--output", str(output)]) == 0
+    )
+    assert (
+        "rounding the weights to bf16 costs: c0 logits differ by at most" in capsys.readouterr().out
+    )
     assert "rounding the weights to bf16 costs" in (output / "README.md").read_text()
-    kinds = {t.dtype for name, t in load_file(output / "model.safetensors").items() if not name.startswith("codec_model.")}
+    kinds = {
+        t.dtype
+        for name, t in load_file(output / "model.safetensors").items()
+        if not name.startswith("codec_model.")
+    }
     assert kinds == {torch.bfloat16}
     assert val_loss(tokens, output, tmp_path / "back") == pytest.approx(best(run), abs=0.02)
 
 
-def test_adapters_stay_fp32(lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export.main([str(lora_run), "--format", "transformers", "--dtype", "bf16", "--output", str(tmp_path / "x")]) == 2
+def test_adapters_stay_fp32(
+    lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        export.main(
+            [
+                str(lora_run),
+                "--format",
+                "transformers",
+                "--dtype",
+                "bf16",
+                "--output",
+                str(tmp_path / "x"),
+            ]
+        )
+        == 2
+    )
     assert "--format merged" in capsys.readouterr().err
 
 
@@ -149,11 +231,15 @@ def test_transformers_generates_what_we_generate(run: Path, tmp_path: Path) -> N
     assert export.main([str(run), "--format", "transformers", "--output", str(tmp_path / "x")]) == 0
     theirs = CsmForConditionalGeneration.from_pretrained(tmp_path / "x")
     tokenizer = open_tokenizer(str(tmp_path / "x"))
-    sample = load_model(str(run)).sample([Prompt("a", "A clear morning.", "0")], tokenizer=tokenizer, options=SamplingOptions(6, 0, 0, 0))[
-        0
-    ]
+    sample = load_model(str(run)).sample(
+        [Prompt("a", "A clear morning.", "0")],
+        tokenizer=tokenizer,
+        options=SamplingOptions(6, 0, 0, 0),
+    )[0]
     ids = torch.from_numpy(tokenizer.encode("A clear morning.", "0").astype(np.int64))[None]
-    said = theirs.generate(input_ids=ids, do_sample=False, depth_decoder_do_sample=False, max_new_tokens=6)
+    said = theirs.generate(
+        input_ids=ids, do_sample=False, depth_decoder_do_sample=False, max_new_tokens=6
+    )
     np.testing.assert_array_equal(said[0].numpy(), sample.codes)
 
 
@@ -182,7 +268,9 @@ def test_the_code_on_the_card_loads_the_export(
     said = export.export_sesame._logits(run_code(snippet(sesames)).eval(), probes[0])
     assert torch.equal(said[0], logits_of(expected, probes[:1]).c0)
     theirs = run_code(snippet(base))
-    assert difference(logits_of(expected, probes), export.export_transformers.logits_of(theirs, probes)).is_same
+    assert difference(
+        logits_of(expected, probes), export.export_transformers.logits_of(theirs, probes)
+    ).is_same
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
         adapted = run_code(snippet(adapter).replace("BASE_FOLDER", str(base)))
     assert isinstance(adapted, PeftModel)
@@ -193,9 +281,17 @@ def test_the_code_on_the_card_loads_the_export(
 
 @pytest.mark.parametrize("kind", ["sesame", "transformers"])
 def test_an_export_that_says_something_else_is_not_kept(
-    run: Path, tmp_path: Path, kind: str, sesame: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    tmp_path: Path,
+    kind: str,
+    sesame: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A judge without the scaling of RoPE, and rows in another order: both must be seen, and cost an older export nothing."""
+    """A judge without the scaling of RoPE, and rows in another order.
+
+    Both must be seen, and cost an older export nothing.
+    """
     output = tmp_path / "export"
     assert export.main([str(run), "--format", kind, "--output", str(output)]) == 0
     before = (output / export.RECORD).read_bytes()
@@ -217,7 +313,9 @@ def test_tensors_that_the_library_would_make_up_are_seen(
         write(folder, *rest)
         tensors = load_file(folder / "model.safetensors")
         del tensors["lm_head.weight"]
-        export.export_transformers.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        export.export_transformers.save_file(
+            tensors, folder / "model.safetensors", metadata={"format": "pt"}
+        )
 
     monkeypatch.setattr(export.export_transformers, "write_model", forgetful)
     assert export.main([str(run), "--format", "merged", "--output", str(tmp_path / "x")]) == 1
@@ -236,7 +334,9 @@ def die(*arguments):
 export.export_sesame.write_model = die
 export.main([{str(run)!r}, "--format", "sesame", "--output", {str(tmp_path / "x")!r}])
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "x").exists()
     assert list(tmp_path.iterdir()) != [], "it was killed in the middle"
@@ -244,7 +344,9 @@ export.main([{str(run)!r}, "--format", "sesame", "--output", {str(tmp_path / "x"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_full_disk(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(*arguments: Any, **keywords: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -260,15 +362,21 @@ def test_without_its_token_file_a_run_is_exported_all_the_same(
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     config = (copy / "config.yaml").read_text().splitlines()
-    (copy / "config.yaml").write_text("\n".join(["data: gone.hdf5" if line.startswith("data:") else line for line in config]))
+    (copy / "config.yaml").write_text(
+        "\n".join(["data: gone.hdf5" if line.startswith("data:") else line for line in config])
+    )
     assert export.main([str(copy), "--format", "sesame"]) == 0
     assert "gone.hdf5: no such token file" in capsys.readouterr().out
     output = copy / "export-sesame"
     assert not (output / "speech.json").exists()
-    assert "gone.hdf5, which is not as it was then" in ModelCard.load(output / "README.md").text.replace("\\", "")
+    assert "gone.hdf5, which is not as it was then" in ModelCard.load(
+        output / "README.md"
+    ).text.replace("\\", "")
 
 
-def test_an_adapter_that_lacks_tensors(lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_adapter_that_lacks_tensors(
+    lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "adapter"
     shutil.copytree(lora_run / "checkpoints/best", folder)
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -285,22 +393,47 @@ def unreachable(*arguments: Any, **keywords: Any) -> None:
 
 
 def test_mimi_goes_along_and_the_converter_comes_back(
-    hub: Path, tmp_path: Path, sesame: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: Path,
+    tmp_path: Path,
+    sesame: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A hub name to transformers, that to bf16, and back to Sesame's layout; Mimi inside, what the processor needs beside it."""
+    """A hub name to transformers, that to bf16, and back to Sesame's layout.
+
+    Mimi inside, what the processor needs beside it.
+    """
     there, half, back = (tmp_path / name for name in ("there", "half", "back"))
     assert export.main(["sesame/csm-1b", "--format", "transformers", "--output", str(there)]) == 0
     assert (there / "tokenizer.json").read_bytes() == (ROOT / "demo/tokenizer.json").read_bytes()
-    theirs, mimi = load_file(there / "model.safetensors"), load_file(next(hub.glob("models--kyutai--mimi/snapshots/*/model.safetensors")))
-    assert {name.removeprefix("codec_model.") for name in theirs if name.startswith("codec_model.")} == set(mimi)
+    theirs, mimi = (
+        load_file(there / "model.safetensors"),
+        load_file(next(hub.glob("models--kyutai--mimi/snapshots/*/model.safetensors"))),
+    )
+    assert {
+        name.removeprefix("codec_model.") for name in theirs if name.startswith("codec_model.")
+    } == set(mimi)
     assert all(torch.equal(theirs[f"codec_model.{name}"], tensor) for name, tensor in mimi.items())
     config = json.loads((there / "config.json").read_text())
-    assert (config["audio_token_id"], config["audio_eos_token_id"], config["codebook_pad_token_id"]) == (128002, 128003, 2050)
+    assert (
+        config["audio_token_id"],
+        config["audio_eos_token_id"],
+        config["codebook_pad_token_id"],
+    ) == (128002, 128003, 2050)
     assert config["rope_parameters"]["rope_type"] == "llama3"
-    monkeypatch.setattr(codecs, "open_codec", unreachable)  # from here on the codec is taken from the weights themselves
-    assert export.main([str(there), "--format", "transformers", "--dtype", "bf16", "--output", str(half)]) == 0
+    monkeypatch.setattr(
+        codecs, "open_codec", unreachable
+    )  # from here on the codec is taken from the weights themselves
+    assert (
+        export.main(
+            [str(there), "--format", "transformers", "--dtype", "bf16", "--output", str(half)]
+        )
+        == 0
+    )
     halved = load_file(half / "model.safetensors")
-    assert all(torch.equal(halved[f"codec_model.{name}"], tensor) for name, tensor in mimi.items()), "codes must not change"
+    assert all(
+        torch.equal(halved[f"codec_model.{name}"], tensor) for name, tensor in mimi.items()
+    ), "codes must not change"
     assert export.main([str(there), "--format", "sesame", "--output", str(back)]) == 0
     original = load_file(next(hub.glob("models--sesame--csm-1b/snapshots/*/model.safetensors")))
     returned = load_file(back / "model.safetensors")
@@ -312,18 +445,46 @@ def test_mimi_goes_along_and_the_converter_comes_back(
     assert "--output DIR" in capsys.readouterr().err
 
 
-def test_a_run_on_mimis_codes(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    train_data, val_data = write_metadata(tmp_path / "train.json", "train", 4), write_metadata(tmp_path / "val.json", "val", 2)
+def test_a_run_on_mimis_codes(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_data, val_data = (
+        write_metadata(tmp_path / "train.json", "train", 4),
+        write_metadata(tmp_path / "val.json", "val", 2),
+    )
     tokens, run = tmp_path / "tokens.hdf5", tmp_path / "run"
-    assert pretokenize.main(["--train_data", str(train_data), "--val_data", str(val_data), "--output", str(tokens), "--device", "cpu"]) == 0
-    assert train.main(["--data", str(tokens), "--output_dir", str(run), *BRIEF, "--max_steps", "1"]) == 0
+    assert (
+        pretokenize.main(
+            [
+                "--train_data",
+                str(train_data),
+                "--val_data",
+                str(val_data),
+                "--output",
+                str(tokens),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
+    assert (
+        train.main(["--data", str(tokens), "--output_dir", str(run), *BRIEF, "--max_steps", "1"])
+        == 0
+    )
     assert export.main([str(run), "--format", "transformers"]) == 0
     card = ModelCard.load(run / "export-transformers/README.md")
     assert card.data.base_model == "sesame/csm-1b"
     assert card.data.license == "apache-2.0"
     speech = json.loads((run / "export-transformers/speech.json").read_text())
-    assert (speech["codec"], speech["codec_source"], speech["num_codebooks"]) == ("mimi", "kyutai/mimi", 32)
-    assert not (run / "export-transformers/codec.safetensors").exists(), "Mimi is named, with its hash"
+    assert (speech["codec"], speech["codec_source"], speech["num_codebooks"]) == (
+        "mimi",
+        "kyutai/mimi",
+        32,
+    )
+    assert not (run / "export-transformers/codec.safetensors").exists(), (
+        "Mimi is named, with its hash"
+    )
     monkeypatch.setattr(codecs, "from_store", unreachable)
     capsys.readouterr()
     assert export.main([str(run), "--format", "merged"]) == 2
@@ -331,7 +492,9 @@ def test_a_run_on_mimis_codes(hub: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert export.main([str(run), "--format", "sesame"]) == 0
 
 
-def test_a_sweep_and_its_trials(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_and_its_trials(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The best trial's best weights, with the leaderboard; of a trial by itself, too."""
     sweep = tmp_path / "my-sweep"
     shutil.copytree(run, sweep / "trials/0001")
@@ -340,7 +503,11 @@ def test_a_sweep_and_its_trials(run: Path, tmp_path: Path, capsys: pytest.Captur
     shutil.copytree(run / "checkpoints/best", sweep / "best")
     (sweep / "summary.json").write_text(json.dumps({"best": 1}))
     columns = "number,state,reason,value,best_epoch,is_default,params.learning_rate"
-    rows = ["0,completed,,6.36,5.4,True,0.0005", "1,completed,,5.862,5.4,False,0.0015", "2,poison,,,,False,0.1"]
+    rows = [
+        "0,completed,,6.36,5.4,True,0.0005",
+        "1,completed,,5.862,5.4,False,0.0015",
+        "2,poison,,,,False,0.1",
+    ]
     (sweep / "trials.csv").write_text("\n".join([columns, *rows]))
     shutil.rmtree(sweep / "trials/0001/checkpoints")
     for name in (sweep, sweep / "best"):

@@ -1,4 +1,7 @@
-"""Speaking as a user does: with weights of every kind, after context, more than once, and from files of prompts."""
+"""Speaking as a user does.
+
+With weights of every kind, after context, more than once, and from files of prompts.
+"""
 
 import json
 import os
@@ -19,7 +22,10 @@ from tests.conftest import ROOT
 
 BASE = ROOT / "demo/base"
 CLIPS = ROOT / "demo/speech/nora"
-CONTEXT = [f"{CLIPS}/0081.flac:Could you give me the yellow camera?:nora", f"{CLIPS}/0082.flac:There are four flowers in the kitchen.:"]
+CONTEXT = [
+    f"{CLIPS}/0081.flac:Could you give me the yellow camera?:nora",
+    f"{CLIPS}/0082.flac:There are four flowers in the kitchen.:",
+]
 FAST = ["--max_sec", "1.2", "--device", "cpu"]
 
 
@@ -27,10 +33,40 @@ FAST = ["--max_sec", "1.2", "--device", "cpu"]
 def run(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps, with prompts that have context."""
     folder = tmp_path_factory.mktemp("trained")
-    prompts = [{"text": "It is here.", "context": [{"path": f"{CLIPS}/0081.flac", "text": "Could you give me the yellow camera?"}]}, "Yes."]
+    prompts = [
+        {
+            "text": "It is here.",
+            "context": [
+                {"path": f"{CLIPS}/0081.flac", "text": "Could you give me the yellow camera?"}
+            ],
+        },
+        "Yes.",
+    ]
     (folder / "prompts.json").write_text(json.dumps(prompts))
-    argv = ["--data", str(tokens), "--output_dir", str(folder / "run"), "--max_steps", "2", "--gen_max_sec", "0.5", "--val_every", "1"]
-    more = ["--gen_prompts", str(folder / "prompts.json"), "--gen_speaker", "nora", "--wandb", "off", "--threads", "1", "--device", "cpu"]
+    argv = [
+        "--data",
+        str(tokens),
+        "--output_dir",
+        str(folder / "run"),
+        "--max_steps",
+        "2",
+        "--gen_max_sec",
+        "0.5",
+        "--val_every",
+        "1",
+    ]
+    more = [
+        "--gen_prompts",
+        str(folder / "prompts.json"),
+        "--gen_speaker",
+        "nora",
+        "--wandb",
+        "off",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert train.main([*argv, *more]) == 0
     return folder / "run"
 
@@ -44,22 +80,50 @@ def wav(path: Path) -> bytes:
 
 
 def test_training_speaks_prompts_after_their_context(run: Path) -> None:
-    facts = [json.loads(path.read_text()) for path in sorted(run.glob("samples/*/step_000002.json"))]
-    assert sorted((one["text"], one["speaker"], len(one["context"])) for one in facts) == [("It is here.", "nora", 1), ("Yes.", "nora", 0)]
+    facts = [
+        json.loads(path.read_text()) for path in sorted(run.glob("samples/*/step_000002.json"))
+    ]
+    assert sorted((one["text"], one["speaker"], len(one["context"])) for one in facts) == [
+        ("It is here.", "nora", 1),
+        ("Yes.", "nora", 0),
+    ]
     assert len({one["prompt"] for one in facts}) == 2
 
 
-def test_stdout_is_the_recordings_and_the_folder_has_all_to_listen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert speak(BASE, tmp_path, "--text", "Hello.", "--text", "The ferry leaves at noon.", "--speaker", "anna") == 0
+def test_stdout_is_the_recordings_and_the_folder_has_all_to_listen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        speak(
+            BASE,
+            tmp_path,
+            "--text",
+            "Hello.",
+            "--text",
+            "The ferry leaves at noon.",
+            "--speaker",
+            "anna",
+        )
+        == 0
+    )
     said = capsys.readouterr()
-    assert said.out.splitlines() == [f"{tmp_path}/001-hello.wav", f"{tmp_path}/002-the-ferry-leaves-at-noon.wav"]
+    assert said.out.splitlines() == [
+        f"{tmp_path}/001-hello.wav",
+        f"{tmp_path}/002-the-ferry-leaves-at-noon.wav",
+    ]
     assert "1/2" in said.err
     assert "x real time" in said.err
     assert {p.name for p in tmp_path.iterdir()} == {
         ".lock", "index.html", "001-hello.wav", "001-hello.json", "002-the-ferry-leaves-at-noon.wav", "002-the-ferry-leaves-at-noon.json"
     }  # fmt: skip
     facts = json.loads((tmp_path / "001-hello.json").read_text())
-    assert (facts["text"], facts["speaker"], facts["seed"], facts["take"], facts["context"]) == ("Hello.", "anna", 0, 1, [])
+    assert (facts["text"], facts["speaker"], facts["seed"], facts["take"], facts["context"]) == (
+        "Hello.",
+        "anna",
+        0,
+        1,
+        [],
+    )
     wave, rate = soundfile.read(tmp_path / "001-hello.wav")
     assert rate == 16000
     assert len(wave) / rate == facts["seconds"] <= 1.2
@@ -69,8 +133,17 @@ def test_stdout_is_the_recordings_and_the_folder_has_all_to_listen(tmp_path: Pat
     assert "The ferry leaves at noon." in page
 
 
-def test_the_same_prompt_sounds_the_same_alone_in_company_and_as_a_later_take(tmp_path: Path) -> None:
-    texts = ["--text", "A red lamp.", "--text", "The ferry to the village leaves in ten minutes.", "--text", "Yes."]
+def test_the_same_prompt_sounds_the_same_alone_in_company_and_as_a_later_take(
+    tmp_path: Path,
+) -> None:
+    texts = [
+        "--text",
+        "A red lamp.",
+        "--text",
+        "The ferry to the village leaves in ten minutes.",
+        "--text",
+        "Yes.",
+    ]
     assert speak(BASE, tmp_path / "all", *texts, "--num_takes", "2") == 0
     assert speak(BASE, tmp_path / "alone", "--text", "Yes.") == 0
     assert speak(BASE, tmp_path / "second", "--text", "Yes.", "--seed", "1") == 0
@@ -79,7 +152,10 @@ def test_the_same_prompt_sounds_the_same_alone_in_company_and_as_a_later_take(tm
     assert wav(tmp_path / "alone/001-yes.wav") == first
     assert wav(tmp_path / "second/001-yes.wav") == second
     assert speak(BASE, tmp_path / "batch", *texts, "--num_takes", "2", "--batch_size", "3") == 0
-    codes = [len(soundfile.read(tmp_path / folder / "003-yes-take1.wav")[0]) for folder in ("all", "batch")]
+    codes = [
+        len(soundfile.read(tmp_path / folder / "003-yes-take1.wav")[0])
+        for folder in ("all", "batch")
+    ]
     assert codes[0] == codes[1]
 
 
@@ -93,39 +169,90 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 def test_context_changes_what_is_said_and_is_told(tmp_path: Path) -> None:
     assert speak(BASE, tmp_path, "--text", "It is here.", "--speaker", "ben") == 0
-    assert speak(BASE, tmp_path, "--text", "It is here.", "--speaker", "ben", "--context", CONTEXT[0], "--context", CONTEXT[1]) == 0
+    assert (
+        speak(
+            BASE,
+            tmp_path,
+            "--text",
+            "It is here.",
+            "--speaker",
+            "ben",
+            "--context",
+            CONTEXT[0],
+            "--context",
+            CONTEXT[1],
+        )
+        == 0
+    )
     assert wav(tmp_path / "001-it-is-here.wav") != wav(tmp_path / "002-it-is-here.wav")
     facts = json.loads((tmp_path / "002-it-is-here.json").read_text())
-    assert [(turn["speaker"], Path(turn["path"]).name) for turn in facts["context"]] == [("nora", "0081.flac"), ("ben", "0082.flac")]
+    assert [(turn["speaker"], Path(turn["path"]).name) for turn in facts["context"]] == [
+        ("nora", "0081.flac"),
+        ("ben", "0082.flac"),
+    ]
     assert facts["turns_left_out"] == 0
     page = (tmp_path / "index.html").read_text()
     assert "after 2 turns of context" in page
     assert "nora: Could you give me the yellow camera?" in page
 
 
-def test_context_that_the_model_has_no_room_for_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_context_that_the_model_has_no_room_for_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     contexts = [part for _ in range(60) for part in ("--context", CONTEXT[0])]
     assert speak(BASE, tmp_path, "--text", "It is here.", *contexts) == 0
     facts = json.loads((tmp_path / "001-it-is-here.json").read_text())
     assert 0 < facts["turns_left_out"] < 60
-    assert f"the oldest {facts['turns_left_out']} of 60 turns of context were left out" in capsys.readouterr().err
+    assert (
+        f"the oldest {facts['turns_left_out']} of 60 turns of context were left out"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_file_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(CLIPS / "0081.flac", tmp_path / "question.flac")
-    context = [{"path": "question.flac", "text": "Could you give me the yellow camera?", "speaker": "nora", "end": 1.0}]
-    prompts = ["Yes.", {"text": "It is here.", "speaker": "ben", "name": "Answer 1/2", "context": context}, "Yes."]
+    context = [
+        {
+            "path": "question.flac",
+            "text": "Could you give me the yellow camera?",
+            "speaker": "nora",
+            "end": 1.0,
+        }
+    ]
+    prompts = [
+        "Yes.",
+        {"text": "It is here.", "speaker": "ben", "name": "Answer 1/2", "context": context},
+        "Yes.",
+    ]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
-    assert speak(BASE, tmp_path / "out", "--prompts", str(tmp_path / "prompts.json"), "--speaker", "anna") == 0
+    assert (
+        speak(
+            BASE, tmp_path / "out", "--prompts", str(tmp_path / "prompts.json"), "--speaker", "anna"
+        )
+        == 0
+    )
     said = capsys.readouterr()
-    assert [Path(line).name for line in said.out.splitlines()] == ["001-yes.wav", "002-answer-1-2.wav"]
+    assert [Path(line).name for line in said.out.splitlines()] == [
+        "001-yes.wav",
+        "002-answer-1-2.wav",
+    ]
     assert "1 prompts are asked for twice" in said.err
-    assert json.loads((tmp_path / "out/002-answer-1-2.json").read_text())["context"][0]["seconds"] == pytest.approx(1.04)
+    assert json.loads((tmp_path / "out/002-answer-1-2.json").read_text())["context"][0][
+        "seconds"
+    ] == pytest.approx(1.04)
 
 
-def test_a_run_its_checkpoints_and_its_export_say_the_same(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_its_checkpoints_and_its_export_say_the_same(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert export([str(run), "--format", "sesame", "--output", str(tmp_path / "export")]) == 0
-    models = [run, run / "checkpoints/best", run / "checkpoints/best/model.safetensors", run / "checkpoints", tmp_path / "export"]
+    models = [
+        run,
+        run / "checkpoints/best",
+        run / "checkpoints/best/model.safetensors",
+        run / "checkpoints",
+        tmp_path / "export",
+    ]
     for model in models:
         assert speak(model, tmp_path / "out", "--text", "Yes.") == 0
     said = capsys.readouterr().err
@@ -136,7 +263,9 @@ def test_a_run_its_checkpoints_and_its_export_say_the_same(run: Path, tmp_path: 
     assert "the model was not trained on speaker zoe, but on nora" in capsys.readouterr().err
 
 
-def test_a_model_that_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from csm_ft.families.base import Sample
     from csm_ft.families.csm.model import CsmModel
 
@@ -157,14 +286,33 @@ def test_a_model_that_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     ("argv", "message"),
     [
         (["--model", "nowhere", "--text", "a"], "nowhere: no such file or folder"),
-        (["--model", str(BASE), "--text", "a", "--context", "none.wav:b:"], "none.wav: no such file; check its path"),
+        (
+            ["--model", str(BASE), "--text", "a", "--context", "none.wav:b:"],
+            "none.wav: no such file; check its path",
+        ),
         (["--model", str(BASE), "--text", "word " * 3000], "cut the text into several prompts"),
         (["--model", str(BASE), "--prompts", "none.json"], "none.json: No such file"),
-        (["--model", str(BASE), "--text", "a", "--codec", "melrvq", "--codec_source", str(BASE / "config.json")], "base cannot be heard"),
+        (
+            [
+                "--model",
+                str(BASE),
+                "--text",
+                "a",
+                "--codec",
+                "melrvq",
+                "--codec_source",
+                str(BASE / "config.json"),
+            ],
+            "base cannot be heard",
+        ),
     ],
 )
 def test_mistakes_are_told_and_leave_nothing(
-    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert generate.main(argv) == 2
@@ -195,25 +343,49 @@ def test_what_is_written_before_an_interruption_stays(
 
 def test_as_a_command(tmp_path: Path) -> None:
     """As in the README, in a process of its own; Ctrl-C and pipes see nothing but paths."""
-    argv = [sys.executable, "-m", "csm_ft.generate", "--model", "demo/base", "--text", "[bold]Hello.", "--output", str(tmp_path / "a [b]")]
+    argv = [
+        sys.executable,
+        "-m",
+        "csm_ft.generate",
+        "--model",
+        "demo/base",
+        "--text",
+        "[bold]Hello.",
+        "--output",
+        str(tmp_path / "a [b]"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*argv, *FAST], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*argv, *FAST], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout == f"{tmp_path}/a [b]/001-bold-hello.wav\n"
     assert f"{tmp_path}/a [b]/001-bold-hello.wav" in done.stderr
 
 
 def test_the_readme_shows_a_file_of_prompts(tmp_path: Path) -> None:
-    (example,) = [part.split("```")[0] for part in (ROOT / "README.md").read_text().split("```json\n") if '"context"' in part]
+    (example,) = [
+        part.split("```")[0]
+        for part in (ROOT / "README.md").read_text().split("```json\n")
+        if '"context"' in part
+    ]
     (tmp_path / "prompts.json").write_text(example)
     first, second = read_prompts(tmp_path / "prompts.json")
     assert (first.text, second.context[0].path) == ("A sentence.", tmp_path / "question.wav")
 
 
-def test_a_hub_name_speaks_through_mimi_after_context(hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By its size alone: Mimi and Llama's tokenizer, from the hub; a context clip of another rate and format goes in."""
+def test_a_hub_name_speaks_through_mimi_after_context(
+    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its size alone: Mimi and Llama's tokenizer, from the hub.
+
+    A context clip of another rate and format goes in.
+    """
     argv = ["--model", "sesame/csm-1b", "--output", str(tmp_path), *FAST]
     assert generate.main([*argv, "--text", "Yes.", "--context", CONTEXT[0]]) == 0
     assert "sesame/csm-1b: mimi and tokenizer by its size (32 codebooks)" in capsys.readouterr().err
     facts = json.loads((tmp_path / "001-yes.json").read_text())
-    assert (facts["speaker"], facts["context"][0]["seconds"]) == ("0", pytest.approx(1.76, abs=0.09))
+    assert (facts["speaker"], facts["context"][0]["seconds"]) == (
+        "0",
+        pytest.approx(1.76, abs=0.09),
+    )
     assert soundfile.info(tmp_path / "001-yes.wav").samplerate == 24000

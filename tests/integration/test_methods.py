@@ -1,4 +1,7 @@
-"""Other methods than full training, as a user runs them: what is trained, what is left alone, and a sweep over them."""
+"""Other methods than full training, as a user runs them.
+
+What is trained, what is left alone, and a sweep over them.
+"""
 
 import json
 from pathlib import Path
@@ -18,7 +21,10 @@ from tests.integration.test_train import ROOT, Killed, Killer, rows
 
 BASE = ROOT / "demo/base"
 LORA = ["--method", "lora", "--lora_rank", "4", "--lora_dropout", "0.2", "--learning_rate", "3e-3"]
-SHORT = "--max_steps 6 --log_every 1 --val_every 3 --gen_every 0 --save_every 2 --batch_size 4 --threads 1 --wandb off --device cpu".split()
+SHORT = (
+    "--max_steps 6 --log_every 1 --val_every 3 --gen_every 0 --save_every 2 --batch_size 4"
+    " --threads 1 --wandb off --device cpu".split()
+)
 
 
 def options(tokens: Path, run: Path, *more: str) -> list[str]:
@@ -29,13 +35,21 @@ def val(run: Path) -> list[float]:
     return [row["val_loss"] for row in rows(run, "val")]
 
 
-def test_lora_leaves_adapters_and_goes_on_exactly(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lora_leaves_adapters_and_goes_on_exactly(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.main(options(tokens, whole, *LORA)) == 0
     assert "method lora trains" in capsys.readouterr().out
     assert val(whole)[-1] < val(whole)[0] - 0.01, "it learns"
     best = whole / "checkpoints/best"
-    assert {p.name for p in best.iterdir()} == {lora.WEIGHTS, lora.CONFIG, "config.json", "state.json", "val_clips.json"}
+    assert {p.name for p in best.iterdir()} == {
+        lora.WEIGHTS,
+        lora.CONFIG,
+        "config.json",
+        "state.json",
+        "val_clips.json",
+    }
     assert (best / lora.WEIGHTS).stat().st_size < (BASE / "model.safetensors").stat().st_size / 3
     config = train.parse_args(CsmConfig, options(tokens, parts, *LORA), program="", description="")
 
@@ -52,12 +66,21 @@ def test_lora_leaves_adapters_and_goes_on_exactly(tokens: Path, tmp_path: Path, 
 def test_a_run_starts_from_the_merged_adapters_of_another(tokens: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert train.main(options(tokens, first, *LORA)) == 0
-    assert train.main(options(tokens, second, "--model_name_or_checkpoint_path", str(first), "--max_steps", "1")) == 0
+    assert (
+        train.main(
+            options(
+                tokens, second, "--model_name_or_checkpoint_path", str(first), "--max_steps", "1"
+            )
+        )
+        == 0
+    )
     assert val(second)[0] == pytest.approx(min(val(first)[1:]), abs=1e-4)
     assert (second / "checkpoints/best/model.safetensors").is_file()
 
 
-def test_another_base_under_a_lora_run_is_refused(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_base_under_a_lora_run_is_refused(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = tmp_path / "base"
     base.mkdir()
     for file in BASE.iterdir():
@@ -75,9 +98,15 @@ def test_another_base_under_a_lora_run_is_refused(tokens: Path, tmp_path: Path, 
     assert "trained on other base weights" in capsys.readouterr().err
 
 
-def test_lora_options_without_lora_are_told(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(options(tokens, tmp_path / "run", "--max_steps", "1", "--lora_rank", "8")) == 0
-    assert "lora_rank: not used, as method is full; add --method lora" in " ".join(capsys.readouterr().out.split())
+def test_lora_options_without_lora_are_told(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        train.main(options(tokens, tmp_path / "run", "--max_steps", "1", "--lora_rank", "8")) == 0
+    )
+    assert "lora_rank: not used, as method is full; add --method lora" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,37 +116,80 @@ def test_lora_options_without_lora_are_told(tokens: Path, tmp_path: Path, capsys
         (["--method", "backbone_only"], {"backbone", "codebook0_head"}),
         (["--method", "embeddings_only"], {"text_embeddings", "audio_embeddings"}),
         (["--method", "heads_only"], {"codebook0_head", "audio_head"}),
-        (["--embeddings_lr_factor", "0", "--backbone_lr_factor", "0"], {"decoder", "projection", "codebook0_head", "audio_head"}),
+        (
+            ["--embeddings_lr_factor", "0", "--backbone_lr_factor", "0"],
+            {"decoder", "projection", "codebook0_head", "audio_head"},
+        ),
     ],
 )
-def test_what_is_frozen_keeps_every_bit(tokens: Path, tmp_path: Path, more: list[str], trained: set[str]) -> None:
+def test_what_is_frozen_keeps_every_bit(
+    tokens: Path, tmp_path: Path, more: list[str], trained: set[str]
+) -> None:
     run = tmp_path / "run"
-    assert train.main(options(tokens, run, "--max_steps", "2", "--learning_rate", "1e-3", *more)) == 0
-    before, after = load_file(BASE / "model.safetensors"), load_file(run / "checkpoints/step_000002/model.safetensors")
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name].float(), after[name])}
+    assert (
+        train.main(options(tokens, run, "--max_steps", "2", "--learning_rate", "1e-3", *more)) == 0
+    )
+    before, after = (
+        load_file(BASE / "model.safetensors"),
+        load_file(run / "checkpoints/step_000002/model.safetensors"),
+    )
+    changed = {
+        name.split(".")[0] for name in before if not torch.equal(before[name].float(), after[name])
+    }
     assert changed == trained
     first, last = (next(r for r in rows(run, "val") if r["step"] == step) for step in (0, 2))
     assert (first["val_c0"] == last["val_c0"]) == ("depth_only" in more)
 
 
 def test_each_part_has_its_own_learning_rate(tokens: Path, tmp_path: Path) -> None:
-    """Adam's first step is as long as the learning rate: the largest change of each part shows its factor."""
-    more = ["--learning_rate", "1e-3", "--warmup_steps", "0", "--weight_decay", "0", "--max_steps", "1", "--lr_decay", "constant"]
+    """Adam's first step is as long as the learning rate.
+
+    The largest change of each part shows its factor.
+    """
+    more = [
+        "--learning_rate",
+        "1e-3",
+        "--warmup_steps",
+        "0",
+        "--weight_decay",
+        "0",
+        "--max_steps",
+        "1",
+        "--lr_decay",
+        "constant",
+    ]
     factors = {"backbone": 0.5, "decoder": 2.0, "embeddings": 0.25, "heads": 4.0}
-    flags = [word for name, factor in factors.items() for word in (f"--{name}_lr_factor", str(factor))]
+    flags = [
+        word for name, factor in factors.items() for word in (f"--{name}_lr_factor", str(factor))
+    ]
     assert train.main(options(tokens, tmp_path / "run", *more, *flags)) == 0
-    before, after = load_file(BASE / "model.safetensors"), load_file(tmp_path / "run/checkpoints/step_000001/model.safetensors")
-    tensors = {"backbone": "backbone.layers.0.mlp.w1.weight", "embeddings": "audio_embeddings.weight", "heads": "audio_head"}
+    before, after = (
+        load_file(BASE / "model.safetensors"),
+        load_file(tmp_path / "run/checkpoints/step_000001/model.safetensors"),
+    )
+    tensors = {
+        "backbone": "backbone.layers.0.mlp.w1.weight",
+        "embeddings": "audio_embeddings.weight",
+        "heads": "audio_head",
+    }
     tensors["decoder"] = "projection.weight"
     for part, name in tensors.items():
-        assert (after[name] - before[name].float()).abs().max().item() == pytest.approx(1e-3 * factors[part], rel=0.01)
+        assert (after[name] - before[name].float()).abs().max().item() == pytest.approx(
+            1e-3 * factors[part], rel=0.01
+        )
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--method", "lora", "--lora_targets", "attn"], "lora_targets: 'attn' is none of attention, mlp"),
-        (["--method", "depth_only", "--decoder_loss_weight", "0"], "decoder_loss_weight 0 gives it no loss"),
+        (
+            ["--method", "lora", "--lora_targets", "attn"],
+            "lora_targets: 'attn' is none of attention, mlp",
+        ),
+        (
+            ["--method", "depth_only", "--decoder_loss_weight", "0"],
+            "decoder_loss_weight 0 gives it no loss",
+        ),
         (["--method", "heads_only", "--heads_lr_factor", "0"], "nothing is left to train"),
         (["--method", "LoRA"], "'LoRA' is not valid"),
         (["--decoder_lr_factor", "-1"], "below 0 (0 = frozen)"),
@@ -126,13 +198,17 @@ def test_each_part_has_its_own_learning_rate(tokens: Path, tmp_path: Path) -> No
         (["--loss_turns", "speaker:nobody"], "no train clip is by this speaker; there are"),
     ],
 )
-def test_mistakes_are_told(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str) -> None:
+def test_mistakes_are_told(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
     assert train.main(options(tokens, tmp_path / "run", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistake_does_not_set_a_good_run_aside(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_does_not_set_a_good_run_aside(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = options(tokens, tmp_path / "run", "--max_steps", "1")
     assert train.main(run) == 0
     assert train.main([*run, "--resume", "false", "--loss_turns", "speaker:nobody"]) == 2
@@ -140,7 +216,9 @@ def test_a_mistake_does_not_set_a_good_run_aside(tokens: Path, tmp_path: Path, c
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_sentence_too_long_for_the_model_leaves_no_run(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sentence_too_long_for_the_model_leaves_no_run(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = ["--gen_every", "1", "--gen_sentences", "word " * 3000]
     assert train.main(options(tokens, tmp_path / "run", *more)) == 2
     assert "which is too much" in capsys.readouterr().err
@@ -149,19 +227,40 @@ def test_a_sentence_too_long_for_the_model_leaves_no_run(tokens: Path, tmp_path:
 
 @pytest.mark.slow
 def test_a_sweep_over_methods(tokens: Path, tmp_path: Path) -> None:
-    """The committed space with the real trainer: each method gets its trials, and the best can be trained again and started from."""
+    """The committed space with the real trainer.
+
+    Each method gets its trials, and the best can be trained again and started from.
+    """
     out = tmp_path / "sweep"
     space = yaml.safe_load((ROOT / "configs/sweep_methods.yaml").read_text())
     space["batch_size"] = {"type": "fixed", "value": 4}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
-    argv = ["--data", str(tokens), "--sweep_config", str(tmp_path / "space.yaml"), "--output_dir", str(out), "--n_trials", "8"]
-    argv += "--n_epochs 1 --gen_every 0 --device cpu --pruner none --wandb off --threads 1 --sampler random".split()
+    argv = [
+        "--data",
+        str(tokens),
+        "--sweep_config",
+        str(tmp_path / "space.yaml"),
+        "--output_dir",
+        str(out),
+        "--n_trials",
+        "8",
+    ]
+    argv += (
+        "--n_epochs 1 --gen_every 0 --device cpu --pruner none --wandb off --threads 1 --sampler"
+        " random".split()
+    )
     assert sweep.main(argv) == 0
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     assert [t["state"] for t in summary["trials"]] == ["completed"] * 8
-    methods = {yaml.safe_load((out / f"trials/{i:04d}/config.yaml").read_text())["method"] for i in range(8)}
+    methods = {
+        yaml.safe_load((out / f"trials/{i:04d}/config.yaml").read_text())["method"]
+        for i in range(8)
+    }
     assert methods >= {"full", "lora", "depth_only"}
     assert load_model(str(out / "best")) is not None
     best = min(t["value"] for t in summary["trials"])
-    assert train.main(["--config", str(out / "best.yaml"), "--output_dir", str(tmp_path / "again")]) == 0
+    assert (
+        train.main(["--config", str(out / "best.yaml"), "--output_dir", str(tmp_path / "again")])
+        == 0
+    )
     assert min(val(tmp_path / "again")) == best

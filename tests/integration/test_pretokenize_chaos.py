@@ -1,4 +1,7 @@
-"""kill -9 of pretokenize.py at random moments: the same command finishes with the content of an undisturbed run."""
+"""kill -9 of pretokenize.py at random moments.
+
+The same command finishes with the content of an undisturbed run.
+"""
 
 import json
 import os
@@ -19,7 +22,18 @@ from tests.helpers.pretokenizing import FakeCodec, write_wave
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLIPS = 40
-FLAGS = ["--codec", "melrvq", "--batch_sec", "3", "--save_every", "4", "--num_workers", "2", "--device", "cpu"]
+FLAGS = [
+    "--codec",
+    "melrvq",
+    "--batch_sec",
+    "3",
+    "--save_every",
+    "4",
+    "--num_workers",
+    "2",
+    "--device",
+    "cpu",
+]
 
 
 def make_data(folder: Path) -> Path:
@@ -67,7 +81,10 @@ def assert_same_content(left: Store, right: Store) -> None:
 
 
 def wait_for_parts(process: "subprocess.Popen[bytes]", output: Path) -> None:
-    """Wait until the first part is on disk, so that what follows hits a run at work and not its imports."""
+    """Wait until the first part is on disk.
+
+    So that what follows hits a run at work and not its imports.
+    """
     deadline = time.monotonic() + 60
     while not list(Path(f"{output}.parts").glob("part_*")):
         assert process.poll() is None, f"ended early with {process.returncode}"
@@ -110,7 +127,9 @@ def test_a_kill_costs_at_most_the_unfinished_part(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not output.exists()
-    again = subprocess.run(command(metadata, output), cwd=ROOT, capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        command(metadata, output), cwd=ROOT, capture_output=True, text=True, check=True
+    )
     encoded = json.loads(Path(f"{output}.report.json").read_text())["encoded_now"]
     assert encoded <= NUM_CLIPS - 4, again.stdout
 
@@ -118,7 +137,13 @@ def test_a_kill_costs_at_most_the_unfinished_part(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     metadata, output = make_data(tmp_path), tmp_path / "tokens.hdf5"
-    process = subprocess.Popen(command(metadata, output), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command(metadata, output),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
     wait_for_parts(process, output)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
@@ -127,6 +152,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in error
 
 
-if __name__ == "__main__":  # the program with a codec that is slow enough to be killed while it works
+if (
+    __name__ == "__main__"
+):  # the program with a codec that is slow enough to be killed while it works
     codecs.open_codec = lambda *args, **kwargs: FakeCodec(pause_sec=0.05)
     sys.exit(pretokenize.main(sys.argv[1:]))

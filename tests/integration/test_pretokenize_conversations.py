@@ -30,9 +30,13 @@ def work(tmp_path: Path) -> Work:
 def places(split: Split) -> list[tuple[str, str, int]]:
     """Text, conversation and turn of each clip."""
     clips = [split.clip(i) for i in range(len(split))]
-    assert [clip.conversation for clip in clips] == [split.conversation(i) for i in range(len(split))]
+    assert [clip.conversation for clip in clips] == [
+        split.conversation(i) for i in range(len(split))
+    ]
     assert [clip.turn for clip in clips] == split.turns.tolist()
-    return [(clip.text.removesuffix(".").split()[-1], clip.conversation, clip.turn) for clip in clips]
+    return [
+        (clip.text.removesuffix(".").split()[-1], clip.conversation, clip.turn) for clip in clips
+    ]
 
 
 def to_schema_1(path: Path) -> None:
@@ -51,7 +55,10 @@ def test_turns_travel_into_the_token_file_and_rejected_ones_leave_holes(
 ) -> None:
     rows = work.clips([1.0] * 9)
     rows[4]["end"] = 0.2  # too short: found when the sound file is looked at
-    silent = {"path": "silent.wav", "text": "Nothing at all."}  # its codes are all zero: found when it is encoded
+    silent = {
+        "path": "silent.wav",
+        "text": "Nothing at all.",
+    }  # its codes are all zero: found when it is encoded
     import soundfile
 
     soundfile.write(work.folder / "silent.wav", np.zeros(16000), 16000)
@@ -73,7 +80,11 @@ def test_turns_travel_into_the_token_file_and_rejected_ones_leave_holes(
     assert store.splits["train"].clip(3).speaker == "Ann"
     assert store.splits["train"].has_conversations
     assert places(store.splits["val"]) == [("20", "3", 0)]
-    assert [r["where"].split("json ")[1] for r in work.rejected()] == ["row 5 turn 3", "row 4 turn 2", "row 5 turn 2"]
+    assert [r["where"].split("json ")[1] for r in work.rejected()] == [
+        "row 5 turn 3",
+        "row 4 turn 2",
+        "row 5 turn 2",
+    ]
     facts = work.report()["splits"]["train"]
     assert (facts["conversations"], facts["conversations_with_holes"]) == (3, 2)
     assert facts["turns_per_conversation"] == {"min": 2, "median": 2, "max": 3}
@@ -82,11 +93,16 @@ def test_turns_travel_into_the_token_file_and_rejected_ones_leave_holes(
     assert told in describe(work.output)
 
 
-def test_the_fingerprint_covers_turns_and_nothing_where_there_are_none(work: Work, codec: FakeCodec) -> None:
+def test_the_fingerprint_covers_turns_and_nothing_where_there_are_none(
+    work: Work, codec: FakeCodec
+) -> None:
     rows = work.clips([1.0, 1.1])
 
     def fingerprint(*places: Json) -> str:
-        assert work.run([{**row, **place} for row, place in zip(rows, places, strict=True)], rows[:1]) == 0
+        assert (
+            work.run([{**row, **place} for row, place in zip(rows, places, strict=True)], rows[:1])
+            == 0
+        )
         return work.store().info.content_fingerprint
 
     plain = fingerprint({}, {})
@@ -109,9 +125,19 @@ def test_a_repeat_in_another_conversation_is_none(work: Work, codec: FakeCodec) 
     assert [split.clip(i).flags for i in range(5)] == [0, 0, 0, DUPLICATE, DUPLICATE]
 
 
-def test_held_out_conversations_are_whole(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_held_out_conversations_are_whole(
+    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = work.clips([0.5] * 12)
-    assert work.run([{**row, "conversation": i % 4} for i, row in enumerate(rows)], None, "--val_fraction", "0.3") == 0
+    assert (
+        work.run(
+            [{**row, "conversation": i % 4} for i, row in enumerate(rows)],
+            None,
+            "--val_fraction",
+            "0.3",
+        )
+        == 0
+    )
     assert "held out 3 of 12 clips, 3 of 12 files, 1 of 4 conversations" in capsys.readouterr().out
     (held,) = {conversation for _, conversation, _ in places(work.store().splits["val"])}
     assert held not in {conversation for _, conversation, _ in places(work.store().splits["train"])}
@@ -127,8 +153,15 @@ def test_files_of_schema_1_open_and_give_their_codes(work: Work, codec: FakeCode
     assert verify(work.output) == []
     for in_memory in (True, False):
         old = open_store(work.output, in_memory=in_memory)
-        assert (old.info.schema_version, old.info.content_fingerprint) == (1, new.info.content_fingerprint)
-        assert places(old.splits["train"]) == places(new.splits["train"]) == [(str(i), "", 0) for i in range(3)]
+        assert (old.info.schema_version, old.info.content_fingerprint) == (
+            1,
+            new.info.content_fingerprint,
+        )
+        assert (
+            places(old.splits["train"])
+            == places(new.splits["train"])
+            == [(str(i), "", 0) for i in range(3)]
+        )
         assert not old.splits["train"].has_conversations
         np.testing.assert_array_equal(old.splits["train"].codes(2), new.splits["train"].codes(2))
     assert work.run([{"turns": rows}], rows[:1]) == 0
@@ -148,7 +181,11 @@ def test_two_turns_in_one_place_are_a_problem(work: Work, codec: FakeCodec) -> N
         assert isinstance(turns, h5py.Dataset)
         turns[2] = 0
     problems = verify(work.output)
-    assert problems[0] == "train: 1 clips with the place of an earlier clip in its conversation: 2; pretokenise again"
+    assert (
+        problems[0]
+        == "train: 1 clips with the place of an earlier clip in its conversation: 2; pretokenise"
+        " again"
+    )
     assert "bytes have changed" in problems[1]
     assert data_main.main([str(work.output)]) == 1
 
@@ -163,27 +200,60 @@ def folder_of_wavs(folder: Path, seconds: list[float]) -> Path:
     return folder
 
 
-def test_a_folder_of_wavs_is_all_it_takes(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
-    train, val = folder_of_wavs(work.folder / "train", [1.0, 1.1]), folder_of_wavs(work.folder / "val", [0.9])
-    argv = ["--codec", "melrvq", "--output", str(work.output), "--device", "cpu", "--train_data", str(train), "--val_data", str(val)]
+def test_a_folder_of_wavs_is_all_it_takes(
+    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, val = (
+        folder_of_wavs(work.folder / "train", [1.0, 1.1]),
+        folder_of_wavs(work.folder / "val", [0.9]),
+    )
+    argv = [
+        "--codec",
+        "melrvq",
+        "--output",
+        str(work.output),
+        "--device",
+        "cpu",
+        "--train_data",
+        str(train),
+        "--val_data",
+        str(val),
+    ]
     assert pretokenize.main(argv) == 0
     out = capsys.readouterr().out
     assert f"{train} is a folder without metadata: its sound files are the clips" in out
-    assert [places(work.store().splits[name]) for name in ("train", "val")] == [[("0", "", 0), ("1", "", 0)], [("0", "", 0)]]
+    assert [places(work.store().splits[name]) for name in ("train", "val")] == [
+        [("0", "", 0), ("1", "", 0)],
+        [("0", "", 0)],
+    ]
     (train / "1.txt").unlink()
     assert pretokenize.main(argv) == 1
     assert "1 of 3 rows (33.3%) are rejected" in capsys.readouterr().err
     assert pretokenize.main([*argv, "--max_rejected", "40%"]) == 0
-    assert f"rejected {train / '1.wav'}: no transcript; write what is said into 1.txt beside it" in capsys.readouterr().out
+    assert (
+        f"rejected {train / '1.wav'}: no transcript; write what is said into 1.txt beside it"
+        in capsys.readouterr().out
+    )
     assert work.report()["rejected_by_reason"] == {"no transcript": 1}
     assert codec.num_encoded == 3
 
 
-def test_the_output_may_lie_in_the_folder(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_may_lie_in_the_folder(
+    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = folder_of_wavs(work.folder / "voice", [1.0] * 4)
     (folder / "4.wav").write_text("no sound")
     (folder / "4.txt").write_text("Nothing.")
-    argv = ["--codec", "melrvq", "--output", str(folder / "tokens.hdf5"), "--device", "cpu", "--train_data", str(folder)]
+    argv = [
+        "--codec",
+        "melrvq",
+        "--output",
+        str(folder / "tokens.hdf5"),
+        "--device",
+        "cpu",
+        "--train_data",
+        str(folder),
+    ]
     for _ in range(2):
         assert pretokenize.main([*argv, "--max_rejected", "50%"]) == 0
     assert codec.num_encoded == 4
@@ -192,7 +262,10 @@ def test_the_output_may_lie_in_the_folder(work: Work, codec: FakeCodec, capsys: 
     assert f"{folder} is a folder: its metadata is metadata.csv" in capsys.readouterr().out
     (folder / "more.jsonl").write_text("{}")
     assert pretokenize.main(argv) == 2
-    assert "2 metadata files, metadata.csv, more.jsonl; name the one to read" in capsys.readouterr().err
+    assert (
+        "2 metadata files, metadata.csv, more.jsonl; name the one to read"
+        in capsys.readouterr().err
+    )
     shutil.rmtree(folder)
     folder.mkdir()
     assert pretokenize.main(argv) == 2

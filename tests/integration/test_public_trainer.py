@@ -1,4 +1,7 @@
-"""Users of the public CSM trainer come over with commands, flags, YAML files, metadata, .env and token files: all of it works unchanged."""
+"""Users of the public CSM trainer come over with commands, flags, YAML files, metadata.
+
+.env and token files: all of it works unchanged.
+"""
 
 import csv
 import os
@@ -26,12 +29,17 @@ from tests.helpers.hub import environment
 from tests.integration.test_readme import make_user_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-PRETOKENIZE = "--train_data train/metadata.json --val_data val/metadata.json --output tokenized/data.hdf5"
-TRAIN = (
-    "--data tokenized/data.hdf5 --config ./configs/finetune_param_defaults.yaml --n_epochs 25 --gen_every 500 "
-    '--gen_sentence "Marie aime les pommes et les poires."'
+PRETOKENIZE = (
+    "--train_data train/metadata.json --val_data val/metadata.json --output tokenized/data.hdf5"
 )
-SWEEP = "--data tokenized/data.hdf5 --sweep_config ./configs/sweep.yaml --output_dir ./my-sweep --n_epochs 3 --n_trials 3 --n_gpus 2"
+TRAIN = (
+    "--data tokenized/data.hdf5 --config ./configs/finetune_param_defaults.yaml --n_epochs 25"
+    ' --gen_every 500 --gen_sentence "Marie aime les pommes et les poires."'
+)
+SWEEP = (
+    "--data tokenized/data.hdf5 --sweep_config ./configs/sweep.yaml --output_dir ./my-sweep"
+    " --n_epochs 3 --n_trials 3 --n_gpus 2"
+)
 FINETUNE_YAML = """\
 batch_size: 8
 grad_acc_steps: 1
@@ -103,7 +111,10 @@ AUDIO_NUM_CODEBOOKS=32
 
 
 def write_tokens(path: Path, *, num_codebooks: int = 32) -> None:
-    """Write random clips in the public trainer's layout; every split ends with a record that a crash left empty."""
+    """Write random clips in the public trainer's layout.
+
+    Every split ends with a record that a crash left empty.
+    """
     random = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for split, count in (("train", 20), ("val", 3)):
@@ -113,7 +124,9 @@ def write_tokens(path: Path, *, num_codebooks: int = 32) -> None:
             length = group.create_dataset("length", (count + 1,), np.int32)
             for i in range(count):
                 frames, tokens = int(random.integers(5, 20)), int(random.integers(4, 12))
-                audio[i] = random.integers(0, 2048, (num_codebooks, frames)).astype(np.int32).flatten()
+                audio[i] = (
+                    random.integers(0, 2048, (num_codebooks, frames)).astype(np.int32).flatten()
+                )
                 text[i] = random.integers(0, 128_256, tokens).astype(np.int32)
                 length[i] = frames + tokens + 1
 
@@ -138,7 +151,10 @@ def folder(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_metadata_example_is_read(folder: Path) -> None:
     rows, rejections = read_metadata(folder / "train/metadata.json")
     assert not rejections
-    assert [(row.start_sec, row.end_sec, row.speaker) for row in rows] == [(0.5, 2.5, "30"), (None, None, None)]
+    assert [(row.start_sec, row.end_sec, row.speaker) for row in rows] == [
+        (0.5, 2.5, "30"),
+        (None, None, None),
+    ]
 
 
 def test_pretokenize(folder: Path) -> None:
@@ -154,7 +170,14 @@ def test_train_with_its_yaml_env_and_token_file(folder: Path, hub_cache: Path) -
     """As typed, in a process of its own, as .env is put into the environment."""
     (folder / ".env").write_text(ENV)
     command = [sys.executable, str(ROOT / "train.py"), *shlex.split(TRAIN)]
-    done = subprocess.run(command, env=os.environ | environment(hub_cache), capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        command,
+        env=os.environ | environment(hub_cache),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "20 clips to train on, 3 clips to validate" in done.stdout
     assert "75 optimiser steps" in done.stdout
@@ -169,9 +192,22 @@ def test_train_with_its_yaml_env_and_token_file(folder: Path, hub_cache: Path) -
 
 def test_env_describes_a_token_file_with_fewer_codebooks(folder: Path) -> None:
     write_tokens(folder / "tokenized/eight.hdf5", num_codebooks=8)
-    (folder / ".env").write_text(ENV.replace("CODEBOOKS=32", "CODEBOOKS=8").replace("llama-1B", "tiny").replace("llama-100M", "tiny"))
-    more = "--data tokenized/eight.hdf5 --train_from_scratch --max_steps 1 --gen_every 0 --wandb off --output_dir exp/eight"
-    done = subprocess.run([sys.executable, str(ROOT / "train.py"), *more.split()], capture_output=True, text=True, timeout=200, check=False)
+    (folder / ".env").write_text(
+        ENV.replace("CODEBOOKS=32", "CODEBOOKS=8")
+        .replace("llama-1B", "tiny")
+        .replace("llama-100M", "tiny")
+    )
+    more = (
+        "--data tokenized/eight.hdf5 --train_from_scratch --max_steps 1 --gen_every 0 --wandb off"
+        " --output_dir exp/eight"
+    )
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *more.split()],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "mimi, 8 codebooks -> csm from random weights" in done.stdout
 
@@ -179,35 +215,61 @@ def test_env_describes_a_token_file_with_fewer_codebooks(folder: Path) -> None:
 def test_partial_data_loading_gives_the_same_run(folder: Path) -> None:
     losses = []
     for name, more in (("memory", ""), ("mapped", "--partial_data_loading")):
-        argv = f"--data tokenized/data.hdf5 --max_steps 3 --log_every 1 --gen_every 0 --wandb off --output_dir exp/{name} {more}"
+        argv = (
+            "--data tokenized/data.hdf5 --max_steps 3 --log_every 1 --gen_every 0 --wandb off"
+            f" --output_dir exp/{name} {more}"
+        )
         assert train.main(argv.split()) == 0
-        rows = [yaml.safe_load(line) for line in (folder / f"exp/{name}/metrics.jsonl").read_text().splitlines()]
+        rows = [
+            yaml.safe_load(line)
+            for line in (folder / f"exp/{name}/metrics.jsonl").read_text().splitlines()
+        ]
         losses.append([row.get("loss", row.get("val_loss")) for row in rows])
     assert losses[0] == losses[1]
 
 
 def test_every_flag_is_understood_bare_or_with_a_value(folder: Path) -> None:
-    shared = "--model_name_or_checkpoint_path sesame/csm-1b --wandb_project p --log_every 10 --val_every 100 --save_every 0 --gen_every 0"
+    shared = (
+        "--model_name_or_checkpoint_path sesame/csm-1b --wandb_project p --log_every 10 --val_every"
+        " 100 --save_every 0 --gen_every 0"
+    )
     shared += " --gen_speaker 999 --n_epochs 5 --data ./data/tokens.hdf5"
     mine = "--wandb_name n --output_dir ./exp --gen_sentences one"
-    for bare in ("--train_from_scratch --partial_data_loading --wandb_reinit --use_amp", "--wandb_reinit false --use_amp False"):
-        config = parse_args(CsmConfig, f"{shared} {mine} {bare}".split(), program="", description="")
+    for bare in (
+        "--train_from_scratch --partial_data_loading --wandb_reinit --use_amp",
+        "--wandb_reinit false --use_amp False",
+    ):
+        config = parse_args(
+            CsmConfig, f"{shared} {mine} {bare}".split(), program="", description=""
+        )
         assert config.dtype == ("bf16" if bare.endswith("--use_amp") else "fp32")
         assert config.train_from_scratch is bare.startswith("--train_from")
-        own = "--output_dir ./sweep --sweep_config s --study_name csm-sweep --n_trials 20 --device cuda --n_gpus 1 --trials_per_gpu 1"
+        own = (
+            "--output_dir ./sweep --sweep_config s --study_name csm-sweep --n_trials 20 --device"
+            " cuda --n_gpus 1 --trials_per_gpu 1"
+        )
         request = parse(f"{shared} {own} {bare} --gen_sentence one".split())
         assert request.sweep.n_trials == 20
     data = parse_args(
-        PretokenizeConfig, f"{PRETOKENIZE} --device cuda --save_every 100 --omit_speaker_id".split(), program="", description=""
+        PretokenizeConfig,
+        f"{PRETOKENIZE} --device cuda --save_every 100 --omit_speaker_id".split(),
+        program="",
+        description="",
     )
     assert data.omit_speaker_id is True
 
 
 def test_its_sweep_space_is_read(folder: Path) -> None:
     """Numbers written 1e-6 are strings in YAML 1.1."""
-    space = read_space(folder / "configs/sweep.yaml", parse(shlex.split(SWEEP)), num_train_examples=20)
+    space = read_space(
+        folder / "configs/sweep.yaml", parse(shlex.split(SWEEP)), num_train_examples=20
+    )
     searched = {parameter.name: parameter.distribution for parameter in space.parameters}
-    assert (searched["learning_rate"].low, searched["learning_rate"].high, searched["learning_rate"].log) == (1e-6, 1e-2, True)  # pyright: ignore
+    assert (
+        searched["learning_rate"].low,
+        searched["learning_rate"].high,
+        searched["learning_rate"].log,
+    ) == (1e-6, 1e-2, True)  # pyright: ignore
     assert set(searched) == set(yaml.safe_load(SWEEP_YAML)) - {"decoder_loss_weight"}
     assert space.base.decoder_loss_weight == 0.5
 

@@ -1,4 +1,7 @@
-"""Whole sweeps with a trainer that has no model: exact counts, every kind of fault, kill -9 of anything at any moment."""
+"""Whole sweeps with a trainer that has no model.
+
+Exact counts, every kind of fault, kill -9 of anything at any moment.
+"""
 
 import json
 import os
@@ -25,8 +28,8 @@ from tests.helpers import fake_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = (
-    "learning_rate: {type: float, min: 1e-6, max: 1e-3, log: true}\nbatch_size: {type: categorical, values: [4, 8]}\n"
-    "weight_decay: {type: float, min: 1e-3, max: 1e-1, log: true}\n"
+    "learning_rate: {type: float, min: 1e-6, max: 1e-3, log: true}\nbatch_size: {type: categorical,"
+    " values: [4, 8]}\nweight_decay: {type: float, min: 1e-3, max: 1e-1, log: true}\n"
 )
 
 
@@ -53,7 +56,14 @@ class Sweep:
 
     def start(self, *argv: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "tests.helpers.fake_trainer", *self.argv, *argv]
-        return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def run(self, *argv: str, code: int = 0) -> str:
         with self.start(*argv) as process:
@@ -71,7 +81,11 @@ class Sweep:
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Rows of events.jsonl; the last line may be in the making."""
         path = self.out / "events.jsonl"
-        rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.is_file() else []
+        rows = (
+            [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+            if path.is_file()
+            else []
+        )
         return [row for row in rows if row["event"] == kind]
 
     def check_whole(self, n_trials: int) -> Counter[str]:
@@ -86,16 +100,27 @@ class Sweep:
         return Counter(t["state"] for t in summary["trials"])
 
     def check_metrics(self) -> None:
-        """Every good trial's reports are those of an undisturbed run of its config: none lost, none invented."""
+        """Every good trial's reports are those of an undisturbed run of its config.
+
+        None lost, none invented.
+        """
         for trial in self.trials():
             if trial.user_attrs["outcome"]["state"] not in ("completed", "stopped"):
                 continue
             folder = self.out / "trials" / f"{trial.number:04d}"
-            rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            rows = [
+                json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+            ]
             told = {k: v for k, v in trial.intermediate_values.items() if k > 0}
             assert told == {row["examples"]: row["val_loss"] for row in rows}
             if trial.user_attrs["outcome"]["state"] == "completed":
-                config = build(CsmConfig, {"learning_rate": trial.params["learning_rate"], "batch_size": trial.params["batch_size"]})
+                config = build(
+                    CsmConfig,
+                    {
+                        "learning_rate": trial.params["learning_rate"],
+                        "batch_size": trial.params["batch_size"],
+                    },
+                )
                 assert trial.value == fake_trainer.val_loss(config, 1.0)
 
 
@@ -119,9 +144,21 @@ def wait_for(condition: Any, sec: float = 20) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("n_trials", "n_gpus", "trials_per_gpu"), [(1, 1, 1), (5, 2, 1), (3, 2, 2), (7, 1, 3)])
-def test_exactly_n_trials_for_any_split(tmp_path: Path, n_trials: int, n_gpus: int, trials_per_gpu: int) -> None:
-    sweep = Sweep(tmp_path, "--n_trials", str(n_trials), "--n_gpus", str(n_gpus), "--trials_per_gpu", str(trials_per_gpu))
+@pytest.mark.parametrize(
+    ("n_trials", "n_gpus", "trials_per_gpu"), [(1, 1, 1), (5, 2, 1), (3, 2, 2), (7, 1, 3)]
+)
+def test_exactly_n_trials_for_any_split(
+    tmp_path: Path, n_trials: int, n_gpus: int, trials_per_gpu: int
+) -> None:
+    sweep = Sweep(
+        tmp_path,
+        "--n_trials",
+        str(n_trials),
+        "--n_gpus",
+        str(n_gpus),
+        "--trials_per_gpu",
+        str(trials_per_gpu),
+    )
     sweep.run()
     sweep.check_whole(n_trials)
     sweep.check_metrics()
@@ -142,7 +179,16 @@ def test_the_same_command_runs_the_remainder_and_a_larger_number_extends(tmp_pat
 
 
 def test_a_dead_worker_costs_nothing_but_steps(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "--n_trials", "4", "--n_gpus", "2", "--pruner", "none", faults={"kill": {"0": 1, "2": 1}})
+    sweep = Sweep(
+        tmp_path,
+        "--n_trials",
+        "4",
+        "--n_gpus",
+        "2",
+        "--pruner",
+        "none",
+        faults={"kill": {"0": 1, "2": 1}},
+    )
     sweep.run()
     assert sweep.check_whole(4) == {"completed": 4}
     sweep.check_metrics()
@@ -155,7 +201,13 @@ def test_a_dead_worker_costs_nothing_but_steps(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_fault_in_one_sweep(tmp_path: Path) -> None:
-    faults = {"diverge": [1], "diverge_at_once": [2], "infeasible": [3], "kill": {"4": 99}, "raise": [5]}
+    faults = {
+        "diverge": [1],
+        "diverge_at_once": [2],
+        "infeasible": [3],
+        "kill": {"4": 99},
+        "raise": [5],
+    }
     sweep = Sweep(tmp_path, "--n_trials", "8", "--n_gpus", "1", "--pruner", "none", faults=faults)
     sweep.run()
     assert sweep.check_whole(8) == {"completed": 3, "diverged": 2, "infeasible": 1, "poison": 2}
@@ -163,8 +215,13 @@ def test_every_kind_of_fault_in_one_sweep(tmp_path: Path) -> None:
     assert "the loss is not finite" in rows[1]["reason"]
     assert rows[3]["reason"] == "ConfigError: backbone: 33 heads do not go into 2048"
     assert "killed by SIGKILL; 3 times without progress, on cpu0" in rows[4]["reason"]
-    assert rows[4]["attempts"] in (3, 4)  # progress is told now and then, so the first repetition may look like progress
-    assert "KeyError: 'a bug in the trainer'; 3 times without progress, on cpu0" in rows[5]["reason"]
+    assert rows[4]["attempts"] in (
+        3,
+        4,
+    )  # progress is told now and then, so the first repetition may look like progress
+    assert (
+        "KeyError: 'a bug in the trainer'; 3 times without progress, on cpu0" in rows[5]["reason"]
+    )
     assert all(row["value"] is None for row in rows if row["state"] != "completed")
     assert rows[sweep.summary()["best"]]["state"] == "completed"
 
@@ -193,14 +250,23 @@ def test_a_trainer_that_cannot_be_imported_ends_the_sweep(tmp_path: Path) -> Non
     sweep = Sweep(tmp_path)
     start = "sys.exit(sweep.main(sys.argv[1:], trainer='no_such', describe=fake.describe))"
     code = f"import sys, sweep; from tests.helpers import fake_trainer as fake; {start}"
-    done = subprocess.run([sys.executable, "-c", code, *sweep.argv], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *sweep.argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
     assert done.returncode == 1
     assert "no worker gets as far as importing the trainer" in done.stderr
     assert "No module named 'no_such'" in done.stderr
 
 
 def test_control_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "--n_trials", "3", "--n_gpus", "2", "--pruner", "none", faults={"slow_sec": 0.05})
+    sweep = Sweep(
+        tmp_path, "--n_trials", "3", "--n_gpus", "2", "--pruner", "none", faults={"slow_sec": 0.05}
+    )
     with sweep.start() as process:
         wait_for(lambda: (sweep.out / "trials" / "0001" / "steps.log").is_file())
         process.send_signal(signal.SIGINT)
@@ -233,7 +299,9 @@ def test_a_page_is_left(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "2", faults={"page": True})
     sweep.run()
     assert (sweep.out / "report.html").stat().st_size > 10_000
-    assert {"best.yaml", "best", "trials.csv", "summary.json", "study.journal", "events.jsonl"} <= {p.name for p in sweep.out.iterdir()}
+    assert {"best.yaml", "best", "trials.csv", "summary.json", "study.journal", "events.jsonl"} <= {
+        p.name for p in sweep.out.iterdir()
+    }
 
 
 def test_a_warm_worker_leaves_nothing_of_one_trial_in_the_next(tmp_path: Path) -> None:
@@ -246,14 +314,34 @@ def test_a_warm_worker_leaves_nothing_of_one_trial_in_the_next(tmp_path: Path) -
 
 def run_in_one_worker(folder: Path, rates: list[float]) -> list[dict[str, Any]]:
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "csm_ft.sweep.worker", "--link", str(theirs.fileno()), "--trainer", "tests.helpers.fake_trainer"]
+    command = [
+        sys.executable,
+        "-m",
+        "csm_ft.sweep.worker",
+        "--link",
+        str(theirs.fileno()),
+        "--trainer",
+        "tests.helpers.fake_trainer",
+    ]
     results = []
-    with ours, theirs, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL) as process:
+    with (
+        ours,
+        theirs,
+        subprocess.Popen(
+            command, cwd=ROOT, pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL
+        ) as process,
+    ):
         theirs.close()
         with ours.makefile("rb") as lines:
             for number, rate in enumerate(rates):
                 config = build(
-                    CsmConfig, {"learning_rate": rate, "n_epochs": 2, "output_dir": str(folder / str(number)), "val_every": "100%"}
+                    CsmConfig,
+                    {
+                        "learning_rate": rate,
+                        "n_epochs": 2,
+                        "output_dir": str(folder / str(number)),
+                        "val_every": "100%",
+                    },
                 )
                 send(ours, RunTrial(trial=number, attempt=1, config=config.model_dump(mode="json")))
                 for line in lines:
@@ -274,8 +362,13 @@ def send_answer(link: socket.socket, trial: int, examples: int) -> None:
     send(link, Answer(trial=trial, attempt=1, examples=examples, go_on=True))
 
 
-def chaos(sweep: Sweep, *, worker_kills: int, orchestrator_kills: int, longest_gap_sec: float, seed: int) -> tuple[int, int]:
-    """Type the command until it is done, killing workers and orchestrators at random moments; return how many of each died."""
+def chaos(
+    sweep: Sweep, *, worker_kills: int, orchestrator_kills: int, longest_gap_sec: float, seed: int
+) -> tuple[int, int]:
+    """Type the command until it is done, killing workers and orchestrators at random moments.
+
+    Return how many of each died.
+    """
     dice = random.Random(seed)
     done = [0, 0]
     process = sweep.start()
@@ -301,7 +394,16 @@ def chaos(sweep: Sweep, *, worker_kills: int, orchestrator_kills: int, longest_g
 
 
 def test_kill_9_of_workers_and_orchestrator(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "--n_trials", "6", "--n_gpus", "2", "--max_attempts", "9", faults={"slow_sec": 0.03})
+    sweep = Sweep(
+        tmp_path,
+        "--n_trials",
+        "6",
+        "--n_gpus",
+        "2",
+        "--max_attempts",
+        "9",
+        faults={"slow_sec": 0.03},
+    )
     chaos(sweep, worker_kills=3, orchestrator_kills=2, longest_gap_sec=1.5, seed=0)
     sweep.check_whole(6)
     sweep.check_metrics()
@@ -311,16 +413,30 @@ def test_kill_9_of_workers_and_orchestrator(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_kill_9_of_everything_all_the_time(tmp_path: Path) -> None:
     sweep = Sweep(
-        tmp_path, "--n_trials", "80", "--n_gpus", "2", "--max_attempts", "9", faults={"slow_sec": 0.03, "diverge_at_once": [7, 30]}
+        tmp_path,
+        "--n_trials",
+        "80",
+        "--n_gpus",
+        "2",
+        "--max_attempts",
+        "9",
+        faults={"slow_sec": 0.03, "diverge_at_once": [7, 30]},
     )
-    workers, orchestrators = chaos(sweep, worker_kills=40, orchestrator_kills=8, longest_gap_sec=1.5, seed=1)
+    workers, orchestrators = chaos(
+        sweep, worker_kills=40, orchestrator_kills=8, longest_gap_sec=1.5, seed=1
+    )
     states = sweep.check_whole(80)
     sweep.check_metrics()
     assert states["completed"] + states["stopped"] == 78
     assert states["diverged"] == 2
     done = [(path.read_text().split(), path) for path in (sweep.out / "trials").glob("*/steps.log")]
-    redone = sum(len(steps) - len(set(steps)) for steps, _ in done) / sum(len(set(steps)) for steps, _ in done)
-    print(f"{workers} workers and {orchestrators} orchestrators killed; {states}; {redone:.1%} of steps done again")
+    redone = sum(len(steps) - len(set(steps)) for steps, _ in done) / sum(
+        len(set(steps)) for steps, _ in done
+    )
+    print(
+        f"{workers} workers and {orchestrators} orchestrators killed; {states}; {redone:.1%} of"
+        " steps done again"
+    )
     assert workers >= 20
     assert orchestrators >= 5
     assert redone < 0.15

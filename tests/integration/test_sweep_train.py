@@ -28,11 +28,34 @@ def measured(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_best_yaml_reproduces_and_a_warm_worker_trains_like_a_fresh_process(tokens: Path, tmp_path: Path) -> None:
+def test_best_yaml_reproduces_and_a_warm_worker_trains_like_a_fresh_process(
+    tokens: Path, tmp_path: Path
+) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     out = tmp_path / "out"
-    argv = ["--data", str(tokens), "--sweep_config", str(tmp_path / "space.yaml"), "--output_dir", str(out), "--n_trials", "3", *TINY]
-    argv += ["--n_epochs", "3", "--gen_max_sec", "1", "--log_every", "2", "--device", "cpu", "--pruner", "none"]
+    argv = [
+        "--data",
+        str(tokens),
+        "--sweep_config",
+        str(tmp_path / "space.yaml"),
+        "--output_dir",
+        str(out),
+        "--n_trials",
+        "3",
+        *TINY,
+    ]
+    argv += [
+        "--n_epochs",
+        "3",
+        "--gen_max_sec",
+        "1",
+        "--log_every",
+        "2",
+        "--device",
+        "cpu",
+        "--pruner",
+        "none",
+    ]
     assert sweep.main(argv) == 0
 
     summary = json.loads((out / "summary.json").read_text())
@@ -40,7 +63,9 @@ def test_best_yaml_reproduces_and_a_warm_worker_trains_like_a_fresh_process(toke
     assert summary["horizon_examples"] == 72
     assert summary["baseline"]["value"] > max(t["value"] for t in summary["trials"])
     assert [r["step"] for r in rows(out / "baseline", "val")] == [0]
-    assert [r["examples"] for r in rows(out / "trials/0001", "val")] == [8 * k for k in range(1, 10)]
+    assert [r["examples"] for r in rows(out / "trials/0001", "val")] == [
+        8 * k for k in range(1, 10)
+    ]
     assert list((out / "trials/0002/samples").glob("*/*.wav"))
     assert b"data:audio" in (out / "report.html").read_bytes()
 
@@ -48,9 +73,15 @@ def test_best_yaml_reproduces_and_a_warm_worker_trains_like_a_fresh_process(toke
     best = out / "trials" / f"{summary['best']:04d}"
     assert measured(tmp_path / "again") == measured(best), "bit for bit"
     weights = "checkpoints/best/model.safetensors"
-    assert (tmp_path / "again" / weights).read_bytes() == (best / weights).read_bytes() == (out / "best/model.safetensors").read_bytes()
+    assert (
+        (tmp_path / "again" / weights).read_bytes()
+        == (best / weights).read_bytes()
+        == (out / "best/model.safetensors").read_bytes()
+    )
 
     last = yaml.safe_load((out / "trials/0002/config.yaml").read_text())
     (tmp_path / "last.yaml").write_text(yaml.safe_dump(last))
     train_afresh(tmp_path / "last.yaml", tmp_path / "fresh")
-    assert measured(tmp_path / "fresh") == measured(out / "trials/0002"), "nothing of trials 0 and 1 was left in the worker"
+    assert measured(tmp_path / "fresh") == measured(out / "trials/0002"), (
+        "nothing of trials 0 and 1 was left in the worker"
+    )

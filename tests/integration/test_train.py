@@ -32,7 +32,11 @@ TINY = """
 def rows(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl without clocks and rates."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in found if kind in (None, row["kind"])]
+    return [
+        {k: v for k, v in row.items() if k not in CLOCKS}
+        for row in found
+        if kind in (None, row["kind"])
+    ]
 
 
 def options(tokens: Path, run: Path, *more: str) -> list[str]:
@@ -46,7 +50,20 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_leaves_what_the_readme_promises(tokens: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    argv = options(tokens, run, "--n_epochs", "3", "--gen_every", "1/2", "--gen_max_sec", "1", "--val_every", "1ep", "--log_every", "2")
+    argv = options(
+        tokens,
+        run,
+        "--n_epochs",
+        "3",
+        "--gen_every",
+        "1/2",
+        "--gen_max_sec",
+        "1",
+        "--val_every",
+        "1ep",
+        "--log_every",
+        "2",
+    )
     assert train.main(argv) == 0
     assert [r["step"] for r in rows(run, "val")] == [0, 3, 6, 9]
     assert [r["step"] for r in rows(run, "train")] == [2, 4, 6, 8, 9]
@@ -56,8 +73,15 @@ def test_a_run_leaves_what_the_readme_promises(tokens: Path, tmp_path: Path) -> 
     assert (run / "checkpoints/best/model.safetensors").is_file()
     assert [p.name for p in sorted((run / "checkpoints").glob("step_*"))] == ["step_000009"]
     resolved = yaml.safe_load((run / "config.yaml").read_text())
-    assert "auto" not in {resolved[k] for k in ("device", "dtype", "output_dir", "model_name_or_checkpoint_path", "wandb")} - {"auto"}
-    assert (resolved["device"], resolved["dtype"], resolved["threads"]) == ("cuda" if torch.cuda.is_available() else "cpu", "fp32", 1)
+    assert "auto" not in {
+        resolved[k]
+        for k in ("device", "dtype", "output_dir", "model_name_or_checkpoint_path", "wandb")
+    } - {"auto"}
+    assert (resolved["device"], resolved["dtype"], resolved["threads"]) == (
+        "cuda" if torch.cuda.is_available() else "cpu",
+        "fp32",
+        1,
+    )
     prompts = [p for p in (run / "samples").iterdir() if p.name != "reference"]
     assert len(prompts) == 2
     for wav in [*(run / "samples").rglob("*.wav")]:
@@ -92,11 +116,29 @@ class Killer:
 
 
 @pytest.mark.parametrize(
-    "more", [[], ["--partial_data_loading"], ["--grad_acc_steps", "2", "--micro_batch_tokens", "200"], ["--batch_tokens", "300"]]
+    "more",
+    [
+        [],
+        ["--partial_data_loading"],
+        ["--grad_acc_steps", "2", "--micro_batch_tokens", "200"],
+        ["--batch_tokens", "300"],
+    ],
 )
 def test_resuming_is_exact(tokens: Path, tmp_path: Path, more: list[str]) -> None:
     """A run that is interrupted after every few steps tells and weighs the same as one that is not."""
-    base = ["--max_steps", "8", "--save_every", "3", "--log_every", "2", "--val_every", "4", "--gen_every", "0", *more]
+    base = [
+        "--max_steps",
+        "8",
+        "--save_every",
+        "3",
+        "--log_every",
+        "2",
+        "--val_every",
+        "4",
+        "--gen_every",
+        "0",
+        *more,
+    ]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.main(options(tokens, whole, *base)) == 0
     config = train.parse_args(CsmConfig, options(tokens, parts, *base), program="", description="")
@@ -112,9 +154,22 @@ def test_resuming_is_exact(tokens: Path, tmp_path: Path, more: list[str]) -> Non
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_data_in_memory_or_mapped_and_any_micro_batch_give_the_same_losses(tokens: Path, tmp_path: Path) -> None:
+def test_data_in_memory_or_mapped_and_any_micro_batch_give_the_same_losses(
+    tokens: Path, tmp_path: Path
+) -> None:
     def losses(name: str, *more: str) -> list[float]:
-        base = ["--max_steps", "4", "--log_every", "1", "--val_every", "2", "--gen_every", "0", "--save_every", "0"]
+        base = [
+            "--max_steps",
+            "4",
+            "--log_every",
+            "1",
+            "--val_every",
+            "2",
+            "--gen_every",
+            "0",
+            "--save_every",
+            "0",
+        ]
         assert train.main(options(tokens, tmp_path / name, *base, *more)) == 0
         return [r.get("loss", r.get("val_loss")) for r in rows(tmp_path / name)]
 
@@ -139,7 +194,14 @@ def test_accumulation_equals_the_large_batch(tokens: Path, tmp_path: Path) -> No
             "--gen_every",
             "0",
         ]
-        assert train.main(options(tokens, tmp_path / name, *base, "--measure_base", "false", "--adam_eps", "1e-3")) == 0
+        assert (
+            train.main(
+                options(
+                    tokens, tmp_path / name, *base, "--measure_base", "false", "--adam_eps", "1e-3"
+                )
+            )
+            == 0
+        )
         return weights(tmp_path / name)
 
     whole = after_one("1x24", 24, 1)
@@ -150,13 +212,28 @@ def test_accumulation_equals_the_large_batch(tokens: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments(tokens: Path, tmp_path: Path) -> None:
-    base = ["--max_steps", "60", "--save_every", "4", "--log_every", "3", "--val_every", "10", "--gen_every", "20", "--gen_max_sec", "0.5"]
+    base = [
+        "--max_steps",
+        "60",
+        "--save_every",
+        "4",
+        "--log_every",
+        "3",
+        "--val_every",
+        "10",
+        "--gen_every",
+        "20",
+        "--gen_max_sec",
+        "0.5",
+    ]
     whole, chaos = tmp_path / "whole", tmp_path / "chaos"
     assert train.main(options(tokens, whole, *base)) == 0
     command = [sys.executable, str(ROOT / "train.py"), *options(tokens, chaos, *base)]
     moments = random.Random(0)
     for _ in range(5):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+        )
         wait_until_it_tells(process, chaos / "metrics.jsonl", moments.randint(1, 9))
         time.sleep(moments.uniform(0, 0.05))
         os.killpg(process.pid, signal.SIGKILL)
@@ -180,7 +257,9 @@ def wait_until_it_tells(process: subprocess.Popen[bytes], metrics: Path, num_cha
 
 def test_main_gives_signal_handlers_and_denormals_back(tokens: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    assert train.main(options(tokens, tmp_path / "run", "--max_steps", "1", "--gen_every", "0")) == 0
+    assert (
+        train.main(options(tokens, tmp_path / "run", "--max_steps", "1", "--gen_every", "0")) == 0
+    )
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert float(torch.tensor(1e-40) * 1.0) > 0, "numbers below 1e-38 are numbers again"
 
@@ -203,7 +282,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tokens: Path, tmp_path: Path) -> Non
     assert list((run / "checkpoints").glob("step_*"))
 
 
-def test_divergence_stops_before_the_update(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_divergence_stops_before_the_update(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = [
         "--learning_rate",
         "1e30",
@@ -220,7 +301,9 @@ def test_divergence_stops_before_the_update(tokens: Path, tmp_path: Path, capsys
     ]
     assert train.main(options(tokens, tmp_path / "run", *more)) == 3
     assert "is not finite" in capsys.readouterr().err
-    assert all(torch.isfinite(t).all() for t in weights(tmp_path / "run").values()), "the saved weights are those before the update"
+    assert all(torch.isfinite(t).all() for t in weights(tmp_path / "run").values()), (
+        "the saved weights are those before the update"
+    )
 
 
 def test_the_reporter_can_end_a_run(tokens: Path, tmp_path: Path) -> None:
@@ -235,27 +318,62 @@ def test_the_reporter_can_end_a_run(tokens: Path, tmp_path: Path) -> None:
 
     config = train.parse_args(
         CsmConfig,
-        options(tokens, tmp_path / "run", "--val_every", "1", "--gen_every", "0", "--measure_base", "false"),
+        options(
+            tokens,
+            tmp_path / "run",
+            "--val_every",
+            "1",
+            "--gen_every",
+            "0",
+            "--measure_base",
+            "false",
+        ),
         program="",
         description="",
     )
     result = train.run(config, Stop())
     assert (result.status, result.examples, seen) == ("stopped", 16, [8, 16])
     again = train.run(config, Stop())
-    assert (again.status, again.examples, again.best) == (result.status, result.examples, result.best), "a stopped run stays stopped"
+    assert (again.status, again.examples, again.best) == (
+        result.status,
+        result.examples,
+        result.best,
+    ), "a stopped run stays stopped"
 
 
-def test_a_trial_after_another_in_one_process_equals_a_fresh_one(tokens: Path, tmp_path: Path) -> None:
+def test_a_trial_after_another_in_one_process_equals_a_fresh_one(
+    tokens: Path, tmp_path: Path
+) -> None:
     def trial(name: str, rate: str) -> list[dict[str, Any]]:
-        more = ["--learning_rate", rate, "--max_steps", "4", "--gen_max_sec", "0.5", "--gen_every", "2", "--log_every", "1"]
+        more = [
+            "--learning_rate",
+            rate,
+            "--max_steps",
+            "4",
+            "--gen_max_sec",
+            "0.5",
+            "--gen_every",
+            "2",
+            "--log_every",
+            "1",
+        ]
         assert train.main(options(tokens, tmp_path / name, *more)) == 0
         return rows(tmp_path / name)
 
     trial("a", "1e-2")
     warm = trial("b", "1e-3")
     fresh = tmp_path / "fresh"
-    command = [sys.executable, str(ROOT / "train.py"), *options(tokens, fresh, "--learning_rate", "1e-3", "--max_steps", "4")]
-    subprocess.run([*command, "--gen_max_sec", "0.5", "--gen_every", "2", "--log_every", "1"], cwd=ROOT, check=True, capture_output=True)
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *options(tokens, fresh, "--learning_rate", "1e-3", "--max_steps", "4"),
+    ]
+    subprocess.run(
+        [*command, "--gen_max_sec", "0.5", "--gen_every", "2", "--log_every", "1"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     assert rows(fresh) == warm
 
 
@@ -268,7 +386,12 @@ def test_another_training_in_the_same_folder_is_refused_with_a_diff(
     message = capsys.readouterr().err
     assert "batch_size: 8 there, 4 now" in message
     assert "--resume false" in message
-    assert train.main(options(tokens, tmp_path / "run", *base, "--batch_size", "4", "--resume", "false")) == 0
+    assert (
+        train.main(
+            options(tokens, tmp_path / "run", *base, "--batch_size", "4", "--resume", "false")
+        )
+        == 0
+    )
     assert (tmp_path / "run.before-1" / "metrics.jsonl").is_file(), "nothing is lost"
 
 
@@ -284,17 +407,26 @@ def test_another_training_in_the_same_folder_is_refused_with_a_diff(
     ],
 )
 def test_mistakes_end_with_a_message_not_a_traceback(
-    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], hub: Path, argv: list[str], message: str
+    tokens: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    hub: Path,
+    argv: list[str],
+    message: str,
 ) -> None:
     try:
-        code = train.main(["--data", str(tokens), "--output_dir", str(tmp_path / "run"), "--wandb", "off", *argv])
+        code = train.main(
+            ["--data", str(tokens), "--output_dir", str(tmp_path / "run"), "--wandb", "off", *argv]
+        )
     except SystemExit as error:  # argparse
         code = error.code
     assert code == 2
     assert message in capsys.readouterr().err
 
 
-def test_starting_from_a_run_a_folder_and_a_file(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_starting_from_a_run_a_folder_and_a_file(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = ["--max_steps", "2", "--gen_every", "0", "--val_every", "1"]
     assert train.main(options(tokens, tmp_path / "first", *base)) == 0
     value = rows(tmp_path / "first", "val")[-1]["val_loss"]
@@ -319,15 +451,43 @@ def test_starting_from_a_run_a_folder_and_a_file(tokens: Path, tmp_path: Path, c
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text((best / "config.json").read_text())
-    save_file({k: v for k, v in tensors.items() if k != "audio_head"} | {"surprise": torch.zeros(1)}, broken / "model.safetensors")
-    argv = ["--data", str(tokens), "--output_dir", str(tmp_path / "x"), "--model_name_or_checkpoint_path", str(broken), "--wandb", "off"]
+    save_file(
+        {k: v for k, v in tensors.items() if k != "audio_head"} | {"surprise": torch.zeros(1)},
+        broken / "model.safetensors",
+    )
+    argv = [
+        "--data",
+        str(tokens),
+        "--output_dir",
+        str(tmp_path / "x"),
+        "--model_name_or_checkpoint_path",
+        str(broken),
+        "--wandb",
+        "off",
+    ]
     assert train.main(argv) == 2
-    assert "1 missing (e.g. ['audio_head']), 1 unknown (e.g. ['surprise'])" in capsys.readouterr().err
+    assert (
+        "1 missing (e.g. ['audio_head']), 1 unknown (e.g. ['surprise'])" in capsys.readouterr().err
+    )
 
 
 def test_bf16_trains_and_speaks(tokens: Path, tmp_path: Path) -> None:
-    """Autocast changes the arithmetic, not the weights: they stay fp32, and the caches of generation fit."""
-    base = ["--max_steps", "3", "--val_every", "0", "--log_every", "1", "--gen_max_sec", "0.5", "--save_every", "0"]
+    """Autocast changes the arithmetic, not the weights.
+
+    They stay fp32, and the caches of generation fit.
+    """
+    base = [
+        "--max_steps",
+        "3",
+        "--val_every",
+        "0",
+        "--log_every",
+        "1",
+        "--gen_max_sec",
+        "0.5",
+        "--save_every",
+        "0",
+    ]
     assert train.main(options(tokens, tmp_path / "bf16", *base, "--dtype", "bf16")) == 0
     assert train.main(options(tokens, tmp_path / "fp32", *base)) == 0
     half, full = ([r["loss"] for r in rows(tmp_path / name, "train")] for name in ("bf16", "fp32"))
@@ -336,12 +496,29 @@ def test_bf16_trains_and_speaks(tokens: Path, tmp_path: Path) -> None:
     assert {t.dtype for t in weights(tmp_path / "bf16").values()} == {torch.float32}
     assert {r["step"] for r in rows(tmp_path / "bf16", "sample")} == {0, 3}
     first = rows(tmp_path / "bf16", "val")[0]["val_loss"]
-    assert first == rows(tmp_path / "fp32", "val")[0]["val_loss"], "the yardstick is fp32 whatever the training is"
+    assert first == rows(tmp_path / "fp32", "val")[0]["val_loss"], (
+        "the yardstick is fp32 whatever the training is"
+    )
 
 
-def test_the_embedded_base_is_the_default_for_the_embedded_codec(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_embedded_base_is_the_default_for_the_embedded_codec(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
-    argv = ["--data", str(tokens), "--output_dir", str(run), "--max_steps", "1", "--gen_every", "0", "--wandb", "off", "--threads", "1"]
+    argv = [
+        "--data",
+        str(tokens),
+        "--output_dir",
+        str(run),
+        "--max_steps",
+        "1",
+        "--gen_every",
+        "0",
+        "--wandb",
+        "off",
+        "--threads",
+        "1",
+    ]
     assert train.main(argv) == 0
     assert "demo/base" in capsys.readouterr().out
     val = [r["val_loss"] for r in rows(run, "val")]

@@ -20,13 +20,24 @@ def parse(*argv: str) -> CsmConfig:
 def test_flags_beat_yaml_whatever_the_order(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("learning_rate: 1e-4\nbatch_size: 4\n")
-    for argv in (("--config", str(path), "--batch_size", "2"), ("--batch_size", "2", "--config", str(path))):
+    for argv in (
+        ("--config", str(path), "--batch_size", "2"),
+        ("--batch_size", "2", "--config", str(path)),
+    ):
         config = parse(*argv)
         assert (config.learning_rate, config.batch_size) == (1e-4, 2)
 
 
 @pytest.mark.parametrize(
-    ("spelling", "value"), [([], True), (["true"], True), (["false"], False), (["False"], False), (["no"], False), (["on"], True)]
+    ("spelling", "value"),
+    [
+        ([], True),
+        (["true"], True),
+        (["false"], False),
+        (["False"], False),
+        (["no"], False),
+        (["on"], True),
+    ],
 )
 def test_booleans_work_bare_and_with_a_value(spelling: list[str], value: bool) -> None:
     assert parse("--train_from_scratch", *spelling).train_from_scratch is value
@@ -41,11 +52,15 @@ def test_use_amp_false_is_false() -> None:
 def test_the_public_trainers_yaml_runs_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "finetune_param_defaults.yaml"
     path.write_text(
-        "batch_size: 8\ngrad_acc_steps: 1\nlearning_rate: 3e-5\nmax_grad_norm: 1.3\nwarmup_steps: 1000\n"
-        "weight_decay: 0.002\nlr_decay: linear\ndecoder_loss_weight: 0.5\n"
+        "batch_size: 8\ngrad_acc_steps: 1\nlearning_rate: 3e-5\nmax_grad_norm: 1.3\nwarmup_steps:"
+        " 1000\nweight_decay: 0.002\nlr_decay: linear\ndecoder_loss_weight: 0.5\n"
     )
     config = parse("--config", str(path))
-    assert (config.learning_rate, config.warmup_steps, config.decoder_loss_weight) == (3e-5, "1000", 0.5)
+    assert (config.learning_rate, config.warmup_steps, config.decoder_loss_weight) == (
+        3e-5,
+        "1000",
+        0.5,
+    )
 
 
 def test_the_public_trainers_flags_are_understood() -> None:
@@ -105,7 +120,9 @@ def test_mistakes_in_yaml_name_the_file(tmp_path: Path, text: str, message: str)
     assert "bad.yaml" in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "mode"), [("off", "off"), ("no", None), ("offline", "offline"), ("auto", "auto")])
+@pytest.mark.parametrize(
+    ("text", "mode"), [("off", "off"), ("no", None), ("offline", "offline"), ("auto", "auto")]
+)
 def test_unquoted_off_in_yaml_is_a_word(tmp_path: Path, text: str, mode: str | None) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(f"wandb: {text}\n")
@@ -113,7 +130,9 @@ def test_unquoted_off_in_yaml_is_a_word(tmp_path: Path, text: str, mode: str | N
 
 
 def test_resolved_config_round_trips_through_yaml(tmp_path: Path) -> None:
-    config = parse("--learning_rate", "1.7e-5", "--gen_sentences", "Olá: «mundo»", "b", "--warmup_steps", "3%")
+    config = parse(
+        "--learning_rate", "1.7e-5", "--gen_sentences", "Olá: «mundo»", "b", "--warmup_steps", "3%"
+    )
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
     assert parse("--config", str(path)) == config
@@ -121,7 +140,10 @@ def test_resolved_config_round_trips_through_yaml(tmp_path: Path) -> None:
 
 def test_the_fingerprint_names_the_training_only() -> None:
     base = parse()
-    assert parse("--log_every", "5", "--wandb", "off", "--output_dir", "x").fingerprint() == base.fingerprint()
+    assert (
+        parse("--log_every", "5", "--wandb", "off", "--output_dir", "x").fingerprint()
+        == base.fingerprint()
+    )
     assert parse("--learning_rate", "1e-5").fingerprint() != base.fingerprint()
 
 
@@ -135,7 +157,11 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
 
 
 def test_every_yaml_under_configs_is_valid() -> None:
-    found = [p for p in sorted((ROOT / "configs").rglob("*.yaml")) if "sweep" not in p.name and "pretokenize" not in p.name]
+    found = [
+        p
+        for p in sorted((ROOT / "configs").rglob("*.yaml"))
+        if "sweep" not in p.name and "pretokenize" not in p.name
+    ]
     assert found
     for path in found:
         parse("--config", str(path))

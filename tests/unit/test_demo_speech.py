@@ -23,7 +23,11 @@ METADATA = ("new_voice/train.json", "new_voice/val.json", "voices/train.jsonl", 
 
 def rows(path: Path) -> list[dict[str, str]]:
     text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+    return (
+        json.loads(text)
+        if path.suffix == ".json"
+        else [json.loads(line) for line in text.splitlines()]
+    )
 
 
 @pytest.mark.parametrize("name", METADATA)
@@ -38,27 +42,48 @@ def test_every_bundled_clip_is_short_mono_speech(name: str) -> None:
 
 def test_the_bundle_is_small_and_complete() -> None:
     speech = sorted((DEMO / "speech").rglob("*.flac"))
-    named = {((DEMO / name).parent / row["path"]).resolve() for name in METADATA for row in rows(DEMO / name)}
+    named = {
+        ((DEMO / name).parent / row["path"]).resolve()
+        for name in METADATA
+        for row in rows(DEMO / name)
+    }
     assert set(speech) == named
     assert sum(path.stat().st_size for path in speech) < 4_000_000
 
 
 def test_validation_sentences_are_not_trained_on() -> None:
     for folder, suffix in (("new_voice", "json"), ("voices", "jsonl")):
-        train, val = ([row["text"] for row in rows(DEMO / f"{folder}/{split}.{suffix}")] for split in ("train", "val"))
+        train, val = (
+            [row["text"] for row in rows(DEMO / f"{folder}/{split}.{suffix}")]
+            for split in ("train", "val")
+        )
         assert not set(train) & set(val)
         assert len(set(train)) == len(train)
 
 
 def test_two_languages_and_five_voices() -> None:
-    assert {row["speaker"] for name in METADATA for row in rows(DEMO / name)} == {"nora", "anna", "ben", "lucia", "diego"}
+    assert {row["speaker"] for name in METADATA for row in rows(DEMO / name)} == {
+        "nora",
+        "anna",
+        "ben",
+        "lucia",
+        "diego",
+    }
 
 
 def test_a_recogniser_knows_every_english_word() -> None:
     decoder = pocketsphinx.Decoder(lm=None, loglevel="FATAL")
     grammar = demo_sentences.ENGLISH
-    phrases = [*grammar.templates, *(phrase for phrases in grammar.slots.values() for phrase in phrases)]
-    words = {word.strip(".?,{}").lower() for phrase in phrases for word in phrase.split() if not word.startswith("{")}
+    phrases = [
+        *grammar.templates,
+        *(phrase for phrases in grammar.slots.values() for phrase in phrases),
+    ]
+    words = {
+        word.strip(".?,{}").lower()
+        for phrase in phrases
+        for word in phrase.split()
+        if not word.startswith("{")
+    }
     assert [word for word in sorted(words) if decoder.lookup_word(word) is None] == []
     assert len(words) > 100
 
@@ -76,9 +101,15 @@ def test_sentences_are_whole_new_and_always_the_same(grammar: demo_sentences.Gra
         assert not sentence[0].islower()
 
 
-def test_the_corpus_never_meets_the_new_voice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_corpus_never_meets_the_new_voice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     spoken: list[tuple[str, str]] = []
-    monkeypatch.setattr(make_demo_speech, "speak", lambda voice, texts, folder: spoken.extend((voice.speaker, text) for text in texts))
+    monkeypatch.setattr(
+        make_demo_speech,
+        "speak",
+        lambda voice, texts, folder: spoken.extend((voice.speaker, text) for text in texts),
+    )
     make_demo_speech.make_corpus(tmp_path, 1000)
     train, val = rows(tmp_path / "train.jsonl"), rows(tmp_path / "val.jsonl")
     new_voice = {row["text"] for row in rows(DEMO / "new_voice/val.json")}
@@ -90,7 +121,10 @@ def test_the_corpus_never_meets_the_new_voice(monkeypatch: pytest.MonkeyPatch, t
     assert 900 < len(train) + len(val) <= 1000
 
 
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng (apt-get install espeak-ng), only to make the speech again")
+@pytest.mark.skipif(
+    shutil.which("espeak-ng") is None,
+    reason="needs espeak-ng (apt-get install espeak-ng), only to make the speech again",
+)
 def test_the_script_makes_the_bundled_clip_again() -> None:
     row = rows(DEMO / "new_voice/train.json")[3]
     bundled, _ = soundfile.read(DEMO / "new_voice" / row["path"], dtype="float32")

@@ -4,10 +4,25 @@ from csm_ft.schedule import Clock, Duration, learning_rate_factor
 
 
 @pytest.mark.parametrize(
-    ("text", "steps"), [("100", 100), ("0.5ep", 25), ("200ex", 25), ("10%", 20), ("1/9", 22), ("0", 0), ("5 %", 10), ("2 ep", 100)]
+    ("text", "steps"),
+    [
+        ("100", 100),
+        ("0.5ep", 25),
+        ("200ex", 25),
+        ("10%", 20),
+        ("1/9", 22),
+        ("0", 0),
+        ("5 %", 10),
+        ("2 ep", 100),
+    ],
 )
 def test_durations_in_steps(text: str, steps: int) -> None:
-    assert Clock(total_steps=200, total_examples=1600, examples_per_epoch=400).steps(Duration.parse(text)) == steps
+    assert (
+        Clock(total_steps=200, total_examples=1600, examples_per_epoch=400).steps(
+            Duration.parse(text)
+        )
+        == steps
+    )
 
 
 @pytest.mark.parametrize("text", ["", "x", "-5", "1/0", "3x", "1e3", "10 %%", "nan", "5epp"])
@@ -41,10 +56,14 @@ def test_nothing_is_due_before_the_first_step_or_when_off() -> None:
 @pytest.mark.parametrize("decay", ["linear", "cosine", "constant", "exponential", "wsd"])
 @pytest.mark.parametrize("total_steps", [1, 2, 10, 300])
 @pytest.mark.parametrize("warmup_steps", [0, 1, 5])
-def test_learning_rate_warms_up_to_the_peak_and_ends_at_the_floor(decay: str, total_steps: int, warmup_steps: int) -> None:
+def test_learning_rate_warms_up_to_the_peak_and_ends_at_the_floor(
+    decay: str, total_steps: int, warmup_steps: int
+) -> None:
     warmup_steps = min(warmup_steps, total_steps // 2)
     factors = [
-        learning_rate_factor(s, total_steps=total_steps, warmup_steps=warmup_steps, decay=decay, min_ratio=0.1)
+        learning_rate_factor(
+            s, total_steps=total_steps, warmup_steps=warmup_steps, decay=decay, min_ratio=0.1
+        )
         for s in range(total_steps + 1)
     ]
     assert factors[0] > 0, "the first step must not be lost to a learning rate of 0"

@@ -1,1 +1,4 @@
-"""Sesame's Conversational Speech Model: a backbone over frames, a depth decoder over the codebooks of a frame."""
+"""Sesame's Conversational Speech Model.
+
+A backbone over frames, a depth decoder over the codebooks of a frame.
+"""

@@ -1,4 +1,7 @@
-"""How clips become CSM's examples, and how long these are. Imports no torch, as a sweep's orchestrator counts them."""
+"""How clips become CSM's examples, and how long these are.
+
+Imports no torch, as a sweep's orchestrator counts them.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +17,14 @@ def costs(split: Split) -> NDArray[np.int64]:
 
 
 def arrange_csm(split: Split, config: CsmConfig, *, evaluate: bool) -> Examples:
-    """Arrange a split for training as the options say, or for the yardstick, which no searched option changes."""
+    """Arrange a split for training as the options say, or for the yardstick.
+
+    Which no searched option changes.
+    """
     if evaluate:
-        return arrange(split, costs(split), max_positions=MAX_POSITIONS, loss_turns=config.val_turns)
-    return arrange(split, costs(split), max_positions=config.context_positions, loss_turns=config.loss_turns)
+        return arrange(
+            split, costs(split), max_positions=MAX_POSITIONS, loss_turns=config.val_turns
+        )
+    return arrange(
+        split, costs(split), max_positions=config.context_positions, loss_turns=config.loss_turns
+    )

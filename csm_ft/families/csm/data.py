@@ -1,6 +1,9 @@
-"""From examples to a CSM micro-batch: per turn text frames, audio frames, one EOS frame; right padding.
+"""From examples to a CSM micro-batch: per turn text frames, audio frames, one EOS frame.
 
-Shapes: B sequences, S padded positions, N audio frames incl. EOS frames, M frames drawn for the depth decoder, K codebooks, L text tokens.
+Right padding.
+
+Shapes: B sequences, S padded positions, N audio frames incl. EOS frames, M frames drawn for the
+depth decoder, K codebooks, L text tokens.
 """
 
 import hashlib
@@ -32,8 +35,13 @@ class CsmBatch(Batch):
     depth_weights: Tensor  # [M] fp32; their expected sum is N
 
 
-def collate(examples: Examples, indices: Sequence[int], *, depth_fraction: float, draw: Draw | None) -> CsmBatch:
-    """Make the micro-batch of `indices`; draw=None gives every learned frame to the depth decoder with weight 1."""
+def collate(
+    examples: Examples, indices: Sequence[int], *, depth_fraction: float, draw: Draw | None
+) -> CsmBatch:
+    """Make the micro-batch of `indices`.
+
+    Draw=None gives every learned frame to the depth decoder with weight 1.
+    """
     split, lengths = examples.split, examples.costs[np.asarray(indices)]
     width = int(lengths.max())
     text, text_at, codes, codes_at, owner, learned, rows, weights = [], [], [], [], [], [], [], []
@@ -75,12 +83,17 @@ def collate(examples: Examples, indices: Sequence[int], *, depth_fraction: float
     )
 
 
-def depth_draw(num_frames: int, fraction: float, draw: Draw | None, clip_id: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Choose the frames of one clip that train the depth decoder; return their rows (the EOS frame is row `num_frames`) and weights.
+def depth_draw(
+    num_frames: int, fraction: float, draw: Draw | None, clip_id: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Choose the frames of one clip that train the depth decoder.
 
-    Of n frames m = min(n, max(1, round(fraction * n))) are drawn without replacement and weighted n/m, so the weighted sum is an
-    unbiased estimate of the sum over all frames; the EOS frame is always there with weight 1. The generator is keyed by
-    (seed, epoch, clip), not streamed, so micro-batch, worker and order do not matter.
+    Return their rows (the EOS frame is row `num_frames`) and weights.
+
+    Of n frames m = min(n, max(1, round(fraction * n))) are drawn without replacement and weighted
+    n/m, so the weighted sum is an unbiased estimate of the sum over all frames; the EOS frame is
+    always there with weight 1. The generator is keyed by (seed, epoch, clip), not streamed, so
+    micro-batch, worker and order do not matter.
     """
     if draw is None:
         return np.arange(num_frames + 1), np.ones(num_frames + 1)
@@ -88,7 +101,9 @@ def depth_draw(num_frames: int, fraction: float, draw: Draw | None, clip_id: str
     key = hashlib.blake2b(f"{draw.seed}/{draw.epoch}/{clip_id}".encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
     drawn = np.sort(generator.choice(num_frames, num_drawn, replace=False))
-    return np.append(drawn, num_frames), np.append(np.full(num_drawn, num_frames / max(1, num_drawn)), 1.0)
+    return np.append(drawn, num_frames), np.append(
+        np.full(num_drawn, num_frames / max(1, num_drawn)), 1.0
+    )
 
 
 def _int64(arrays: Sequence[NDArray[np.generic]]) -> Tensor:

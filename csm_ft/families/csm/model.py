@@ -1,7 +1,8 @@
 """CSM on torchtune's Llama-3.2 layers, under the tensor names of Sesame's published checkpoint.
 
-Shapes: B sequences, S padded positions, N audio frames of the micro-batch (EOS frames included), M of them drawn for the depth decoder,
-K codebooks, V audio vocabulary, D backbone width, d decoder width, L text tokens of the micro-batch.
+Shapes: B sequences, S padded positions, N audio frames of the micro-batch (EOS frames included), M
+of them drawn for the depth decoder, K codebooks, V audio vocabulary, D backbone width, d decoder
+width, L text tokens of the micro-batch.
 """
 
 from collections.abc import Sequence
@@ -30,10 +31,14 @@ class CsmModel(SpeechModel):
         self.backbone = _transformer(size.backbone)
         self.decoder = _transformer(size.decoder)
         self.text_embeddings = nn.Embedding(size.text_vocab_size, size.backbone.dim)
-        self.audio_embeddings = nn.Embedding(size.audio_vocab_size * size.num_codebooks, size.backbone.dim)
+        self.audio_embeddings = nn.Embedding(
+            size.audio_vocab_size * size.num_codebooks, size.backbone.dim
+        )
         self.projection = nn.Linear(size.backbone.dim, size.decoder.dim, bias=False)
         self.codebook0_head = nn.Linear(size.backbone.dim, size.audio_vocab_size, bias=False)
-        self.audio_head = nn.Parameter(torch.empty(size.num_codebooks - 1, size.decoder.dim, size.audio_vocab_size))
+        self.audio_head = nn.Parameter(
+            torch.empty(size.num_codebooks - 1, size.decoder.dim, size.audio_vocab_size)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -43,46 +48,73 @@ class CsmModel(SpeechModel):
     def forward(self, batch: CsmBatch) -> Loss:
         """Return the nats of each sequence, [B].
 
-        `c0`: codebook 0 of every learned frame; `depth`: codebooks 1..K-1 of the drawn ones, weighted so that the sum is unbiased.
+        `c0`: codebook 0 of every learned frame; `depth`: codebooks 1..K-1 of the drawn ones,
+        weighted so that the sum is unbiased.
         """
         frames = self.embed_codes(batch.codes)
         hidden = self.backbone_hidden(self.embed(batch, frames))
-        # Position t predicts the frame at t + 1. All indices are unique, so the backward pass adds nothing up in a random order.
+        # Position t predicts the frame at t + 1. All indices are unique, so the backward pass adds
+        # nothing up in a random order.
         hidden = hidden.flatten(0, 1).index_select(0, batch.frame_positions - 1)
-        c0_nats = F.cross_entropy(self.codebook0_head(hidden).float(), batch.codes[:, 0], reduction="none")
-        logits = self.depth_logits(hidden.index_select(0, batch.depth_rows), frames.index_select(0, batch.depth_rows))
+        c0_nats = F.cross_entropy(
+            self.codebook0_head(hidden).float(), batch.codes[:, 0], reduction="none"
+        )
+        logits = self.depth_logits(
+            hidden.index_select(0, batch.depth_rows), frames.index_select(0, batch.depth_rows)
+        )
         targets = batch.codes.index_select(0, batch.depth_rows)[:, 1:]
-        depth_nats = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).sum(1)
+        depth_nats = (
+            F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+            .view_as(targets)
+            .sum(1)
+        )
         sequence = batch.frame_sequence
         zeros = hidden.new_zeros(batch.num_sequences, dtype=torch.float32)
         return {
             "c0": zeros.index_add(0, sequence, c0_nats * batch.frame_weights),
-            "depth": zeros.index_add(0, sequence.index_select(0, batch.depth_rows), depth_nats * batch.depth_weights),
+            "depth": zeros.index_add(
+                0, sequence.index_select(0, batch.depth_rows), depth_nats * batch.depth_weights
+            ),
         }
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """[N, K] codes -> [N, K, D]; the table holds the codebooks one after another."""
-        offsets = torch.arange(self.size.num_codebooks, device=codes.device) * self.size.audio_vocab_size
+        offsets = (
+            torch.arange(self.size.num_codebooks, device=codes.device) * self.size.audio_vocab_size
+        )
         return self.audio_embeddings(codes + offsets)
 
     def embed(self, batch: CsmBatch, frames: Tensor) -> Tensor:
-        """Lay text embeddings and summed frame embeddings ([N, K, D]) out as [B, S, D]; padding stays zero."""
+        """Lay text embeddings and summed frame embeddings ([N, K, D]) out as [B, S, D].
+
+        Padding stays zero.
+        """
         text = self.text_embeddings(batch.text_tokens)
         flat = text.new_zeros(batch.num_sequences * batch.max_positions, text.shape[1])
-        flat = flat.index_copy(0, batch.text_positions, text).index_copy(0, batch.frame_positions, frames.sum(1))
+        flat = flat.index_copy(0, batch.text_positions, text).index_copy(
+            0, batch.frame_positions, frames.sum(1)
+        )
         return flat.view(batch.num_sequences, batch.max_positions, -1)
 
     def backbone_hidden(self, embedded: Tensor) -> Tensor:
-        """[B, S, D] -> [B, S, D] after the final norm; causal, and as padding is on the right no position that matters sees it."""
+        """[B, S, D] -> [B, S, D] after the final norm.
+
+        Causal, and as padding is on the right no position that matters sees it.
+        """
         return self.backbone(embedded)
 
     def depth_logits(self, hidden: Tensor, frames: Tensor) -> Tensor:
-        """Teacher-forced logits of codebooks 1..K-1: hidden [M, D] and embedded codes [M, K, D] -> [M, K-1, V]."""
+        """Teacher-forced logits of codebooks 1..K-1.
+
+        Hidden [M, D] and embedded codes [M, K, D] -> [M, K-1, V].
+        """
         inputs = torch.cat([hidden.unsqueeze(1), frames[:, :-1]], dim=1)
         outputs = self.decoder(self.projection(inputs))[:, 1:]
         return torch.einsum("mkd,kdv->mkv", outputs, self.audio_head)
 
-    def sample(self, prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions) -> list[Sample]:
+    def sample(
+        self, prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions
+    ) -> list[Sample]:
         """Speak all prompts as one batch; see csm_ft.families.csm.sample."""
         from csm_ft.families.csm.sample import sample
 
@@ -90,7 +122,10 @@ class CsmModel(SpeechModel):
 
 
 def empty_model(size: CsmSize) -> CsmModel:
-    """Build a model without spending time or memory on weights; they are assigned from a checkpoint, or by to_empty and init_weights."""
+    """Build a model without spending time or memory on weights.
+
+    They are assigned from a checkpoint, or by to_empty and init_weights.
+    """
     with torch.device("meta"):
         model = CsmModel(size)
     for transformer in (model.backbone, model.decoder):
@@ -101,7 +136,10 @@ def empty_model(size: CsmSize) -> CsmModel:
 
 
 def random_model(size: CsmSize, seed: int) -> CsmModel:
-    """Build a model for training from scratch: N(0, 0.02) embeddings, Xavier matrices, ones in norms; equal on every machine."""
+    """Build a model for training from scratch.
+
+    N(0, 0.02) embeddings, Xavier matrices, ones in norms; equal on every machine.
+    """
     model = empty_model(size)
     generator = torch.Generator().manual_seed(seed)
     for name, meta in list(model.named_parameters()):

@@ -1,6 +1,9 @@
-"""Speaking with CSM: all prompts as one batch, KV-cached, seeded per prompt; a prompt sounds the same alone and in company.
+"""Speaking with CSM: all prompts as one batch, KV-cached, seeded per prompt.
 
-Shapes: B prompts, P longest prompt in positions, C cache capacity in positions, K codebooks, V audio vocabulary, D backbone width.
+A prompt sounds the same alone and in company.
+
+Shapes: B prompts, P longest prompt in positions, C cache capacity in positions, K codebooks, V
+audio vocabulary, D backbone width.
 """
 
 import hashlib
@@ -24,11 +27,15 @@ Choose = Callable[[Tensor, int], Tensor]  # logits [B, V] of a codebook -> codes
 
 
 @torch.no_grad()
-def sample(model: "CsmModel", prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions) -> list[Sample]:
-    """Generate frames until each prompt's EOS frame (all zero) or `options.max_frames`; caches, mode and random state are left as found.
+def sample(
+    model: "CsmModel", prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions
+) -> list[Sample]:
+    """Generate frames until each prompt's EOS frame (all zero) or `options.max_frames`.
 
-    Turns of the context that the model's 2,048 positions have no room for are left out, oldest first. Raises ValueError when the text
-    alone leaves no room for a frame.
+    Caches, mode and random state are left as found.
+
+    Turns of the context that the model's 2,048 positions have no room for are left out, oldest
+    first. Raises ValueError when the text alone leaves no room for a frame.
     """
     if not prompts:
         return []
@@ -36,37 +43,65 @@ def sample(model: "CsmModel", prompts: Sequence[Prompt], *, tokenizer: Any, opti
     model.eval()
     try:
         pieces = [_embed_prompt(model, prompt, tokenizer, options.max_frames) for prompt in prompts]
-        frames = generate(model, [torch.cat(p) for p in pieces], _Draws(model, prompts, options), options.max_frames)
+        frames = generate(
+            model,
+            [torch.cat(p) for p in pieces],
+            _Draws(model, prompts, options),
+            options.max_frames,
+        )
     finally:
         model.train(was_training)
-    left_out = [len(prompt.context) - len(p) // 2 for prompt, p in zip(prompts, pieces, strict=True)]
+    left_out = [
+        len(prompt.context) - len(p) // 2 for prompt, p in zip(prompts, pieces, strict=True)
+    ]
     return [_trim(*row) for row in zip(prompts, frames.cpu().numpy(), left_out, strict=True)]
 
 
-def generate(model: "CsmModel", contexts: Sequence[Tensor], choose: Choose, max_frames: int) -> Tensor:
-    """Embedded contexts ([P_i, D] each) -> frames [B, T, K]; rows go on after their EOS frame until all are done.
+def generate(
+    model: "CsmModel", contexts: Sequence[Tensor], choose: Choose, max_frames: int
+) -> Tensor:
+    """Embedded contexts ([P_i, D] each) -> frames [B, T, K].
 
-    `choose` gets the logits of each codebook of each frame in turn. Without gradients, caches removed afterwards.
+    Rows go on after their EOS frame until all are done.
+
+    `choose` gets the logits of each codebook of each frame in turn. Without gradients, caches
+    removed afterwards.
     """
     longest = max(len(c) for c in contexts)
     max_frames = min(max_frames, MAX_POSITIONS - longest)
     if max_frames < 1:
-        raise ValueError(f"a prompt of {longest} positions leaves no room within the model's {MAX_POSITIONS}; shorten its text")
+        raise ValueError(
+            f"a prompt of {longest} positions leaves no room within the model's {MAX_POSITIONS};"
+            " shorten its text"
+        )
     num_prompts, device, num_codebooks = len(contexts), model.device, model.size.num_codebooks
     capacity = longest + max_frames
-    # Left padding: new frames follow every prompt directly. Real positions count from 0; a padded position sees only itself.
+    # Left padding: new frames follow every prompt directly. Real positions count from 0; a padded
+    # position sees only itself.
     padding = torch.tensor([longest - len(c) for c in contexts], device=device)
-    inputs = torch.stack([torch.cat([c.new_zeros(longest - len(c), c.shape[1]), c]) for c in contexts])
+    inputs = torch.stack(
+        [torch.cat([c.new_zeros(longest - len(c), c.shape[1]), c]) for c in contexts]
+    )
     slots = torch.arange(capacity, device=device)
     is_real = slots >= padding[:, None]
     causal = slots <= slots[:longest, None]
-    mask = causal & (is_real[:, None, :] | torch.eye(longest, capacity, dtype=torch.bool, device=device))
+    mask = causal & (
+        is_real[:, None, :] | torch.eye(longest, capacity, dtype=torch.bool, device=device)
+    )
     positions = (slots[:longest] - padding[:, None]).clamp(min=0)
     finished = torch.zeros(num_prompts, dtype=torch.bool, device=device)
     frames: list[Tensor] = []
     with ExitStack() as stack:
-        for transformer, slots_needed in ((model.backbone, capacity), (model.decoder, num_codebooks)):
-            caches = {"batch_size": num_prompts, "device": device, "dtype": _cache_dtype(model), "decoder_max_seq_len": slots_needed}
+        for transformer, slots_needed in (
+            (model.backbone, capacity),
+            (model.decoder, num_codebooks),
+        ):
+            caches = {
+                "batch_size": num_prompts,
+                "device": device,
+                "dtype": _cache_dtype(model),
+                "decoder_max_seq_len": slots_needed,
+            }
             stack.enter_context(local_kv_cache(transformer, **caches))
         while len(frames) < max_frames and not bool(finished.all()):
             hidden = model.backbone(inputs, mask=mask, input_pos=positions)[:, -1]
@@ -80,14 +115,21 @@ def generate(model: "CsmModel", contexts: Sequence[Tensor], choose: Choose, max_
     return torch.stack(frames, dim=1)
 
 
-def _embed_prompt(model: "CsmModel", prompt: Prompt, tokenizer: Any, max_frames: int) -> list[Tensor]:
-    """Embed the turns of the context that there is room for, oldest first, each as text and frames, and then the text; [*, D] each."""
+def _embed_prompt(
+    model: "CsmModel", prompt: Prompt, tokenizer: Any, max_frames: int
+) -> list[Tensor]:
+    """Embed the turns of the context that there is room for, oldest first, each as text and frames.
+
+    And then the text; [*, D] each.
+    """
     pieces = [_embed_text(model, tokenizer, prompt.text, prompt.speaker)]
     room = MAX_POSITIONS - max_frames - len(pieces[0])
     for turn in reversed(prompt.context):
         text = _embed_text(model, tokenizer, turn.text, turn.speaker)
         codes = torch.from_numpy(turn.codes.astype(np.int64)).to(model.device)
-        frames = model.embed_codes(torch.cat([codes, torch.zeros_like(codes[:1])])).sum(1)  # with the EOS frame
+        frames = model.embed_codes(torch.cat([codes, torch.zeros_like(codes[:1])])).sum(
+            1
+        )  # with the EOS frame
         room -= len(text) + len(frames)
         if room < 0:
             break
@@ -96,7 +138,9 @@ def _embed_prompt(model: "CsmModel", prompt: Prompt, tokenizer: Any, max_frames:
 
 
 def _embed_text(model: "CsmModel", tokenizer: Any, text: str, speaker: str) -> Tensor:
-    return model.text_embeddings(torch.from_numpy(tokenizer.encode(text, speaker or None).astype(np.int64)).to(model.device))
+    return model.text_embeddings(
+        torch.from_numpy(tokenizer.encode(text, speaker or None).astype(np.int64)).to(model.device)
+    )
 
 
 def _depth(model: "CsmModel", hidden: Tensor, choose: Choose) -> Tensor:
@@ -112,7 +156,9 @@ def _depth(model: "CsmModel", hidden: Tensor, choose: Choose) -> Tensor:
         inputs = torch.cat([inputs, embedded], dim=1) if k == 1 else embedded
         steps = slots[start : k + 1]
         mask = causal[steps].expand(len(hidden), -1, -1)
-        output = model.decoder(model.projection(inputs), mask=mask, input_pos=steps.expand(len(hidden), -1))[:, -1]
+        output = model.decoder(
+            model.projection(inputs), mask=mask, input_pos=steps.expand(len(hidden), -1)
+        )[:, -1]
         code = choose(output @ model.audio_head[k - 1], k)
         codes.append(code)
         start = k + 1
@@ -122,19 +168,28 @@ def _depth(model: "CsmModel", hidden: Tensor, choose: Choose) -> Tensor:
 class _Draws:
     """Sample codes with a generator per prompt, so that neighbours in the batch do not matter."""
 
-    def __init__(self, model: "CsmModel", prompts: Sequence[Prompt], options: SamplingOptions) -> None:
+    def __init__(
+        self, model: "CsmModel", prompts: Sequence[Prompt], options: SamplingOptions
+    ) -> None:
         self.options = options
-        self._generators = [torch.Generator().manual_seed(_seed(options.seed, prompt.id)) for prompt in prompts]
+        self._generators = [
+            torch.Generator().manual_seed(_seed(options.seed, prompt.id)) for prompt in prompts
+        ]
         self._shape = model.size.num_codebooks, model.size.audio_vocab_size
         self._noise = torch.empty(0)
 
     def __call__(self, logits: Tensor, codebook: int) -> Tensor:
-        """Sample one code per row: argmax(p / Exp(1)) is a draw from p (the exponential race, as in Sesame's generator)."""
+        """Sample one code per row.
+
+        Argmax(p / Exp(1)) is a draw from p (the exponential race, as in Sesame's generator).
+        """
         logits, options = logits.float(), self.options
         if options.temperature == 0:
             return logits.argmax(dim=-1)
         if codebook == 0:
-            self._noise = torch.stack([torch.empty(self._shape).exponential_(generator=g) for g in self._generators]).to(logits.device)
+            self._noise = torch.stack(
+                [torch.empty(self._shape).exponential_(generator=g) for g in self._generators]
+            ).to(logits.device)
         logits = logits / options.temperature
         if 0 < options.topk < logits.shape[-1]:
             floor = logits.topk(options.topk, dim=-1).values[..., -1:]
@@ -144,7 +199,11 @@ class _Draws:
 
 def _cache_dtype(model: "CsmModel") -> torch.dtype:
     kind = model.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.audio_head.dtype
+    return (
+        torch.get_autocast_dtype(kind)
+        if torch.is_autocast_enabled(kind)
+        else model.audio_head.dtype
+    )
 
 
 def _seed(seed: int, prompt_id: str) -> int:

@@ -22,7 +22,10 @@ DEMO = EMBEDDED_MELRVQ.parent
 
 def speech(split: str, count: int) -> list[tuple[np.ndarray, str]]:
     rows = json.loads((DEMO / f"new_voice/{split}.json").read_text())[:count]
-    return [(soundfile.read(DEMO / "new_voice" / row["path"], dtype="float32")[0], row["text"]) for row in rows]
+    return [
+        (soundfile.read(DEMO / "new_voice" / row["path"], dtype="float32")[0], row["text"])
+        for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +51,14 @@ def test_the_embedded_codec(codec: MelRVQ) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(num_samples=st.integers(0, 6 * FRAME_SAMPLES), loudness=st.sampled_from([0.0, 1e-4, 0.1, 1.0]), seed=st.integers(0, 99))
-def test_any_wave_gives_whole_frames_and_never_the_reserved_id(num_samples: int, loudness: float, seed: int) -> None:
+@given(
+    num_samples=st.integers(0, 6 * FRAME_SAMPLES),
+    loudness=st.sampled_from([0.0, 1e-4, 0.1, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_any_wave_gives_whole_frames_and_never_the_reserved_id(
+    num_samples: int, loudness: float, seed: int
+) -> None:
     codec = melrvq.load(EMBEDDED_MELRVQ).first(2)
     wave = np.random.default_rng(seed).uniform(-loudness, loudness, num_samples).astype(np.float32)
     codes = codec.encode([wave])[0]
@@ -100,17 +109,23 @@ def test_mel_filters_cover_the_spectrum_evenly() -> None:
     assert (filters.sum(1) > 0).all(), "a band without a bin would be silence for ever"
     peaks = filters.argmax(1)
     assert (np.diff(peaks) >= 0).all()
-    np.testing.assert_allclose(filters[:, 10:480].sum(0), 1, atol=1e-9)  # triangles that overlap by half
+    np.testing.assert_allclose(
+        filters[:, 10:480].sum(0), 1, atol=1e-9
+    )  # triangles that overlap by half
 
 
 def test_each_codebook_refines(codec: MelRVQ) -> None:
-    errors = codec.errors([wave for wave, _ in speech("val", 8)])  # a voice and sentences the codec was not fitted on
+    errors = codec.errors(
+        [wave for wave, _ in speech("val", 8)]
+    )  # a voice and sentences the codec was not fitted on
     assert errors == sorted(errors, reverse=True)
     assert errors[0] < 0.5
     assert errors[-1] < 0.25
 
 
-def test_the_first_codebooks_are_the_codec_made_coarser(codec: MelRVQ, waves: list[np.ndarray]) -> None:
+def test_the_first_codebooks_are_the_codec_made_coarser(
+    codec: MelRVQ, waves: list[np.ndarray]
+) -> None:
     coarse = open_codec("melrvq", num_codebooks=3)
     np.testing.assert_array_equal(coarse.encode(waves)[0], codec.encode(waves)[0][:, :3])
     assert coarse.fingerprint != codec.fingerprint
@@ -124,7 +139,9 @@ def test_it_sounds_like_what_went_in(codec: MelRVQ) -> None:
     texts = [text for _, text in speech("train", 4)] + [text for _, text in clips]
     right = 0
     for wave, text in clips:
-        right += recognise(codec.decode(codec.encode([wave])[0]), codec.sample_rate_hz, texts) == text
+        right += (
+            recognise(codec.decode(codec.encode([wave])[0]), codec.sample_rate_hz, texts) == text
+        )
     assert right >= 0.9 * len(clips)
     wave = clips[0][0]
     padded = np.pad(wave, (0, -len(wave) % FRAME_SAMPLES))
@@ -155,8 +172,13 @@ def test_a_spectrum_with_its_true_phase_comes_back_as_the_wave(waves: list[np.nd
 
 
 def test_the_embedded_codec_opens_without_torch() -> None:
-    code = "import sys; from csm_ft.codecs import open_codec; open_codec('melrvq'); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=DEMO.parent, capture_output=True, text=True, check=True)
+    code = (
+        "import sys; from csm_ft.codecs import open_codec; open_codec('melrvq'); print('torch' in"
+        " sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=DEMO.parent, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
@@ -182,23 +204,32 @@ def test_codes_of_another_codec_are_refused(small: MelRVQ) -> None:
 def test_the_same_speech_fits_the_same_codec(small: MelRVQ, waves: list[np.ndarray]) -> None:
     again = melrvq.fit(waves, num_codebooks=3, vocab_size=17, seed=1)
     assert again.to_bytes() == small.to_bytes()
-    assert melrvq.fit(waves, num_codebooks=3, vocab_size=17, seed=2).fingerprint != small.fingerprint
+    assert (
+        melrvq.fit(waves, num_codebooks=3, vocab_size=17, seed=2).fingerprint != small.fingerprint
+    )
     assert small.errors(waves)[-1] < small.errors(waves)[0] < 1
 
 
 def test_too_little_speech_says_how_much_it_takes(waves: list[np.ndarray]) -> None:
-    with pytest.raises(MelRVQError, match=r"s of speech are too little to fit 256 ids per codebook; give at least 20 s"):
+    with pytest.raises(
+        MelRVQError,
+        match=r"s of speech are too little to fit 256 ids per codebook; give at least 20 s",
+    ):
         melrvq.fit(waves[:1])
     with pytest.raises(MelRVQError, match=r"^0\.0 s"):
         melrvq.fit([])
 
 
 def test_silence_can_be_fitted_and_encoded() -> None:
-    codec = melrvq.fit([np.zeros(30 * FRAME_SAMPLES, dtype=np.float32)], num_codebooks=2, vocab_size=9)
+    codec = melrvq.fit(
+        [np.zeros(30 * FRAME_SAMPLES, dtype=np.float32)], num_codebooks=2, vocab_size=9
+    )
     assert codec.encode([np.zeros(1, dtype=np.float32)])[0].shape == (1, 2)
 
 
-def test_a_saved_codec_is_the_same_codec(small: MelRVQ, waves: list[np.ndarray], tmp_path: Path) -> None:
+def test_a_saved_codec_is_the_same_codec(
+    small: MelRVQ, waves: list[np.ndarray], tmp_path: Path
+) -> None:
     path = tmp_path / "codec.safetensors"
     path.write_bytes(small.to_bytes())
     for loaded in (melrvq.load(path), melrvq.load(str(path)), melrvq.load(small.to_bytes())):
@@ -223,18 +254,30 @@ def test_files_that_are_no_codec_are_refused(small: MelRVQ, tmp_path: Path) -> N
     for metadata, rule in (
         ({"format": "pt"}, "not a melrvq codec"),
         ({"melrvq": "[1]"}, "not a melrvq codec"),
-        ({"melrvq": json.dumps(melrvq.CONSTANTS | {"floor": 0.5})}, r"another version of melrvq \(other floor\)"),
+        (
+            {"melrvq": json.dumps(melrvq.CONSTANTS | {"floor": 0.5})},
+            r"another version of melrvq \(other floor\)",
+        ),
     ):
         with pytest.raises(MelRVQError, match=rule):
             melrvq.load(save(tensors, metadata=metadata))
     with pytest.raises(MelRVQError, match="do not fit"):
-        melrvq.load(save(tensors | {"mean": small.mean[:7]}, metadata={"melrvq": json.dumps(melrvq.CONSTANTS)}))
+        melrvq.load(
+            save(
+                tensors | {"mean": small.mean[:7]},
+                metadata={"melrvq": json.dumps(melrvq.CONSTANTS)},
+            )
+        )
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_torn_and_foreign_bytes_are_refused_with_reason(noise: bytes, cut: int) -> None:
-    for blob in (noise, EMBEDDED_MELRVQ.read_bytes()[:cut], EMBEDDED_MELRVQ.read_bytes()[: 8 + cut] + noise):
+    for blob in (
+        noise,
+        EMBEDDED_MELRVQ.read_bytes()[:cut],
+        EMBEDDED_MELRVQ.read_bytes()[: 8 + cut] + noise,
+    ):
         with pytest.raises(MelRVQError):
             melrvq.load(blob)
 
@@ -243,7 +286,12 @@ class Store:
     """What a token file says about its codec."""
 
     def __init__(self, codec: MelRVQ, fingerprint: str, *, travels: bool = True) -> None:
-        facts = {"codec": "melrvq", "codec_source": "auto", "codec_fingerprint": fingerprint, "num_codebooks": codec.num_codebooks}
+        facts = {
+            "codec": "melrvq",
+            "codec_source": "auto",
+            "codec_fingerprint": fingerprint,
+            "num_codebooks": codec.num_codebooks,
+        }
         self.info = type("Info", (), facts)
         self._blob = codec.to_bytes() if travels else None
 
@@ -253,6 +301,8 @@ class Store:
 
 def test_a_store_carries_its_codec(small: MelRVQ, codec: MelRVQ) -> None:
     assert from_store(Store(small, small.fingerprint)).fingerprint == small.fingerprint  # pyright: ignore
-    assert from_store(Store(codec, codec.fingerprint, travels=False)).fingerprint == codec.fingerprint  # pyright: ignore
+    assert (
+        from_store(Store(codec, codec.fingerprint, travels=False)).fingerprint == codec.fingerprint
+    )  # pyright: ignore
     with pytest.raises(ValueError, match="is not the one that made the tokens"):
         from_store(Store(small, codec.fingerprint))  # pyright: ignore

@@ -1,4 +1,7 @@
-"""Mimi behind the codec protocol: golden codes of Kyutai's own code, batch == single, real loading code."""
+"""Mimi behind the codec protocol.
+
+Golden codes of Kyutai's own code, batch == single, real loading code.
+"""
 
 import json
 from pathlib import Path
@@ -24,7 +27,11 @@ def golden() -> dict[str, torch.Tensor]:
 def original(golden: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden weights as one of Kyutai's files, with the sizes of the tiny model beside it."""
     folder = tmp_path_factory.mktemp("kyutai")
-    weights = {name.removeprefix("weights."): tensor for name, tensor in golden.items() if name.startswith("weights.")}
+    weights = {
+        name.removeprefix("weights."): tensor
+        for name, tensor in golden.items()
+        if name.startswith("weights.")
+    }
     save_file(weights, folder / "tokenizer-e351c8d8-checkpoint125.safetensors")
     (folder / "config.json").write_text(json.dumps(FACTS["hf_config"]))
     return folder
@@ -48,13 +55,21 @@ def noise(*num_samples: int) -> list[np.ndarray]:
     return [random.normal(0, 0.1, n).astype(np.float32) for n in num_samples]
 
 
-def test_codes_and_sound_are_those_of_kyutais_own_code(original: Path, golden: dict[str, torch.Tensor]) -> None:
+def test_codes_and_sound_are_those_of_kyutais_own_code(
+    original: Path, golden: dict[str, torch.Tensor]
+) -> None:
     codec = open_codec("mimi", str(original))
     waves = list(golden["in.wav"][:, 0].numpy())
-    for wave, expected, sound in zip(waves, golden["out.codes"], golden["out.decoded"], strict=True):
+    for wave, expected, sound in zip(
+        waves, golden["out.codes"], golden["out.decoded"], strict=True
+    ):
         np.testing.assert_array_equal(codec.encode([wave])[0], expected.numpy().T)
-        np.testing.assert_allclose(codec.decode(expected.numpy().T.astype(np.uint16)), sound[0].numpy(), atol=1e-4)
-    np.testing.assert_array_equal(np.stack(codec.encode(waves)), golden["out.codes"].numpy().transpose(0, 2, 1))
+        np.testing.assert_allclose(
+            codec.decode(expected.numpy().T.astype(np.uint16)), sound[0].numpy(), atol=1e-4
+        )
+    np.testing.assert_array_equal(
+        np.stack(codec.encode(waves)), golden["out.codes"].numpy().transpose(0, 2, 1)
+    )
 
 
 def test_the_file_itself_may_be_named(original: Path) -> None:
@@ -62,19 +77,31 @@ def test_the_file_itself_may_be_named(original: Path) -> None:
     assert by_file.fingerprint == open_codec("mimi", str(original)).fingerprint
 
 
-def test_the_newer_names_of_kyutais_attention_give_the_same(original: Path, golden: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_the_newer_names_of_kyutais_attention_give_the_same(
+    original: Path, golden: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     weights = load_file(next(original.glob("tokenizer-*")))
-    newer = {k.replace("in_proj_weight", "in_projs.0.weight").replace("out_proj.", "out_projs.0."): v for k, v in weights.items()}
+    newer = {
+        k.replace("in_proj_weight", "in_projs.0.weight").replace("out_proj.", "out_projs.0."): v
+        for k, v in weights.items()
+    }
     assert set(newer) != set(weights)
     save_file(newer, tmp_path / "tokenizer-new.safetensors")
     (tmp_path / "config.json").write_text((original / "config.json").read_text())
     wave = golden["in.wav"][0, 0].numpy()
-    np.testing.assert_array_equal(open_codec("mimi", str(tmp_path)).encode([wave])[0], golden["out.codes"][0].numpy().T)
+    np.testing.assert_array_equal(
+        open_codec("mimi", str(tmp_path)).encode([wave])[0], golden["out.codes"][0].numpy().T
+    )
 
 
 def test_protocol_numbers(hub_folder: Path) -> None:
     codec = open_codec("mimi", str(hub_folder))
-    assert (codec.name, codec.source, codec.sample_rate_hz, codec.frame_samples) == ("mimi", str(hub_folder), 24000, 1920)
+    assert (codec.name, codec.source, codec.sample_rate_hz, codec.frame_samples) == (
+        "mimi",
+        str(hub_folder),
+        24000,
+        1920,
+    )
     assert (codec.num_codebooks, codec.vocab_size) == (6, 64 + 3)
     assert codec.to_bytes() is None
 
@@ -87,11 +114,16 @@ def test_a_batch_equals_each_clip_alone(hub_folder: Path) -> None:
     for codes, wave in zip(together, waves, strict=True):
         assert codes.dtype == np.uint16
         np.testing.assert_array_equal(codes, codec.encode([wave])[0])
-    assert len(np.unique(together[4])) > 20, "random codebooks must be used, or the comparison says nothing"
+    assert len(np.unique(together[4])) > 20, (
+        "random codebooks must be used, or the comparison says nothing"
+    )
 
 
 def test_fewer_codebooks_are_the_first_ones(hub_folder: Path) -> None:
-    whole, coarse = open_codec("mimi", str(hub_folder)), open_codec("mimi", str(hub_folder), num_codebooks=2)
+    whole, coarse = (
+        open_codec("mimi", str(hub_folder)),
+        open_codec("mimi", str(hub_folder), num_codebooks=2),
+    )
     wave = noise(9_000)[0]
     np.testing.assert_array_equal(coarse.encode([wave])[0], whole.encode([wave])[0][:, :2])
     assert coarse.decode(coarse.encode([wave])[0]).shape == (5 * 1920,)
@@ -126,10 +158,16 @@ def test_the_trainers_precision_does_not_reach_the_codec(hub_folder: Path) -> No
         torch.set_float32_matmul_precision("highest")
 
 
-def test_weights_that_do_not_fit_are_refused(hub_folder: Path, original: Path, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(
+    hub_folder: Path, original: Path, tmp_path: Path
+) -> None:
     weights = load_file(hub_folder / "model.safetensors")
     (tmp_path / "config.json").write_text((hub_folder / "config.json").read_text())
-    save_file({k: v for k, v in weights.items() if "downsample" not in k}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v for k, v in weights.items() if "downsample" not in k},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(ValueError, match=r"missing tensors \(1\): .*downsample"):
         open_codec("mimi", str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(FACTS["hf_config"] | {"codebook_size": 32}))
@@ -141,7 +179,10 @@ def test_weights_that_do_not_fit_are_refused(hub_folder: Path, original: Path, t
         open_codec("mimi", str(tmp_path))
 
 
-@pytest.mark.parametrize(("source", "rule"), [("./nowhere", "no such file or folder"), ("mimi", "no such file or folder")])
+@pytest.mark.parametrize(
+    ("source", "rule"),
+    [("./nowhere", "no such file or folder"), ("mimi", "no such file or folder")],
+)
 def test_a_source_that_is_nothing(source: str, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         open_codec("mimi", source)
@@ -152,10 +193,14 @@ def test_an_empty_folder_says_what_belongs_there(tmp_path: Path) -> None:
         open_codec("mimi", str(tmp_path))
 
 
-def test_without_the_hub_the_error_names_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_hub_the_error_names_the_ways_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"kyutai/mimi.*HF_HUB_OFFLINE.*hf auth login.*local folder.*melrvq"):
+    with pytest.raises(
+        ValueError, match=r"kyutai/mimi.*HF_HUB_OFFLINE.*hf auth login.*local folder.*melrvq"
+    ):
         open_codec("mimi")
 
 
@@ -163,7 +208,16 @@ class Store:
     """What a token file says about its codec."""
 
     def __init__(self, source: str, fingerprint: str) -> None:
-        self.info = type("Info", (), {"codec": "mimi", "codec_source": source, "codec_fingerprint": fingerprint, "num_codebooks": 3})
+        self.info = type(
+            "Info",
+            (),
+            {
+                "codec": "mimi",
+                "codec_source": source,
+                "codec_fingerprint": fingerprint,
+                "num_codebooks": 3,
+            },
+        )
 
     def asset(self, name: str) -> bytes | None:
         return None

@@ -22,10 +22,15 @@ RATES_HZ = [8000, 16000, 22050, 44100, 48000]
 SUFFIXES = [".wav", ".flac", ".ogg", ".mp3"]
 
 
-def tone(num_samples: int, sample_rate_hz: int, frequency_hz: float = 440.0, seed: int = 0) -> NDArray[np.float32]:
+def tone(
+    num_samples: int, sample_rate_hz: int, frequency_hz: float = 440.0, seed: int = 0
+) -> NDArray[np.float32]:
     """A sine with a little noise, so that no two spans of it are alike."""
     noise = np.random.default_rng(seed).standard_normal(num_samples)
-    return (0.3 * np.sin(2 * np.pi * frequency_hz * np.arange(num_samples) / sample_rate_hz) + 0.01 * noise).astype(np.float32)
+    return (
+        0.3 * np.sin(2 * np.pi * frequency_hz * np.arange(num_samples) / sample_rate_hz)
+        + 0.01 * noise
+    ).astype(np.float32)
 
 
 def message(path: Path, **options: Any) -> str:
@@ -42,12 +47,20 @@ def message(path: Path, **options: Any) -> str:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 @pytest.mark.parametrize("num_channels", [1, 2])
-def test_every_format_rate_and_channel_count(tmp_path: Path, suffix: str, rate_hz: int, num_channels: int) -> None:
+def test_every_format_rate_and_channel_count(
+    tmp_path: Path, suffix: str, rate_hz: int, num_channels: int
+) -> None:
     path = tmp_path / f"a{suffix}"
     wave = tone(rate_hz, rate_hz)
-    soundfile.write(path, np.stack([wave, 0.5 * wave], axis=1) if num_channels == 2 else wave, rate_hz)
+    soundfile.write(
+        path, np.stack([wave, 0.5 * wave], axis=1) if num_channels == 2 else wave, rate_hz
+    )
     info = probe(path)
-    assert (info.sample_rate_hz, info.num_samples, info.num_channels) == (rate_hz, rate_hz, num_channels)
+    assert (info.sample_rate_hz, info.num_samples, info.num_channels) == (
+        rate_hz,
+        rate_hz,
+        num_channels,
+    )
     assert info.duration_sec == 1.0
     loaded = load(path, sample_rate_hz=24000)
     assert loaded.dtype == np.float32
@@ -55,22 +68,49 @@ def test_every_format_rate_and_channel_count(tmp_path: Path, suffix: str, rate_h
     spectrum = np.abs(np.fft.rfft(loaded[2000:-2000]))
     peak_hz = np.argmax(spectrum) * 24000 / 20000
     assert peak_hz == pytest.approx(440, abs=2), "neither the rate nor the order of samples is lost"
-    assert np.abs(loaded[4000:-4000]).max() == pytest.approx(0.3 if num_channels == 1 else 0.225, abs=0.05)
+    assert np.abs(loaded[4000:-4000]).max() == pytest.approx(
+        0.3 if num_channels == 1 else 0.225, abs=0.05
+    )
 
 
 @pytest.mark.parametrize(
-    ("suffix", "rate_hz"), [(".wav", 22050), (".flac", 44100), (".ogg", 22050), (".ogg", 8000), (".mp3", 22050), (".opus", 16000)]
+    ("suffix", "rate_hz"),
+    [
+        (".wav", 22050),
+        (".flac", 44100),
+        (".ogg", 22050),
+        (".ogg", 8000),
+        (".mp3", 22050),
+        (".opus", 16000),
+    ],
 )
-def test_a_span_is_the_slice_of_the_whole_file(tmp_path: Path, suffix: str, rate_hz: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """At rates where a bare seek of libsndfile is wrong: Vorbis in its last page, mp3 and Opus for some hundred samples."""
+def test_a_span_is_the_slice_of_the_whole_file(
+    tmp_path: Path, suffix: str, rate_hz: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At rates where a bare seek of libsndfile is wrong.
+
+    Vorbis in its last page, mp3 and Opus for some hundred samples.
+    """
     path, num_samples = tmp_path / f"a{suffix}", 12 * rate_hz
-    with soundfile.SoundFile(path, "w", rate_hz, 1, format={".opus": "OGG"}.get(suffix), subtype={".opus": "OPUS"}.get(suffix)) as file:
+    with soundfile.SoundFile(
+        path,
+        "w",
+        rate_hz,
+        1,
+        format={".opus": "OGG"}.get(suffix),
+        subtype={".opus": "OPUS"}.get(suffix),
+    ) as file:
         for first in range(0, num_samples, rate_hz):
             file.write(tone(num_samples, rate_hz)[first : first + rate_hz])
     whole = load(path, sample_rate_hz=rate_hz)
     assert len(whole) == num_samples
     starts_sec = [*np.random.default_rng(0).uniform(0, 11, 25), 5.5, 11.0, 11.9]
-    for start_sec, end_sec in [*((float(start), float(start) + 0.1) for start in starts_sec), (None, 1.0), (9.0, None), (0.0, 12.0)]:
+    for start_sec, end_sec in [
+        *((float(start), float(start) + 0.1) for start in starts_sec),
+        (None, 1.0),
+        (9.0, None),
+        (0.0, 12.0),
+    ]:
         start = round((start_sec or 0.0) * rate_hz)
         end = num_samples if end_sec is None else round(end_sec * rate_hz)
         span = load(path, sample_rate_hz=rate_hz, start_sec=start_sec, end_sec=end_sec)
@@ -79,8 +119,12 @@ def test_a_span_is_the_slice_of_the_whole_file(tmp_path: Path, suffix: str, rate
 
 
 @settings(deadline=None, max_examples=50)
-@given(start=st.floats(0, 1.999), length=st.floats(0.001, 2.0), rate_hz=st.sampled_from([8000, 24000]))
-def test_any_span_is_a_slice_or_an_error(tmp_path_factory: pytest.TempPathFactory, start: float, length: float, rate_hz: int) -> None:
+@given(
+    start=st.floats(0, 1.999), length=st.floats(0.001, 2.0), rate_hz=st.sampled_from([8000, 24000])
+)
+def test_any_span_is_a_slice_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, start: float, length: float, rate_hz: int
+) -> None:
     path = tmp_path_factory.getbasetemp() / "spans.wav"
     wave = (np.arange(16000) % 3001 / 3001).astype(np.float32)
     if not path.exists():
@@ -88,7 +132,11 @@ def test_any_span_is_a_slice_or_an_error(tmp_path_factory: pytest.TempPathFactor
     try:
         span = load(path, sample_rate_hz=rate_hz, start_sec=start, end_sec=start + length)
     except AudioError:
-        assert start + length > 2.0 + audio.TOLERANCE_SEC or round((start + length) * 8000) <= round(start * 8000) or start * 8000 > 15999
+        assert (
+            start + length > 2.0 + audio.TOLERANCE_SEC
+            or round((start + length) * 8000) <= round(start * 8000)
+            or start * 8000 > 15999
+        )
         return
     expected = wave[round(start * 8000) : round((start + length) * 8000)]
     assert len(span) == pytest.approx(len(expected) * rate_hz / 8000, abs=1)
@@ -112,7 +160,12 @@ def test_channels(tmp_path: Path) -> None:
 def test_resampling_keeps_time_and_level(tmp_path: Path, source_hz: int) -> None:
     """Compare with the sine itself, drawn at the new rate."""
     path = tmp_path / "a.wav"
-    soundfile.write(path, 0.5 * np.sin(2 * np.pi * 1000 * np.arange(source_hz) / source_hz), source_hz, subtype="FLOAT")
+    soundfile.write(
+        path,
+        0.5 * np.sin(2 * np.pi * 1000 * np.arange(source_hz) / source_hz),
+        source_hz,
+        subtype="FLOAT",
+    )
     wave = load(path, sample_rate_hz=24000)
     expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(24000) / 24000)
     np.testing.assert_allclose(wave[500:-500], expected[500:-500], atol=1e-3)
@@ -126,7 +179,9 @@ def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suf
     in_one = load(path, sample_rate_hz=24000)
     monkeypatch.setattr(audio, "_BLOCK_FRAMES", 777)
     np.testing.assert_array_equal(load(path, sample_rate_hz=24000), in_one)
-    np.testing.assert_allclose(in_one, soxr.resample(soundfile.read(path)[0].mean(axis=1), 22050, 24000), atol=1e-5)
+    np.testing.assert_allclose(
+        in_one, soxr.resample(soundfile.read(path)[0].mean(axis=1), 22050, 24000), atol=1e-5
+    )
 
 
 def bytes_read() -> int:
@@ -137,9 +192,17 @@ def sparse_wav(path: Path, *, num_frames: int, sample_rate_hz: int, num_channels
     """A long silent file that takes no room on the disk."""
     width = 2 * num_channels
     data = num_frames * width
-    layout = struct.pack("<HHIIHH", 1, num_channels, sample_rate_hz, sample_rate_hz * width, width, 16)
+    layout = struct.pack(
+        "<HHIIHH", 1, num_channels, sample_rate_hz, sample_rate_hz * width, width, 16
+    )
     path.write_bytes(
-        b"RIFF" + struct.pack("<I", 36 + data) + b"WAVEfmt " + struct.pack("<I", 16) + layout + b"data" + struct.pack("<I", data)
+        b"RIFF"
+        + struct.pack("<I", 36 + data)
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + layout
+        + b"data"
+        + struct.pack("<I", data)
     )
     os.truncate(path, 44 + data)
 
@@ -178,7 +241,11 @@ def test_missing_empty_folders_and_what_is_no_sound(tmp_path: Path) -> None:
     assert "File name too long" in message(tmp_path / ("x" * 300))
     for name, content, expected in [
         ("e.wav", b"", "is empty (0 bytes)"),
-        ("t.wav", b"this is no sound at all" * 10, "cannot be decoded: Format not recognised; convert it to wav"),
+        (
+            "t.wav",
+            b"this is no sound at all" * 10,
+            "cannot be decoded: Format not recognised; convert it to wav",
+        ),
         ("t.raw", bytes(1000), "cannot be decoded"),
         ("t.mp3", b"\xff\xfb", "cannot be decoded"),
     ]:
@@ -229,10 +296,19 @@ def test_a_wav_written_to_a_pipe_has_no_length_and_is_fine(tmp_path: Path, size:
 
 
 @pytest.mark.parametrize(
-    ("samples", "expected"), [([0.1, np.nan], "100 samples are NaN"), ([np.inf, 0], "NaN or infinite"), ([3e4, -2e4], "go up to 3e+04")]
+    ("samples", "expected"),
+    [
+        ([0.1, np.nan], "100 samples are NaN"),
+        ([np.inf, 0], "NaN or infinite"),
+        ([3e4, -2e4], "go up to 3e+04"),
+    ],
 )
-def test_float_files_with_nonsense_in_them(tmp_path: Path, samples: list[float], expected: str) -> None:
-    soundfile.write(tmp_path / "a.wav", np.array(samples * 100, dtype=np.float32), 8000, subtype="FLOAT")
+def test_float_files_with_nonsense_in_them(
+    tmp_path: Path, samples: list[float], expected: str
+) -> None:
+    soundfile.write(
+        tmp_path / "a.wav", np.array(samples * 100, dtype=np.float32), 8000, subtype="FLOAT"
+    )
     assert expected in message(tmp_path / "a.wav")
 
 
@@ -250,10 +326,17 @@ def test_spans_outside_of_the_file(tmp_path: Path) -> None:
 
 
 def mp3_without_length(path: Path, num_copies: int = 1) -> int:
-    """Write an mp3 of changing bit rate whose first frame, with the Xing header in it, is cut away; return its true number of samples."""
+    """Write an mp3 of changing bit rate whose first frame, with the Xing header in it, is cut away.
+
+    Return its true number of samples.
+    """
     rate_hz = 44100
-    bursts = (np.arange(4 * rate_hz) % rate_hz > rate_hz // 2) * tone(4 * rate_hz, rate_hz) * 2 + 0.001 * tone(4 * rate_hz, rate_hz)
-    with soundfile.SoundFile(path, "w", rate_hz, 1, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5) as file:
+    bursts = (np.arange(4 * rate_hz) % rate_hz > rate_hz // 2) * tone(
+        4 * rate_hz, rate_hz
+    ) * 2 + 0.001 * tone(4 * rate_hz, rate_hz)
+    with soundfile.SoundFile(
+        path, "w", rate_hz, 1, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5
+    ) as file:
         file.write(bursts)
     content = path.read_bytes()
     assert b"Xing" in content[:200]
@@ -265,7 +348,9 @@ def mp3_without_length(path: Path, num_copies: int = 1) -> int:
 def test_an_mp3_without_a_length_header_is_found_out(tmp_path: Path) -> None:
     path = tmp_path / "a.mp3"
     num_samples = mp3_without_length(path)
-    assert probe(path).num_samples < 0.9 * num_samples, "else this file is no test: libsndfile takes its guess for the length"
+    assert (
+        probe(path).num_samples < 0.9 * num_samples
+    ), "else this file is no test: libsndfile takes its guess for the length"
     assert "convert it to wav or flac" in message(path)
     assert "an mp3 without a length header looks too short" in message(path, end_sec=3.9)
     early = load(path, sample_rate_hz=24000, end_sec=0.5)
@@ -284,7 +369,9 @@ def test_tags_around_an_mp3_are_no_sound(tmp_path: Path) -> None:
     path = tmp_path / "a.mp3"
     soundfile.write(path, tone(44100, 44100), 44100)
     wave = load(path, sample_rate_hz=44100)
-    path.write_bytes(b"ID3\x04\x00\x00\x00\x00\x0f\x00" + bytes(1920) + path.read_bytes() + b"TAG" + bytes(125))
+    path.write_bytes(
+        b"ID3\x04\x00\x00\x00\x00\x0f\x00" + bytes(1920) + path.read_bytes() + b"TAG" + bytes(125)
+    )
     np.testing.assert_array_equal(load(path, sample_rate_hz=44100), wave)
     assert len(wave) == 44100, "neither the encoder's delay nor its padding counts"
 
@@ -334,7 +421,9 @@ def test_a_long_vorbis_file_can_be_written(tmp_path: Path) -> None:
     assert probe(tmp_path / "a.ogg").num_samples == 300 * 16000
 
 
-def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.wav"
     save(path, tone(800, 8000), 8000)
     before = path.read_bytes()
@@ -360,7 +449,10 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
 def test_digest_is_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 3_000_000)
     (tmp_path / "b").write_bytes(b"x" * 2_999_999 + b"y")
-    assert audio.digest(tmp_path / "a") == hashlib.blake2b(b"x" * 3_000_000, digest_size=20).hexdigest()
+    assert (
+        audio.digest(tmp_path / "a")
+        == hashlib.blake2b(b"x" * 3_000_000, digest_size=20).hexdigest()
+    )
     assert audio.digest(tmp_path / "a") != audio.digest(tmp_path / "b")
     with pytest.raises(AudioError, match="no such file"):
         audio.digest(tmp_path / "c")
@@ -386,13 +478,19 @@ def test_silence_is_below_45_dbfs(level_dbfs: float, is_silent: bool) -> None:
 @given(st.integers(1, 2000), st.integers(0, 100))
 def test_silence_share_against_a_loop(num_samples: int, seed: int) -> None:
     dice = np.random.default_rng(seed)
-    wave = (dice.standard_normal(num_samples) * 10 ** dice.uniform(-4, 0, num_samples)).astype(np.float32)
+    wave = (dice.standard_normal(num_samples) * 10 ** dice.uniform(-4, 0, num_samples)).astype(
+        np.float32
+    )
     windows = [wave[first : first + 160] for first in range(0, num_samples, 160)]
-    silent = [np.sqrt(np.mean(window.astype(np.float64) ** 2)) < 10 ** (-45 / 20) for window in windows]
+    silent = [
+        np.sqrt(np.mean(window.astype(np.float64) ** 2)) < 10 ** (-45 / 20) for window in windows
+    ]
     assert facts(wave, 8000).silence_share == pytest.approx(np.mean(silent))
 
 
 def test_facts_of_clipping_and_of_nothing() -> None:
     assert facts(np.array([1.0, -1.0, 0.5, 0.0]), 8000).clipped_share == 0.5
-    assert facts(np.zeros(0, dtype=np.float32), 8000) == audio.AudioFacts(0.0, 0.0, -120.0, 1.0, 0.0)
+    assert facts(np.zeros(0, dtype=np.float32), 8000) == audio.AudioFacts(
+        0.0, 0.0, -120.0, 1.0, 0.0
+    )
     assert facts(np.zeros(100, dtype=np.float32), 8000).rms_dbfs == -120.0

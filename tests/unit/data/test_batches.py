@@ -9,23 +9,43 @@ LENGTHS = st.lists(st.integers(2, 2048), min_size=1, max_size=300)
 
 
 def plan(
-    costs: list[int] | np.ndarray, *, batch_size: int = 8, batch_tokens: int = 0, acc: int = 1, micro: int = 4096, seed: int = 0
+    costs: list[int] | np.ndarray,
+    *,
+    batch_size: int = 8,
+    batch_tokens: int = 0,
+    acc: int = 1,
+    micro: int = 4096,
+    seed: int = 0,
 ) -> BatchPlan:
-    return BatchPlan(np.asarray(costs, dtype=np.int64), BatchOptions(batch_size, batch_tokens, acc, micro, seed))
+    return BatchPlan(
+        np.asarray(costs, dtype=np.int64), BatchOptions(batch_size, batch_tokens, acc, micro, seed)
+    )
 
 
 @settings(deadline=None, max_examples=60)
-@given(LENGTHS, st.integers(1, 40), st.integers(1, 5), st.sampled_from([0, 500, 4096]), st.integers(0, 3))
-def test_every_clip_occurs_once_per_epoch(costs: list[int], batch_size: int, acc: int, batch_tokens: int, epoch: int) -> None:
+@given(
+    LENGTHS,
+    st.integers(1, 40),
+    st.integers(1, 5),
+    st.sampled_from([0, 500, 4096]),
+    st.integers(0, 3),
+)
+def test_every_clip_occurs_once_per_epoch(
+    costs: list[int], batch_size: int, acc: int, batch_tokens: int, epoch: int
+) -> None:
     steps = plan(costs, batch_size=batch_size, acc=acc, batch_tokens=batch_tokens).epoch(epoch)
     assert sorted(i for step in steps for batch in step for i in batch) == list(range(len(costs)))
-    assert all(len(step) == acc for step in steps[:-1]), "left-over batches make a last step, they are not dropped"
+    assert all(
+        len(step) == acc for step in steps[:-1]
+    ), "left-over batches make a last step, they are not dropped"
     assert 1 <= len(steps[-1]) <= acc
 
 
 @settings(deadline=None, max_examples=60)
 @given(LENGTHS, st.integers(50, 5000))
-def test_micro_batches_stay_within_the_budget_and_keep_every_clip(costs: list[int], budget: int) -> None:
+def test_micro_batches_stay_within_the_budget_and_keep_every_clip(
+    costs: list[int], budget: int
+) -> None:
     p = plan(costs, batch_size=64, micro=budget)
     batch = p.epoch(0)[0][0]
     parts = p.split(batch)
@@ -56,7 +76,9 @@ def test_padding_is_small_although_batches_are_reshuffled() -> None:
             padded += int(costs[batch].max()) * len(batch)
     assert 1 - real / padded < 0.02
     random_order = np.random.default_rng(2).permutation(len(costs)).reshape(-1, 10)
-    assert 1 - costs.sum() / (costs[random_order].max(axis=1) * 10).sum() > 0.2, "what it would be without buckets"
+    assert (
+        1 - costs.sum() / (costs[random_order].max(axis=1) * 10).sum() > 0.2
+    ), "what it would be without buckets"
 
 
 @pytest.mark.parametrize("n_epochs", [0.5, 1, 2.25, 3])
@@ -67,8 +89,12 @@ def test_steps_and_examples_add_up_from_any_start(n_epochs: float, batch_tokens:
     steps = list(p.steps(start=0, stop=total))
     assert [s.number for s in steps] == list(range(1, total + 1))
     assert sum(s.examples for s in steps) == p.examples_after(total)
-    assert p.examples_after(total) == pytest.approx(n_epochs * 103, abs=2 * 103 / len(p.epoch(0)) + 1)
-    assert list(p.steps(start=5, stop=total)) == steps[5:], "a resumed run sees the rest of the same steps"
+    assert p.examples_after(total) == pytest.approx(
+        n_epochs * 103, abs=2 * 103 / len(p.epoch(0)) + 1
+    )
+    assert (
+        list(p.steps(start=5, stop=total)) == steps[5:]
+    ), "a resumed run sees the rest of the same steps"
 
 
 def test_no_clips_is_an_error() -> None:

@@ -1,4 +1,7 @@
-"""Clips to examples: turns joined oldest first, cut between turns, never across a hole; every turn in one example."""
+"""Clips to examples: turns joined oldest first, cut between turns, never across a hole.
+
+Every turn in one example.
+"""
 
 import itertools
 
@@ -16,7 +19,9 @@ from csm_ft.families.csm.data import collate
 from tests.helpers.splits import FakeSplit, examples_of, make_model, make_split
 
 
-def talk(turns: list[tuple[str, int]], frames: int = 5, speakers: list[str] | None = None) -> FakeSplit:
+def talk(
+    turns: list[tuple[str, int]], frames: int = 5, speakers: list[str] | None = None
+) -> FakeSplit:
     """A split with these (conversation, turn), in this order of rows."""
     split = make_split([frames] * len(turns))
     split.num_text_tokens = np.full(len(turns), 4)
@@ -33,7 +38,12 @@ def rows(split: FakeSplit, **options: int | str) -> list[list[int]]:
 
 
 def test_turns_are_joined_in_their_order_whatever_that_of_the_rows() -> None:
-    assert rows(talk([("b", 1), ("a", 0), ("a", 2), ("b", 0), ("a", 1), ("", 0), ("", 0)])) == [[3, 0], [1, 4, 2], [5], [6]]
+    assert rows(talk([("b", 1), ("a", 0), ("a", 2), ("b", 0), ("a", 1), ("", 0), ("", 0)])) == [
+        [3, 0],
+        [1, 4, 2],
+        [5],
+        [6],
+    ]
 
 
 def test_a_hole_is_never_bridged() -> None:
@@ -44,15 +54,24 @@ def test_long_conversations_are_cut_between_turns_and_nothing_is_lost() -> None:
     split = talk([("a", i) for i in range(7)])  # 10 positions each: 4 text tokens, 5 frames, EOS
     assert rows(split, max_positions=30) == [[0, 1, 2], [3, 4, 5], [6]]
     assert rows(split, max_positions=29) == [[0, 1], [2, 3], [4, 5], [6]]
-    assert rows(split, max_positions=3) == [[i] for i in range(7)], "a turn longer than that stands alone"
+    assert rows(split, max_positions=3) == [
+        [i] for i in range(7)
+    ], "a turn longer than that stands alone"
     examples = examples_of(split, max_positions=30)
     assert examples.costs.tolist() == [30, 30, 10]
     assert examples.num_frames.tolist() == [15, 15, 5]
     assert examples.id(1) == f"{split.ids[3]}/3"
 
 
-@given(st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.integers(0, 6)), min_size=1, max_size=20), st.integers(1, 60))
-def test_every_turn_is_in_exactly_one_example(turns: list[tuple[str, int]], max_positions: int) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "a", "b", "c"]), st.integers(0, 6)), min_size=1, max_size=20
+    ),
+    st.integers(1, 60),
+)
+def test_every_turn_is_in_exactly_one_example(
+    turns: list[tuple[str, int]], max_positions: int
+) -> None:
     split = talk(turns)
     found = rows(split, max_positions=max_positions)
     assert sorted(row for example in found for row in example) == list(range(len(turns)))
@@ -63,7 +82,9 @@ def test_every_turn_is_in_exactly_one_example(turns: list[tuple[str, int]], max_
 
 
 def test_loss_turns_choose_what_is_learned() -> None:
-    split = talk([("a", 0), ("a", 1), ("a", 2), ("b", 0), ("", 0)], speakers=["x", "y", "x", "y", "x"])
+    split = talk(
+        [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("", 0)], speakers=["x", "y", "x", "y", "x"]
+    )
 
     def learned(loss_turns: str) -> list[list[tuple[int, bool]]]:
         examples = examples_of(split, loss_turns=loss_turns)
@@ -71,11 +92,19 @@ def test_loss_turns_choose_what_is_learned() -> None:
 
     assert learned("all") == [[(0, True), (1, True), (2, True)], [(3, True)], [(4, True)]]
     assert learned("last") == [[(0, False), (1, False), (2, True)], [(3, True)], [(4, True)]]
-    assert learned("speaker:x") == [[(0, True), (1, False), (2, True)], [(4, True)]], "examples with nothing to learn are left out"
-    with pytest.raises(ConfigError, match=r"--loss_turns speaker:z: .*there are x, y; choose among them, or --loss_turns all"):
+    assert learned("speaker:x") == [
+        [(0, True), (1, False), (2, True)],
+        [(4, True)],
+    ], "examples with nothing to learn are left out"
+    with pytest.raises(
+        ConfigError,
+        match=r"--loss_turns speaker:z: .*there are x, y; choose among them, or --loss_turns all",
+    ):
         learned("speaker:z")
     split.speakers = [""] * 5
-    with pytest.raises(ConfigError, match="it has no speakers; name them in the metadata, or --loss_turns all"):
+    with pytest.raises(
+        ConfigError, match="it has no speakers; name them in the metadata, or --loss_turns all"
+    ):
         learned("speaker:x")
 
 
@@ -103,7 +132,10 @@ def test_the_options_reach_the_arrangement_and_validation_is_free_of_them() -> N
 
 
 def test_a_conversation_longer_than_the_model_is_learned_whole() -> None:
-    """130 turns, 3,250 positions: two examples, and the loss of the second is that of its own turns alone."""
+    """130 turns, 3,250 positions.
+
+    Two examples, and the loss of the second is that of its own turns alone.
+    """
     split = talk([("a", i) for i in range(130)], frames=20)
     examples = examples_of(split)
     assert [len(list(examples.turns(i))) for i in range(len(examples))] == [81, 49]
@@ -118,7 +150,13 @@ def test_a_conversation_longer_than_the_model_is_learned_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"loss_turns": "first"}, {"val_turns": "speaker:"}, {"context_positions": 0}, {"context_positions": 4096}]
+    "options",
+    [
+        {"loss_turns": "first"},
+        {"val_turns": "speaker:"},
+        {"context_positions": 0},
+        {"context_positions": 4096},
+    ],
 )
 def test_bad_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):

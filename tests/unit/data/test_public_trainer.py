@@ -20,13 +20,22 @@ def write_public(path: Path, records: dict[str, list[tuple[np.ndarray, np.ndarra
             for column, dtype in (("audio", ints), ("text", ints), ("length", np.int32)):
                 group.create_dataset(column, (len(rows),), dtype, maxshape=(None,))
             for i, (codes, text, length) in enumerate(rows):
-                group["audio"][i], group["text"][i], group["length"][i] = codes.reshape(-1), text, length
+                group["audio"][i], group["text"][i], group["length"][i] = (
+                    codes.reshape(-1),
+                    text,
+                    length,
+                )
     return path
 
 
-def public_records(frames: Sequence[int], num_codebooks: int = 32) -> list[tuple[np.ndarray, np.ndarray, int]]:
+def public_records(
+    frames: Sequence[int], num_codebooks: int = 32
+) -> list[tuple[np.ndarray, np.ndarray, int]]:
     random = np.random.default_rng(0)
-    return [(random.integers(1, 2048, (num_codebooks, n)), random.integers(0, 128256, 5), n + 6) for n in frames]
+    return [
+        (random.integers(1, 2048, (num_codebooks, n)), random.integers(0, 128256, 5), n + 6)
+        for n in frames
+    ]
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -35,7 +44,11 @@ def test_public_files_open(tmp_path: Path, in_memory: bool) -> None:
     path = write_public(tmp_path / "p.hdf5", {"train": train, "val": val})
     store = open_store(path, in_memory=in_memory)
     assert store.path == path
-    assert (store.info.codec, store.info.codec_source, store.info.num_codebooks) == ("mimi", "kyutai/mimi", 32)
+    assert (store.info.codec, store.info.codec_source, store.info.num_codebooks) == (
+        "mimi",
+        "kyutai/mimi",
+        32,
+    )
     assert (store.info.codec_vocab_size, store.info.text_vocab_size) == (2051, 128256)
     for name, records in (("train", train), ("val", val)):
         split = store.splits[name]
@@ -56,10 +69,14 @@ def test_a_public_file_that_changed_is_converted_again(tmp_path: Path) -> None:
     write_public(path, {"train": public_records([3, 7, 9]), "val": []})
     store = open_store(path, in_memory=False)
     assert (len(store.splits["train"]), len(store.splits["val"])) == (3, 0)
-    assert len([p for p in tmp_path.iterdir() if p.name.endswith(".mapped")]) == 1, "no copies of what is gone"
+    assert (
+        len([p for p in tmp_path.iterdir() if p.name.endswith(".mapped")]) == 1
+    ), "no copies of what is gone"
 
 
-def test_a_folder_without_room_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_room_for_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_public(tmp_path / "p.hdf5", {"train": public_records([3]), "val": []})
 
     def full(path: Path) -> None:
@@ -71,10 +88,15 @@ def test_a_folder_without_room_for_the_copy(tmp_path: Path, monkeypatch: pytest.
     assert [p.name for p in tmp_path.iterdir()] == ["p.hdf5"]
 
 
-def test_empty_public_records_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_public_records_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     nothing = (np.zeros((32, 0), int), np.zeros(0, int), 0)
     half_written = (np.ones((32, 2), int), np.ones(3, int), 0)
-    path = write_public(tmp_path / "p.hdf5", {"train": [*public_records([3]), nothing, *public_records([4]), half_written], "val": []})
+    path = write_public(
+        tmp_path / "p.hdf5",
+        {"train": [*public_records([3]), nothing, *public_records([4]), half_written], "val": []},
+    )
     store = open_store(path)
     assert len(store.splits["train"]) == 2
     assert "train: 2 of 4 records are empty" in capsys.readouterr().err
@@ -94,14 +116,18 @@ def test_empty_public_records_are_left_out_and_named(tmp_path: Path, capsys: pyt
         ((np.ones(64, int), np.full(5, 128256), 8), "text token 128256"),
     ],
 )
-def test_public_records_that_do_not_fit_are_refused(tmp_path: Path, record: tuple, message: str) -> None:
+def test_public_records_that_do_not_fit_are_refused(
+    tmp_path: Path, record: tuple, message: str
+) -> None:
     path = write_public(tmp_path / "p.hdf5", {"train": [*public_records([3]), record], "val": []})
     with pytest.raises(StoreError, match=message) as error:
         open_store(path)
     assert "AUDIO" in str(error.value) or "TEXT" in str(error.value)
 
 
-def test_the_environment_says_how_many_codebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_says_how_many_codebooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_public(tmp_path / "p.hdf5", {"train": public_records([3], 8), "val": []})
     with pytest.raises(StoreError, match="AUDIO_NUM_CODEBOOKS"):
         open_store(path)

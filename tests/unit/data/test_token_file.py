@@ -1,4 +1,7 @@
-"""The token file: what goes in comes out, mapped or not; anything else is refused with a way out."""
+"""The token file: what goes in comes out, mapped or not.
+
+Anything else is refused with a way out.
+"""
 
 import json
 import os
@@ -17,10 +20,22 @@ from hypothesis import strategies as st
 
 from csm_ft.data import token_file as store_module
 from csm_ft.data.__main__ import main
-from csm_ft.data.token_file import Clip, Store, StoreError, StoreInfo, describe, open_store, read_hdf5_table, verify, write_store
+from csm_ft.data.token_file import (
+    Clip,
+    Store,
+    StoreError,
+    StoreInfo,
+    describe,
+    open_store,
+    read_hdf5_table,
+    verify,
+    write_store,
+)
 from csm_ft.data.split import DUPLICATE, content_fingerprint
 
-INFO = StoreInfo("csm", "melrvq", "x", "c0dec", 4, 256, 16000, 1280, "t", "t0ken", 400, "[{speaker}]{text}")
+INFO = StoreInfo(
+    "csm", "melrvq", "x", "c0dec", 4, 256, 16000, 1280, "t", "t0ken", 400, "[{speaker}]{text}"
+)
 ASSETS = {"codec": b"\x00codec\xff", "tokenizer": b"{}"}
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -60,13 +75,23 @@ def make_table(frames: Sequence[int], seed: int = 0, texts: Sequence[str] | None
         [random.integers(1, 256, (n, 4)).astype(np.uint16) for n in frames],
         [random.integers(0, 400, 3 + n % 5).astype(np.uint32) for n in frames],
         [
-            Clip(f"id-{seed}-{i}", texts[i] if texts else f"Grüße {i}", "7", f"a{i}.wav", 0.5, 0.5 + n * 0.08, n * 0.08)
+            Clip(
+                f"id-{seed}-{i}",
+                texts[i] if texts else f"Grüße {i}",
+                "7",
+                f"a{i}.wav",
+                0.5,
+                0.5 + n * 0.08,
+                n * 0.08,
+            )
             for i, n in enumerate(frames)
         ],
     )
 
 
-def write(path: Path, train: Table | None = None, val: Table | None = None, info: StoreInfo = INFO) -> Path:
+def write(
+    path: Path, train: Table | None = None, val: Table | None = None, info: StoreInfo = INFO
+) -> Path:
     train, val = train or make_table([3, 1, 7]), val or make_table([2], seed=1)
     write_store(path, info, {"train": train, "val": val}, ASSETS)
     return path
@@ -91,16 +116,23 @@ words = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12)
 rows = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5), words, words), max_size=6)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None
+)
 @given(train=rows, val=rows, block=st.integers(1, 3))
-def test_what_goes_in_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: list, val: list, block: int) -> None:
+def test_what_goes_in_comes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: list, val: list, block: int
+) -> None:
     monkeypatch.setattr(store_module, "_BLOCK_CLIPS", block)
     tables = {}
     for name, drawn in (("train", train), ("val", val)):
         tables[name] = Table(
             [np.full((frames, 4), 9, np.uint16) for frames, *_ in drawn],
             [np.arange(tokens, dtype=np.uint32) for _, tokens, *_ in drawn],
-            [Clip(f"{name}{i}", text, speaker, "s", 0.1, 0.2, 0.1, 1) for i, (_, _, text, speaker) in enumerate(drawn)],
+            [
+                Clip(f"{name}{i}", text, speaker, "s", 0.1, 0.2, 0.1, 1)
+                for i, (_, _, text, speaker) in enumerate(drawn)
+            ],
         )
     path = tmp_path / "t.hdf5"
     written = write_store(path, INFO, tables, ASSETS)
@@ -111,7 +143,9 @@ def test_what_goes_in_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert_same(store, tables)
 
 
-def test_the_fingerprint_knows_ids_codes_text_and_order_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_knows_ids_codes_text_and_order_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = make_table([3, 3, 3])
 
     def fingerprint(changed: Table) -> str:
@@ -123,11 +157,16 @@ def test_the_fingerprint_knows_ids_codes_text_and_order_and_nothing_else(tmp_pat
     other_text = replace(table, all_text=[table.all_text[0] ^ 1, *table.all_text[1:]])
     other_id = replace(table, clips=[replace(table.clips[0], id="x"), *table.clips[1:]])
     moved_frame = replace(table, all_codes=np.split(np.concatenate(table.all_codes), [2, 6]))
-    assert len({base, *map(fingerprint, (backwards, other_code, other_text, other_id, moved_frame))}) == 6
+    assert (
+        len({base, *map(fingerprint, (backwards, other_code, other_text, other_id, moved_frame))})
+        == 6
+    )
     assert write_store(tmp_path / "v.hdf5", INFO, {"val": table}).content_fingerprint != base
     same = replace(table, clips=[replace(clip, source="elsewhere.wav") for clip in table.clips])
     monkeypatch.setattr(store_module, "_BLOCK_CLIPS", 2)
-    assert fingerprint(same) == base, "neither the place of the files nor the size of blocks matters"
+    assert (
+        fingerprint(same) == base
+    ), "neither the place of the files nor the size of blocks matters"
 
 
 def test_mapped_arrays_are_views_of_the_file_and_cannot_be_written(tmp_path: Path) -> None:
@@ -159,7 +198,9 @@ def test_an_open_store_works_in_forked_processes(tmp_path: Path) -> None:
         pool.close()  # to be terminated, a fork would need a parent whose handler of SIGTERM exits
         pool.join()
     store.path.unlink()
-    assert _sum_codes(store) > 0, "a file that is replaced meanwhile is still read by those who opened it"
+    assert (
+        _sum_codes(store) > 0
+    ), "a file that is replaced meanwhile is still read by those who opened it"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -214,7 +255,9 @@ def _edit(path: Path, change: str) -> None:
     ],
 )
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_damage_is_refused_by_name(tmp_path: Path, change: str, message: str, in_memory: bool) -> None:
+def test_damage_is_refused_by_name(
+    tmp_path: Path, change: str, message: str, in_memory: bool
+) -> None:
     path = write(tmp_path / "t.hdf5")
     _edit(path, change)
     with pytest.raises(StoreError, match=message) as error:
@@ -225,7 +268,11 @@ def test_damage_is_refused_by_name(tmp_path: Path, change: str, message: str, in
 
 def test_a_compressed_copy_cannot_be_mapped_but_loaded(tmp_path: Path) -> None:
     path = write(tmp_path / "t.hdf5")
-    _edit(path, "a = file['train/codes'][()]; del file['train/codes']; file['train'].create_dataset('codes', data=a, compression='gzip')")
+    _edit(
+        path,
+        "a = file['train/codes'][()]; del file['train/codes'];"
+        " file['train'].create_dataset('codes', data=a, compression='gzip')",
+    )
     assert len(open_store(path).splits["train"]) == 3
     with pytest.raises(StoreError, match="cannot be mapped"):
         open_store(path, in_memory=False)
@@ -249,9 +296,13 @@ def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
         open_store(tmp_path / "none.hdf5")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
 @given(data=st.data())
-def test_flipped_bytes_are_refused_or_seen_by_verify_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
+def test_flipped_bytes_are_refused_or_seen_by_verify_or_harmless(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     """Never another exception, and never other codes without `verify` saying so."""
     path = tmp_path / "t.hdf5"
     if not path.exists():
@@ -263,15 +314,25 @@ def test_flipped_bytes_are_refused_or_seen_by_verify_or_harmless(tmp_path: Path,
     damaged.write_bytes(blob)
     problems = verify(damaged)
     if not problems:
-        assert content_fingerprint(open_store(damaged).splits) == open_store(path).info.content_fingerprint
+        assert (
+            content_fingerprint(open_store(damaged).splits)
+            == open_store(path).info.content_fingerprint
+        )
 
 
 def test_headers_carry_checksums(tmp_path: Path) -> None:
-    """Without them a flipped byte in a header can crash HDF5 itself; the superblock is of version 2 or later."""
+    """Without them a flipped byte in a header can crash HDF5 itself.
+
+    The superblock is of version 2 or later.
+    """
     assert write(tmp_path / "t.hdf5").read_bytes()[8] >= 2
     with h5py.File(tmp_path / "t.hdf5") as file:
-        kinds = [file[f"train/{name}"].dtype for name in file["train"]] + [file.attrs.get_id(name).dtype for name in file.attrs]
-    assert not [kind for kind in kinds if kind.kind == "O"], "nothing lies in a heap, which has no checksum"
+        kinds = [file[f"train/{name}"].dtype for name in file["train"]] + [
+            file.attrs.get_id(name).dtype for name in file.attrs
+        ]
+    assert not [
+        kind for kind in kinds if kind.kind == "O"
+    ], "nothing lies in a heap, which has no checksum"
 
 
 def test_verify_names_clips(tmp_path: Path) -> None:
@@ -297,7 +358,9 @@ def test_verify_sees_a_single_changed_code(tmp_path: Path) -> None:
 def test_describe_says_what_is_inside(tmp_path: Path) -> None:
     table = make_table([13, 26, 400])
     table.clips = [*table.clips[:2], replace(table.clips[2], flags=DUPLICATE, speaker="Ann")]
-    text = describe(write(tmp_path / "t.hdf5", table, replace(make_table([13]), clips=table.clips[:1])))
+    text = describe(
+        write(tmp_path / "t.hdf5", table, replace(make_table([13]), clips=table.clips[:1]))
+    )
     assert "3 clips  0.6 min  439 frames" in text
     assert "7 (2), Ann (1)" in text
     assert "1 clips repeat an earlier one" in text
@@ -323,7 +386,12 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_verifying_imports_no_torch_and_needs_no_codec(tmp_path: Path) -> None:
     path = write(tmp_path / "t.hdf5")
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "csm_ft.data", str(path)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "csm_ft.data", str(path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 0
     assert "12.5 frames per second" in done.stdout
     assert "| torch" not in done.stderr.replace("  ", "")
@@ -340,7 +408,10 @@ def test_a_table_of_columns(tmp_path: Path, group: str) -> None:
         file[f"{group}text"] = np.array(["Grüße".encode(), b"Hi"])
         file[f"{group}start"] = [0.5, 1.5]
     rows = read_hdf5_table(path)
-    assert rows == [{"path": "a.wav", "start": 0.5, "text": "Grüße"}, {"path": "b.wav", "start": 1.5, "text": "Hi"}]
+    assert rows == [
+        {"path": "a.wav", "start": 0.5, "text": "Grüße"},
+        {"path": "b.wav", "start": 1.5, "text": "Hi"},
+    ]
     json.dumps(rows)
 
 
@@ -349,7 +420,10 @@ def test_a_compound_table(tmp_path: Path) -> None:
     kinds = np.dtype([("path", h5py.string_dtype()), ("end", "f8"), ("speaker", "i4")])
     with h5py.File(path, "w") as file:
         file["table"] = np.array([("a.wav", 1.0, 3), ("b.wav", 2.0, 4)], dtype=kinds)
-    assert read_hdf5_table(path) == [{"path": "a.wav", "end": 1.0, "speaker": 3}, {"path": "b.wav", "end": 2.0, "speaker": 4}]
+    assert read_hdf5_table(path) == [
+        {"path": "a.wav", "end": 1.0, "speaker": 3},
+        {"path": "b.wav", "end": 2.0, "speaker": 4},
+    ]
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The yardstick: sums and counts over all frames, whatever the batches; each clip's share adds up to it."""
+"""The yardstick: sums and counts over all frames, whatever the batches.
+
+Each clip's share adds up to it.
+"""
 
 import numpy as np
 import pytest
@@ -38,7 +41,15 @@ def test_shares_of_the_clips_add_up_even_if_a_clip_comes_twice() -> None:
     assert total / frames == pytest.approx(result.val_loss, rel=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"decoder_loss_weight": 0.1}, {"batch_size": 3}, {"depth_fraction": 1.0}, {"micro_batch_tokens": 50}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decoder_loss_weight": 0.1},
+        {"batch_size": 3},
+        {"depth_fraction": 1.0},
+        {"micro_batch_tokens": 50},
+    ],
+)
 def test_no_swept_option_moves_it(changes: dict[str, float]) -> None:
     model = make_model()
     same = evaluate(model, CsmFamily(), examples_of(SPLIT), CsmConfig.model_validate(changes))
@@ -49,4 +60,6 @@ def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
     whole = evaluate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).val_loss
     monkeypatch.setattr(evaluation, "BUDGET_TOKENS", 40)
-    assert evaluate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).val_loss == pytest.approx(whole, rel=1e-5)
+    assert evaluate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).val_loss == pytest.approx(
+        whole, rel=1e-5
+    )

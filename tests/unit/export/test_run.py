@@ -19,7 +19,10 @@ def test_only_an_export_of_ours_is_replaced(tmp_path: Path) -> None:
     file.touch()
     export._check_output(ours)
     for place in (theirs, file, tmp_path):
-        with pytest.raises(ConfigError, match="is there already and was not made by this program; choose another --output"):
+        with pytest.raises(
+            ConfigError,
+            match="is there already and was not made by this program; choose another --output",
+        ):
             export._check_output(place)
     for content in ("", "[]", "{}", "not json"):
         (theirs / export.RECORD).write_text(content)
@@ -28,7 +31,9 @@ def test_only_an_export_of_ours_is_replaced(tmp_path: Path) -> None:
 
 
 def test_exports_of_runs_have_a_place_and_others_do_not() -> None:
-    assert export._default_output(Origin("x", home=Path("exp/run")), "merged") == Path("exp/run/export-merged")
+    assert export._default_output(Origin("x", home=Path("exp/run")), "merged") == Path(
+        "exp/run/export-merged"
+    )
     with pytest.raises(ConfigError, match=r"sesame/csm-1b is not a run .* --output DIR"):
         export._default_output(Origin("sesame/csm-1b"), "sesame")
 
@@ -39,7 +44,9 @@ def test_the_library_speaks_as_the_run_did() -> None:
     assert export._sampling(None).max_frames == 125
 
 
-@pytest.mark.parametrize("argv", [[], ["x"], ["x", "--format", "gguf"], ["x", "--format", "sesame", "--dtype", "int8"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["x"], ["x", "--format", "gguf"], ["x", "--format", "sesame", "--dtype", "int8"]]
+)
 def test_a_mistake_on_the_command_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         export.main(argv)
@@ -48,7 +55,12 @@ def test_a_mistake_on_the_command_line(argv: list[str], capsys: pytest.CaptureFi
 
 
 def test_weights_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, message in ((tmp_path / "nothing", "no such file or folder"), (tmp_path, "none of model.safetensors,")):
-        assert export.main([str(name), "--format", "sesame", "--output", str(tmp_path / "out")]) == 2
+    for name, message in (
+        (tmp_path / "nothing", "no such file or folder"),
+        (tmp_path, "none of model.safetensors,"),
+    ):
+        assert (
+            export.main([str(name), "--format", "sesame", "--output", str(tmp_path / "out")]) == 2
+        )
         assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

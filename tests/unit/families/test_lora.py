@@ -1,4 +1,7 @@
-"""Adapters: saved as peft saves them, taken back, merged; those that do not fit are refused with the way out."""
+"""Adapters: saved as peft saves them, taken back, merged.
+
+Those that do not fit are refused with the way out.
+"""
 
 import json
 from pathlib import Path
@@ -37,7 +40,9 @@ KINDS = [
 def adapted(base: Path, seed: int = 0, **options: Any) -> CsmModel:
     """The model of `base` with adapters that do something."""
     model = load_model(str(base))
-    config = CsmConfig.model_validate({"method": "lora", "lora_rank": 3, "model_name_or_checkpoint_path": str(base), **options})
+    config = CsmConfig.model_validate(
+        {"method": "lora", "lora_rank": 3, "model_name_or_checkpoint_path": str(base), **options}
+    )
     choose_parameters(model, CsmFamily(), config)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -72,7 +77,9 @@ def test_merged_is_unmerged(tmp_path: Path, options: dict[str, Any]) -> None:
     folder = write_adapter(tmp_path / "adapter", model)
     merged = load_model(str(folder))
     torch.testing.assert_close(losses(merged), wanted, atol=1e-4, rtol=1e-5)
-    assert set(merged.state_dict()) == set(make_model().state_dict()), "nothing of the adapters is left"
+    assert set(merged.state_dict()) == set(make_model().state_dict()), (
+        "nothing of the adapters is left"
+    )
     assert not lora.has_adapters(merged)
     assert all(p.requires_grad for p in merged.parameters())
     assert losses(adapted(folder)).isfinite().all(), "adapters can be trained on top of merged ones"
@@ -86,16 +93,24 @@ def test_peft_reads_our_adapters(tmp_path: Path, options: dict[str, Any]) -> Non
     theirs = PeftModel.from_pretrained(load_model(str(base)), str(folder))
     torch.testing.assert_close(losses(theirs.base_model.model), losses(model), atol=1e-5, rtol=1e-6)
     assert json.loads((folder / lora.CONFIG).read_text())["base_model_name_or_path"] == str(base)
-    assert {p.name for p in folder.iterdir()} == {lora.WEIGHTS, lora.CONFIG, "config.json"}, "no weights of the base"
+    assert {p.name for p in folder.iterdir()} == {lora.WEIGHTS, lora.CONFIG, "config.json"}, (
+        "no weights of the base"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"use_rslora": True, "lora_alpha": 7}], ids=str)
-def test_adapters_trained_on_transformers_model_are_read(tmp_path: Path, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"use_dora": True}, {"use_rslora": True, "lora_alpha": 7}], ids=str
+)
+def test_adapters_trained_on_transformers_model_are_read(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
     """As notebooks make them: a list of names, which puts some on the codec, too."""
     base = write_base(tmp_path / "base")
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    theirs = get_peft_model(their_model(make_model(0)), LoraConfig(r=3, target_modules=names, **options))
+    theirs = get_peft_model(
+        their_model(make_model(0)), LoraConfig(r=3, target_modules=names, **options)
+    )
     assert any("codec_model" in name and "lora_A" in name for name, _ in theirs.named_parameters())
     torch.manual_seed(1)
     for name, parameter in theirs.named_parameters():
@@ -103,39 +118,54 @@ def test_adapters_trained_on_transformers_model_are_read(tmp_path: Path, options
             nn.init.normal_(parameter, std=0.3)
     theirs.save_pretrained(str(tmp_path / "adapter"))
     config = tmp_path / "adapter" / lora.CONFIG
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(base)}))
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(base)})
+    )
     ours = load_model(str(tmp_path / "adapter"))
     embedded = torch.randn(1, 12, SIZE.backbone.dim, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         hidden = ours.backbone_hidden(embedded)
-        depth = ours.depth_logits(hidden[0], frames := ours.embed_codes(torch.ones(12, SIZE.num_codebooks, dtype=torch.long)))
+        depth = ours.depth_logits(
+            hidden[0],
+            frames := ours.embed_codes(torch.ones(12, SIZE.num_codebooks, dtype=torch.long)),
+        )
         labels = torch.full((1, 12, SIZE.num_codebooks), -100)
         labels[0, 1:] = 1
         out = theirs(inputs_embeds=embedded, labels=labels)
     assert (out.logits - ours.codebook0_head(hidden)).abs().max() < 1e-4
     assert frames.shape[0] == 12
-    assert (out.depth_decoder_logits.view(11, -1, SIZE.audio_vocab_size) - depth[:11]).abs().max() < 1e-4
+    assert (
+        out.depth_decoder_logits.view(11, -1, SIZE.audio_vocab_size) - depth[:11]
+    ).abs().max() < 1e-4
     plain = load_model(str(base))
-    assert (plain.codebook0_head(plain.backbone_hidden(embedded)) - out.logits).abs().max() > 0.1, "adapters that do something"
+    assert (plain.codebook0_head(plain.backbone_hidden(embedded)) - out.logits).abs().max() > 0.1, (
+        "adapters that do something"
+    )
 
 
 def test_adapters_of_the_codec_that_do_something_are_refused() -> None:
     config = {"peft_type": "LORA"}
-    name = "base_model.model.codec_model.encoder_transformer.layers.0.self_attn.q_proj.lora_B.weight"
+    name = (
+        "base_model.model.codec_model.encoder_transformer.layers.0.self_attn.q_proj.lora_B.weight"
+    )
     with pytest.raises(ConfigError, match="an adapter of the codec"):
         layouts.adapter_from_transformers({name: torch.ones(2, 2)}, config, SIZE)
     assert layouts.adapter_from_transformers({name: torch.zeros(2, 2)}, config, SIZE)[0] == {}
     with pytest.raises(ConfigError, match="rank_pattern"):
         layouts.adapter_from_transformers({}, config | {"rank_pattern": {"q_proj": 4}}, SIZE)
     with pytest.raises(ConfigError, match="surprise"):
-        layouts.adapter_from_transformers({"base_model.model.surprise.lora_A.weight": torch.ones(2, 2)}, config, SIZE)
+        layouts.adapter_from_transformers(
+            {"base_model.model.surprise.lora_A.weight": torch.ones(2, 2)}, config, SIZE
+        )
 
 
 def test_new_adapters_change_nothing_and_alone_are_trained(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     model = load_model(str(base))
     before = losses(model)
-    config = CsmConfig.model_validate({"method": "lora", "lora_rank": 3, "lora_lr_factor": 2, "backbone_lr_factor": 0.5})
+    config = CsmConfig.model_validate(
+        {"method": "lora", "lora_rank": 3, "lora_lr_factor": 2, "backbone_lr_factor": 0.5}
+    )
     choose_parameters(model, CsmFamily(), config)
     assert torch.equal(losses(model), before)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -152,14 +182,22 @@ def test_new_adapters_change_nothing_and_alone_are_trained(tmp_path: Path) -> No
 def test_where_adapters_go() -> None:
     def modules(**options: Any) -> set[str]:
         model = make_model()
-        choose_parameters(model, CsmFamily(), CsmConfig.model_validate({"method": "lora", **options}))
-        return {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
+        choose_parameters(
+            model, CsmFamily(), CsmConfig.model_validate({"method": "lora", **options})
+        )
+        return {
+            name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name
+        }
 
     everywhere = modules()
     assert len(everywhere) == 3 * 7
     assert modules(lora_targets="attention") == {name for name in everywhere if ".attn." in name}
-    assert modules(lora_targets="v_proj, projection") == {name for name in everywhere if "v_proj" in name} | {"projection"}
-    assert modules(decoder_lr_factor=0) == {name for name in everywhere if name.startswith("backbone")}
+    assert modules(lora_targets="v_proj, projection") == {
+        name for name in everywhere if "v_proj" in name
+    } | {"projection"}
+    assert modules(decoder_lr_factor=0) == {
+        name for name in everywhere if name.startswith("backbone")
+    }
     assert modules(lora_targets="mlp,codebook0_head", backbone_lr_factor=0) == {
         *(name for name in everywhere if name.startswith("decoder") and ".mlp." in name),
         "codebook0_head",
@@ -171,7 +209,10 @@ def test_where_adapters_go() -> None:
     [
         ({"lora_targets": "attn"}, "'attn' is none of attention, mlp"),
         ({"lora_targets": ""}, "none of attention"),
-        ({"lora_targets": "attention", "backbone_lr_factor": 0, "decoder_lr_factor": 0}, "nothing is left"),
+        (
+            {"lora_targets": "attention", "backbone_lr_factor": 0, "decoder_lr_factor": 0},
+            "nothing is left",
+        ),
         ({"lora_rank": 0}, "lora_rank 0"),
         ({"lora_dropout": 1.0}, "lora_dropout 1.0"),
         ({"train_from_scratch": True}, "train_from_scratch has none"),
@@ -232,7 +273,9 @@ def spoil(folder: Path, base: Path, how: str) -> None:
         case "other modules":
             config.write_text(json.dumps(values | {"target_modules": ["nothing_like_it"]}))
         case "base is gone":
-            config.write_text(json.dumps(values | {"base_model_name_or_path": str(folder / "gone")}))
+            config.write_text(
+                json.dumps(values | {"base_model_name_or_path": str(folder / "gone")})
+            )
         case "base trained further":
             save_weights(base, make_model(seed=9), SIZE.to_json())
         case _:
@@ -254,7 +297,9 @@ def spoil(folder: Path, base: Path, how: str) -> None:
         ("base trained further", "trained on other base weights"),
     ],
 )
-def test_adapters_that_do_not_fit_are_refused_with_the_way_out(tmp_path: Path, how: str, message: str) -> None:
+def test_adapters_that_do_not_fit_are_refused_with_the_way_out(
+    tmp_path: Path, how: str, message: str
+) -> None:
     base = write_base(tmp_path / "base")
     folder = write_adapter(tmp_path / "adapter", adapted(base))
     load_model(str(folder))

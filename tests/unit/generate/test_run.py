@@ -1,4 +1,7 @@
-"""The small decisions of the command line: names, numbers, lengths, speakers. What it speaks: tests/integration/test_generate.py."""
+"""The small decisions of the command line: names, numbers, lengths, speakers.
+
+What it speaks: tests/integration/test_generate.py.
+"""
 
 import fcntl
 import re
@@ -20,7 +23,10 @@ from csm_ft.generate.run import _asked, _locked, _next_number, _options, _parser
         ("../../etc/passwd", "etc-passwd"),
         ("?!", "speech"),
         ("こんにちは。", "こんにちは"),
-        ("The ferry to the village leaves in ten minutes.", "the-ferry-to-the-village-leaves-in-ten"),
+        (
+            "The ferry to the village leaves in ten minutes.",
+            "the-ferry-to-the-village-leaves-in-ten",
+        ),
         ("x" * 100, "x" * 40),
     ],
 )
@@ -48,7 +54,10 @@ def test_numbers_go_on_after_whatever_is_there(tmp_path: Path) -> None:
 def test_a_folder_that_another_process_speaks_into(tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another process is speaking into this folder"), _locked(tmp_path):
+        with (
+            pytest.raises(ConfigError, match="another process is speaking into this folder"),
+            _locked(tmp_path),
+        ):
             pass
     with _locked(tmp_path):
         pass
@@ -57,7 +66,10 @@ def test_a_folder_that_another_process_speaks_into(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file/out", Path("/proc/out")):
-        with pytest.raises(ConfigError, match=f"--output {folder}: .*; choose another folder"), _locked(folder):
+        with (
+            pytest.raises(ConfigError, match=f"--output {folder}: .*; choose another folder"),
+            _locked(folder),
+        ):
             pass
 
 

@@ -23,7 +23,10 @@ SIZE = CsmSize.from_json(json.loads((BASE / "config.json").read_text()), "base")
 
 @pytest.fixture
 def run(tokens: Path, tmp_path: Path) -> Path:
-    """Return the folder of a run, without weights, whose token file lies in another folder above it."""
+    """Return the folder of a run, without weights.
+
+    Whose token file lies in another folder above it.
+    """
     shutil.copy(tokens, tmp_path / "tokens.hdf5")
     folder = tmp_path / "exp/run"
     (folder / "checkpoints/best").mkdir(parents=True)
@@ -34,7 +37,11 @@ def run(tokens: Path, tmp_path: Path) -> Path:
 
 def test_weights_alone_speak_as_their_size_says() -> None:
     speech = open_speech(Origin(str(BASE)), SIZE, Flags(), "cpu")
-    assert (speech.codec.name, speech.codec.num_codebooks, speech.tokenizer.vocab_size) == ("melrvq", 8, 512)
+    assert (speech.codec.name, speech.codec.num_codebooks, speech.tokenizer.vocab_size) == (
+        "melrvq",
+        8,
+        512,
+    )
     assert speech.found == "its size (8 codebooks)"
     assert speech.names_speakers
     assert speech.speakers == speech.foreign == ()
@@ -47,11 +54,19 @@ def test_sizes_of_the_published_codecs() -> None:
 
 
 def test_a_size_that_tells_nothing_names_the_flags() -> None:
-    with pytest.raises(ConfigError, match=r"base cannot be heard: 5 codebooks of 256 ids .*--data tokens.hdf5.*--codec mimi\|melrvq"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"base cannot be heard: 5 codebooks of 256 ids .*--data tokens.hdf5.*--codec"
+            r" mimi\|melrvq"
+        ),
+    ):
         open_speech(Origin(str(BASE)), replace(SIZE, num_codebooks=5), Flags(), "cpu")
 
 
-def test_a_run_speaks_with_its_token_file_wherever_one_stands(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_speaks_with_its_token_file_wherever_one_stands(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for here in (run.parents[1], run, ROOT):
         monkeypatch.chdir(here)
         speech = open_speech(find(str(run)), SIZE, Flags(), "cpu")
@@ -62,7 +77,10 @@ def test_a_run_speaks_with_its_token_file_wherever_one_stands(run: Path, monkeyp
 
 def test_a_run_whose_token_file_is_gone(run: Path, tokens: Path) -> None:
     (run.parents[1] / "tokens.hdf5").unlink()
-    with pytest.raises(ConfigError, match=r"token file cannot be read .*--data.*--codec mimi\|melrvq.*csm_ft\.export"):
+    with pytest.raises(
+        ConfigError,
+        match=r"token file cannot be read .*--data.*--codec mimi\|melrvq.*csm_ft\.export",
+    ):
         open_speech(find(str(run)), SIZE, Flags(), "cpu")
     assert open_speech(find(str(run)), SIZE, Flags(data=str(tokens)), "cpu").speakers == ("nora",)
     assert open_speech(find(str(run)), SIZE, Flags(codec="melrvq"), "cpu").foreign == ()
@@ -86,7 +104,9 @@ def test_an_export_carries_what_it_speaks_with(tokens: Path, tmp_path: Path) -> 
     assert speech.speakers == ("nora",)
     assert speech.codec.fingerprint == open_store(tokens).info.codec_fingerprint
     (tmp_path / "tokenizer.json").write_bytes((ROOT / "demo/tokenizer.json").read_bytes() + b" ")
-    with pytest.raises(ConfigError, match=r"tokenizer.*is not the one that made the tokens.*--tokenizer"):
+    with pytest.raises(
+        ConfigError, match=r"tokenizer.*is not the one that made the tokens.*--tokenizer"
+    ):
         open_speech(Origin(str(tmp_path)), SIZE, Flags(), "cpu")
     named = Flags(tokenizer=str(ROOT / "demo/tokenizer.json"))
     assert open_speech(Origin(str(tmp_path)), SIZE, named, "cpu").foreign == ()
@@ -99,14 +119,18 @@ def test_a_speech_json_that_is_none(tmp_path: Path, text: str) -> None:
         open_speech(Origin(str(tmp_path)), SIZE, Flags(), "cpu")
 
 
-def test_files_outside_of_an_export_are_not_read(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_outside_of_an_export_are_not_read(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "export"
     folder.mkdir()
     monkeypatch.chdir(folder)  # from where the file outside is in reach
     write_speech(folder, open_store(tokens), Origin(str(BASE)))
     facts = json.loads((folder / "speech.json").read_text())
     (folder / "codec.safetensors").rename(tmp_path / "codec.safetensors")
-    (folder / "speech.json").write_text(json.dumps({**facts, "codec_source": "../codec.safetensors"}))
+    (folder / "speech.json").write_text(
+        json.dumps({**facts, "codec_source": "../codec.safetensors"})
+    )
     with pytest.raises(ConfigError, match="codec"):
         open_speech(Origin(str(folder)), SIZE, Flags(), "cpu")
 
@@ -126,5 +150,9 @@ def test_what_does_not_fit_the_model_is_refused(tokens: Path, size: CsmSize, wor
 
 def test_a_model_without_speakers(tokens: Path, tmp_path: Path) -> None:
     store = open_store(tokens)
-    write_store(tmp_path / "t.hdf5", replace(store.info, template="{text}"), store.splits, store.assets)
-    assert not open_speech(Origin(str(BASE)), SIZE, Flags(data=str(tmp_path / "t.hdf5")), "cpu").names_speakers
+    write_store(
+        tmp_path / "t.hdf5", replace(store.info, template="{text}"), store.splits, store.assets
+    )
+    assert not open_speech(
+        Origin(str(BASE)), SIZE, Flags(data=str(tmp_path / "t.hdf5")), "cpu"
+    ).names_speakers

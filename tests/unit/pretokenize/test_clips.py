@@ -39,18 +39,38 @@ def bad_rows(work: Work) -> list[tuple[Json, str]]:
     return [
         ({"path": "audio/none.wav", "text": "No file."}, "no such file"),
         ({"path": "broken.wav", "text": "No sound."}, "cannot be decoded"),
-        ({"path": "audio/0.wav", "text": "Too far.", "end": 1.2}, "end_sec 1.2 is past the end of 0.wav (1.000 s)"),
-        ({"path": "audio/0.wav", "text": "Too late.", "start": 5, "end": 6}, "start_sec 5 is past the end"),
-        ({"path": "audio/0.wav", "text": "At the end.", "start": 1.0}, "start_sec 1 is past the end"),
-        ({"path": "audio/0.wav", "text": "Backwards.", "start": 0.5, "end": 0.2}, "not after start_sec"),
-        ({"path": "audio/0.wav", "text": "Short.", "end": 0.3}, "0.300 s is shorter than --min_sec 0.4"),
+        (
+            {"path": "audio/0.wav", "text": "Too far.", "end": 1.2},
+            "end_sec 1.2 is past the end of 0.wav (1.000 s)",
+        ),
+        (
+            {"path": "audio/0.wav", "text": "Too late.", "start": 5, "end": 6},
+            "start_sec 5 is past the end",
+        ),
+        (
+            {"path": "audio/0.wav", "text": "At the end.", "start": 1.0},
+            "start_sec 1 is past the end",
+        ),
+        (
+            {"path": "audio/0.wav", "text": "Backwards.", "start": 0.5, "end": 0.2},
+            "not after start_sec",
+        ),
+        (
+            {"path": "audio/0.wav", "text": "Short.", "end": 0.3},
+            "0.300 s is shorter than --min_sec 0.4",
+        ),
         ({"path": "audio/0.wav", "text": " "}, "text is missing or empty"),
-        ({"path": "long.wav", "text": "Long."}, "2125 frames + 1 are more than --max_positions 2048"),
+        (
+            {"path": "long.wav", "text": "Long."},
+            "2125 frames + 1 are more than --max_positions 2048",
+        ),
         ({"path": "audio/0.wav", "text": "word " * 3000}, "more than --max_positions"),
     ]
 
 
-def test_bad_rows_are_listed_with_reasons_and_the_rest_goes_on(work: Work, codec: FakeCodec) -> None:
+def test_bad_rows_are_listed_with_reasons_and_the_rest_goes_on(
+    work: Work, codec: FakeCodec
+) -> None:
     good = work.clips([1.0, 1.1, 1.2])
     bad = bad_rows(work)
     assert work.run([row for row, _ in bad] + good, good[:1], "--max_rejected", "80%") == 0
@@ -69,9 +89,16 @@ def test_bad_rows_are_listed_with_reasons_and_the_rest_goes_on(work: Work, codec
     assert sum(reasons.values()) == work.report()["rejected"] == len(bad)
 
 
-@pytest.mark.parametrize(("flags", "code"), [((), 1), (("--max_rejected", "25%"), 0), (("--max_rejected", "0.24"), 1), (("--strict",), 1)])
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [((), 1), (("--max_rejected", "25%"), 0), (("--max_rejected", "0.24"), 1), (("--strict",), 1)],
+)
 def test_too_many_rejected_rows_stop_before_encoding(
-    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], code: int
+    work: Work,
+    codec: FakeCodec,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    code: int,
 ) -> None:
     good = work.clips([1.0, 1.0, 1.0])
     assert work.run(good, good[:1]) == 0
@@ -91,7 +118,10 @@ def test_too_many_rejected_rows_stop_before_encoding(
 
 
 def test_what_only_encoding_finds_out_is_rejected_late(
-    work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    work: Work,
+    codec: FakeCodec,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     good = work.clips([1.0] * 4)
     import soundfile
@@ -111,16 +141,32 @@ def test_what_only_encoding_finds_out_is_rejected_late(
     assert Path(f"{work.output}.parts").exists(), "what was encoded is kept"
     encoded = codec.num_encoded
     assert work.run([*good, silent], good[:1], "--max_rejected", "40%") == 0
-    assert codec.num_encoded == encoded + 1, "only the silent clip is tried again (the other cannot be loaded)"
-    assert {(row["where"].split()[-1], row["reason"].split(": ")[-1].split(",")[0]) for row in work.rejected()} == {
-        ("4", "cut off"),
-        ("5", "a frame of its codes is all zero"),
-    }
+    assert codec.num_encoded == encoded + 1, (
+        "only the silent clip is tried again (the other cannot be loaded)"
+    )
+    assert {
+        (row["where"].split()[-1], row["reason"].split(": ")[-1].split(",")[0])
+        for row in work.rejected()
+    } == {("4", "cut off"), ("5", "a frame of its codes is all zero")}
     assert len(work.store().splits["train"]) == 3
     capsys.readouterr()
-    assert work.run([{"path": "none.wav", "text": "None."}, *good, silent], good[:1], "--max_rejected", "50%") == 0
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rejected ") and " row " in line]
-    assert [line.split(": ")[0].split()[-1] for line in shown] == ["1", "5", "6"], "each is shown once, when it is found"
+    assert (
+        work.run(
+            [{"path": "none.wav", "text": "None."}, *good, silent],
+            good[:1],
+            "--max_rejected",
+            "50%",
+        )
+        == 0
+    )
+    shown = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("rejected ") and " row " in line
+    ]
+    assert [line.split(": ")[0].split()[-1] for line in shown] == ["1", "5", "6"], (
+        "each is shown once, when it is found"
+    )
     monkeypatch.undo()
     monkeypatch.setattr(codecs, "open_codec", lambda *args, **kwargs: codec)
     assert work.run(good, good[:1]) == 0
@@ -145,18 +191,26 @@ def test_a_clip_may_fill_the_model_to_the_last_position(work: Work, codec: FakeC
     assert f"1 are more than --max_positions {positions - 1}" in work.rejected()[0]["reason"]
 
 
-def test_a_frame_more_than_expected_counts(work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_more_than_expected_counts(
+    work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The resampler may give a few samples more than the header promises, and so a frame more."""
     rows = work.clips([0.96])
     load = audio.load
-    monkeypatch.setattr(encoding.audio, "load", lambda *args, **more: np.append(load(*args, **more), np.full(1, 0.1, np.float32)))
+    monkeypatch.setattr(
+        encoding.audio,
+        "load",
+        lambda *args, **more: np.append(load(*args, **more), np.full(1, 0.1, np.float32)),
+    )
     tokens = len(open_tokenizer("auto", codec="melrvq").encode(rows[0]["text"], "999"))
     assert work.run(rows, rows, "--max_positions", str(tokens + 12 + 1)) == 1
     assert "13 frames + 1 are more than" in work.rejected()[0]["reason"]
     assert work.run(rows, rows, "--max_positions", str(tokens + 13 + 1)) == 0
 
 
-def test_no_split_may_be_left_empty(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_split_may_be_left_empty(
+    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = [{"path": "none.wav", "text": "None."}]
     assert work.run(work.clips([1.0]), bad, "--max_rejected", "100%") == 2
     assert "no val clip is left" in capsys.readouterr().err
@@ -173,13 +227,22 @@ def make_spans(files: list[int]) -> list[Span]:
     spans = []
     for number, count in enumerate(files):
         row = Row(f"row {number}", Path(f"{number}.wav"), "Text.", None, None, None)
-        spans += [Span(row, f"digest-{number}", f"{number}-{i}", 0.0, 1.0, 12, "", np.zeros(1, np.uint32)) for i in range(count)]
+        spans += [
+            Span(row, f"digest-{number}", f"{number}-{i}", 0.0, 1.0, 12, "", np.zeros(1, np.uint32))
+            for i in range(count)
+        ]
     return spans
 
 
 @settings(max_examples=80, deadline=None)
-@given(files=st.lists(st.integers(1, 9), min_size=2, max_size=12), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 99))
-def test_held_out_files_are_whole_and_neither_side_is_empty(files: list[int], fraction: float, seed: int) -> None:
+@given(
+    files=st.lists(st.integers(1, 9), min_size=2, max_size=12),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 99),
+)
+def test_held_out_files_are_whole_and_neither_side_is_empty(
+    files: list[int], fraction: float, seed: int
+) -> None:
     spans = make_spans(files)
     train, val = hold_out(spans, fraction, seed)
     assert train
@@ -187,24 +250,42 @@ def test_held_out_files_are_whole_and_neither_side_is_empty(files: list[int], fr
     assert sorted(s.key for s in train + val) == sorted(s.key for s in spans)
     assert not {s.file_digest for s in train} & {s.file_digest for s in val}
     assert len(val) <= max(fraction * len(spans), min(files))
-    assert [s.key for s in train] == [s.key for s in spans if s in train], "the order of the metadata stays"
+    assert [s.key for s in train] == [s.key for s in spans if s in train], (
+        "the order of the metadata stays"
+    )
     order = spans[::-1]
-    assert {s.key for s in hold_out(order, fraction, seed)[1]} == {s.key for s in val}, "the choice does not hang on the order of rows"
+    assert {s.key for s in hold_out(order, fraction, seed)[1]} == {s.key for s in val}, (
+        "the choice does not hang on the order of rows"
+    )
 
 
 def make_turns(places: list[tuple[int, int]]) -> list[Span]:
     """Spans of (file, conversation); conversation 0 is none."""
     spans = []
     for i, (file, talk) in enumerate(places):
-        row = Row(f"row {i}", Path(f"{file}.wav"), "Text.", None, None, None, f"talk {talk}" if talk else "", i)
-        spans.append(Span(row, f"digest-{file}", f"{file}-{i}", 0.0, 1.0, 12, "", np.zeros(1, np.uint32)))
+        row = Row(
+            f"row {i}",
+            Path(f"{file}.wav"),
+            "Text.",
+            None,
+            None,
+            None,
+            f"talk {talk}" if talk else "",
+            i,
+        )
+        spans.append(
+            Span(row, f"digest-{file}", f"{file}-{i}", 0.0, 1.0, 12, "", np.zeros(1, np.uint32))
+        )
     return spans
 
 
 def joined_slowly(spans: list[Span]) -> list[set[str]]:
     """Merge sets that share a file until none do: the obvious way."""
     sets = [{span.file_digest} for span in spans]
-    sets += [{s.file_digest for s in spans if s.row.conversation == name} for name in {s.row.conversation for s in spans} - {""}]
+    sets += [
+        {s.file_digest for s in spans if s.row.conversation == name}
+        for name in {s.row.conversation for s in spans} - {""}
+    ]
     while True:
         pair = next(((a, b) for i, a in enumerate(sets) for b in sets[i + 1 :] if a & b), None)
         if pair is None:
@@ -218,7 +299,9 @@ def joined_slowly(spans: list[Span]) -> list[set[str]]:
     fraction=st.floats(0.01, 0.99),
     seed=st.integers(0, 9),
 )
-def test_neither_files_nor_conversations_are_on_both_sides(places: list[tuple[int, int]], fraction: float, seed: int) -> None:
+def test_neither_files_nor_conversations_are_on_both_sides(
+    places: list[tuple[int, int]], fraction: float, seed: int
+) -> None:
     spans = make_turns(places)
     together = joined_slowly(spans)
     if len(together) == 1:
@@ -229,7 +312,9 @@ def test_neither_files_nor_conversations_are_on_both_sides(places: list[tuple[in
     assert train
     assert val
     sides = [{s.file_digest for s in train}, {s.file_digest for s in val}]
-    assert all(any(files <= side for side in sides) for files in together), "what hangs together is whole"
+    assert all(any(files <= side for side in sides) for files in together), (
+        "what hangs together is whole"
+    )
     assert not sides[0] & sides[1]
     assert not {s.row.conversation for s in train} & {s.row.conversation for s in val} - {""}
     sizes = [sum(s.file_digest in files for s in spans) for files in together]
@@ -238,9 +323,17 @@ def test_neither_files_nor_conversations_are_on_both_sides(places: list[tuple[in
     assert all(sum(file in side for side in sides) == 1 for file in {s.file_digest for s in spans})
 
 
-def test_conversations_that_join_all_files_cannot_be_held_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_conversations_that_join_all_files_cannot_be_held_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     chain = [(0, 1), (1, 1), (1, 2), (2, 2), (2, 0)]
-    with pytest.raises(ConfigError, match=r"all 5 usable rows hang together: conversations join their 3 sound files.*give --val_data, or"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"all 5 usable rows hang together: conversations join their 3 sound files.*give"
+            r" --val_data, or"
+        ),
+    ):
         hold_out(make_turns(chain), 0.2, 0)
     _, val = hold_out(make_turns([*chain, (3, 3), (4, 3)]), 0.3, 0)
     assert [s.row.conversation for s in val] == ["talk 3"] * 2
@@ -259,13 +352,20 @@ def test_held_out_clips_are_near_the_fraction_and_follow_the_seed() -> None:
         hold_out(make_spans([5]), 0.2, 0)
 
 
-def test_without_val_data_a_part_is_held_out_of_the_usable_rows(work: Work, codec: FakeCodec) -> None:
+def test_without_val_data_a_part_is_held_out_of_the_usable_rows(
+    work: Work, codec: FakeCodec
+) -> None:
     rows = work.clips([1.0] * 10)
     missing = [{"path": f"none{i}.wav", "text": "None."} for i in range(10)]
     assert work.run([*rows, *missing], None, "--max_rejected", "60%", "--val_fraction", "0.2") == 0
     store = work.store()
     assert (len(store.splits["train"]), len(store.splits["val"])) == (8, 2)
-    assert work.run([*rows, *missing], None, "--max_rejected", "60%", "--val_fraction", "0.2", "--seed", "1") == 0
+    assert (
+        work.run(
+            [*rows, *missing], None, "--max_rejected", "60%", "--val_fraction", "0.2", "--seed", "1"
+        )
+        == 0
+    )
     assert set(work.store().splits["val"].ids) != set(store.splits["val"].ids)
     assert work.report()["encoded_now"] == 0
     assert work.run(work.clips([1.0]), None) == 2

@@ -38,12 +38,25 @@ def test_every_sound_file_is_a_row_with_the_text_beside_it(tmp_path: Path) -> No
     ):
         write(tmp_path / name)
         write(tmp_path / text, f"\ufeff Text of {name},\r\n  two lines.\n")
-    for name in (".hidden/x.wav", "._b.wav", "README.md", "notes.txt", "b.original.txt", "cover.jpg"):
+    for name in (
+        ".hidden/x.wav",
+        "._b.wav",
+        "README.md",
+        "notes.txt",
+        "b.original.txt",
+        "cover.jpg",
+    ):
         write(tmp_path / name)
     found = read_metadata(tmp_path)
-    assert texts(found, tmp_path) == {n: f"Text of {n}, two lines." for n in ("b.wav", "e.ogg", "sub/a.FLAC", "sub/deep/c.d.mp3")}
-    assert [row.where for row in found[0]] == [str(tmp_path / row.path.relative_to(tmp_path)) for row in found[0]], "named by its file"
-    assert {(row.speaker, row.start_sec, row.end_sec, row.conversation) for row in found[0]} == {(None, None, None, "")}
+    assert texts(found, tmp_path) == {
+        n: f"Text of {n}, two lines." for n in ("b.wav", "e.ogg", "sub/a.FLAC", "sub/deep/c.d.mp3")
+    }
+    assert [row.where for row in found[0]] == [
+        str(tmp_path / row.path.relative_to(tmp_path)) for row in found[0]
+    ], "named by its file"
+    assert {(row.speaker, row.start_sec, row.end_sec, row.conversation) for row in found[0]} == {
+        (None, None, None, "")
+    }
 
 
 @pytest.mark.parametrize(
@@ -56,7 +69,9 @@ def test_every_sound_file_is_a_row_with_the_text_beside_it(tmp_path: Path) -> No
         ("a\0b", "is UTF-16, UTF-32 or no text at all"),
     ],
 )
-def test_a_sound_without_a_text_is_rejected_with_its_reason(tmp_path: Path, transcript: str | bytes | None, reason: str) -> None:
+def test_a_sound_without_a_text_is_rejected_with_its_reason(
+    tmp_path: Path, transcript: str | bytes | None, reason: str
+) -> None:
     write(tmp_path / "a b.wav")
     if transcript is not None:
         write(tmp_path / "a b.txt", transcript)
@@ -64,7 +79,11 @@ def test_a_sound_without_a_text_is_rejected_with_its_reason(tmp_path: Path, tran
     write(tmp_path / "good.txt", "Good.")
     (row,), (rejection,) = read_metadata(tmp_path)
     assert row.text == "Good."
-    assert (rejection.where, rejection.path, rejection.text) == (str(tmp_path / "a b.wav"), "./a b.wav", "")
+    assert (rejection.where, rejection.path, rejection.text) == (
+        str(tmp_path / "a b.wav"),
+        "./a b.wav",
+        "",
+    )
     assert reason in rejection.reason
     assert ";" in rejection.reason
 
@@ -107,7 +126,9 @@ def test_linked_folders_count_once(tmp_path: Path) -> None:
     assert row.where == str(folder / "one/a.wav")
 
 
-def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "a.wav")
     write(tmp_path / "sub/b.wav")
     scandir = os.scandir
@@ -130,12 +151,22 @@ def test_nothing_to_read_says_what_was_looked_for(tmp_path: Path) -> None:
         assert expected in str(error.value)
 
 
-NAMES = st.text(st.sampled_from("ab.A é"), min_size=1, max_size=4).filter(lambda name: name.strip(".") and not name.startswith("."))
+NAMES = st.text(st.sampled_from("ab.A é"), min_size=1, max_size=4).filter(
+    lambda name: name.strip(".") and not name.startswith(".")
+)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.sets(st.tuples(NAMES, st.sampled_from([".wav", ".flac", ".txt", ".lab", ".md"])), min_size=1, max_size=8))
-def test_a_row_for_each_sound_and_nothing_else(tmp_path_factory: pytest.TempPathFactory, files: set[tuple[str, str]]) -> None:
+@given(
+    st.sets(
+        st.tuples(NAMES, st.sampled_from([".wav", ".flac", ".txt", ".lab", ".md"])),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_a_row_for_each_sound_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, files: set[tuple[str, str]]
+) -> None:
     folder = tmp_path_factory.mktemp("wavs")
     for stem, suffix in files:
         write(folder / f"{stem}{suffix}", f"{stem}|{suffix}")
@@ -146,12 +177,16 @@ def test_a_row_for_each_sound_and_nothing_else(tmp_path_factory: pytest.TempPath
         return
     rows, rejections = read_metadata(folder)
     expected = {
-        f"{stem}{suffix}": next(" ".join(f"{stem}|{text}".split()) for text in (".txt", ".lab") if (stem, text) in files)
+        f"{stem}{suffix}": next(
+            " ".join(f"{stem}|{text}".split()) for text in (".txt", ".lab") if (stem, text) in files
+        )
         for stem, suffix in sounds
         if {(stem, ".txt"), (stem, ".lab")} & files
     }
     assert {row.path.name: row.text for row in rows} == expected
-    assert {Path(r.path).name for r in rejections} == {f"{stem}{suffix}" for stem, suffix in sounds} - set(expected)
+    assert {Path(r.path).name for r in rejections} == {
+        f"{stem}{suffix}" for stem, suffix in sounds
+    } - set(expected)
     assert [row.path for row in rows] == sorted(row.path for row in rows)
 
 
@@ -160,9 +195,20 @@ def test_a_row_for_each_sound_and_nothing_else(tmp_path_factory: pytest.TempPath
 
 @pytest.mark.parametrize("name", ["metadata.csv", "train.json", "whatever.TSV"])
 def test_the_only_metadata_file_is_read(tmp_path: Path, name: str) -> None:
-    table = {".csv": "path,text\na.wav,A.\n", ".json": json.dumps([{"path": "a.wav", "text": "A."}]), ".TSV": "path\ttext\na.wav\tA.\n"}
+    table = {
+        ".csv": "path,text\na.wav,A.\n",
+        ".json": json.dumps([{"path": "a.wav", "text": "A."}]),
+        ".TSV": "path\ttext\na.wav\tA.\n",
+    }
     write(tmp_path / name, table[Path(name).suffix])
-    for other in ("b.wav", "b.txt", ".hidden.json", "tokens.hdf5.rejected.jsonl", "tokens.hdf5.report.json", "sub/other.json"):
+    for other in (
+        "b.wav",
+        "b.txt",
+        ".hidden.json",
+        "tokens.hdf5.rejected.jsonl",
+        "tokens.hdf5.report.json",
+        "sub/other.json",
+    ):
         write(tmp_path / other)
     with h5py.File(tmp_path / "tokens.hdf5", "w") as file:
         file.attrs["schema_version"] = 1
@@ -175,7 +221,11 @@ def test_several_metadata_files_are_named(tmp_path: Path) -> None:
     for name in ("train.json", "val.json", "notes.txt"):
         write(tmp_path / name, "[]")
     with pytest.raises(
-        MetadataError, match=r"is a folder with 2 metadata files, train.json, val.json; name the one to read, as .*train.json"
+        MetadataError,
+        match=(
+            r"is a folder with 2 metadata files, train.json, val.json; name the one to read, as"
+            r" .*train.json"
+        ),
     ):
         read_metadata(tmp_path)
 
@@ -193,7 +243,8 @@ def ljspeech(folder: Path, lines: str, sounds: tuple[str, ...] = ()) -> Path:
 @pytest.mark.parametrize("named", [True, False])
 def test_ljspeech_is_read_by_its_list_or_its_folder(tmp_path: Path, named: bool) -> None:
     lines = (
-        'LJ1|In "1852, Mr. X|In "eighteen fifty-two, Mister X\nLJ2|As it is.|\r\n\nLJ3|Two fields.\nwavs/d.flac|A path.\ne.wav|A name.\n'
+        'LJ1|In "1852, Mr. X|In "eighteen fifty-two, Mister X\nLJ2|As it is.|\r\n\nLJ3|Two'
+        " fields.\nwavs/d.flac|A path.\ne.wav|A name.\n"
     )
     path = ljspeech(tmp_path, lines, ("LJ1.wav", "LJ2.flac", "LJ2.txt", "LJ3.wav", "LJ3.mp3"))
     assert texts(read_metadata(path if named else tmp_path), tmp_path) == {
@@ -208,7 +259,9 @@ def test_ljspeech_is_read_by_its_list_or_its_folder(tmp_path: Path, named: bool)
 def test_rows_of_ljspeech_that_cannot_be_read(tmp_path: Path) -> None:
     path = ljspeech(tmp_path, "a|Fine.\nb|One|two|three\nc\nd||\n")
     (row,), rejections = read_metadata(path)
-    assert (row.where, row.path) == (f"{path} row 1", tmp_path / "wavs/a.wav"), "wavs/<id>.wav where there is no such file, to be named"
+    assert (row.where, row.path) == (f"{path} row 1", tmp_path / "wavs/a.wav"), (
+        "wavs/<id>.wav where there is no such file, to be named"
+    )
     assert [(r.where.split()[-1], r.reason.split(";")[0]) for r in rejections] == [
         ("2", "has 4 fields between bars"),
         ("3", "has 1 fields between bars"),

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from csm_ft.pretokenize.formats import read_table
 from csm_ft.pretokenize.metadata import MetadataError, read_metadata
 
-PIECES = [*'[]{}",:|;\t\n\r\\ ', '"path"', '"text"', "path", "text", "a.wav", "1e999", "NaN", "true", "\ufeff"]
+PIECES = [
+    *'[]{}",:|;\t\n\r\\ ',
+    '"path"',
+    '"text"',
+    "path",
+    "text",
+    "a.wav",
+    "1e999",
+    "NaN",
+    "true",
+    "\ufeff",
+]
 SUFFIXES = [".json", ".jsonl", ".csv", ".tsv", ".sqlite", ".parquet", ".h5"]
 
 
@@ -31,7 +42,9 @@ def message(path: Path, **options: Any) -> str:
     with pytest.raises(MetadataError) as error:
         read_metadata(path, **options)
     assert str(error.value).startswith(str(path)), "the message begins with the file"
-    assert ";" in str(error.value) or ":" in str(error.value).removeprefix(str(path)), "and names a way out"
+    assert ";" in str(error.value) or ":" in str(error.value).removeprefix(str(path)), (
+        "and names a way out"
+    )
     return str(error.value)
 
 
@@ -71,7 +84,9 @@ def message(path: Path, **options: Any) -> str:
         ("t.h5", "HDF", "not readable as an HDF5 table"),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path, name: str, content: str | bytes, expected: str) -> None:
+def test_a_file_that_cannot_be_read_says_why_and_what_to_do(
+    tmp_path: Path, name: str, content: str | bytes, expected: str
+) -> None:
     assert expected in message(write(tmp_path, name, content))
 
 
@@ -84,26 +99,45 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_and_dos_lines_are_fine(tmp_path: Path) -> None:
     assert texts(write(tmp_path, "t.csv", "path,text\r\na,é\r\n".encode("utf-8-sig"))) == ["é"]
-    assert texts(write(tmp_path, "t.json", '[{"path": "a", "text": "é"}]'.encode("utf-8-sig"))) == ["é"]
+    assert texts(write(tmp_path, "t.json", '[{"path": "a", "text": "é"}]'.encode("utf-8-sig"))) == [
+        "é"
+    ]
 
 
 def test_data_may_stand_under_data(tmp_path: Path) -> None:
-    assert texts(write(tmp_path, "t.JSON", '{"version": 1, "data": [{"path": "a", "text": "b"},]}')) == ["b"]
+    assert texts(
+        write(tmp_path, "t.JSON", '{"version": 1, "data": [{"path": "a", "text": "b"},]}')
+    ) == ["b"]
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.dictionaries(st.text(max_size=4), st.text(max_size=6), max_size=3), max_size=4))
 def test_trailing_commas_change_nothing_else(rows: list[dict[str, str]]) -> None:
-    """Compare with writing the commas where a person does, behind every last item, whatever stands in the strings."""
+    """Compare with writing the commas where a person does, behind every last item.
+
+    Whatever stands in the strings.
+    """
     rows = [{"path": "a", "text": ',}",]', **row} for row in rows] or [{"path": "a", "text": ","}]
-    sloppy = "[" + "".join("{" + "".join(f"{json.dumps(k)}: {json.dumps(v)}, " for k, v in row.items()) + "},\n" for row in rows) + "]"
+    sloppy = (
+        "["
+        + "".join(
+            "{" + "".join(f"{json.dumps(k)}: {json.dumps(v)}, " for k, v in row.items()) + "},\n"
+            for row in rows
+        )
+        + "]"
+    )
     with tempfile.TemporaryDirectory() as folder:
         _, found = read_table(write(Path(folder), "t.json", sloppy), sql_table="")
     assert list(found) == rows
 
 
 def test_json_rows_that_are_no_objects_are_rejected_alone(tmp_path: Path) -> None:
-    path = write(tmp_path, "t.json", '[{"path": "a", "text": "b"}, "x", ["a", "b"], {"path": "a", "path": "c", "text": "d"}, null]')
+    path = write(
+        tmp_path,
+        "t.json",
+        '[{"path": "a", "text": "b"}, "x", ["a", "b"], {"path": "a", "path": "c", "text": "d"},'
+        " null]",
+    )
     rows, rejections = read_metadata(path)
     assert len(rows) == 1
     assert [r.reason.split(";")[0] for r in rejections] == [
@@ -115,14 +149,22 @@ def test_json_rows_that_are_no_objects_are_rejected_alone(tmp_path: Path) -> Non
 
 
 def test_a_torn_line_of_jsonl_costs_one_row(tmp_path: Path) -> None:
-    lines = ['{"path": "a", "text": "line\u2028separator"}', "", '{"path": "b", "te', '{"path": "c", "text": "d"}\r', "1" * 5000]
+    lines = [
+        '{"path": "a", "text": "line\u2028separator"}',
+        "",
+        '{"path": "b", "te',
+        '{"path": "c", "text": "d"}\r',
+        "1" * 5000,
+    ]
     good, torn, last, number = texts(write(tmp_path, "t.jsonl", "\n".join(lines)))
     assert (good, last) == ("line\u2028separator", "d")
     assert "not JSON" in torn.reason
     assert "not JSON" in number.reason
 
 
-def test_a_row_with_too_many_fields_is_rejected_and_a_short_one_lacks_its_end(tmp_path: Path) -> None:
+def test_a_row_with_too_many_fields_is_rejected_and_a_short_one_lacks_its_end(
+    tmp_path: Path,
+) -> None:
     path = write(tmp_path, "t.csv", 'path,text,speaker\na,Hello, world,3\nb,fine\n\nc, "x, y",4\n')
     torn, short, quoted = texts(path)
     assert torn.reason == "has 4 fields where the header has 3; put a text with ',' in it in quotes"
@@ -130,8 +172,12 @@ def test_a_row_with_too_many_fields_is_rejected_and_a_short_one_lacks_its_end(tm
 
 
 @pytest.mark.parametrize("mark", [";", "|", "\t"])
-def test_another_mark_between_columns_is_recognised_by_the_header(tmp_path: Path, mark: str) -> None:
-    assert texts(write(tmp_path, "t.csv", f'"speaker"{mark}"path"{mark}text\n1{mark}a.wav{mark}Hello, you\n')) == ["Hello, you"]
+def test_another_mark_between_columns_is_recognised_by_the_header(
+    tmp_path: Path, mark: str
+) -> None:
+    assert texts(
+        write(tmp_path, "t.csv", f'"speaker"{mark}"path"{mark}text\n1{mark}a.wav{mark}Hello, you\n')
+    ) == ["Hello, you"]
 
 
 def test_quotes_in_tsv_are_read_as_they_are_meant(tmp_path: Path) -> None:
@@ -139,8 +185,15 @@ def test_quotes_in_tsv_are_read_as_they_are_meant(tmp_path: Path) -> None:
     written.to_csv(tmp_path / "pandas.tsv", sep="\t", index=False)
     assert texts(tmp_path / "pandas.tsv") == list(written["text"])
     plain = 'path\ttext\na\t"Where is it?\nb\tI do not know."\nc\tplain\n'
-    assert texts(write(tmp_path, "plain.tsv", plain)) == ['"Where is it?', 'I do not know."', "plain"]
-    assert texts(write(tmp_path, "open.tsv", 'path\ttext\na\t"Well," he said.\nb\tx\n')) == ['"Well," he said.', "x"]
+    assert texts(write(tmp_path, "plain.tsv", plain)) == [
+        '"Where is it?',
+        'I do not know."',
+        "plain",
+    ]
+    assert texts(write(tmp_path, "open.tsv", 'path\ttext\na\t"Well," he said.\nb\tx\n')) == [
+        '"Well," he said.',
+        "x",
+    ]
 
 
 def test_sqlite_tables_are_named_quoted_and_listed(tmp_path: Path) -> None:
@@ -148,7 +201,9 @@ def test_sqlite_tables_are_named_quoted_and_listed(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "a b#?.db") as database:
         database.execute("CREATE TABLE data (path TEXT, text TEXT)")
         database.execute(f"""CREATE TABLE "{name.replace('"', '""')}" (audio, sentence, speaker)""")
-        database.execute(f"""INSERT INTO "{name.replace('"', '""')}" VALUES ('a', 'b', 3), ('c', CAST(x'ff' AS TEXT), 3)""")
+        database.execute(
+            f"""INSERT INTO "{name.replace('"', '""')}" VALUES ('a', 'b', 3), ('c', CAST(x'ff' AS TEXT), 3)"""
+        )
     database.close()
     path = tmp_path / "a b#?.db"
     rows, (rejection,) = read_metadata(path, sql_table=name)
@@ -159,14 +214,23 @@ def test_sqlite_tables_are_named_quoted_and_listed(tmp_path: Path) -> None:
 
 
 def test_parquet_with_the_sound_inside_says_so(tmp_path: Path) -> None:
-    pd.DataFrame({"audio": [{"bytes": b"x", "path": "a.wav"}], "text": ["b"]}).to_parquet(tmp_path / "t.parquet")
-    assert "column audio holds records; write out the sound files" in message(tmp_path / "t.parquet")
+    pd.DataFrame({"audio": [{"bytes": b"x", "path": "a.wav"}], "text": ["b"]}).to_parquet(
+        tmp_path / "t.parquet"
+    )
+    assert "column audio holds records; write out the sound files" in message(
+        tmp_path / "t.parquet"
+    )
     pd.DataFrame({"file": ["a"], "words": ["b"]}).to_parquet(tmp_path / "u.parquet")
     assert "found are 'file', 'words'" in message(tmp_path / "u.parquet")
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    )
+)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_garbage_is_never_more_than_a_metadata_error(suffix: str, content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -181,13 +245,31 @@ def test_garbage_is_never_more_than_a_metadata_error(suffix: str, content: bytes
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(
-        st.sampled_from([*'[]{}",:|;\t\n\r\\ ', '"path"', '"text"', "path", "text", "a.wav", "1e999", "NaN", "true", "\ufeff"]), max_size=40
+        st.sampled_from(
+            [
+                *'[]{}",:|;\t\n\r\\ ',
+                '"path"',
+                '"text"',
+                "path",
+                "text",
+                "a.wav",
+                "1e999",
+                "NaN",
+                "true",
+                "\ufeff",
+            ]
+        ),
+        max_size=40,
     )
 )
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".tsv"])
-def test_almost_valid_text_is_never_more_than_a_metadata_error(suffix: str, pieces: list[str]) -> None:
+def test_almost_valid_text_is_never_more_than_a_metadata_error(
+    suffix: str, pieces: list[str]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder), f"t{suffix}", "path,text\n" * suffix.endswith("csv") + "".join(pieces))
+        path = write(
+            Path(folder), f"t{suffix}", "path,text\n" * suffix.endswith("csv") + "".join(pieces)
+        )
         try:
             rows, rejections = read_metadata(path)
         except MetadataError:

@@ -18,7 +18,9 @@ from csm_ft.pretokenize.metadata import Rejection, Row, read_metadata
 Columns = dict[str, Any]
 
 
-def read(folder: Path, rows: list[Columns], name: str = "train.json") -> tuple[list[Row], list[Rejection]]:
+def read(
+    folder: Path, rows: list[Columns], name: str = "train.json"
+) -> tuple[list[Row], list[Rejection]]:
     (folder / name).write_text(json.dumps(rows), encoding="utf-8")
     return read_metadata(folder / name)
 
@@ -30,7 +32,9 @@ def one(folder: Path, **columns: Any) -> Row:
 
 
 def reason(folder: Path, **columns: Any) -> str:
-    rows, rejections = read(folder, [{"path": "a.wav", "text": "Hello.", **columns}, {"path": "b.wav", "text": "Good."}])
+    rows, rejections = read(
+        folder, [{"path": "a.wav", "text": "Hello.", **columns}, {"path": "b.wav", "text": "Good."}]
+    )
     assert [row.path.name for row in rows] == ["b.wav"], "one bad row costs no other"
     assert rejections[0].where == f"{folder / 'train.json'} row 1"
     assert ";" in rejections[0].reason, "a reason names the way out"
@@ -46,17 +50,22 @@ def write(path: Path, rows: list[Columns]) -> None:
         case ".json":
             path.write_text(json.dumps(rows), encoding="utf-8")
         case ".jsonl":
-            path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+            path.write_text(
+                "\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8"
+            )
         case ".csv" | ".tsv":
             with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, names, delimiter="," if path.suffix == ".csv" else "\t")
+                writer = csv.DictWriter(
+                    file, names, delimiter="," if path.suffix == ".csv" else "\t"
+                )
                 writer.writeheader()
                 writer.writerows(rows)
         case ".sqlite":
             with sqlite3.connect(path) as database:
                 database.execute(f"CREATE TABLE data ({', '.join(names)})")
                 database.executemany(
-                    f"INSERT INTO data VALUES ({', '.join('?' * len(names))})", [[row.get(name) for name in names] for row in rows]
+                    f"INSERT INTO data VALUES ({', '.join('?' * len(names))})",
+                    [[row.get(name) for name in names] for row in rows],
                 )
             database.close()
         case ".parquet":
@@ -66,7 +75,9 @@ def write(path: Path, rows: list[Columns]) -> None:
                 for name, column in columns_of_one_type(rows, names).items():
                     numeric = column.dtype.kind == "f"
                     file.create_dataset(
-                        str(name), data=column.to_numpy() if numeric else list(column), dtype=None if numeric else h5py.string_dtype()
+                        str(name),
+                        data=column.to_numpy() if numeric else list(column),
+                        dtype=None if numeric else h5py.string_dtype(),
                     )
 
 
@@ -76,14 +87,28 @@ def columns_of_one_type(rows: list[Columns], names: list[str]) -> pd.DataFrame:
         if name in ("start", "end"):
             frame[name] = frame[name].astype(float)
         else:
-            frame[name] = frame[name].map(lambda value: "" if value is None else str(value)).astype(object)
+            frame[name] = (
+                frame[name].map(lambda value: "" if value is None else str(value)).astype(object)
+            )
     return frame
 
 
-TALK = st.one_of(st.none(), st.integers(0, 3), st.integers(0, 3).map(float), st.sampled_from(["0", "a b", "call [2]"]))
+TALK = st.one_of(
+    st.none(),
+    st.integers(0, 3),
+    st.integers(0, 3).map(float),
+    st.sampled_from(["0", "a b", "call [2]"]),
+)
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
-SPAN = st.tuples(st.integers(0, 10**6), st.integers(1, 10**5)).map(lambda span: (span[0] / 1000, (span[0] + span[1]) / 1000))
-SPEAKER = st.one_of(st.none(), st.integers(0, 999), st.integers(0, 99).map(float), st.sampled_from(["alice", "Zoë 2", "007", "３"]))
+SPAN = st.tuples(st.integers(0, 10**6), st.integers(1, 10**5)).map(
+    lambda span: (span[0] / 1000, (span[0] + span[1]) / 1000)
+)
+SPEAKER = st.one_of(
+    st.none(),
+    st.integers(0, 999),
+    st.integers(0, 99).map(float),
+    st.sampled_from(["alice", "Zoë 2", "007", "３"]),
+)
 
 
 @st.composite
@@ -93,9 +118,22 @@ def clips(draw: st.DrawFn) -> tuple[Columns, Columns]:
     speaker, (start, end) = draw(SPEAKER), draw(SPAN)
     start, end = (start if draw(st.booleans()) else None), (end if draw(st.booleans()) else None)
     name = f"{draw(st.integers(0, 99))} é.wav"
-    columns = {"path": name, "text": f"{draw(st.sampled_from(['', ' ', chr(10)]))}{core} ", "start": start, "end": end, "speaker": speaker}
+    columns = {
+        "path": name,
+        "text": f"{draw(st.sampled_from(['', ' ', chr(10)]))}{core} ",
+        "start": start,
+        "end": end,
+        "speaker": speaker,
+    }
     columns["conversation"] = talk = draw(TALK)
-    meaning = {"path": name, "text": core, "start_sec": start, "end_sec": end, "speaker": word(speaker), "conversation": word(talk) or ""}
+    meaning = {
+        "path": name,
+        "text": core,
+        "start_sec": start,
+        "end_sec": end,
+        "speaker": word(speaker),
+        "conversation": word(talk) or "",
+    }
     return columns, meaning
 
 
@@ -105,7 +143,9 @@ def word(value: float | str | None) -> str | None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(clips(), min_size=1, max_size=8))
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".tsv", ".sqlite", ".parquet", ".h5"])
+@pytest.mark.parametrize(
+    "suffix", [".json", ".jsonl", ".csv", ".tsv", ".sqlite", ".parquet", ".h5"]
+)
 def test_every_format_says_the_same(suffix: str, pairs: list[tuple[Columns, Columns]]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
@@ -118,7 +158,11 @@ def test_every_format_says_the_same(suffix: str, pairs: list[tuple[Columns, Colu
             Row(
                 where=f"{path} row {number}",
                 **{**meaning, "path": folder / meaning["path"]},
-                turn=names[: number - 1].count(meaning["conversation"]) if meaning["conversation"] else 0,
+                turn=(
+                    names[: number - 1].count(meaning["conversation"])
+                    if meaning["conversation"]
+                    else 0
+                ),
             )
             for number, (_, meaning) in enumerate(pairs, start=1)
         ]
@@ -155,29 +199,49 @@ def test_the_readme_example_of_the_public_trainer(tmp_path: Path) -> None:
 
 
 def test_mixed_optional_fields_in_a_table_do_not_become_nan(tmp_path: Path) -> None:
-    pd.DataFrame({"path": ["a.wav", "b.wav"], "text": ["x", "y"], "speaker": [3, None], "end": [None, 2]}).to_csv(tmp_path / "t.csv")
+    pd.DataFrame(
+        {"path": ["a.wav", "b.wav"], "text": ["x", "y"], "speaker": [3, None], "end": [None, 2]}
+    ).to_csv(tmp_path / "t.csv")
     rows, rejections = read_metadata(tmp_path / "t.csv")
     assert rejections == []
     assert [(row.speaker, row.end_sec) for row in rows] == [("3", None), (None, 2.0)]
 
 
 def test_aliases_capitals_spaces_and_unknown_columns(tmp_path: Path) -> None:
-    row = {" Audio": "a.wav", "Sentence ": "Hi", "SPEAKER_ID": 1, "start": "1.1", "duration": 2.2, "emotion": {"joy": 1}, "offset": "x"}
+    row = {
+        " Audio": "a.wav",
+        "Sentence ": "Hi",
+        "SPEAKER_ID": 1,
+        "start": "1.1",
+        "duration": 2.2,
+        "emotion": {"joy": 1},
+        "offset": "x",
+    }
     (found,), rejections = read(tmp_path, [row])
     assert rejections == []
     assert found == Row(f"{tmp_path / 'train.json'} row 1", tmp_path / "a.wav", "Hi", "1", 1.1, 3.3)
 
 
 def test_column_and_alias_may_agree_but_not_differ(tmp_path: Path) -> None:
-    assert one(tmp_path, audio=" a.wav", speaker=3, speaker_id="3.0", start=1, end=3.3, duration=2.3).end_sec == 3.3
+    assert (
+        one(
+            tmp_path, audio=" a.wav", speaker=3, speaker_id="3.0", start=1, end=3.3, duration=2.3
+        ).end_sec
+        == 3.3
+    )
     assert "audio 'b.wav' and path 'a.wav' differ" in reason(tmp_path, audio="b.wav")
-    assert "end_sec 3.0 is not start_sec 1.0 + duration_sec 2.5" in reason(tmp_path, start=1, end=3, duration=2.5)
+    assert "end_sec 3.0 is not start_sec 1.0 + duration_sec 2.5" in reason(
+        tmp_path, start=1, end=3, duration=2.5
+    )
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"end": 3.2, "start": 3.2}, 'end_sec 3.2 is not after start_sec 3.2 (clip "a.wav"); drop the row or fix the span'),
+        (
+            {"end": 3.2, "start": 3.2},
+            'end_sec 3.2 is not after start_sec 3.2 (clip "a.wav"); drop the row or fix the span',
+        ),
         ({"end": 0}, "end_sec 0.0 is not after start_sec 0.0"),
         ({"start": -0.5}, "start_sec -0.5 is below 0"),
         ({"duration": 0, "start": 1}, "duration_sec 0.0 is not above 0"),
@@ -208,7 +272,9 @@ def test_column_and_alias_may_agree_but_not_differ(tmp_path: Path) -> None:
         ({"speaker": "a\nb"}, "control characters"),
     ],
 )
-def test_a_bad_row_is_rejected_with_its_reason(tmp_path: Path, columns: Columns, message: str) -> None:
+def test_a_bad_row_is_rejected_with_its_reason(
+    tmp_path: Path, columns: Columns, message: str
+) -> None:
     assert message.replace('"', "'") in reason(tmp_path, **columns)
 
 
@@ -217,7 +283,9 @@ def test_huge_whole_numbers_are_speakers_too(tmp_path: Path) -> None:
 
 
 def test_a_rejection_can_be_read_back(tmp_path: Path) -> None:
-    _, (rejection, _) = read(tmp_path, [{"path": "ü.wav", "text": "naïve \ud800"}, {"path": 3, "text": ["x"]}])
+    _, (rejection, _) = read(
+        tmp_path, [{"path": "ü.wav", "text": "naïve \ud800"}, {"path": 3, "text": ["x"]}]
+    )
     line = rejection.to_json()
     assert "\n" not in line
     line.encode("utf-8")
@@ -227,7 +295,9 @@ def test_a_rejection_can_be_read_back(tmp_path: Path) -> None:
 
 
 def test_rejections_and_rows_keep_their_numbers(tmp_path: Path) -> None:
-    rows, rejections = read(tmp_path, [{"path": f"{i}.wav", "text": "" if i % 3 == 0 else f"t{i}"} for i in range(10)])
+    rows, rejections = read(
+        tmp_path, [{"path": f"{i}.wav", "text": "" if i % 3 == 0 else f"t{i}"} for i in range(10)]
+    )
     numbers = {int(item.where.rsplit(" ", 1)[1]) for item in (*rows, *rejections)}
     assert numbers == set(range(1, 11))
     assert [item.where.rsplit(" ", 1)[1] for item in rejections] == ["1", "4", "7", "10"]
@@ -236,7 +306,9 @@ def test_rejections_and_rows_keep_their_numbers(tmp_path: Path) -> None:
 def test_numpy_values_and_bytes_are_values(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "t.h5", "w") as file:
         kind = np.dtype([("path", "S8"), ("text", "S8"), ("speaker", "i4"), ("end", "f4")])
-        file["clips"] = np.array([(b"a.wav", "é".encode(), 3, 1.5), (b"b.wav", b"", 4, np.nan)], dtype=kind)
+        file["clips"] = np.array(
+            [(b"a.wav", "é".encode(), 3, 1.5), (b"b.wav", b"", 4, np.nan)], dtype=kind
+        )
     (row,), (rejection,) = read_metadata(tmp_path / "t.h5")
     assert (row.path, row.text, row.speaker, row.end_sec) == (tmp_path / "a.wav", "é", "3", 1.5)
     assert rejection.reason.startswith("text is missing")
@@ -245,15 +317,27 @@ def test_numpy_values_and_bytes_are_values(tmp_path: Path) -> None:
 # Paths
 
 
-def test_paths_are_relative_to_the_metadata_file_and_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_metadata_file_and_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "meta").mkdir()
     (tmp_path / "wavs").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "wavs")
-    rows = [{"path": p, "text": "x"} for p in ("../wavs/a.wav", f"{tmp_path}/wavs/a.wav", "../link/a.wav", "./../meta/.././wavs//a.wav")]
+    rows = [
+        {"path": p, "text": "x"}
+        for p in (
+            "../wavs/a.wav",
+            f"{tmp_path}/wavs/a.wav",
+            "../link/a.wav",
+            "./../meta/.././wavs//a.wav",
+        )
+    ]
     write(tmp_path / "meta" / "train.json", rows)
     monkeypatch.chdir(tmp_path)
     found, _ = read_metadata(Path("meta/train.json"))
-    assert {row.path for row in found} == {tmp_path / "wavs" / "a.wav"}, "four spellings of one source"
+    assert {row.path for row in found} == {tmp_path / "wavs" / "a.wav"}, (
+        "four spellings of one source"
+    )
     assert found[0].where == "meta/train.json row 1", "the name as the user gave it"
 
 
@@ -271,7 +355,9 @@ def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_quote_mark_that_swallows_rows_is_found(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text('path,text\na.wav,"Where is it?\nb.wav,I do not know."\nc.wav,"two\nlines"\n')
+    (tmp_path / "t.csv").write_text(
+        'path,text\na.wav,"Where is it?\nb.wav,I do not know."\nc.wav,"two\nlines"\n'
+    )
     (row,), (rejection,) = read_metadata(tmp_path / "t.csv")
     assert row.text == "two\nlines"
     assert "a quote mark is not closed" in rejection.reason

@@ -1,4 +1,7 @@
-"""Conversations: rows and lists of turns become places in a conversation, and what is rejected leaves a hole."""
+"""Conversations.
+
+Rows and lists of turns become places in a conversation, and what is rejected leaves a hole.
+"""
 
 import json
 import tempfile
@@ -29,9 +32,26 @@ def places(rows: list[Row]) -> dict[str, tuple[str, int]]:
 
 
 def test_turns_are_in_the_order_of_the_rows_or_of_their_numbers(tmp_path: Path) -> None:
-    rows, rejections = read(tmp_path, [clip("a", 3), clip("b", "x", 10), clip("c", 3.0), clip("d"), clip("e", "x", "-2.5"), clip("f", "3")])
+    rows, rejections = read(
+        tmp_path,
+        [
+            clip("a", 3),
+            clip("b", "x", 10),
+            clip("c", 3.0),
+            clip("d"),
+            clip("e", "x", "-2.5"),
+            clip("f", "3"),
+        ],
+    )
     assert rejections == []
-    assert places(rows) == {"a": ("3", 0), "b": ("x", 1), "c": ("3", 1), "d": ("", 0), "e": ("x", 0), "f": ("3", 2)}
+    assert places(rows) == {
+        "a": ("3", 0),
+        "b": ("x", 1),
+        "c": ("3", 1),
+        "d": ("", 0),
+        "e": ("x", 0),
+        "f": ("3", 2),
+    }
 
 
 def test_turns_may_be_numbered_by_time_stamps(tmp_path: Path) -> None:
@@ -59,7 +79,9 @@ def test_turns_may_be_numbered_by_time_stamps(tmp_path: Path) -> None:
         ([clip("a", "x"), clip("b", "y", conversation_id="x"), clip("c", "x")], "differ; keep one", {"a": 0, "c": 2}),
     ],
 )  # fmt: skip
-def test_a_rejected_turn_leaves_a_hole(tmp_path: Path, rows: list[Columns], message: str, left: dict[str, int]) -> None:
+def test_a_rejected_turn_leaves_a_hole(
+    tmp_path: Path, rows: list[Columns], message: str, left: dict[str, int]
+) -> None:
     good, (rejection,) = read(tmp_path, rows)
     assert message in rejection.reason
     assert ";" in rejection.reason, "a reason names the way out"
@@ -69,19 +91,32 @@ def test_a_rejected_turn_leaves_a_hole(tmp_path: Path, rows: list[Columns], mess
 
 
 def test_the_same_turn_twice_names_the_earlier_row(tmp_path: Path) -> None:
-    _, rejections = read(tmp_path, [clip("a", "x", 1), clip("b", "y", 1), clip("c", "x", "1"), clip("d", "x", 1)])
+    _, rejections = read(
+        tmp_path, [clip("a", "x", 1), clip("b", "y", 1), clip("c", "x", "1"), clip("d", "x", 1)]
+    )
     first = f"{tmp_path / 'train.json'} row 1"
     assert [r.reason for r in rejections] == [
-        f"the place of an earlier turn; {first} is turn 1 of conversation 'x', too: number them apart"
+        f"the place of an earlier turn; {first} is turn 1 of conversation 'x', too: number them"
+        " apart"
     ] * 2
 
 
 def test_a_torn_line_within_a_conversation_is_a_turn_of_it(tmp_path: Path) -> None:
-    lines = ["path,text,conversation", "a.wav,a,x", "b.wav,Well, you know,x", "c.wav,c,x", "d.wav,Well, no,x", "e.wav,e,y", "f.wav,f,x"]
+    lines = [
+        "path,text,conversation",
+        "a.wav,a,x",
+        "b.wav,Well, you know,x",
+        "c.wav,c,x",
+        "d.wav,Well, no,x",
+        "e.wav,e,y",
+        "f.wav,f,x",
+    ]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     rows, rejections = read_metadata(tmp_path / "t.csv")
     assert len(rejections) == 2
-    assert places(rows) == {"a": ("x", 0), "c": ("x", 2), "e": ("y", 0), "f": ("x", 3)}, "between x and y it is of either or none"
+    assert places(rows) == {"a": ("x", 0), "c": ("x", 2), "e": ("y", 0), "f": ("x", 3)}, (
+        "between x and y it is of either or none"
+    )
 
 
 def test_a_row_may_be_a_list_of_turns(tmp_path: Path) -> None:
@@ -99,9 +134,19 @@ def test_a_row_may_be_a_list_of_turns(tmp_path: Path) -> None:
                     {"text": "b", "start": 3, "speaker": "Ann", "audio": "other.wav"},
                 ],
             },
-            [{"path": "c.wav", "text": "c", "turn": 2}, "x", {"path": "d.wav", "text": "d", "turn": 1}],
+            [
+                {"path": "c.wav", "text": "c", "turn": 2},
+                "x",
+                {"path": "d.wav", "text": "d", "turn": 1},
+            ],
             {"conversation": 7.0, "turns": [{"path": "e.wav", "text": "e"}]},
-            {"conversation": "7", "turns": [{"path": "f.wav", "text": "f"}, {"path": "g.wav", "text": "g", "conversation": 8}]},
+            {
+                "conversation": "7",
+                "turns": [
+                    {"path": "f.wav", "text": "f"},
+                    {"path": "g.wav", "text": "g", "conversation": 8},
+                ],
+            },
             {"path": "h.wav", "text": "h", "turns": None},
             {"turns": []},
             {"path": "i.wav", "turns": [{"text": "i", "turns": [{"text": "j"}]}]},
@@ -119,9 +164,17 @@ def test_a_row_may_be_a_list_of_turns(tmp_path: Path) -> None:
         "h": ("", 0),
     }
     a, b = rows[1:3]
-    assert (a.where, a.path, a.speaker, a.start_sec, a.end_sec) == (f"{path} row 2 turn 1", tmp_path / "call.wav", "1", None, 2.0)
+    assert (a.where, a.path, a.speaker, a.start_sec, a.end_sec) == (
+        f"{path} row 2 turn 1",
+        tmp_path / "call.wav",
+        "1",
+        None,
+        2.0,
+    )
     assert (b.where, b.path, b.speaker) == (f"{path} row 2 turn 3", tmp_path / "other.wav", "Ann")
-    assert [(r.where.removeprefix(f"{path} "), r.path, r.reason.split(";")[0]) for r in rejections] == [
+    assert [
+        (r.where.removeprefix(f"{path} "), r.path, r.reason.split(";")[0]) for r in rejections
+    ] == [
         ("row 2 turn 2", "call.wav", "text is missing or empty"),
         ("row 3 turn 2", "", "the turn is 'x', not an object"),
         ("row 7", "", "turns is an empty list"),
@@ -131,19 +184,31 @@ def test_a_row_may_be_a_list_of_turns(tmp_path: Path) -> None:
 
 def test_lists_of_turns_in_jsonl_and_parquet(tmp_path: Path) -> None:
     turns = [{"path": f"{i}.wav", "text": str(i)} for i in range(3)]
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [turns, {"turns": turns}, turns[0]])))
+    (tmp_path / "t.jsonl").write_text(
+        "\n".join(map(json.dumps, [turns, {"turns": turns}, turns[0]]))
+    )
     rows, rejections = read_metadata(tmp_path / "t.jsonl")
     assert rejections == []
-    assert [(row.conversation, row.turn) for row in rows] == [*(("row 1", i) for i in range(3)), *(("row 2", i) for i in range(3)), ("", 0)]
-    pd.DataFrame({"turns": [turns, turns[:2]], "speaker": [1, 2], "path": ["x.wav", None]}).to_parquet(tmp_path / "t.parquet")
+    assert [(row.conversation, row.turn) for row in rows] == [
+        *(("row 1", i) for i in range(3)),
+        *(("row 2", i) for i in range(3)),
+        ("", 0),
+    ]
+    pd.DataFrame(
+        {"turns": [turns, turns[:2]], "speaker": [1, 2], "path": ["x.wav", None]}
+    ).to_parquet(tmp_path / "t.parquet")
     rows, rejections = read_metadata(tmp_path / "t.parquet")
     assert rejections == []
     assert [(row.conversation, row.turn, row.speaker, row.path.name) for row in rows] == [
         *(("row 1", i, "1", f"{i}.wav") for i in range(3)),
         *(("row 2", i, "2", f"{i}.wav") for i in range(2)),
     ]
-    pd.DataFrame({"turns": [2], "path": ["x.wav"], "text": ["x"]}).to_parquet(tmp_path / "u.parquet")
-    assert len(read_metadata(tmp_path / "u.parquet")[0]) == 1, "a column of that name that holds no turns is one of the others"
+    pd.DataFrame({"turns": [2], "path": ["x.wav"], "text": ["x"]}).to_parquet(
+        tmp_path / "u.parquet"
+    )
+    assert len(read_metadata(tmp_path / "u.parquet")[0]) == 1, (
+        "a column of that name that holds no turns is one of the others"
+    )
 
 
 ODD = st.one_of(
@@ -151,12 +216,24 @@ ODD = st.one_of(
     st.booleans(),
     st.floats(),
     st.integers(-(10**400), 10**400),
-    st.sampled_from(["", " ", "nan", "x", "3", "3.0", "1e400", "[x]", "a\nb", "\ud800", "-0", "５"]),
+    st.sampled_from(
+        ["", " ", "nan", "x", "3", "3.0", "1e400", "[x]", "a\nb", "\ud800", "-0", "５"]
+    ),
     st.lists(st.integers(), max_size=2),
 )
-TURN = st.fixed_dictionaries({}, optional={"path": st.sampled_from(["a.wav", 3, ""]), "text": ODD, "conversation": ODD, "turn": ODD})
+TURN = st.fixed_dictionaries(
+    {},
+    optional={
+        "path": st.sampled_from(["a.wav", 3, ""]),
+        "text": ODD,
+        "conversation": ODD,
+        "turn": ODD,
+    },
+)
 NESTED = st.one_of(
-    TURN, st.lists(st.one_of(TURN, ODD), max_size=3), st.builds(lambda row, turns: {**row, "turns": turns}, TURN, st.lists(TURN | ODD))
+    TURN,
+    st.lists(st.one_of(TURN, ODD), max_size=3),
+    st.builds(lambda row, turns: {**row, "turns": turns}, TURN, st.lists(TURN | ODD)),
 )
 
 
@@ -164,12 +241,18 @@ def count(value: Any) -> int:
     """Return of how many rows and turns a value of the file will speak."""
     if isinstance(value, dict):
         return len(value["turns"]) or 1 if isinstance(value.get("turns"), list) else 1
-    return len(value) if isinstance(value, list) and any(isinstance(turn, dict) for turn in value) else 1
+    return (
+        len(value)
+        if isinstance(value, list) and any(isinstance(turn, dict) for turn in value)
+        else 1
+    )
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.one_of(NESTED, ODD), min_size=1, max_size=8))
-def test_odd_conversations_are_rows_or_rejections_and_no_two_are_in_one_place(values: list[Any]) -> None:
+def test_odd_conversations_are_rows_or_rejections_and_no_two_are_in_one_place(
+    values: list[Any],
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         good = [{"path": "z.wav", "text": "z", "conversation": "x"} for _ in range(2)]
         rows, rejections = read(Path(folder), [good[0], *values, good[1]])
@@ -193,11 +276,16 @@ def test_odd_conversations_are_rows_or_rejections_and_no_two_are_in_one_place(va
 @given(st.lists(st.tuples(st.sampled_from("xy"), st.integers(-3, 3), st.booleans()), max_size=12))
 def test_places_are_what_sorting_and_counting_gives(turns: list[tuple[str, int, bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        given_rows = [clip(str(i), name, turn, **({} if fine else {"start": -1})) for i, (name, turn, fine) in enumerate(turns)]
+        given_rows = [
+            clip(str(i), name, turn, **({} if fine else {"start": -1}))
+            for i, (name, turn, fine) in enumerate(turns)
+        ]
         rows, _ = read(Path(folder), [*given_rows, {"path": "z.wav", "text": "z"}])
     expected = {"z": ("", 0)}
     for i, (name, turn, fine) in enumerate(turns):
         if fine and (name, turn) not in [earlier[:2] for earlier in turns[:i]]:
-            before = [j for j, other in enumerate(turns) if other[0] == name and (other[1], j) < (turn, i)]
+            before = [
+                j for j, other in enumerate(turns) if other[0] == name and (other[1], j) < (turn, i)
+            ]
             expected[str(i)] = (name, len(before))
     assert places(rows) == expected

@@ -1,4 +1,7 @@
-"""pretokenize.py: rows are checked, only what is new is encoded, and nothing that fails touches the old file."""
+"""pretokenize.py.
+
+Rows are checked, only what is new is encoded, and nothing that fails touches the old file.
+"""
 
 import fcntl
 import hashlib
@@ -37,7 +40,9 @@ def work(tmp_path: Path) -> Work:
     return Work(tmp_path)
 
 
-def test_the_file_is_what_encoding_one_clip_after_another_gives(work: Work, codec: FakeCodec) -> None:
+def test_the_file_is_what_encoding_one_clip_after_another_gives(
+    work: Work, codec: FakeCodec
+) -> None:
     train = work.clips([1.0, 0.5, 2.31, 0.7])
     train += [{"path": "audio/2.wav", "text": "A span.", "start": 0.25, "end": 1.5, "speaker": 3}]
     write_wave(work.folder / "stereo.flac", 1.3, seed=9, rate_hz=44100, channels=2)
@@ -54,14 +59,31 @@ def test_the_file_is_what_encoding_one_clip_after_another_gives(work: Work, code
             wave = audio.load(path, sample_rate_hz=16000, start_sec=start, end_sec=end)
             speaker = str(row.get("speaker", "999"))
             clip = store.splits[split].clip(i)
-            np.testing.assert_array_equal(store.splits[split].codes(i), FakeCodec().encode([wave])[0])
-            np.testing.assert_array_equal(store.splits[split].text_tokens(i), tokenizer.encode(row["text"], speaker))
-            assert (clip.text, clip.speaker, clip.source, clip.flags) == (row["text"], speaker, str(path), 0)
+            np.testing.assert_array_equal(
+                store.splits[split].codes(i), FakeCodec().encode([wave])[0]
+            )
+            np.testing.assert_array_equal(
+                store.splits[split].text_tokens(i), tokenizer.encode(row["text"], speaker)
+            )
+            assert (clip.text, clip.speaker, clip.source, clip.flags) == (
+                row["text"],
+                speaker,
+                str(path),
+                0,
+            )
             assert clip.start_sec == (start or 0.0)
             assert clip.duration_sec == pytest.approx(len(wave) / 16000, abs=1e-4)
     info = store.info
-    assert (info.codec, info.codec_fingerprint, info.num_codebooks, info.codec_vocab_size) == ("melrvq", "fake-1", 4, 256)
-    assert (info.tokenizer_fingerprint, info.text_vocab_size) == (tokenizer.fingerprint, tokenizer.vocab_size)
+    assert (info.codec, info.codec_fingerprint, info.num_codebooks, info.codec_vocab_size) == (
+        "melrvq",
+        "fake-1",
+        4,
+        256,
+    )
+    assert (info.tokenizer_fingerprint, info.text_vocab_size) == (
+        tokenizer.fingerprint,
+        tokenizer.vocab_size,
+    )
     assert (info.template, store.asset("tokenizer")) == ("[{speaker}]{text}", tokenizer.to_bytes())
     assert not Path(f"{work.output}.parts").exists()
     assert work.rejected() == []
@@ -97,7 +119,9 @@ def test_only_what_is_new_is_encoded(work: Work, codec: FakeCodec) -> None:
     assert work.store().info == first.info
     assert changed(work, codec, rows[::-1]) == 0
     assert work.store().splits["train"].ids == first.splits["train"].ids[::-1]
-    np.testing.assert_array_equal(work.store().splits["train"].codes(0), first.splits["train"].codes(3))
+    np.testing.assert_array_equal(
+        work.store().splits["train"].codes(0), first.splits["train"].codes(3)
+    )
     rows[1]["text"] = "Another transcript."
     assert changed(work, codec, rows) == 0
     assert work.store().splits["train"].clip(1).text == "Another transcript."
@@ -115,15 +139,21 @@ def test_only_what_is_new_is_encoded(work: Work, codec: FakeCodec) -> None:
 
 
 @pytest.mark.parametrize("channel", ["left", "right", "mix"])
-def test_one_channel_of_stereo(work: Work, codec: FakeCodec, channel: Literal["left", "right", "mix"]) -> None:
+def test_one_channel_of_stereo(
+    work: Work, codec: FakeCodec, channel: Literal["left", "right", "mix"]
+) -> None:
     path = write_wave(work.folder / "stereo.wav", 1.0, channels=2)
     row = {"path": "stereo.wav", "text": "Two voices."}
     assert work.run([row], [row], "--channel", channel) == 0
     wave = audio.load(path, sample_rate_hz=16000, channel=channel)
-    np.testing.assert_array_equal(work.store().splits["train"].codes(0), FakeCodec().encode([wave])[0])
+    np.testing.assert_array_equal(
+        work.store().splits["train"].codes(0), FakeCodec().encode([wave])[0]
+    )
 
 
-def test_the_same_audio_is_encoded_once_and_repeats_are_flagged(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_audio_is_encoded_once_and_repeats_are_flagged(
+    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     (row,) = work.clips([1.0])
     other = {**row, "text": "Other words."}
     assert work.run([row, other, row, {**row, "speaker": 2}], [row]) == 0
@@ -143,9 +173,12 @@ def test_without_speakers_in_the_text(work: Work, codec: FakeCodec) -> None:
     store = work.store()
     assert store.info.template == "{text}"
     np.testing.assert_array_equal(
-        store.splits["train"].text_tokens(0), open_tokenizer("auto", codec="melrvq").encode(rows[0]["text"], None)
+        store.splits["train"].text_tokens(0),
+        open_tokenizer("auto", codec="melrvq").encode(rows[0]["text"], None),
     )
-    assert [store.splits["train"].clip(i).speaker for i in range(2)] == ["5", "x"], "who speaks is known all the same"
+    assert [store.splits["train"].clip(i).speaker for i in range(2)] == ["5", "x"], (
+        "who speaks is known all the same"
+    )
 
 
 # Interrupted runs
@@ -173,7 +206,9 @@ def test_an_interrupted_run_goes_on_with_the_same_groups(
     assert work.run(rows, rows[:2], *flags) == 0
     assert work.store().info == calm.info
     assert {tuple(b) for b in [*interrupted, *codec.batches]} == {tuple(b) for b in calm_batches}
-    lost = Counter(n for b in codec.batches for n in b) + Counter(n for b in interrupted[:-1] for n in b)
+    lost = Counter(n for b in codec.batches for n in b) + Counter(
+        n for b in interrupted[:-1] for n in b
+    )
     assert lost.total() <= 18 + 5 + max(map(len, calm_batches)), "at most one part is encoded twice"
 
 
@@ -181,7 +216,9 @@ class Death(BaseException):
     """Nothing in the program catches this."""
 
 
-def test_death_before_any_write_to_disk_costs_no_content(work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_death_before_any_write_to_disk_costs_no_content(
+    work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = work.clips([0.5 + 0.1 * i for i in range(5)])
     flags = ("--batch_sec", "1", "--save_every", "2")
     assert work.run(rows, rows[:1], *flags) == 0
@@ -230,7 +267,9 @@ def test_rows_may_change_while_a_run_is_interrupted(work: Work, codec: FakeCodec
     assert kept > 0
     rows += work.clips([0.77, 0.78], first=20)
     assert work.run(rows[1:], rows[1:2], "--batch_sec", "100") == 0
-    assert len(codec.batches) == len(plan) - 2 + 1, "groups that were planned stand; new clips make a new one"
+    assert len(codec.batches) == len(plan) - 2 + 1, (
+        "groups that were planned stand; new clips make a new one"
+    )
     assert codec.num_encoded == 12 - kept
     assert len(work.store().splits["train"]) == 11
 
@@ -252,7 +291,9 @@ def test_a_damaged_part_is_encoded_again(work: Work, codec: FakeCodec) -> None:
     assert len(work.store().splits["train"]) == 2
 
 
-def test_two_runs_do_not_write_the_same_file(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_do_not_write_the_same_file(
+    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = work.clips([1.0])
     with (work.folder / ".tokens.hdf5.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -261,7 +302,9 @@ def test_two_runs_do_not_write_the_same_file(work: Work, codec: FakeCodec, capsy
     assert work.run(rows, rows) == 0
 
 
-def test_what_is_no_token_file_of_ours_is_not_overwritten(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_token_file_of_ours_is_not_overwritten(
+    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     import h5py
 
     rows = work.clips([1.0])
@@ -278,7 +321,9 @@ def test_what_is_no_token_file_of_ours_is_not_overwritten(work: Work, codec: Fak
     with h5py.File(work.output, "r+") as file:
         file["train/codes"][0, 0] ^= 1
     assert work.run(rows, rows) == 2
-    assert "bytes have changed" in capsys.readouterr().err, "codes that rotted on disk are not taken over"
+    assert "bytes have changed" in capsys.readouterr().err, (
+        "codes that rotted on disk are not taken over"
+    )
 
 
 # The fitted codec
@@ -292,13 +337,17 @@ def test_a_fitted_codec_is_kept_until_it_is_fitted_again(work: Work) -> None:
     assert work.run(rows[:7], rows[7:], "--num_codebooks", "2") == 0
     embedded = work.store().info.codec_fingerprint
     assert work.run(rows[:7], rows[7:], *flags) == 0
-    assert work.store().info.codec_fingerprint != embedded, "the embedded codec was not fitted for this file"
+    assert work.store().info.codec_fingerprint != embedded, (
+        "the embedded codec was not fitted for this file"
+    )
     store = work.store()
     assert (store.info.codec_source, store.info.num_codebooks) == ("fitted", 2)
     assert from_store(store).fingerprint == store.info.codec_fingerprint
     more = rows[:7] + work.clips([3.0], first=8)
     assert work.run(more, rows[7:], *flags) == 0
-    assert work.store().info.codec_fingerprint == store.info.codec_fingerprint, "new rows do not refit it"
+    assert work.store().info.codec_fingerprint == store.info.codec_fingerprint, (
+        "new rows do not refit it"
+    )
     assert work.report()["encoded_now"] == 1
     assert work.run(more, rows[7:], *flags, "--refit_codec") == 0
     assert work.store().info.codec_fingerprint != store.info.codec_fingerprint
@@ -307,7 +356,10 @@ def test_a_fitted_codec_is_kept_until_it_is_fitted_again(work: Work) -> None:
     assert work.store().info.num_codebooks == 3
 
 
-@pytest.mark.parametrize(("num_clips", "flags", "num_held"), [(20, (), 4), (60, (), 8), (20, ("--val_fraction", "0.05"), 1)])
+@pytest.mark.parametrize(
+    ("num_clips", "flags", "num_held"),
+    [(20, (), 4), (60, (), 8), (20, ("--val_fraction", "0.05"), 1)],
+)
 def test_small_data_holds_out_enough_to_judge_by_unless_told_otherwise(
     work: Work, codec: FakeCodec, num_clips: int, flags: tuple[str, ...], num_held: int
 ) -> None:
@@ -315,30 +367,43 @@ def test_small_data_holds_out_enough_to_judge_by_unless_told_otherwise(
     assert len(work.store().splits["val"]) == num_held
 
 
-def test_rows_without_a_speaker_are_told(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_without_a_speaker_are_told(
+    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = work.clips([0.5] * 3)
     rows[0]["speaker"] = "Ann"
     assert work.run(rows[:2], rows[2:]) == 0
-    assert "2 rows name no speaker: they are speaker 999 (--default_speaker names another)" in capsys.readouterr().out
+    assert (
+        "2 rows name no speaker: they are speaker 999 (--default_speaker names another)"
+        in capsys.readouterr().out
+    )
     assert work.run(rows[:2], rows[2:], "--default_speaker", "bob") == 0
     assert "name no speaker" not in capsys.readouterr().out
 
 
-def test_a_codec_is_fitted_on_some_minutes_of_training_clips(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codec_is_fitted_on_some_minutes_of_training_clips(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from csm_ft.codecs import melrvq
 
     given: list[list[int]] = []
     fit = melrvq.fit
     monkeypatch.setattr(pretokenizer, "_FIT_SEC", 20)
     monkeypatch.setattr(
-        melrvq, "fit", lambda waves, **more: given.append([len(wave) for wave in waves]) or fit(waves, vocab_size=32, **more)
+        melrvq,
+        "fit",
+        lambda waves, **more: (
+            given.append([len(wave) for wave in waves]) or fit(waves, vocab_size=32, **more)
+        ),
     )
     rows = work.clips([3.0] * 9)
     assert work.run(rows[:8], rows[8:], "--fit_codec", "--num_codebooks", "2") == 0
     assert given == [[48000] * 7], "21 of 24 seconds, none of them held out"
 
 
-def test_a_codec_fitted_by_a_run_that_was_killed_is_used_again(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codec_fitted_by_a_run_that_was_killed_is_used_again(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from csm_ft.codecs import melrvq
 
     rows = work.clips([3.0] * 8)
@@ -353,7 +418,9 @@ def test_a_codec_fitted_by_a_run_that_was_killed_is_used_again(work: Work, monke
     monkeypatch.setattr(melrvq.MelRVQ, "encode", interrupted)
     flags = ("--fit_codec", "--num_codebooks", "2", "--batch_sec", "6", "--save_every", "2")
     assert work.run(rows[:7], rows[7:], *flags) == 130
-    kept = hashlib.sha256((Path(f"{work.output}.parts") / "codec.safetensors").read_bytes()).hexdigest()
+    kept = hashlib.sha256(
+        (Path(f"{work.output}.parts") / "codec.safetensors").read_bytes()
+    ).hexdigest()
     monkeypatch.setattr(melrvq, "fit", lambda *args, **more: pytest.fail("fitted again"))
     assert work.run(rows[:7], rows[7:], *flags) == 0
     assert hashlib.sha256(work.store().asset("codec") or b"").hexdigest() == kept
@@ -379,7 +446,12 @@ def test_a_codec_fitted_by_a_run_that_was_killed_is_used_again(work: Work, monke
     ],
 )
 def test_mistakes_are_told_without_a_traceback(
-    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+    work: Work,
+    codec: FakeCodec,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torch
 
@@ -395,12 +467,15 @@ def test_mistakes_are_told_without_a_traceback(
 
 def test_shares_may_be_written_in_two_ways() -> None:
     shares = {
-        text: PretokenizeConfig(train_data="x", max_rejected=text).max_rejected_share for text in ("5%", "0.05", "0", "100%", "12.5 %")
+        text: PretokenizeConfig(train_data="x", max_rejected=text).max_rejected_share
+        for text in ("5%", "0.05", "0", "100%", "12.5 %")
     }
     assert shares == {"5%": 0.05, "0.05": 0.05, "0": 0.0, "100%": 1.0, "12.5 %": 0.125}
 
 
-def test_the_report_tells_what_is_in_the_file(work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_tells_what_is_in_the_file(
+    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = work.clips([1.0, 2.0, 3.0])
     assert work.run(rows, rows[:1]) == 0
     report = work.report()
@@ -412,4 +487,7 @@ def test_the_report_tells_what_is_in_the_file(work: Work, codec: FakeCodec, caps
     out = capsys.readouterr().out
     assert "3 clips encoded now" in out
     assert "times real time" in out
-    assert [line.split()[:3] for line in out.splitlines() if "##" in line] == [["1-2", "s", "2"], ["2-4", "s", "2"]]
+    assert [line.split()[:3] for line in out.splitlines() if "##" in line] == [
+        ["1-2", "s", "2"],
+        ["2-4", "s", "2"],
+    ]

@@ -36,7 +36,9 @@ def prose(text: str) -> str:
 
 
 def figures(text: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', text, re.DOTALL)
+    found = re.search(
+        r'<script type="application/json" id="figures">(.*?)</script>', text, re.DOTALL
+    )
     assert found
     return {figure["id"]: figure for figure in json.loads(found[1])}
 
@@ -89,7 +91,9 @@ def test_policy_allows_exactly_the_scripts_of_the_page(sweep: Sweep) -> None:
     assert policy
     assert "connect-src 'none'" in policy[1]
     allowed = re.findall(r"'sha256-([^']*)'", policy[1])
-    assert allowed == [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts(text)]
+    assert allowed == [
+        base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts(text)
+    ]
     assert "unsafe-eval" not in policy[1]
     assert "'unsafe-inline'" not in policy[1].split("style-src")[0]
 
@@ -99,7 +103,10 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     before = len(re.findall("<script", build(tmp_path)))
     for trial in summary["trials"]:
         trial["reason"] = NASTY
-        trial["params"] = {NASTY: f"{NASTY}{trial['number']}", "img": "<img src=x onerror=alert(1)>"}
+        trial["params"] = {
+            NASTY: f"{NASTY}{trial['number']}",
+            "img": "<img src=x onerror=alert(1)>",
+        }
     summary |= {
         "study": NASTY,
         "data": NASTY,
@@ -134,8 +141,23 @@ def test_few_trials(tmp_path: Path, num_trials: int) -> None:
 def test_running_sweep_without_baseline_samples_or_values(tmp_path: Path) -> None:
     summary = make_sweep(tmp_path, num_trials=2, samples=False)
     for trial, state in zip(summary["trials"], ("running", "waiting"), strict=True):
-        trial |= {"state": state, "value": None, "final_value": None, "best_examples": None, "best_epoch": None, "seconds": None}
-    summary |= {"state": "running", "baseline": None, "best": None, "verdict": None, "importance": {}, "n_trials": 6, "n_workers": None}
+        trial |= {
+            "state": state,
+            "value": None,
+            "final_value": None,
+            "best_examples": None,
+            "best_epoch": None,
+            "seconds": None,
+        }
+    summary |= {
+        "state": "running",
+        "baseline": None,
+        "best": None,
+        "verdict": None,
+        "importance": {},
+        "n_trials": 6,
+        "n_workers": None,
+    }
     write_summary(tmp_path, summary)
     words = prose(build(tmp_path))
     assert "1 waiting trial is not listed." in words
@@ -154,10 +176,15 @@ def test_running_sweep_without_baseline_samples_or_values(tmp_path: Path) -> Non
 def test_unfinished_settings_are_called_so(tmp_path: Path) -> None:
     make_sweep(tmp_path, num_trials=0)
     (tmp_path / "best.yaml").write_text("# UNFINISHED")
-    assert "until a trial is completed, best.yaml holds the best settings seen so far" in prose(build(tmp_path))
+    assert "until a trial is completed, best.yaml holds the best settings seen so far" in prose(
+        build(tmp_path)
+    )
 
 
-@pytest.mark.parametrize(("state", "words"), [("running", "against the base (so far)"), ("stopped", "against the base (stopped early)")])
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("running", "against the base (so far)"), ("stopped", "against the base (stopped early)")],
+)
 def test_an_unfinished_default_is_called_so(tmp_path: Path, state: str, words: str) -> None:
     summary = make_sweep(tmp_path, num_trials=2)
     summary["trials"][0]["state"] = state
@@ -174,10 +201,16 @@ def test_command_is_written_as_it_is_typed(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_minimal_summary(tmp_path: Path) -> None:
-    write_summary(tmp_path, {"study": "s", "state": "unfinished", "rungs": None, "trials": None, "importance": None})
+    write_summary(
+        tmp_path,
+        {"study": "s", "state": "unfinished", "rungs": None, "trials": None, "importance": None},
+    )
     words = prose(build(tmp_path))
     assert "No verdict: no trial was completed." in words
-    assert "best.yaml the best trial as a complete config that train.py takes as it is; not there yet" in words
+    assert (
+        "best.yaml the best trial as a complete config that train.py takes as it is; not there yet"
+        in words
+    )
 
 
 def test_not_a_number_is_no_value(tmp_path: Path) -> None:
@@ -200,7 +233,10 @@ def test_torn_and_damaged_files_are_told(sweep: Sweep) -> None:
     (out / "baseline/samples/9b22c4/step_000000.wav").write_bytes(b"RIFF nothing")
     words = prose(build(out))
     assert "trials/0000/metrics.jsonl: 1 torn line left out" in words
-    assert "trials/0001/samples/5e1f0a/step_000180.json: not readable as the facts of a recording" in words
+    assert (
+        "trials/0001/samples/5e1f0a/step_000180.json: not readable as the facts of a recording"
+        in words
+    )
     assert "trials/0000/samples/5e1f0a/step_000180.wav: the recording is missing" in words
     assert "baseline/samples/9b22c4/step_000000.wav: not readable as audio" in words
     assert "1 recording is not in this file" in words
@@ -223,11 +259,25 @@ def test_missing_run_folders_leave_the_table(sweep: Sweep) -> None:
         ("{", "Invalid JSON"),
         ("[]", "should be an object"),
         ('{"study": "s"}', "state: Field required"),
-        ('{"study": "s", "state": "finished", "trials": [{"number": 0, "state": "completed", "dir": "../../secret"}]}', "lies outside"),
-        ('{"study": "s", "state": "finished", "trials": [{"number": 0, "state": "pruned", "dir": "t"}]}', "trials.0.state"),
+        (
+            (
+                '{"study": "s", "state": "finished", "trials": [{"number": 0, "state": "completed",'
+                ' "dir": "../../secret"}]}'
+            ),
+            "lies outside",
+        ),
+        (
+            (
+                '{"study": "s", "state": "finished", "trials": [{"number": 0, "state": "pruned",'
+                ' "dir": "t"}]}'
+            ),
+            "trials.0.state",
+        ),
     ],
 )
-def test_a_folder_that_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, message: str) -> None:
+def test_a_folder_that_is_no_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, message: str
+) -> None:
     if content is not None:
         (tmp_path / "summary.json").write_text(content)
     with pytest.raises(ReportError, match=re.escape(message)):
@@ -242,7 +292,9 @@ def test_command_line(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert "report.html (" in capsys.readouterr().out
 
 
-def test_old_page_stays_whole_if_writing_fails(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_page_stays_whole_if_writing_fails(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, _ = sweep
     (out / "report.html").write_text("old")
 
@@ -260,9 +312,13 @@ def test_same_folder_same_page(sweep: Sweep) -> None:
     assert build(sweep[0]) == build(sweep[0])
 
 
-def test_what_does_not_fit_is_linked_the_important_first(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_linked_the_important_first(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, _ = sweep
-    linked_only = len(build(out)) - sum(len(s) for s in re.findall(r'src="(data:audio[^"]*)"', build(out)))
+    linked_only = len(build(out)) - sum(
+        len(s) for s in re.findall(r'src="(data:audio[^"]*)"', build(out))
+    )
     monkeypatch.setattr(page, "PAGE_BYTES", linked_only + 260_000)
     text = build(out)
     assert len(text.encode()) <= page.PAGE_BYTES
@@ -283,15 +339,22 @@ def test_each_model_is_heard_nearest_its_best_validation(sweep: Sweep) -> None:
     read = data.read_summary(out)
     runs = {t.number: data.read_run(out / t.dir, notes) for t in read.trials}
     rows = listen.arrange(out, read, data.read_run(out / "baseline", notes), runs).rows
-    assert [row.text for row in rows] == ["The birch canoe slid on the smooth planks.", "Glue the sheet to the dark blue background."]
+    assert [row.text for row in rows] == [
+        "The birch canoe slid on the smooth planks.",
+        "Glue the sheet to the dark blue background.",
+    ]
     assert [list(row.players) for row in rows] == [["reference", "base", "default", "best"]] * 2
     assert rows[0].players["best"].take.step == 90
     assert rows[0].players["best"].href == f"{best['dir']}/samples/5e1f0a/step_000090.wav"
     assert notes == []
 
 
-@pytest.mark.parametrize(("examples", "step"), [(None, 180), (10, 90), (700, 90), (1100, 180), (9000, 180)])
-def test_the_untrained_recording_of_a_trial_stands_for_nobody(examples: float | None, step: int) -> None:
+@pytest.mark.parametrize(
+    ("examples", "step"), [(None, 180), (10, 90), (700, 90), (1100, 180), (9000, 180)]
+)
+def test_the_untrained_recording_of_a_trial_stands_for_nobody(
+    examples: float | None, step: int
+) -> None:
     takes = [data.Take(Path("a"), "x", step=s, examples=8.0 * s) for s in (0, 90, 180)]
     run = data.Run([], [], {"p": takes, "q": takes[:1]}, [])
     chosen = run.at("p", examples)
@@ -301,7 +364,9 @@ def test_the_untrained_recording_of_a_trial_stands_for_nobody(examples: float | 
     assert run.at("unknown", examples) is None
 
 
-def test_odd_names_of_folders_are_quoted_in_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_names_of_folders_are_quoted_in_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_sweep(tmp_path, num_trials=1, sentences={"50% #1": ("x y z", "")})
     monkeypatch.setattr(page, "PAGE_BYTES", 0)
     assert 'src="trials/0000/samples/50%25%20%231/step_000180.wav"' in build(tmp_path)
@@ -310,7 +375,9 @@ def test_odd_names_of_folders_are_quoted_in_links(tmp_path: Path, monkeypatch: p
 def test_wide_parameters_get_a_log_axis_and_words_their_order(tmp_path: Path) -> None:
     make_sweep(tmp_path, num_trials=10)
     axes = {
-        f["layout"]["xaxis"]["title"]["text"]: f["layout"]["xaxis"] for i, f in figures(build(tmp_path)).items() if i.startswith("slice")
+        f["layout"]["xaxis"]["title"]["text"]: f["layout"]["xaxis"]
+        for i, f in figures(build(tmp_path)).items()
+        if i.startswith("slice")
     }
     assert axes["learning_rate"]["type"] == axes["weight_decay"]["type"] == "log"
     assert axes["warmup_steps"]["categoryarray"] == ["2%", "5%", "10%"]
@@ -327,8 +394,13 @@ def test_sentences_keep_the_order_they_were_spoken_in(tmp_path: Path) -> None:
 def test_real_clips_of_other_sentences_have_their_own_row(sweep: Sweep) -> None:
     out, _ = sweep
     for path in (out / "baseline/samples/reference").glob("*.json"):
-        path.write_text(json.dumps({"text": "Another sentence.", "clip_id": path.stem, "seconds": 1.0}))
-    assert "Real clips through the codec as good as any model can sound here “Another sentence.”" in prose(build(out))
+        path.write_text(
+            json.dumps({"text": "Another sentence.", "clip_id": path.stem, "seconds": 1.0})
+        )
+    assert (
+        "Real clips through the codec as good as any model can sound here “Another sentence.”"
+        in prose(build(out))
+    )
 
 
 def test_failed_trials_have_no_value_in_curves(tmp_path: Path) -> None:
@@ -338,12 +410,28 @@ def test_failed_trials_have_no_value_in_curves(tmp_path: Path) -> None:
     by_name = {trace["name"]: trace for trace in drawn["history"]["data"]}
     assert high < 11.7
     assert by_name["diverged"]["y"] == by_name["set aside"]["y"] == [high]
-    shapes = [by_name[name]["marker"]["symbol"] for name in ("completed", "stopped early", "diverged", "infeasible", "set aside")]
+    shapes = [
+        by_name[name]["marker"]["symbol"]
+        for name in ("completed", "stopped early", "diverged", "infeasible", "set aside")
+    ]
     assert len(set(shapes)) == 5
-    assert all(value < 11 for figure in drawn.values() if figure["id"].startswith("slice") for value in figure["data"][0]["y"])
+    assert all(
+        value < 11
+        for figure in drawn.values()
+        if figure["id"].startswith("slice")
+        for value in figure["data"][0]["y"]
+    )
 
 
-@given(st.lists(st.tuples(st.sampled_from(["completed", "stopped", "diverged"]), st.none() | st.floats(0, 20)), min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["completed", "stopped", "diverged"]), st.none() | st.floats(0, 20)
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
 def test_best_so_far_counts_completed_trials_only(rows: list[tuple[Any, float | None]]) -> None:
     trials = [data.Trial(number=i, state=s, value=v, dir="t") for i, (s, v) in enumerate(rows)]
     figure = charts.history(data.Summary(study="s", state="running", trials=trials))
@@ -351,7 +439,9 @@ def test_best_so_far_counts_completed_trials_only(rows: list[tuple[Any, float | 
         assert all(v is None and s != "diverged" for s, v in rows)
         return
     line = next(t for t in figure["data"] if t["name"] == "best so far")
-    expected = accumulate((v if s == "completed" and v is not None else math.inf for s, v in rows), min)
+    expected = accumulate(
+        (v if s == "completed" and v is not None else math.inf for s, v in rows), min
+    )
     assert line["y"] == [value for value in expected if value < math.inf]
 
 
@@ -367,27 +457,48 @@ def test_thinned_curves_keep_their_ends_and_lowest_point(length: int, lowest: in
 
 
 @given(st.binary(max_size=200))
-def test_any_metrics_file_can_be_read(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
+def test_any_metrics_file_can_be_read(
+    tmp_path_factory: pytest.TempPathFactory, content: Any
+) -> None:
     folder = tmp_path_factory.mktemp("run")
     (folder / "metrics.jsonl").write_bytes(content)
     assert all(math.isfinite(v.value) for v in data.read_run(folder, []).validations)
 
 
 @given(st.integers(0, 2000))
-def test_a_file_cut_anywhere_gives_the_rows_before_the_cut(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+def test_a_file_cut_anywhere_gives_the_rows_before_the_cut(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
     folder = tmp_path_factory.mktemp("cut")
-    rows = [json.dumps({"kind": "val", "step": i, "examples": i * 8, "val_loss": 5.0 - i / 100}) for i in range(1, 30)]
+    rows = [
+        json.dumps({"kind": "val", "step": i, "examples": i * 8, "val_loss": 5.0 - i / 100})
+        for i in range(1, 30)
+    ]
     (folder / "metrics.jsonl").write_bytes("\n".join(rows).encode()[:cut])
     whole = [row for i, row in enumerate(rows) if len("\n".join(rows[: i + 1])) <= cut]
-    assert [v.value for v in data.read_run(folder, []).validations] == [json.loads(row)["val_loss"] for row in whole]
+    assert [v.value for v in data.read_run(folder, []).validations] == [
+        json.loads(row)["val_loss"] for row in whole
+    ]
 
 
 def test_untrained_validation_is_not_on_the_curve(tmp_path: Path) -> None:
-    make_run(tmp_path / "run", {}, curve=[(80, 6.0), (160, 5.0)], last_step=20, quality=1.0, rng=np.random.default_rng(0))
-    assert data.read_run(tmp_path / "run", []).validations == [data.Validation(80, 6.0), data.Validation(160, 5.0)]
+    make_run(
+        tmp_path / "run",
+        {},
+        curve=[(80, 6.0), (160, 5.0)],
+        last_step=20,
+        quality=1.0,
+        rng=np.random.default_rng(0),
+    )
+    assert data.read_run(tmp_path / "run", []).validations == [
+        data.Validation(80, 6.0),
+        data.Validation(160, 5.0),
+    ]
 
 
-@pytest.mark.parametrize(("rate_hz", "kind"), [(24000, "audio/mpeg"), (16000, "audio/mpeg"), (24001, "audio/wav")])
+@pytest.mark.parametrize(
+    ("rate_hz", "kind"), [(24000, "audio/mpeg"), (16000, "audio/mpeg"), (24001, "audio/wav")]
+)
 def test_recordings_survive_compression(tmp_path: Path, rate_hz: int, kind: str) -> None:
     wave = speech(2.0, 1.0, np.random.default_rng(0))
     soundfile.write(tmp_path / "a.wav", wave, rate_hz)
@@ -409,7 +520,10 @@ def test_recordings_survive_compression(tmp_path: Path, rate_hz: int, kind: str)
 def test_outline_is_the_peak_of_each_part(values: list[float]) -> None:
     wave = np.array(values, dtype=np.float32)
     heights = [float(bar) for bar in re.findall(r"V([\d.]+)", sound._outline(wave))]
-    peaks = [max((abs(float(x)) for x in part), default=0.0) for part in np.array_split(wave, sound.NUM_BARS)]
+    peaks = [
+        max((abs(float(x)) for x in part), default=0.0)
+        for part in np.array_split(wave, sound.NUM_BARS)
+    ]
     top = max([*peaks, 0.05])
     assert heights == pytest.approx([max(0.04, p / top) for p in peaks], abs=0.0051)
 
@@ -419,19 +533,38 @@ def test_an_empty_recording_is_no_error(tmp_path: Path) -> None:
     assert sound.load(tmp_path / "a.wav").seconds == 0
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(None, "–"), (0.4, "0 s"), (59.6, "1 min 00 s"), (252, "4 min 12 s"), (7500, "2 h 05 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "–"), (0.4, "0 s"), (59.6, "1 min 00 s"), (252, "4 min 12 s"), (7500, "2 h 05 min")],
+)
 def test_durations(seconds: float | None, words: str) -> None:
     assert page._duration(seconds) == words
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(None, "–"), (True, "true"), (3e-5, "3e-05"), (0.123456, "0.1235"), (1440.0, "1,440"), ("5%", "5%")]
+    ("value", "words"),
+    [
+        (None, "–"),
+        (True, "true"),
+        (3e-5, "3e-05"),
+        (0.123456, "0.1235"),
+        (1440.0, "1,440"),
+        ("5%", "5%"),
+    ],
 )
 def test_parameters_are_short(value: Any, words: str) -> None:
     assert templating.short(value) == words
 
 
-@pytest.mark.parametrize("text", ["2026-03-01T10:00:00+00:00", "2026-03-01T10:00:00", "2026-03-01T12:00:00+02:00", "1772359200.0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-03-01T10:00:00+00:00",
+        "2026-03-01T10:00:00",
+        "2026-03-01T12:00:00+02:00",
+        "1772359200.0",
+    ],
+)
 def test_moments(text: str) -> None:
     moment = page._moment(text)
     assert moment is not None
@@ -447,9 +580,16 @@ def test_report_needs_no_torch() -> None:
 def test_context_is_told_at_the_sentence(sweep: Sweep) -> None:
     out, _ = sweep
     for facts in out.glob("**/samples/5e1f0a/*.json"):
-        turns = [{"speaker": "ben", "text": "<b>Well?</b>", "path": "a.wav"}, {"speaker": "", "text": "Hm."}]
-        facts.write_text(json.dumps({**json.loads(facts.read_text()), "context": turns, "turns_left_out": 1}))
+        turns = [
+            {"speaker": "ben", "text": "<b>Well?</b>", "path": "a.wav"},
+            {"speaker": "", "text": "Hm."},
+        ]
+        facts.write_text(
+            json.dumps({**json.loads(facts.read_text()), "context": turns, "turns_left_out": 1})
+        )
     text = build_report(out).read_text()
     assert text.count("after 2 turns of context") == 1
-    assert '<ol class="hint" start="1"><li>ben: &lt;b&gt;Well?&lt;/b&gt;</li><li>Hm.</li></ol>' in text
+    assert (
+        '<ol class="hint" start="1"><li>ben: &lt;b&gt;Well?&lt;/b&gt;</li><li>Hm.</li></ol>' in text
+    )
     assert "without the oldest 1 of 2 turns: no room" in text

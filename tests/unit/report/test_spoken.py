@@ -14,9 +14,21 @@ NASTY = "</script><script>alert(1)</script> \"quotes\" & 'more'"
 
 
 def take(
-    folder: Path, name: str, text: str, speaker: str = "anna", *, number: int = 1, context: list[dict[str, str]] | None = None
+    folder: Path,
+    name: str,
+    text: str,
+    speaker: str = "anna",
+    *,
+    number: int = 1,
+    context: list[dict[str, str]] | None = None,
 ) -> None:
-    facts = {"text": text, "speaker": speaker, "take": number, "context": context or [], "stopped_by_eos": True}
+    facts = {
+        "text": text,
+        "speaker": speaker,
+        "take": number,
+        "context": context or [],
+        "stopped_by_eos": True,
+    }
     write_take(folder / name, speech(1.0, 0.9, np.random.default_rng(number)), facts)
 
 
@@ -24,11 +36,20 @@ def test_takes_of_a_prompt_stand_side_by_side(tmp_path: Path) -> None:
     for number in (1, 2):
         take(tmp_path, f"001-hello-take{number}", "Hello.", number=number)
     take(tmp_path, "002-hello", "Hello.", "ben")
-    take(tmp_path, "003-hello", "Hello.", context=[{"speaker": "ben", "text": NASTY}, {"speaker": "", "text": "Hm."}])
+    take(
+        tmp_path,
+        "003-hello",
+        "Hello.",
+        context=[{"speaker": "ben", "text": NASTY}, {"speaker": "", "text": "Hm."}],
+    )
     page = build_index(tmp_path).read_text()
     assert page.count('<article class="sentence">') == 3
     assert page.count("<audio") == page.count('src="data:audio/') == 4
-    assert page.index("001-hello-take1.wav") < page.index("001-hello-take2.wav") < page.index("002-hello.wav")
+    assert (
+        page.index("001-hello-take1.wav")
+        < page.index("001-hello-take2.wav")
+        < page.index("002-hello.wav")
+    )
     assert page.count("after 2 turns of context") == 1
     assert "<li>Hm.</li>" in page
     assert NASTY not in page
@@ -36,7 +57,12 @@ def test_takes_of_a_prompt_stand_side_by_side(tmp_path: Path) -> None:
 
 
 def test_of_a_long_conversation_the_last_turns_are_shown(tmp_path: Path) -> None:
-    take(tmp_path, "001-hello", "Hello.", context=[{"speaker": "ben", "text": f"Turn {number}."} for number in range(1, 41)])
+    take(
+        tmp_path,
+        "001-hello",
+        "Hello.",
+        context=[{"speaker": "ben", "text": f"Turn {number}."} for number in range(1, 41)],
+    )
     page = build_index(tmp_path).read_text()
     assert "after 40 turns of context" in page
     assert '<ol class="hint" start="29"><li>ben: Turn 29.</li>' in page
@@ -72,7 +98,9 @@ def test_what_does_not_fit_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_facts_of_what_was_spoken_are_shown(tmp_path: Path) -> None:
     take(tmp_path, "001-a", "Hello.")
     facts = json.loads((tmp_path / "001-a.json").read_text())
-    (tmp_path / "001-a.json").write_text(json.dumps({**facts, "stopped_by_eos": False, "silence_share": 0.75}))
+    (tmp_path / "001-a.json").write_text(
+        json.dumps({**facts, "stopped_by_eos": False, "silence_share": 0.75})
+    )
     page = build_index(tmp_path).read_text()
     assert "ran into the cap" in page
     assert "75 % silence" in page

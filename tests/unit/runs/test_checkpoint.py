@@ -12,7 +12,13 @@ from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.model import CsmModel
-from csm_ft.runs.checkpoint import TrainState, checkpoints, load_checkpoint, save_best, save_checkpoint
+from csm_ft.runs.checkpoint import (
+    TrainState,
+    checkpoints,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+)
 from csm_ft.training.optim import build_optimizer, choose_parameters
 from tests.helpers.splits import examples_of, make_model, make_split
 
@@ -25,12 +31,18 @@ def make(seed: int, **options: Any) -> tuple[CsmModel, torch.optim.AdamW]:
 
 def step(model: CsmModel, optimizer: torch.optim.AdamW, seed: int) -> None:
     optimizer.zero_grad()
-    loss = model(collate(examples_of(make_split([4, 7], seed)), [0, 1], depth_fraction=1.0, draw=None))
+    loss = model(
+        collate(examples_of(make_split([4, 7], seed)), [0, 1], depth_fraction=1.0, draw=None)
+    )
     (loss["c0"].sum() + loss["depth"].sum()).backward()
     optimizer.step()
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "lora", "lora_rank": 2}, {"method": "depth_only"}], ids=["full", "lora", "depth_only"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"method": "lora", "lora_rank": 2}, {"method": "depth_only"}],
+    ids=["full", "lora", "depth_only"],
+)
 def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
     model, optimizer = make(0, **options)
     for seed in range(3):
@@ -87,10 +99,17 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, moment: 
 def test_best_holds_weights_and_each_clips_share(tmp_path: Path) -> None:
     model, _ = make(0)
     save_best(tmp_path, model, TrainState(step=7), {"size": 1}, {"clip": (3.5, 2)})
-    assert {p.name for p in (tmp_path / "best").iterdir()} == {"model.safetensors", "config.json", "state.json", "val_clips.json"}
+    assert {p.name for p in (tmp_path / "best").iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "state.json",
+        "val_clips.json",
+    }
     modes = {p.name: oct(p.stat().st_mode & 0o777) for p in (tmp_path / "best").iterdir()}
     (tmp_path / "new").touch()
-    assert set(modes.values()) == {oct((tmp_path / "new").stat().st_mode & 0o777)}, "colleagues can read them if the umask lets them"
+    assert set(modes.values()) == {oct((tmp_path / "new").stat().st_mode & 0o777)}, (
+        "colleagues can read them if the umask lets them"
+    )
     assert json.loads((tmp_path / "best" / "val_clips.json").read_text()) == {"clip": [3.5, 2]}
 
 

@@ -1,4 +1,7 @@
-"""What stands beside exported weights: enough to speak with, and never another tokenizer than the run's."""
+"""What stands beside exported weights.
+
+Enough to speak with, and never another tokenizer than the run's.
+"""
 
 import hashlib
 import json
@@ -33,12 +36,17 @@ def test_what_travels_is_named_by_its_file(tokens: Path, tmp_path: Path) -> None
         "speakers": ["nora"],
     }
     assert (tmp_path / "codec.safetensors").read_bytes() == store.asset("codec")
-    assert hashlib.sha256((tmp_path / "tokenizer.json").read_bytes()).hexdigest() == store.info.tokenizer_fingerprint
+    assert (
+        hashlib.sha256((tmp_path / "tokenizer.json").read_bytes()).hexdigest()
+        == store.info.tokenizer_fingerprint
+    )
 
 
 def test_what_is_too_large_to_travel_is_named_by_its_source(tokens: Path, tmp_path: Path) -> None:
     store = open_store(tokens)
-    info = replace(store.info, codec="mimi", codec_source="kyutai/mimi", tokenizer="meta-llama/Llama-3.2-1B")
+    info = replace(
+        store.info, codec="mimi", codec_source="kyutai/mimi", tokenizer="meta-llama/Llama-3.2-1B"
+    )
     write_speech(tmp_path, replace(store, info=info, assets={}), RUN)
     facts = json.loads((tmp_path / "speech.json").read_text())
     assert (facts["codec_source"], facts["tokenizer"]) == ("kyutai/mimi", "meta-llama/Llama-3.2-1B")
@@ -51,7 +59,9 @@ def test_an_export_of_an_export_can_speak_too(tokens: Path, tmp_path: Path) -> N
         folder.mkdir()
     write_speech(first, open_store(tokens), RUN)
     write_speech(second, None, Origin(str(first)))
-    assert {p.name: p.read_bytes() for p in second.iterdir()} == {p.name: p.read_bytes() for p in first.iterdir()}
+    assert {p.name: p.read_bytes() for p in second.iterdir()} == {
+        p.name: p.read_bytes() for p in first.iterdir()
+    }
     (first / "speech.json").unlink()
     write_speech(third, None, Origin(str(first)))
     assert list(third.iterdir()) == [], "a tokenizer beside foreign weights may be anybody's"
@@ -66,10 +76,16 @@ def test_the_processor_comes_from_where_training_began(tokens: Path, tmp_path: P
     (base / "preprocessor_config.json").write_text("{}")
     (base / "weights.safetensors").write_text("not for a processor")
     copy_processor(own, open_store(tokens), Origin(str(base)))
-    assert {p.name for p in own.iterdir()} == {"chat_template.jinja", "preprocessor_config.json"}, "not another tokenizer"
+    assert {p.name for p in own.iterdir()} == {"chat_template.jinja", "preprocessor_config.json"}, (
+        "not another tokenizer"
+    )
     (other / "chat_template.jinja").write_text("mine")
     copy_processor(other, None, Origin(str(base)))
-    assert {p.name for p in other.iterdir()} == {"chat_template.jinja", "preprocessor_config.json", "tokenizer.json"}
+    assert {p.name for p in other.iterdir()} == {
+        "chat_template.jinja",
+        "preprocessor_config.json",
+        "tokenizer.json",
+    }
     assert (other / "chat_template.jinja").read_text() == "mine", "what is there stays"
 
 

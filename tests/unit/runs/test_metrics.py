@@ -1,4 +1,7 @@
-"""metrics.jsonl is the truth; Weights & Biases can neither stop a run nor be imported when it is off."""
+"""metrics.jsonl is the truth.
+
+Weights & Biases can neither stop a run nor be imported when it is off.
+"""
 
 import json
 import subprocess
@@ -29,16 +32,22 @@ def test_rows_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_path
         file.write('{"kind": "train", "st')
     with Tracker(tmp_path, OFF, keep_bytes=kept) as tracker:
         tracker.row("val", 2, {"val_loss": 1.5})
-    assert rows(tmp_path) == [{"kind": "train", "step": 1, "loss": 2.0}, {"kind": "val", "step": 2, "val_loss": 1.5}]
+    assert rows(tmp_path) == [
+        {"kind": "train", "step": 1, "loss": 2.0},
+        {"kind": "val", "step": 2, "val_loss": 1.5},
+    ]
 
 
 def test_off_does_not_import_wandb(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from csm_ft.runs.metrics import Tracker; from csm_ft.config import TrainConfig\n"
-        f"with Tracker(Path({str(tmp_path)!r}), TrainConfig(wandb='off'), keep_bytes=0) as t: t.row('val', 1, {{'val_loss': 1.0}})\n"
-        "print('wandb' in sys.modules)"
+        "import sys; from pathlib import Path; from csm_ft.runs.metrics import Tracker; from"
+        f" csm_ft.config import TrainConfig\nwith Tracker(Path({str(tmp_path)!r}),"
+        " TrainConfig(wandb='off'), keep_bytes=0) as t: t.row('val', 1, {'val_loss':"
+        " 1.0})\nprint('wandb' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
@@ -52,7 +61,9 @@ class BrokenRun:
         raise ConnectionError("no network")
 
 
-def test_a_broken_mirror_never_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_mirror_never_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(track, "_start_wandb", lambda folder, config: BrokenRun())
     with Tracker(tmp_path, OFF, keep_bytes=0) as tracker:
         tracker.row("train", 1, {"loss": 2.0})

@@ -1,4 +1,7 @@
-"""Where weights come from: runs, sweeps, checkpoints and mere weights, and what is said when they are not there."""
+"""Where weights come from.
+
+Runs, sweeps, checkpoints and mere weights, and what is said when they are not there.
+"""
 
 import json
 from pathlib import Path
@@ -12,13 +15,21 @@ from csm_ft.runs.checkpoint import TrainState
 from csm_ft.runs.source import find, is_hub_name, is_same_data, open_data
 
 
-def make_run(folder: Path, *steps: str, base: str = "sesame/csm-1b", data: str = "tokens.hdf5", scratch: bool = False) -> Path:
+def make_run(
+    folder: Path,
+    *steps: str,
+    base: str = "sesame/csm-1b",
+    data: str = "tokens.hdf5",
+    scratch: bool = False,
+) -> Path:
     folder.mkdir(parents=True)
     config = CsmConfig(model_name_or_checkpoint_path=base, data=data, train_from_scratch=scratch)
     (folder / "config.yaml").write_text(config.to_yaml())
     for step in steps:
         (folder / "checkpoints" / step).mkdir(parents=True)
-        (folder / "checkpoints" / step / "state.json").write_text(json.dumps(vars(TrainState(step=7))))
+        (folder / "checkpoints" / step / "state.json").write_text(
+            json.dumps(vars(TrainState(step=7)))
+        )
     return folder
 
 
@@ -45,13 +56,22 @@ def test_a_run_and_its_checkpoints(tmp_path: Path) -> None:
     [
         ((), "", "has no checkpoint: it has not saved one yet"),
         ((), "last", "python train.py --config"),
-        (("step_000005",), "", r"has no checkpoint 'best' \(no validation since the first step\); it has step_000005: .*last"),
+        (
+            ("step_000005",),
+            "",
+            (
+                r"has no checkpoint 'best' \(no validation since the first step\); it has"
+                r" step_000005: .*last"
+            ),
+        ),
         (("best",), "last", "has no checkpoint 'last'; it has best"),
         (("best", "step_000005"), "step_5", "it has best, step_000005"),
         (("best",), "../../elsewhere", "has no checkpoint"),
     ],
 )
-def test_what_a_run_does_not_have(tmp_path: Path, steps: tuple[str, ...], checkpoint: str, message: str) -> None:
+def test_what_a_run_does_not_have(
+    tmp_path: Path, steps: tuple[str, ...], checkpoint: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         find(str(make_run(tmp_path / "run", *steps)), checkpoint)
 
@@ -90,19 +110,32 @@ def test_a_sweep_is_its_best_trial(tmp_path: Path) -> None:
     (sweep / "trials.csv").write_text("")
     for name in (sweep, sweep / "best"):
         origin = find(str(name))
-        assert (origin.weights, origin.run, origin.home, origin.sweep) == (str(sweep / "best"), trial, sweep, sweep)
+        assert (origin.weights, origin.run, origin.home, origin.sweep) == (
+            str(sweep / "best"),
+            trial,
+            sweep,
+            sweep,
+        )
     assert find(str(sweep), "last").weights == str(trial / "checkpoints/step_000010")
     alone = find(str(trial))
     assert (alone.home, alone.sweep, alone.label) == (trial, sweep, "0003")
 
 
-def test_the_token_file_of_a_run(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found from where the run was started and from elsewhere; not if codec or tokenizer have become others."""
+def test_the_token_file_of_a_run(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found from where the run was started and from elsewhere.
+
+    Not if codec or tokenizer have become others.
+    """
     info = open_store(tokens).info
     run = make_run(tmp_path / "exp/run", "best", data="data/tokens.hdf5")
     (tmp_path / "data").mkdir()
     (tmp_path / "data/tokens.hdf5").symlink_to(tokens)
-    recorded = {"data_fingerprint": info.content_fingerprint, "codec_fingerprint": info.codec_fingerprint}
+    recorded = {
+        "data_fingerprint": info.content_fingerprint,
+        "codec_fingerprint": info.codec_fingerprint,
+    }
     recorded["tokenizer_fingerprint"] = info.tokenizer_fingerprint
 
     def opened(**changes: str) -> tuple[bool, str]:
@@ -113,7 +146,9 @@ def test_the_token_file_of_a_run(tokens: Path, tmp_path: Path, monkeypatch: pyte
     assert opened() == (True, "")
     monkeypatch.chdir(tmp_path)
     assert opened() == (True, "")
-    assert opened(data_fingerprint="other") == (False, ""), "more rows since then: still good to speak with"
+    assert opened(data_fingerprint="other") == (False, ""), (
+        "more rows since then: still good to speak with"
+    )
     assert "made with another codec than when the run began" in opened(codec_fingerprint="other")[1]
     assert "another tokenizer" in opened(tokenizer_fingerprint="other")[1]
     (tmp_path / "data/tokens.hdf5").unlink()

@@ -12,7 +12,10 @@ POINTS = [100 * k for k in range(1, 10)]
 
 
 def slow_go_on(losses: list[float], others: list[list[float]], eta: int) -> bool:
-    """Losses of validations 1..9; rungs are validations 1 and 3. Count, at a rung, how many trials are strictly better."""
+    """Losses of validations 1..9; rungs are validations 1 and 3.
+
+    Count, at a rung, how many trials are strictly better.
+    """
     if len(losses) not in (1, 3):
         return True
     rung = len(losses)
@@ -23,15 +26,21 @@ def slow_go_on(losses: list[float], others: list[list[float]], eta: int) -> bool
     return better < (len(rivals) + 1) // eta
 
 
-curves = st.lists(st.sampled_from([1.0, 1.5, 2.0, 2.5, 3.0]) | st.floats(0.5, 4), min_size=1, max_size=9)
+curves = st.lists(
+    st.sampled_from([1.0, 1.5, 2.0, 2.5, 3.0]) | st.floats(0.5, 4), min_size=1, max_size=9
+)
 
 
 @given(own=curves, others=st.lists(curves, max_size=12), eta=st.integers(2, 5))
-def test_decisions_equal_the_slow_version(own: list[float], others: list[list[float]], eta: int) -> None:
+def test_decisions_equal_the_slow_version(
+    own: list[float], others: list[list[float]], eta: int
+) -> None:
     def as_curve(losses: list[float]) -> dict[int, float]:
         return dict(zip(POINTS, losses, strict=False))
 
-    assert go_on(as_curve(own), [as_curve(o) for o in others], RUNGS, eta) == slow_go_on(own, others, eta)
+    assert go_on(as_curve(own), [as_curve(o) for o in others], RUNGS, eta) == slow_go_on(
+        own, others, eta
+    )
 
 
 def test_nothing_is_decided_with_fewer_than_eta() -> None:
@@ -46,7 +55,9 @@ def test_the_best_so_far_counts_not_the_last() -> None:
 
 
 def test_batches_that_do_not_divide_the_rung_reach_it_at_their_next_validation() -> None:
-    assert RUNGS.reached({96: 1.0, 128: 0.9}, 0) == 96  # a share of an epoch rounded to steps may end a little early
+    assert (
+        RUNGS.reached({96: 1.0, 128: 0.9}, 0) == 96
+    )  # a share of an epoch rounded to steps may end a little early
     assert RUNGS.reached({64: 1.0, 128: 0.9}, 0) == 128
     assert RUNGS.value({128: 1.0, 224: 0.8, 320: 0.9}, 1) == 0.8
     assert RUNGS.best({40: 0.1, 128: 1.0, 500: 0.9}) == 0.9  # before the first rung nothing counts

@@ -19,16 +19,21 @@ def typed(command: str) -> SweepRequest:
 
 def test_nothing_but_trials_and_gpus() -> None:
     request = typed("--n_trials 50 --n_gpus 2")
-    assert (request.sweep.n_trials, request.sweep.n_gpus, request.sweep.output_dir) == (50, 2, "./sweep")
+    assert (request.sweep.n_trials, request.sweep.n_gpus, request.sweep.output_dir) == (
+        50,
+        2,
+        "./sweep",
+    )
     assert request.given == {}
     assert request.defaults["wandb_project"] == "csm-sweep"
 
 
 def test_the_public_trainers_flags_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
     request = typed(
-        "--data d.hdf5 --output_dir o --model_name_or_checkpoint_path sesame/csm-1b --sweep_config s.yaml --wandb_project p --study_name s "
-        "--n_epochs 3 --n_trials 50 --device cuda --use_amp --n_gpus 2 --trials_per_gpu 2 --val_every 500 --gen_every 0 --save_every 0 "
-        "--log_every 10 --gen_sentence Bonjour --gen_speaker 999"
+        "--data d.hdf5 --output_dir o --model_name_or_checkpoint_path sesame/csm-1b --sweep_config"
+        " s.yaml --wandb_project p --study_name s --n_epochs 3 --n_trials 50 --device cuda"
+        " --use_amp --n_gpus 2 --trials_per_gpu 2 --val_every 500 --gen_every 0 --save_every 0"
+        " --log_every 10 --gen_sentence Bonjour --gen_speaker 999"
     )
     assert request.sweep == SweepConfig(
         output_dir="o",
@@ -81,16 +86,28 @@ def test_mistakes_are_told_with_the_rule(argv: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rungs", "share"), [(["1/9", "1/3"], "1/9"), (["1/4", "1/2"], "1/4"), (["1/6", "1/4"], "1/12"), (["10%"], "1/10"), (["2/5"], "1/5")]
+    ("rungs", "share"),
+    [
+        (["1/9", "1/3"], "1/9"),
+        (["1/4", "1/2"], "1/4"),
+        (["1/6", "1/4"], "1/12"),
+        (["10%"], "1/10"),
+        (["2/5"], "1/5"),
+    ],
 )
 def test_validations_meet_every_rung_and_the_end(rungs: list[str], share: str) -> None:
     config = SweepConfig(rungs=rungs)
     assert config.validation_share == Fraction(share)
-    assert all((point / config.validation_share).denominator == 1 for point in (*config.rung_shares, Fraction(1)))
+    assert all(
+        (point / config.validation_share).denominator == 1
+        for point in (*config.rung_shares, Fraction(1))
+    )
 
 
 def test_every_option_has_help_and_those_of_train_are_there() -> None:
     fields = options_class().model_fields
     assert {"learning_rate", "decoder_loss_weight", "n_trials", *SET_BY_SWEEP} <= set(fields)
-    done = subprocess.run([sys.executable, "sweep.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "sweep.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert all(f"--{name}" in done.stdout for name in fields)

@@ -20,7 +20,10 @@ from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import Configs, DataFacts, agreement, rungs_of
 from tests.helpers import fake_trainer
 
-SPACE = "learning_rate: {type: float, min: 1e-6, max: 1e-3, log: true}\nbatch_size: {type: categorical, values: [8, 16]}\n"
+SPACE = (
+    "learning_rate: {type: float, min: 1e-6, max: 1e-3, log: true}\nbatch_size: {type: categorical,"
+    " values: [8, 16]}\n"
+)
 
 
 class Desk:
@@ -28,12 +31,33 @@ class Desk:
 
     def __init__(self, out: Path) -> None:
         (out.parent / "space.yaml").write_text(SPACE)
-        request = parse(["--n_trials", "6", "--n_epochs", "3", "--output_dir", str(out), "--wandb", "off", "--study_name", "süß\n#"])
+        request = parse(
+            [
+                "--n_trials",
+                "6",
+                "--n_epochs",
+                "3",
+                "--output_dir",
+                str(out),
+                "--wandb",
+                "off",
+                "--study_name",
+                "süß\n#",
+            ]
+        )
         data = DataFacts(fake_trainer.NUM_CLIPS, "f")
-        space = read_space(out.parent / "space.yaml", request, num_train_examples=data.num_train_examples)
+        space = read_space(
+            out.parent / "space.yaml", request, num_train_examples=data.num_train_examples
+        )
         rungs = rungs_of(request.sweep, space.base, data)
         self.out = out
-        self.study = SweepStudy.open(out, request.sweep, space, rungs, agreement(request.sweep, space.base, space.describe(), data))
+        self.study = SweepStudy.open(
+            out,
+            request.sweep,
+            space,
+            rungs,
+            agreement(request.sweep, space.base, space.describe(), data),
+        )
         self.study.set_baseline(3.5)
         self.configs = Configs(out, request.sweep, space.base, "cpu", 1)
         self.results = Results(self.study, self.configs, Machine("cpu", [Slot("cpu0", {})], 1))
@@ -41,9 +65,14 @@ class Desk:
     def run(self, state: Any = "completed") -> int:
         number = self.study.ask()
         self.study.begin_attempt(number, "cpu0")
-        result = fake_trainer.run(self.configs.trial(number, self.study.params(number), threads=1), self.Reporter(self.study, number))
+        result = fake_trainer.run(
+            self.configs.trial(number, self.study.params(number), threads=1),
+            self.Reporter(self.study, number),
+        )
         if state == "completed":
-            self.study.finish(number, "completed", best=result.best, final_value=result.final_val_loss)
+            self.study.finish(
+                number, "completed", best=result.best, final_value=result.final_val_loss
+            )
         else:
             self.study.finish(number, state, reason="=why")
         return number
@@ -74,10 +103,16 @@ def test_nothing_completed(desk: Desk) -> None:
     desk.run("diverged")
     assert desk.results.write("unfinished") is None
     assert (desk.out / "best.yaml").read_text().startswith("# UNFINISHED: no trial of study")
-    parse_args(CsmConfig, ["--config", str(desk.out / "best.yaml")], program="train.py", description="")
+    parse_args(
+        CsmConfig, ["--config", str(desk.out / "best.yaml")], program="train.py", description=""
+    )
     assert not (desk.out / "best").exists()
     summary = desk.summary()
-    assert (summary["best"], summary["verdict"], summary["baseline"]) == (None, None, {"value": 3.5, "dir": "baseline"})
+    assert (summary["best"], summary["verdict"], summary["baseline"]) == (
+        None,
+        None,
+        {"value": 3.5, "dir": "baseline"},
+    )
     assert [t["state"] for t in summary["trials"]] == ["diverged"] + ["waiting"] * 5
     assert build_report(desk.out).is_file()
 
@@ -92,9 +127,15 @@ def test_the_best_config_is_the_best_trials(desk: Desk) -> None:
     text = (desk.out / "best.yaml").read_text()
     assert f"trial {best}: val_loss {values[best]!r}" in text.splitlines()[0]
     assert "bit for bit on the same machine with the same threads" in text.splitlines()[1]
-    config = parse_args(CsmConfig, ["--config", str(desk.out / "best.yaml")], program="train.py", description="")
+    config = parse_args(
+        CsmConfig, ["--config", str(desk.out / "best.yaml")], program="train.py", description=""
+    )
     there = yaml.safe_load((desk.configs.folder(best) / "config.yaml").read_text())
-    assert config.model_dump(mode="json") == there | {"output_dir": "auto", "wandb_group": "", "wandb_name": ""}
+    assert config.model_dump(mode="json") == there | {
+        "output_dir": "auto",
+        "wandb_group": "",
+        "wandb_name": "",
+    }
     again = fake_trainer.run(config.replace(output_dir=str(desk.out.parent / "again")))
     assert again.best is not None
     assert again.best["val_loss"] == values[best]
@@ -121,7 +162,11 @@ def test_best_weights_survive_a_kill_in_the_middle_of_their_exchange(desk: Desk)
     (desk.out / "best").rename(desk.out / ".best.old")
     (desk.out / ".best.draft").mkdir()
     desk.results.write("running")
-    assert sorted(p.name for p in (desk.out / "best").iterdir()) == ["model.safetensors", "state.json", "val_clips.json"]
+    assert sorted(p.name for p in (desk.out / "best").iterdir()) == [
+        "model.safetensors",
+        "state.json",
+        "val_clips.json",
+    ]
     assert not list(desk.out.glob(".best*"))
 
 

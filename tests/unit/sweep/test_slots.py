@@ -34,7 +34,9 @@ def test_each_worker_sees_one_gpu() -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_more_gpus_than_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"n_gpus 3 is more than the 2 GPUs of this machine; use --n_gpus 2"):
+    with pytest.raises(
+        ConfigError, match=r"n_gpus 3 is more than the 2 GPUs of this machine; use --n_gpus 2"
+    ):
         choose_machine(SweepConfig(n_gpus=3), device="auto", threads=0)
 
 
@@ -45,13 +47,17 @@ def test_one_gpu_by_name_is_refused_with_the_way_out() -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_workers_share_the_cpu_and_it_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_workers_share_the_cpu_and_it_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(slots.os, "sched_getaffinity", lambda _: set(range(8)))
     machine = choose_machine(SweepConfig(n_gpus=2, trials_per_gpu=2), device="auto", threads=0)
     assert (machine.device, len(machine.slots), machine.threads) == ("cpu", 4, 2)
     assert {s.environment["CUDA_VISIBLE_DEVICES"] for s in machine.slots} == {""}
     assert {s.environment["OMP_NUM_THREADS"] for s in machine.slots} == {"2"}
-    assert "no GPU on this machine: 4 workers on the CPU, 2 of 8 cores each" in capsys.readouterr().out
+    assert (
+        "no GPU on this machine: 4 workers on the CPU, 2 of 8 cores each" in capsys.readouterr().out
+    )
     with pytest.raises(ConfigError, match="finds no GPU"):
         choose_machine(SweepConfig(), device="cuda", threads=0)
 

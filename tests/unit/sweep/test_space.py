@@ -1,4 +1,7 @@
-"""The search space: the public trainer's format, our two keys more, and every mistake told before anything runs."""
+"""The search space.
+
+The public trainer's format, our two keys more, and every mistake told before anything runs.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,9 @@ def space(tmp_path: Path, text: str, *argv: str, num_train_examples: int = 900) 
     return read_space(path, parse(list(argv)), num_train_examples=num_train_examples)
 
 
-def draw(space: Space, seed: int = 0, fixed: dict[str, Any] | None = None) -> tuple[dict[str, Any], optuna.trial.FrozenTrial]:
+def draw(
+    space: Space, seed: int = 0, fixed: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], optuna.trial.FrozenTrial]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     if fixed is not None:
         study.enqueue_trial(fixed)
@@ -51,60 +56,97 @@ def test_the_public_trainers_file_runs_unchanged(tmp_path: Path) -> None:
         "max_grad_norm": 1.3,
         "grad_acc_steps": 1,
     }
-    assert [point["learning_rate"] for point in public.first_points()] == [3e-5, pytest.approx(9e-5), pytest.approx(1e-5)]
+    assert [point["learning_rate"] for point in public.first_points()] == [
+        3e-5,
+        pytest.approx(9e-5),
+        pytest.approx(1e-5),
+    ]
     values, _ = draw(public)
     assert 1e-6 <= values["learning_rate"] <= 1e-2
     assert public.base.replace(**values).warmup_steps == str(values["warmup_steps"])
 
 
-def test_our_own_file_is_valid_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_file_is_valid_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     ours = read_space(find_space("configs/sweep.yaml"), parse([]), num_train_examples=100)
     assert len(ours.first_points()) == 3
     lines = find_space("configs/sweep.yaml").read_text().splitlines()
-    assert all("#" in line for line in lines if line and not line.startswith(" ")), "each key has its comment"
+    assert all("#" in line for line in lines if line and not line.startswith(" ")), (
+        "each key has its comment"
+    )
 
 
 def test_the_space_of_methods_searches_adapters_only_where_there_are_any() -> None:
-    methods = read_space(Path(__file__).parents[3] / "configs/sweep_methods.yaml", parse([]), num_train_examples=100)
+    methods = read_space(
+        Path(__file__).parents[3] / "configs/sweep_methods.yaml", parse([]), num_train_examples=100
+    )
     drawn = [draw(methods, seed)[0] for seed in range(40)]
     by_method = {values["method"]: set(values) for values in drawn}
     common = {"method", "learning_rate", "batch_size"}
     assert by_method == {
         "full": common | {"decoder_lr_factor", "embeddings_lr_factor"},
-        "lora": common | {"decoder_lr_factor", "lora_lr_factor", "lora_rank", "lora_targets", "lora_dropout"},
+        "lora": (
+            common
+            | {"decoder_lr_factor", "lora_lr_factor", "lora_rank", "lora_targets", "lora_dropout"}
+        ),
         "backbone_only": common,
         "depth_only": common,
     }
-    assert all(methods.base.replace(**values).method == values["method"] for values in drawn), "every draw is a valid config"
+    assert all(methods.base.replace(**values).method == values["method"] for values in drawn), (
+        "every draw is a valid config"
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("context_positions: {type: int, min: 100, max: 200}", "context_positions cannot be searched"),
+        (
+            "context_positions: {type: int, min: 100, max: 200}",
+            "context_positions cannot be searched",
+        ),
         ("val_turns: {type: categorical, values: [all, last]}", "val_turns cannot be searched"),
-        ("loss_turns: {type: categorical, values: [all, 'speaker:a']}", "one speaker's turns see fewer examples"),
+        (
+            "loss_turns: {type: categorical, values: [all, 'speaker:a']}",
+            "one speaker's turns see fewer examples",
+        ),
         ("loss_turns: {type: fixed, value: last}", "loss_turns cannot be fixed here"),
-        ("lora_rank: {type: categorical, values: [8, 16], when: {method: lora}}", "method is 'full' in every trial"),
-        ("lora_targets: {type: categorical, values: [attention, nonsense]}", "'nonsense' is none of attention"),
+        (
+            "lora_rank: {type: categorical, values: [8, 16], when: {method: lora}}",
+            "method is 'full' in every trial",
+        ),
+        (
+            "lora_targets: {type: categorical, values: [attention, nonsense]}",
+            "'nonsense' is none of attention",
+        ),
     ],
 )
-def test_rows_that_would_break_the_comparison_are_refused(tmp_path: Path, row: str, message: str) -> None:
+def test_rows_that_would_break_the_comparison_are_refused(
+    tmp_path: Path, row: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         space(
-            tmp_path, f"learning_rate: {{type: float, min: 1e-5, max: 1e-4}}\n{row}\n", "--method", "lora" if "nonsense" in row else "full"
+            tmp_path,
+            f"learning_rate: {{type: float, min: 1e-5, max: 1e-4}}\n{row}\n",
+            "--method",
+            "lora" if "nonsense" in row else "full",
         )
 
 
 def test_which_turns_are_learned_can_be_searched(tmp_path: Path) -> None:
-    assert space(tmp_path, "loss_turns: {type: categorical, values: [all, last]}").first_points() == [{"loss_turns": "all"}]
+    assert space(
+        tmp_path, "loss_turns: {type: categorical, values: [all, last]}"
+    ).first_points() == [{"loss_turns": "all"}]
 
 
-def test_values_of_trial_0_come_from_the_row_then_from_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_of_trial_0_come_from_the_row_then_from_the_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = (
-        "learning_rate: {type: float, min: 1e-5, max: 1e-4, log: true}\nbatch_size: {type: categorical, values: [16, 32]}\n"
-        "weight_decay: {type: float, min: 0, max: 0.1, default: 0.05}\n"
+        "learning_rate: {type: float, min: 1e-5, max: 1e-4, log: true}\nbatch_size: {type:"
+        " categorical, values: [16, 32]}\nweight_decay: {type: float, min: 0, max: 0.1, default:"
+        " 0.05}\n"
     )
     point = space(tmp_path, text, "--learning_rate", "2e-4").first_points()[0]
     assert point == {"learning_rate": 1e-4, "batch_size": 16, "weight_decay": 0.05}
@@ -120,8 +162,9 @@ def test_neighbours_stay_within_the_range(tmp_path: Path) -> None:
 
 def test_a_condition_decides_what_is_searched(tmp_path: Path) -> None:
     text = (
-        "min_lr_ratio: {type: float, min: 0.1, max: 0.3, default: 0.1, when: {lr_decay: [cosine, linear]}}\n"
-        "lr_decay: {type: categorical, values: [cosine, linear, constant], default: cosine}\n"
+        "min_lr_ratio: {type: float, min: 0.1, max: 0.3, default: 0.1, when: {lr_decay: [cosine,"
+        " linear]}}\nlr_decay: {type: categorical, values: [cosine, linear, constant], default:"
+        " cosine}\n"
     )
     conditional = space(tmp_path, text)
     assert [p.name for p in conditional.parameters] == ["lr_decay", "min_lr_ratio"]
@@ -159,7 +202,10 @@ def test_a_condition_decides_what_is_searched(tmp_path: Path) -> None:
         ("output_dir: {type: fixed, value: x}", "drop the row"),
         ("lr_decay: {type: fixed, value: linear}", "nothing is searched"),
         ("weight_decay: {type: float, min: 0, max: 1, default: 3}", "not in its own range"),
-        ("weight_decay: {type: float, min: 0, max: 1, when: {lr_decay: cosine}}", "lr_decay is 'linear' in every trial"),
+        (
+            "weight_decay: {type: float, min: 0, max: 1, when: {lr_decay: cosine}}",
+            "lr_decay is 'linear' in every trial",
+        ),
         ("weight_decay: {type: float, min: 0, max: 1, when: {decay: cosine}}", "not an option"),
         ("weight_decay: {type: float, min: 0, max: 1, when: {weight_decay: 1}}", "circle"),
     ],
@@ -173,7 +219,12 @@ def test_mistakes_name_file_key_and_rule(tmp_path: Path, text: str, words: str) 
 
 def test_a_fixed_value_and_a_flag_must_agree(tmp_path: Path) -> None:
     text = PUBLIC
-    assert space(tmp_path, text, "--decoder_loss_weight", "0.50").base.model_dump()["decoder_loss_weight"] == 0.5
+    assert (
+        space(tmp_path, text, "--decoder_loss_weight", "0.50").base.model_dump()[
+            "decoder_loss_weight"
+        ]
+        == 0.5
+    )
     with pytest.raises(ConfigError, match=r"fixed to 0\.5 here and given as '0\.7'"):
         space(tmp_path, text, "--decoder_loss_weight", "0.7")
 
@@ -195,7 +246,9 @@ def test_a_missing_file_names_ours(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(low=st.floats(1e-8, 1e-3), factor=st.floats(1.001, 1e4), seed=st.integers(0, 99))
-def test_every_draw_is_a_config_the_trainer_takes(low: float, factor: float, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_draw_is_a_config_the_trainer_takes(
+    low: float, factor: float, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     rows = {
         "learning_rate": {"type": "float", "min": low, "max": low * factor, "log": True},
         "grad_acc_steps": {"type": "int", "min": 1, "max": 4},

@@ -19,7 +19,10 @@ from csm_ft.sweep.config import parse
 from csm_ft.sweep.space import read_space
 from csm_ft.sweep.study import SweepError, SweepStudy, best_of, cut_torn_line
 
-SPACE = "learning_rate: {type: float, min: 1e-6, max: 1e-3, log: true}\nbatch_size: {type: categorical, values: [8, 16]}\n"
+SPACE = (
+    "learning_rate: {type: float, min: 1e-6, max: 1e-3, log: true}\nbatch_size: {type: categorical,"
+    " values: [8, 16]}\n"
+)
 RUNGS = Rungs([Fraction(1, 9), Fraction(1, 3)], Fraction(1, 9), 900)
 Opener = Callable[..., SweepStudy]
 
@@ -30,12 +33,18 @@ def opener(tmp_path: Path) -> Iterator[Opener]:
     last: list[SweepStudy] = []
     (tmp_path / "space.yaml").write_text(SPACE)
 
-    def open_study(*argv: str, folder: str = "out", agreement: dict[str, Any] | None = None, close: bool = True) -> SweepStudy:
+    def open_study(
+        *argv: str, folder: str = "out", agreement: dict[str, Any] | None = None, close: bool = True
+    ) -> SweepStudy:
         while close and last:
             last.pop().close()
         request = parse(list(argv))
         space = read_space(tmp_path / "space.yaml", request, num_train_examples=100)
-        last.append(SweepStudy.open(tmp_path / folder, request.sweep, space, RUNGS, agreement or {"n_epochs": 5}))
+        last.append(
+            SweepStudy.open(
+                tmp_path / folder, request.sweep, space, RUNGS, agreement or {"n_epochs": 5}
+            )
+        )
         return last[-1]
 
     yield open_study
@@ -45,11 +54,19 @@ def opener(tmp_path: Path) -> Iterator[Opener]:
 
 def complete(study: SweepStudy, number: int, value: float) -> None:
     study.validated(number, 900, value)
-    study.finish(number, "completed", best={"val_loss": value, "step": 9, "examples": 900, "epoch": 9.0}, final_value=value)
+    study.finish(
+        number,
+        "completed",
+        best={"val_loss": value, "step": 9, "examples": 900, "epoch": 9.0},
+        final_value=value,
+    )
 
 
 def as_optuna(folder: Path) -> optuna.Study:
-    return optuna.load_study(study_name="csm-sweep", storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))))
+    return optuna.load_study(
+        study_name="csm-sweep",
+        storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
+    )
 
 
 def test_the_default_comes_first_then_its_neighbours(opener: Opener) -> None:
@@ -82,7 +99,9 @@ def test_a_kill_between_asking_and_drawing_is_made_good(opener: Opener, tmp_path
     study = opener()
     for number in range(4):
         if number < 3:
-            study._study.enqueue_trial(study._first_points[number])  # killed here: enqueued, not asked
+            study._study.enqueue_trial(
+                study._first_points[number]
+            )  # killed here: enqueued, not asked
             study = opener()
             assert study.num_started == number
             assert study.ask() == number
@@ -98,7 +117,13 @@ def test_a_kill_between_deciding_and_telling_is_made_good(opener: Opener) -> Non
     for number, state in enumerate(("completed", "diverged")):
         study.ask()
         study._running[number].set_user_attr(
-            "outcome", {"state": state, "reason": "r", "best": {"val_loss": 2.0, "examples": 900, "epoch": 9.0}, "final_value": 2.0}
+            "outcome",
+            {
+                "state": state,
+                "reason": "r",
+                "best": {"val_loss": 2.0, "examples": 900, "epoch": 9.0},
+                "final_value": 2.0,
+            },
         )
     again = opener()
     assert again.running == []
@@ -136,11 +161,15 @@ def test_validations_told_again_change_nothing(opener: Opener) -> None:
     assert not again.validated(3, 100, 0.1)
     assert again.record(3).curve == {100: 9.0}
     assert again.validated(1, 100, 5.0)
-    again.finish(3, "stopped", best={"val_loss": 9.0, "examples": 100, "epoch": 1.0}, final_value=9.0)
+    again.finish(
+        3, "stopped", best={"val_loss": 9.0, "examples": 100, "epoch": 1.0}, final_value=9.0
+    )
     assert again.record(3).reason == "behind the best 1/3 after 100 examples"
 
 
-def test_a_stop_is_written_down_before_the_value_that_caused_it(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_written_down_before_the_value_that_caused_it(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = opener()
     for number, value in enumerate((1.0, 1.1)):
         study.ask()
@@ -184,15 +213,24 @@ def test_a_failed_trial_does_not_raise_the_bar(opener: Opener) -> None:
 
 @pytest.mark.parametrize("reports_first", [False, True])
 @pytest.mark.parametrize("state", ["diverged", "infeasible", "poison"])
-def test_failed_trials_land_among_the_bad_ones(opener: Opener, tmp_path: Path, state: Any, reports_first: bool) -> None:
-    """Also when TPE's good set is larger than the number of completed trials: behind every stopped trial, never the best."""
+def test_failed_trials_land_among_the_bad_ones(
+    opener: Opener, tmp_path: Path, state: Any, reports_first: bool
+) -> None:
+    """Also when TPE's good set is larger than the number of completed trials.
+
+    Behind every stopped trial, never the best.
+    """
     study = opener()
     study.set_baseline(4.0)
     complete(study, study.ask(), 2.0)
     for _ in range(5):
         number = study.ask()
         study.validated(number, 100, 3.5)
-        study.finish(number, "stopped") if "stop_at" in study._running[number].user_attrs else complete(study, number, 3.4)
+        (
+            study.finish(number, "stopped")
+            if "stop_at" in study._running[number].user_attrs
+            else complete(study, number, 3.4)
+        )
     failed = study.ask()
     if reports_first:
         study.validated(failed, 100, 0.5)  # looked splendid before it failed
@@ -223,7 +261,9 @@ def test_tpe_moves_away_from_a_cliff_of_diverged_trials(opener: Opener) -> None:
             study.finish(number, "diverged", reason="cliff")
         else:
             complete(study, number, 3 - rate * 1e4)  # the best is at the very edge
-    assert sum(rate > 1e-4 for rate in rates[10:]) <= 15  # of 30; told FAIL instead, all 30 go over the cliff
+    assert (
+        sum(rate > 1e-4 for rate in rates[10:]) <= 15
+    )  # of 30; told FAIL instead, all 30 go over the cliff
 
 
 def test_a_second_sweep_in_the_folder_is_refused(opener: Opener) -> None:
@@ -235,7 +275,9 @@ def test_a_second_sweep_in_the_folder_is_refused(opener: Opener) -> None:
 
 def test_another_study_in_the_folder_is_refused(opener: Opener) -> None:
     opener()
-    with pytest.raises(SweepError, match=r"holds the study 'csm-sweep', not 'other'; .*--study_name csm-sweep"):
+    with pytest.raises(
+        SweepError, match=r"holds the study 'csm-sweep', not 'other'; .*--study_name csm-sweep"
+    ):
         opener("--study_name", "other")
 
 
@@ -257,7 +299,11 @@ def test_a_torn_journal_is_cut_and_stale_locks_go(opener: Opener, tmp_path: Path
     lines = whole.splitlines(keepends=True)
     study.close()
     (tmp_path / "out" / "study.journal.lock").symlink_to(journal)
-    for cut in (len(whole) - 1, len(whole) - len(lines[-1]) + 1, len(whole) - len(lines[-1]) - len(lines[-2]) // 2):
+    for cut in (
+        len(whole) - 1,
+        len(whole) - len(lines[-1]) + 1,
+        len(whole) - len(lines[-1]) - len(lines[-2]) // 2,
+    ):
         journal.write_bytes(whole[:cut])
         again = opener()
         assert again.running == [0, 1, 2]
@@ -267,9 +313,12 @@ def test_a_torn_journal_is_cut_and_stale_locks_go(opener: Opener, tmp_path: Path
 
 
 @given(
-    st.lists(st.binary(max_size=30).filter(lambda b: b"\n" not in b), max_size=6), st.binary(max_size=30).filter(lambda b: b"\n" not in b)
+    st.lists(st.binary(max_size=30).filter(lambda b: b"\n" not in b), max_size=6),
+    st.binary(max_size=30).filter(lambda b: b"\n" not in b),
 )
-def test_cutting_keeps_whole_lines(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], torn: bytes) -> None:
+def test_cutting_keeps_whole_lines(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], torn: bytes
+) -> None:
     path = tmp_path_factory.mktemp("j") / "lines"
     whole = b"".join(line + b"\n" for line in lines)
     path.write_bytes(whole + torn)

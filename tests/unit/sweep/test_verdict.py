@@ -27,7 +27,11 @@ def judged(best: TrialRecord | None, default: TrialRecord | None, noise: float) 
     return verdict
 
 
-@given(st.lists(st.tuples(st.floats(0, 99), st.floats(0, 99), st.integers(1, 500)), min_size=2, max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 99), st.floats(0, 99), st.integers(1, 500)), min_size=2, max_size=20
+    )
+)
 def test_compare_equals_the_formula_written_out(rows: list[tuple[float, float, int]]) -> None:
     first = {str(i): (a, n) for i, (a, _, n) in enumerate(rows)}
     second = {str(i): (b, n) for i, (_, b, n) in enumerate(rows)}
@@ -69,12 +73,18 @@ def test_a_clear_win_a_tie_and_no_win() -> None:
 
 
 def test_against_the_untrained_model() -> None:
-    assert "The default is 0.500 nats per frame better than the untrained model (3.000)." in judged(BEST, DEFAULT, 0.01).text
+    assert (
+        "The default is 0.500 nats per frame better than the untrained model (3.000)."
+        in judged(BEST, DEFAULT, 0.01).text
+    )
     assert "WORSE" in judged(BEST, replace(DEFAULT, value=3.2), 0.01).text
 
 
 def test_without_a_default_or_without_clips_it_says_so() -> None:
-    assert "the default (trial 0) ended as diverged" in judged(BEST, replace(DEFAULT, state="diverged", value=None), 0.01).text
+    assert (
+        "the default (trial 0) ended as diverged"
+        in judged(BEST, replace(DEFAULT, state="diverged", value=None), 0.01).text
+    )
     verdict = judge(BEST, DEFAULT, None, {})
     assert verdict is not None
     assert "too few validation clips" in verdict.text

@@ -28,16 +28,32 @@ def test_norms_and_embeddings_are_not_decayed_by_default() -> None:
     decay = of_group(*prepare(weight_decay=0.5), "weight_decay")
     assert set(decay) == set(make_model().state_dict())
     free = {name for name, value in decay.items() if value == 0}
-    assert free == {name for name in decay if name.endswith(".scale") or name.split(".")[0] in ("text_embeddings", "audio_embeddings")}
+    assert free == {
+        name
+        for name in decay
+        if name.endswith(".scale") or name.split(".")[0] in ("text_embeddings", "audio_embeddings")
+    }
     assert {decay[name] for name in decay if name not in free} == {0.5}
-    assert set(of_group(*prepare(weight_decay=0.5, decay_all=True), "weight_decay").values()) == {0.5}
+    assert set(of_group(*prepare(weight_decay=0.5, decay_all=True), "weight_decay").values()) == {
+        0.5
+    }
 
 
 def test_the_learning_rate_of_each_part_is_a_multiple_of_one() -> None:
     model, optimizer = prepare(backbone_lr_factor=0.5, decoder_lr_factor=2, heads_lr_factor=0)
     set_learning_rate(optimizer, 1e-3)
     rates = of_group(model, optimizer, "lr")
-    parts = {"backbone": 5e-4, "decoder": 2e-3, "projection": 2e-3, "text_embeddings": 1e-3, "audio_embeddings": 1e-3}
+    parts = {
+        "backbone": 5e-4,
+        "decoder": 2e-3,
+        "projection": 2e-3,
+        "text_embeddings": 1e-3,
+        "audio_embeddings": 1e-3,
+    }
     assert rates == {name: pytest.approx(parts[name.split(".")[0]]) for name in rates}
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    assert frozen == {"codebook0_head.weight", "audio_head"} == set(make_model().state_dict()) - set(rates)
+    assert (
+        frozen
+        == {"codebook0_head.weight", "audio_head"}
+        == set(make_model().state_dict()) - set(rates)
+    )

@@ -1,6 +1,7 @@
 """CSM weights between Sesame's layout and that of transformers' CsmForConditionalGeneration.
 
-Only names differ, and the order of rows in q_proj and k_proj: Sesame's RoPE turns interleaved pairs, transformers' turns halves.
+Only names differ, and the order of rows in q_proj and k_proj: Sesame's RoPE turns interleaved
+pairs, transformers' turns halves.
 """
 
 import re
@@ -13,8 +14,12 @@ from csm_ft.config import ConfigError
 from csm_ft.families.csm.config import MAX_POSITIONS, PRESETS, CsmSize, TransformerSize
 
 AUDIO_EMBEDDINGS = "backbone_model.embed_tokens.embed_audio_tokens.weight"
-_ADAPTER = re.compile(r"base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
-TIED = "depth_decoder.model.embed_tokens.weight"  # the second name of the audio embeddings; transformers writes only this one
+_ADAPTER = re.compile(
+    r"base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
+)
+TIED = (  # the second name of the audio embeddings; transformers writes only this one
+    "depth_decoder.model.embed_tokens.weight"
+)
 _TOP = {
     "text_embeddings.weight": "embed_text_tokens.weight",
     "audio_embeddings.weight": AUDIO_EMBEDDINGS,
@@ -36,7 +41,13 @@ _LAYER = {
     "mlp_norm.scale": "post_attention_layernorm.weight",
 }
 _STACKS = {"backbone": "backbone_model", "decoder": "depth_decoder.model"}
-_ROPE = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 
 
 def to_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str, Tensor]:
@@ -70,27 +81,39 @@ def from_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str,
 def adapter_to_transformers(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], size: CsmSize
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Rename and permute the adapters of a checkpoint in peft's format, so that peft puts them into CsmForConditionalGeneration.
+    """Rename and permute the adapters of a checkpoint in peft's format.
 
-    A row of lora_B (and of DoRA's magnitudes) is a row of the weight, so those of q_proj and k_proj move with it; lora_A stays.
-    ConfigError for an adapter that has no counterpart there.
+    So that peft puts them into CsmForConditionalGeneration.
+
+    A row of lora_B (and of DoRA's magnitudes) is a row of the weight, so those of q_proj and k_proj
+    move with it; lora_A stays. ConfigError for an adapter that has no counterpart there.
     """
     for name in ("rank_pattern", "alpha_pattern"):
         if config.get(name):
-            raise ConfigError(f"adapter_config.json: {name} {config[name]} is in our names and cannot be carried over; use --format merged")
+            raise ConfigError(
+                f"adapter_config.json: {name} {config[name]} is in our names and cannot be carried"
+                " over; use --format merged"
+            )
     renamed, modules = {}, []
     for name, tensor in tensors.items():
         match = _ADAPTER.fullmatch(name)
         other = match and _other_name(f"{match[1]}.weight", _TOP, _STACKS, _LAYER)
         if not match or other is None:
-            raise ConfigError(f"{name} is not a LoRA adapter of a linear layer of CSM; use --format merged")
+            raise ConfigError(
+                f"{name} is not a LoRA adapter of a linear layer of CSM; use --format merged"
+            )
         heads = _rope_heads(f"{match[1]}.weight", size) if match[2] != "lora_A.weight" else 0
         module = other.removesuffix(".weight")
-        renamed[f"base_model.model.{module}.{match[2]}"] = _halves(tensor, heads) if heads else tensor
+        renamed[f"base_model.model.{module}.{match[2]}"] = (
+            _halves(tensor, heads) if heads else tensor
+        )
         modules.append(module)
     # The pattern names the modules one by one, so nothing is left to exclude.
     left = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
-    library = {"base_model_class": "CsmForConditionalGeneration", "parent_library": "transformers.models.csm.modeling_csm"}
+    library = {
+        "base_model_class": "CsmForConditionalGeneration",
+        "parent_library": "transformers.models.csm.modeling_csm",
+    }
     return renamed, {**config, **left, "auto_mapping": library, "target_modules": _pattern(modules)}
 
 
@@ -99,34 +122,52 @@ def adapter_from_transformers(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The way back, for adapters that were trained on CsmForConditionalGeneration.
 
-    Adapters on the codec are left out if they do nothing (a list of names such as q_proj puts some there, which no loss reaches);
-    ConfigError if they do something, and for adapters that have no counterpart here.
+    Adapters on the codec are left out if they do nothing (a list of names such as q_proj puts some
+    there, which no loss reaches); ConfigError if they do something, and for adapters that have no
+    counterpart here.
     """
     for name in ("rank_pattern", "alpha_pattern", "modules_to_save"):
         if config.get(name):
-            raise ConfigError(f"adapter_config.json: {name} {config[name]} cannot be read; merge the adapters where they were trained")
+            raise ConfigError(
+                f"adapter_config.json: {name} {config[name]} cannot be read; merge the adapters"
+                " where they were trained"
+            )
     top, stacks, layer = ({v: k for k, v in table.items()} for table in (_TOP, _STACKS, _LAYER))
     renamed, modules = {}, []
     for name, tensor in tensors.items():
         match = _ADAPTER.fullmatch(name)
         if match and match[1].startswith("codec_model."):
             if match[2] == "lora_B.weight" and bool(tensor.any()):
-                raise ConfigError(f"{name}: an adapter of the codec, which is not trained here; give one without")
+                raise ConfigError(
+                    f"{name}: an adapter of the codec, which is not trained here; give one without"
+                )
             continue
         other = match and _other_name(f"{match[1]}.weight", top, stacks, layer)
         if not match or other is None:
-            raise ConfigError(f"{name} is not a LoRA adapter of a linear layer of CsmForConditionalGeneration")
+            raise ConfigError(
+                f"{name} is not a LoRA adapter of a linear layer of CsmForConditionalGeneration"
+            )
         heads = _rope_heads(other, size) if match[2] != "lora_A.weight" else 0
         module = other.removesuffix(".weight")
-        renamed[f"base_model.model.{module}.{match[2]}"] = _pairs(tensor, heads) if heads else tensor
+        renamed[f"base_model.model.{module}.{match[2]}"] = (
+            _pairs(tensor, heads) if heads else tensor
+        )
         modules.append(module)
-    left = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None, "auto_mapping": None}
+    left = {
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "auto_mapping": None,
+    }
     return renamed, {**config, **left, "target_modules": _pattern(modules)}
 
 
 def is_transformers_adapter(names: Mapping[str, Any]) -> bool:
     """Tell whether names of adapters in peft's format are of modules of transformers."""
-    return any(name.startswith(("base_model.model.backbone_model.", "base_model.model.depth_decoder.")) for name in names)
+    return any(
+        name.startswith(("base_model.model.backbone_model.", "base_model.model.depth_decoder."))
+        for name in names
+    )
 
 
 def is_transformers_layout(names: Mapping[str, Any]) -> bool:
@@ -176,13 +217,21 @@ def size_of_transformers(config: Mapping[str, Any], where: str) -> CsmSize:
             int(config["num_codebooks"]),
         )
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{where}: not the config of a CsmForConditionalGeneration ({error} is missing)") from error
+        raise ConfigError(
+            f"{where}: not the config of a CsmForConditionalGeneration ({error} is missing)"
+        ) from error
 
 
 def _size(config: Mapping[str, Any], default: TransformerSize) -> TransformerSize:
-    keys = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
+    keys = {
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+    }
     keys |= {"dim": "hidden_size", "ffn_dim": "intermediate_size"}
-    return TransformerSize(**{ours: int(config.get(theirs, getattr(default, ours))) for ours, theirs in keys.items()})
+    return TransformerSize(
+        **{ours: int(config.get(theirs, getattr(default, ours))) for ours, theirs in keys.items()}
+    )
 
 
 def _transformer(size: TransformerSize) -> dict[str, int]:
@@ -196,7 +245,9 @@ def _transformer(size: TransformerSize) -> dict[str, int]:
     }
 
 
-def _other_name(name: str, top: Mapping[str, str], stacks: Mapping[str, str], layer: Mapping[str, str]) -> str | None:
+def _other_name(
+    name: str, top: Mapping[str, str], stacks: Mapping[str, str], layer: Mapping[str, str]
+) -> str | None:
     if name in top:
         return top[name]
     match = re.fullmatch(r"(.+?)\.layers\.(\d+)\.(.+)", name)
@@ -206,7 +257,10 @@ def _other_name(name: str, top: Mapping[str, str], stacks: Mapping[str, str], la
 
 
 def _pattern(modules: Sequence[str]) -> str:
-    """Return a regular expression that fully matches these modules and no others: the codec has a q_proj, too."""
+    """Return a regular expression that fully matches these modules and no others.
+
+    The codec has a q_proj, too.
+    """
     layers: dict[tuple[str, str], set[int]] = {}  # (stack, module in the layer) -> its layers
     patterns = []
     for module in dict.fromkeys(modules):
@@ -218,7 +272,10 @@ def _pattern(modules: Sequence[str]) -> str:
     alike: dict[tuple[str, str], list[str]] = {}  # (stack, layers) -> modules
     for (stack, inner), numbers in layers.items():
         alike.setdefault((stack, "|".join(map(str, sorted(numbers)))), []).append(re.escape(inner))
-    in_layers = [rf"{re.escape(stack)}\.layers\.({numbers})\.({'|'.join(inner)})" for (stack, numbers), inner in alike.items()]
+    in_layers = [
+        rf"{re.escape(stack)}\.layers\.({numbers})\.({'|'.join(inner)})"
+        for (stack, numbers), inner in alike.items()
+    ]
     return "|".join([*in_layers, *patterns])
 
 

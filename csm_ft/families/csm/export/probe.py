@@ -1,6 +1,7 @@
 """The same tokens through two programs: the logits of every codebook, and how far apart they are.
 
-Shapes: L text tokens, T audio frames (the last one is the EOS frame), K codebooks, V audio vocabulary, N frames of all probes together.
+Shapes: L text tokens, T audio frames (the last one is the EOS frame), K codebooks, V audio
+vocabulary, N frames of all probes together.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from csm_ft.data.split import Split
 from csm_ft.families.csm.config import CsmSize
 from csm_ft.families.csm.model import CsmModel
 
-# Two programs' fp32 differs by about 1e-6 of the logits' standard deviation. The smallest of the known mistakes, a RoPE without Llama 3.1's
-# scaling, makes 1e-2 (rows in another order: 1). This is in the middle of the two, on a scale of powers.
+# Two programs' fp32 differs by about 1e-6 of the logits' standard deviation. The smallest of the
+# known mistakes, a RoPE without Llama 3.1's scaling, makes 1e-2 (rows in another order: 1). This is
+# in the middle of the two, on a scale of powers.
 TOLERANCE = 1e-3
 _MAX_FRAMES = 64  # of a clip: K * V logits each
 _NUM_CLIPS = 2
@@ -50,7 +52,10 @@ class Logits:
 
 @dataclass(frozen=True)
 class Difference:
-    """Largest differences between two programs' logits, and the standard deviation of the logits that they are judged by."""
+    """Largest differences between two programs' logits.
+
+    And the standard deviation of the logits that they are judged by.
+    """
 
     c0: float
     depth: float
@@ -68,8 +73,14 @@ class Difference:
 
 
 def probes_of(split: Split, size: CsmSize) -> list[Probe]:
-    """Return the first clips of a split, or seeded random tokens where it has none that the model knows."""
-    clips = [(split.text_tokens(i), split.codes(i)[:_MAX_FRAMES]) for i in range(min(_NUM_CLIPS, len(split)))]
+    """Return the first clips of a split.
+
+    Or seeded random tokens where it has none that the model knows.
+    """
+    clips = [
+        (split.text_tokens(i), split.codes(i)[:_MAX_FRAMES])
+        for i in range(min(_NUM_CLIPS, len(split)))
+    ]
     return [_probe(text, codes) for text, codes in clips] or random_probes(size)
 
 
@@ -78,7 +89,10 @@ def random_probes(size: CsmSize) -> list[Probe]:
     random = np.random.default_rng(0)
     lengths = ((7, 12), (3, 20))
     return [
-        _probe(random.integers(0, size.text_vocab_size, text), random.integers(0, size.audio_vocab_size, (frames, size.num_codebooks)))
+        _probe(
+            random.integers(0, size.text_vocab_size, text),
+            random.integers(0, size.audio_vocab_size, (frames, size.num_codebooks)),
+        )
         for text, frames in lengths
     ]
 
@@ -91,7 +105,10 @@ def logits_of(model: CsmModel, probes: Sequence[Probe]) -> Logits:
 
 def difference(expected: Logits, actual: Logits) -> Difference:
     """Compare what two programs say about the same probes."""
-    c0, depth = ((a - b).abs().max().item() for a, b in ((expected.c0, actual.c0), (expected.depth, actual.depth)))
+    c0, depth = (
+        (a - b).abs().max().item()
+        for a, b in ((expected.c0, actual.c0), (expected.depth, actual.depth))
+    )
     return Difference(c0, depth, expected.c0.std().item(), expected.depth.std().item())
 
 
@@ -103,5 +120,7 @@ def _probe(text: np.ndarray, codes: np.ndarray) -> Probe:
 def _logits(model: CsmModel, probe: Probe) -> tuple[Tensor, Tensor]:
     frames = model.embed_codes(probe.codes)
     embedded = torch.cat([model.text_embeddings(probe.text), frames.sum(1)])
-    hidden = model.backbone_hidden(embedded[None])[0, len(probe.text) - 1 : -1]  # position t predicts the frame at t + 1
+    hidden = model.backbone_hidden(embedded[None])[
+        0, len(probe.text) - 1 : -1
+    ]  # position t predicts the frame at t + 1
     return model.codebook0_head(hidden), model.depth_logits(hidden, frames)

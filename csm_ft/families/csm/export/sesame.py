@@ -1,6 +1,9 @@
-"""CSM in Sesame's layout: model.safetensors + config.json, and Sesame's own models.py as the judge of it.
+"""CSM in Sesame's layout.
 
-Sesame's code is not part of this program: it is taken from where CSM_REPO_PATH points, or from an installed `csm` package.
+Model.safetensors + config.json, and Sesame's own models.py as the judge of it.
+
+Sesame's code is not part of this program: it is taken from where CSM_REPO_PATH points, or from an
+installed `csm` package.
 """
 
 import importlib
@@ -32,20 +35,25 @@ from csm_ft.families.csm.weights import load_model
 
 JUDGE = "Sesame's models.py"
 NOT_CHECKED = (
-    "Sesame's own code did not check this export, only this program's loader: put CSM_REPO_PATH=<a checkout of "
-    "github.com/SesameAILabs/csm> into .env and export again, and it will"
+    "Sesame's own code did not check this export, only this program's loader: put CSM_REPO_PATH=<a"
+    " checkout of github.com/SesameAILabs/csm> into .env and export again, and it will"
 )
 
 
 def write_model(folder: Path, model: CsmModel, dtype: torch.dtype = torch.float32) -> None:
-    """Write model.safetensors and the config.json that Sesame's `Model.from_pretrained(folder)` reads."""
-    tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    """Write the model.safetensors and config.json that Sesame's `Model.from_pretrained` reads."""
+    tensors = {
+        name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_whole(folder / "config.json", json.dumps(sesame_config(model.size), indent=2))
 
 
 def sesame_config(size: CsmSize) -> dict[str, Any]:
-    """Return config.json; sizes that Sesame's FLAVORS lacks get a name each, for FLAVORS tells them apart by it."""
+    """Return config.json.
+
+    Sizes that Sesame's FLAVORS lacks get a name each, for FLAVORS tells them apart by it.
+    """
     config = size.to_json()
     for name in ("backbone", "decoder"):
         if name in config:
@@ -54,7 +62,10 @@ def sesame_config(size: CsmSize) -> dict[str, Any]:
 
 
 def find_sesame() -> ModuleType | None:
-    """Import Sesame's models.py; None if there is none. ConfigError when CSM_REPO_PATH names a folder without it."""
+    """Import Sesame's models.py; None if there is none.
+
+    ConfigError when CSM_REPO_PATH names a folder without it.
+    """
     folder = os.environ.get("CSM_REPO_PATH")
     if folder:
         return _import_file(Path(folder) / "models.py")
@@ -68,10 +79,12 @@ def find_sesame() -> ModuleType | None:
 
 @torch.no_grad()
 def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
-    """Read an export back by Sesame's code, or else by our own loader; return its logits and who read it.
+    """Read an export back by Sesame's code, or else by our own loader.
 
-    Raises CheckError when Sesame's own generation, with its caches, does not say what these logits rank first, and ConfigError when
-    CSM_REPO_PATH is wrong.
+    Return its logits and who read it.
+
+    Raises CheckError when Sesame's own generation, with its caches, does not say what these logits
+    rank first, and ConfigError when CSM_REPO_PATH is wrong.
     """
     module = find_sesame()
     if module is None:
@@ -86,7 +99,10 @@ def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ConfigError(f"CSM_REPO_PATH={path.parent}: no models.py in this folder; correct it in .env, or leave it empty")
+        raise ConfigError(
+            f"CSM_REPO_PATH={path.parent}: no models.py in this folder; correct it in .env, or"
+            " leave it empty"
+        )
     spec = spec_from_file_location("sesame_csm_models", path)
     assert spec is not None
     assert spec.loader is not None, "a .py file has a loader"
@@ -96,7 +112,8 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever foreign code raises
         raise ConfigError(
-            f"CSM_REPO_PATH={path.parent}: its models.py cannot be imported ({error}); correct that, or leave it empty"
+            f"CSM_REPO_PATH={path.parent}: its models.py cannot be imported ({error}); correct"
+            " that, or leave it empty"
         ) from error
     return module
 
@@ -121,19 +138,29 @@ def _logits(model: Any, probe: Probe) -> tuple[Tensor, Tensor]:
     frames = [model._embed_audio(k, probe.codes[:, k]) for k in range(num_codebooks - 1)]
     inputs = model.projection(torch.stack([hidden, *frames], dim=1))
     outputs = model.decoder(inputs, mask=_causal(inputs))
-    return model.codebook0_head(hidden), torch.stack([outputs[:, k + 1] @ head for k, head in enumerate(model.audio_head)], dim=1)
+    return model.codebook0_head(hidden), torch.stack(
+        [outputs[:, k + 1] @ head for k, head in enumerate(model.audio_head)], dim=1
+    )
 
 
 def _check_generation(model: Any, probe: Probe) -> None:
-    """Let the model say the frame after the probe, likeliest code first: its own logits must rank each of these codes first."""
+    """Let the model say the frame after the probe, likeliest code first.
+
+    Its own logits must rank each of these codes first.
+    """
     model.reset_caches()
     tokens, mask = _rows(probe)
-    said = model.generate_frame(tokens, mask, torch.arange(tokens.shape[1])[None], temperature=1.0, topk=1)
+    said = model.generate_frame(
+        tokens, mask, torch.arange(tokens.shape[1])[None], temperature=1.0, topk=1
+    )
     with disable_kv_cache(model.backbone), disable_kv_cache(model.decoder):
         c0, depth = _logits(model, Probe(probe.text, torch.cat([probe.codes, said.long()])))
     for k, logits in enumerate([c0[-1], *depth[-1]]):
         if logits[said[0, k]] < logits.max() - TOLERANCE * logits.std():
-            raise CheckError(f"Sesame's generate_frame says code {int(said[0, k])} in codebook {k}, its logits {int(logits.argmax())}")
+            raise CheckError(
+                f"Sesame's generate_frame says code {int(said[0, k])} in codebook {k}, its logits"
+                f" {int(logits.argmax())}"
+            )
 
 
 def _causal(inputs: Tensor) -> Tensor:
@@ -143,7 +170,10 @@ def _causal(inputs: Tensor) -> Tensor:
 
 
 def _rows(probe: Probe) -> tuple[Tensor, Tensor]:
-    """Return a probe as Sesame's rows [1, L + T, K + 1] of K codes and a text token, and the mask of which of them count."""
+    """Return a probe as Sesame's rows [1, L + T, K + 1] of K codes and a text token.
+
+    And the mask of which of them count.
+    """
     length, num_codebooks = len(probe.text), probe.codes.shape[1]
     tokens = torch.zeros(length + len(probe.codes), num_codebooks + 1, dtype=torch.int64)
     tokens[:length, -1], tokens[length:, :-1] = probe.text, probe.codes

@@ -7,9 +7,13 @@ FOLDER = "THIS_FOLDER"
 _WITH_OURS = f"""\
 With csm-ft: `python -m csm_ft.generate --model {FOLDER} --text "Hello."` speaks, and
 `python train.py --data tokens.hdf5 --model_name_or_checkpoint_path {FOLDER}` goes on training."""
-_NO_MIMI = "Its codes are not Mimi's: what is above gives codes, and only csm-ft, which has their codec, makes sound of them.\n\n"
+_NO_MIMI = (
+    "Its codes are not Mimi's: what is above gives codes, and only csm-ft, which has their codec,"
+    " makes sound of them.\n\n"
+)
 _SESAME_SPEAKS = """\
-audio = Generator(model).generate(text="Hello.", speaker=0, context=[], max_audio_length_ms=10_000)  # from generator import Generator
+# from generator import Generator
+audio = Generator(model).generate(text="Hello.", speaker=0, context=[], max_audio_length_ms=10_000)
 """
 _TRANSFORMERS_SPEAKS = """\
 inputs = processor("[0]Hello.", add_special_tokens=True, return_tensors="pt").to(model.device)
@@ -22,14 +26,25 @@ def sesame(size: CsmSize, *, has_mimi: bool) -> str:
     config = sesame_config(size)
     custom = {name: getattr(size, name) for name in ("backbone", "decoder") if name in config}
     imports = "from torchtune.models import llama3_2\n" if custom else ""
-    flavours = "".join(_flavour(config[f"{name}_flavor"], transformer) for name, transformer in custom.items())
-    code = f'import models\n{imports}\n{flavours}model = models.Model.from_pretrained("{FOLDER}")\n{_SESAME_SPEAKS if has_mimi else ""}'
-    return f"In a checkout of [Sesame's code](https://github.com/SesameAILabs/csm):\n\n{_block(code)}\n\n{_ours(has_mimi=has_mimi)}"
+    flavours = "".join(
+        _flavour(config[f"{name}_flavor"], transformer) for name, transformer in custom.items()
+    )
+    code = (
+        f"import models\n{imports}\n{flavours}model ="
+        f' models.Model.from_pretrained("{FOLDER}")\n{_SESAME_SPEAKS if has_mimi else ""}'
+    )
+    return (
+        "In a checkout of [Sesame's"
+        f" code](https://github.com/SesameAILabs/csm):\n\n{_block(code)}\n\n{_ours(has_mimi=has_mimi)}"
+    )
 
 
 def transformers(*, has_mimi: bool) -> str:
     """Return the Markdown for a folder of transformers."""
-    processor = f'processor = AutoProcessor.from_pretrained("{FOLDER}")  # or "sesame/csm-1b", if its files are not in this folder\n'
+    processor = (
+        f'processor = AutoProcessor.from_pretrained("{FOLDER}")  # or "sesame/csm-1b", if its files'
+        " are not in this folder\n"
+    )
     code = f"""\
 from transformers import AutoProcessor, CsmForConditionalGeneration
 
@@ -39,7 +54,10 @@ model = CsmForConditionalGeneration.from_pretrained("{FOLDER}")
 
 
 def adapter(base: str, *, is_published: bool, has_mimi: bool) -> str:
-    """Return the Markdown for adapters of peft; a base that is not published has to be exported, too."""
+    """Return the Markdown for adapters of peft.
+
+    A base that is not published has to be exported, too.
+    """
     name = base if is_published else "BASE_FOLDER"
     processor = f'processor = AutoProcessor.from_pretrained("{name}")\n'
     code = f"""\
@@ -52,7 +70,10 @@ model = PeftModel.from_pretrained(base, "{FOLDER}")
     hint = (
         ""
         if is_published
-        else f"`{name}` is the base in this layout: `python -m csm_ft.export BASE --format transformers --output {name}`.\n\n"
+        else (
+            f"`{name}` is the base in this layout: `python -m csm_ft.export BASE --format"
+            f" transformers --output {name}`.\n\n"
+        )
     )
     return f"{_block(code)}\n\n{hint}{_ours(has_mimi=has_mimi)}"
 
@@ -64,9 +85,10 @@ def _ours(*, has_mimi: bool) -> str:
 def _flavour(name: str, size: TransformerSize) -> str:
     """Return the line that tells Sesame's code a size it does not know."""
     return (
-        f'models.FLAVORS["{name}"] = lambda: llama3_2.llama3_2(vocab_size=1, num_layers={size.layers}, num_heads={size.heads}, '
-        f"num_kv_heads={size.kv_heads}, embed_dim={size.dim}, max_seq_len={MAX_POSITIONS}, intermediate_dim={size.ffn_dim}, "
-        "norm_eps=1e-5, rope_base=500_000, scale_factor=32)\n"
+        f'models.FLAVORS["{name}"] = lambda: llama3_2.llama3_2(vocab_size=1,'
+        f" num_layers={size.layers}, num_heads={size.heads}, num_kv_heads={size.kv_heads},"
+        f" embed_dim={size.dim}, max_seq_len={MAX_POSITIONS}, intermediate_dim={size.ffn_dim},"
+        " norm_eps=1e-5, rope_base=500_000, scale_factor=32)\n"
     )
 
 

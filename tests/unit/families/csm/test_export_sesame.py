@@ -39,9 +39,13 @@ def test_its_generation_is_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
     wrong.mkdir()
     text = (STAND_IN / "models.py").read_text()
     assert text.count("self._embed_audio(k, codes[-1])") == 1
-    (wrong / "models.py").write_text(text.replace("self._embed_audio(k, codes[-1])", "self._embed_audio(0, codes[-1])"))
+    (wrong / "models.py").write_text(
+        text.replace("self._embed_audio(k, codes[-1])", "self._embed_audio(0, codes[-1])")
+    )
     monkeypatch.setenv("CSM_REPO_PATH", str(wrong))
-    with pytest.raises(CheckError, match=r"generate_frame says code \d+ in codebook [23], its logits"):
+    with pytest.raises(
+        CheckError, match=r"generate_frame says code \d+ in codebook [23], its logits"
+    ):
         reload(tmp_path, random_probes(SIZE))
 
 
@@ -55,12 +59,20 @@ def test_published_sizes_keep_their_names_and_others_get_one_each() -> None:
         "audio_num_codebooks": 32,
     }
     config = sesame_config(SIZE)
-    assert (config["backbone_flavor"], config["decoder_flavor"]) == ("backbone-2x32", "decoder-1x16")
+    assert (config["backbone_flavor"], config["decoder_flavor"]) == (
+        "backbone-2x32",
+        "decoder-1x16",
+    )
     assert CsmSize.from_json(config, "x") == SIZE
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "no models.py in this folder"), ("import nothing_like_it", "cannot be imported")])
-def test_a_wrong_csm_repo_path_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no models.py in this folder"), ("import nothing_like_it", "cannot be imported")],
+)
+def test_a_wrong_csm_repo_path_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, message: str
+) -> None:
     if content:
         (tmp_path / "models.py").write_text(content)
     monkeypatch.setenv("CSM_REPO_PATH", str(tmp_path))
@@ -68,7 +80,9 @@ def test_a_wrong_csm_repo_path_is_said(tmp_path: Path, monkeypatch: pytest.Monke
         find_sesame()
 
 
-def test_an_installed_package_is_found_and_a_stranger_of_the_same_name_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_package_is_found_and_a_stranger_of_the_same_name_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert find_sesame() is None
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "models.py").write_text("raise SystemExit('somebody else imported')")

@@ -1,4 +1,7 @@
-"""CSM between Sesame's and transformers' layouts, judged by transformers' own code: logits, loss and greedy frames."""
+"""CSM between Sesame's and transformers' layouts, judged by transformers' own code.
+
+Logits, loss and greedy frames.
+"""
 
 import json
 import re
@@ -36,8 +39,12 @@ def test_transformers_gives_the_same_loss_on_the_same_weights() -> None:
         out = theirs(inputs_embeds=embedded, labels=labels)
         hidden = model.backbone_hidden(embedded)
     assert (out.logits - model.codebook0_head(hidden)).abs().max() < 1e-4
-    assert float(out.backbone_loss) == pytest.approx(float(loss["c0"].sum() / batch.counts["c0"].sum()), abs=1e-5)
-    assert float(out.depth_decoder_loss) == pytest.approx(float(loss["depth"].sum() / batch.counts["depth"].sum()), abs=1e-5)
+    assert float(out.backbone_loss) == pytest.approx(
+        float(loss["c0"].sum() / batch.counts["c0"].sum()), abs=1e-5
+    )
+    assert float(out.depth_decoder_loss) == pytest.approx(
+        float(loss["depth"].sum() / batch.counts["depth"].sum()), abs=1e-5
+    )
 
 
 def test_the_way_there_and_back_changes_no_bit() -> None:
@@ -69,8 +76,13 @@ def test_foreign_names_are_refused() -> None:
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_peft_gives_the_same_logits_on_transformers_model(tmp_path: Path, options: dict[str, Any]) -> None:
-    """`PeftModel.from_pretrained` on the library's model of the base, against our own model with the adapters beside its weights."""
+def test_peft_gives_the_same_logits_on_transformers_model(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """`PeftModel.from_pretrained` on the library's model of the base.
+
+    Against our own model with the adapters beside its weights.
+    """
     base = write_base(tmp_path / "base", seed=3)
     model = adapted(base, seed=1, **options)
     source = write_adapter(tmp_path / "adapter", model)
@@ -85,7 +97,9 @@ def test_peft_gives_the_same_logits_on_transformers_model(tmp_path: Path, option
     assert found.depth < 1e-4, found
 
 
-def test_without_the_permutation_peft_gives_other_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_permutation_peft_gives_other_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = write_base(tmp_path / "base")
     model = adapted(base, lora_targets="q_proj,k_proj")
     source = write_adapter(tmp_path / "adapter", model)
@@ -97,7 +111,8 @@ def test_without_the_permutation_peft_gives_other_logits(tmp_path: Path, monkeyp
     save_file(tensors, tmp_path / lora.WEIGHTS)
     (tmp_path / lora.CONFIG).write_text(json.dumps(config))
     found = difference(
-        logits_of(model, random_probes(SIZE)), export_transformers.reload_adapter(tmp_path, str(base), random_probes(SIZE))[0]
+        logits_of(model, random_probes(SIZE)),
+        export_transformers.reload_adapter(tmp_path, str(base), random_probes(SIZE))[0],
     )
     assert not found.is_same
 
@@ -112,13 +127,20 @@ def test_the_pattern_of_adapted_modules_matches_these_and_no_others() -> None:
             "codebook0_head",
         )
     ]
-    config = layouts.adapter_to_transformers({name: torch.zeros(1, 1) for name in modules}, {"layers_to_transform": [1]}, SIZE)[1]
+    config = layouts.adapter_to_transformers(
+        {name: torch.zeros(1, 1) for name in modules}, {"layers_to_transform": [1]}, SIZE
+    )[1]
     theirs = their_model(make_model())
-    matched = [name for name, _ in theirs.named_modules() if re.fullmatch(config["target_modules"], name)]
+    matched = [
+        name for name, _ in theirs.named_modules() if re.fullmatch(config["target_modules"], name)
+    ]
     assert matched == [
         "lm_head",
         *(f"backbone_model.layers.0.self_attn.{p}_proj" for p in "qk"),
-        *(f"backbone_model.layers.1.{m}" for m in ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj")),
+        *(
+            f"backbone_model.layers.1.{m}"
+            for m in ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj")
+        ),
         "depth_decoder.model.layers.0.self_attn.q_proj",
     ]
     assert config["layers_to_transform"] is None, "the pattern says it"
@@ -127,11 +149,21 @@ def test_the_pattern_of_adapted_modules_matches_these_and_no_others() -> None:
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("base_model.model.text_embeddings.lora_embedding_A", {}, "lora_embedding_A is not a LoRA adapter"),
+        (
+            "base_model.model.text_embeddings.lora_embedding_A",
+            {},
+            "lora_embedding_A is not a LoRA adapter",
+        ),
         ("base_model.model.somewhere.lora_A.weight", {}, "somewhere.* not a LoRA adapter"),
-        ("base_model.model.projection.lora_A.weight", {"rank_pattern": {"projection": 2}}, "rank_pattern.*merged"),
+        (
+            "base_model.model.projection.lora_A.weight",
+            {"rank_pattern": {"projection": 2}},
+            "rank_pattern.*merged",
+        ),
     ],
 )
-def test_adapters_without_a_counterpart_are_refused(name: str, config: dict[str, Any], message: str) -> None:
+def test_adapters_without_a_counterpart_are_refused(
+    name: str, config: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         layouts.adapter_to_transformers({name: torch.zeros(1, 1)}, config, SIZE)

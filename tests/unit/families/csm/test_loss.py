@@ -1,4 +1,7 @@
-"""The amortised, batched loss against an obvious slow one: one clip, one frame, one codebook at a time."""
+"""The amortised, batched loss against an obvious slow one.
+
+One clip, one frame, one codebook at a time.
+"""
 
 from collections.abc import Sequence
 
@@ -18,12 +21,20 @@ SPLIT = make_split([12, 5, 30, 1, 17, 9, 22, 3])
 
 
 def slow_clip_nats(model: CsmModel, split: FakeSplit, index: int) -> tuple[float, list[float]]:
-    """Nats of codebook 0 over all frames, and of codebooks 1.. for each frame, straight from the definition in Sesame's blog."""
+    """Nats of codebook 0 over all frames, and of codebooks 1..
+
+    For each frame, straight from the definition in Sesame's blog.
+    """
     codes = torch.from_numpy(split.codes(index).astype(np.int64))
     codes = torch.cat([codes, torch.zeros_like(codes[:1])])
     text = torch.from_numpy(split.text_tokens(index).astype(np.int64))
     vocab = model.size.audio_vocab_size
-    frames = torch.stack([sum(model.audio_embeddings.weight[c + k * vocab] for k, c in enumerate(row)) for row in codes])
+    frames = torch.stack(
+        [
+            sum(model.audio_embeddings.weight[c + k * vocab] for k, c in enumerate(row))
+            for row in codes
+        ]
+    )
     hidden = model.backbone(torch.cat([model.text_embeddings(text), frames])[None])[0]
     c0, depth = 0.0, []
     for t, row in enumerate(codes):
@@ -41,22 +52,33 @@ def slow_clip_nats(model: CsmModel, split: FakeSplit, index: int) -> tuple[float
 
 def test_loss_equals_the_slow_definition() -> None:
     model = make_model()
-    batch = collate(examples_of(SPLIT), range(len(SPLIT)), depth_fraction=0.25, draw=Draw(seed=1, epoch=2))
+    batch = collate(
+        examples_of(SPLIT), range(len(SPLIT)), depth_fraction=0.25, draw=Draw(seed=1, epoch=2)
+    )
     with torch.no_grad():
         loss = model(batch)
         for index in range(len(SPLIT)):
             c0, depth = slow_clip_nats(model, SPLIT, index)
             rows, weights = depth_draw(len(depth) - 1, 0.25, Draw(1, 2), SPLIT.ids[index])
             assert float(loss["c0"][index]) == pytest.approx(c0, rel=1e-4)
-            assert float(loss["depth"][index]) == pytest.approx(float(np.dot(np.array(depth)[rows], weights)), rel=1e-4)
+            assert float(loss["depth"][index]) == pytest.approx(
+                float(np.dot(np.array(depth)[rows], weights)), rel=1e-4
+            )
 
 
 def gradient(
-    model: CsmModel, examples: Examples, micro_batches: list[list[int]], fraction: float, draw: Draw | None, parts: Sequence[str] = PARTS
+    model: CsmModel,
+    examples: Examples,
+    micro_batches: list[list[int]],
+    fraction: float,
+    draw: Draw | None,
+    parts: Sequence[str] = PARTS,
 ) -> tuple[float, torch.Tensor]:
     """Loss and gradient of one optimiser step, as the loop makes them."""
     model.zero_grad()
-    batches = [collate(examples, indices, depth_fraction=fraction, draw=draw) for indices in micro_batches]
+    batches = [
+        collate(examples, indices, depth_fraction=fraction, draw=draw) for indices in micro_batches
+    ]
     counts = {part: sum(int(b.counts[part].sum()) for b in batches) for part in parts}
     total = 0.0
     for batch in batches:
@@ -64,7 +86,9 @@ def gradient(
         value = torch.stack([loss[part].sum() / counts[part] for part in parts]).sum()
         value.backward()
         total += value.item()
-    return total, torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
+    return total, torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()]
+    )
 
 
 def conversations() -> Examples:
@@ -72,11 +96,16 @@ def conversations() -> Examples:
     frames = [6, 3, 9, 4, 12, 5, 2, 7, 8, 3, 10, 6, 4, 5, 3, 6]
     split = make_split(frames)
     split.conversations = [*"aaaabbbccdddeefg"]
-    split.turns = np.array([split.conversations[:i].count(c) for i, c in enumerate(split.conversations)], dtype=np.int32)
+    split.turns = np.array(
+        [split.conversations[:i].count(c) for i, c in enumerate(split.conversations)],
+        dtype=np.int32,
+    )
     return examples_of(split, loss_turns="last")
 
 
-@pytest.mark.parametrize("examples", [examples_of(SPLIT), conversations()], ids=["clips", "conversations"])
+@pytest.mark.parametrize(
+    "examples", [examples_of(SPLIT), conversations()], ids=["clips", "conversations"]
+)
 def test_micro_batches_and_neighbours_do_not_change_the_gradient(examples: Examples) -> None:
     model, draw = make_model(), Draw(0, 0)
     everything = list(range(len(examples)))
@@ -92,7 +121,9 @@ def test_micro_batches_and_neighbours_do_not_change_the_gradient(examples: Examp
 def test_the_amortised_loss_and_gradient_are_unbiased(parts: Sequence[str]) -> None:
     model, examples, everything = make_model(), examples_of(SPLIT), [list(range(8))]
     full_loss, full = gradient(model, examples, everything, 1.0, None, parts)
-    drawn = [gradient(model, examples, everything, 0.2, Draw(0, epoch), parts) for epoch in range(300)]
+    drawn = [
+        gradient(model, examples, everything, 0.2, Draw(0, epoch), parts) for epoch in range(300)
+    ]
     losses, draws = np.array([loss for loss, _ in drawn]), torch.stack([g for _, g in drawn])
     if parts == ("c0",):  # codebook 0 learns from every frame: nothing is drawn
         assert set(losses.tolist()) == {full_loss}
@@ -110,11 +141,17 @@ def test_the_amortised_loss_and_gradient_are_unbiased(parts: Sequence[str]) -> N
 
 @pytest.mark.parametrize("num_frames", [1, 2, 15, 16, 17, 100])
 @pytest.mark.parametrize("fraction", [1 / 16, 0.5, 1.0])
-def test_draws_keep_the_eos_frame_and_expect_the_true_number(num_frames: int, fraction: float) -> None:
+def test_draws_keep_the_eos_frame_and_expect_the_true_number(
+    num_frames: int, fraction: float
+) -> None:
     rows, weights = depth_draw(num_frames, fraction, Draw(0, 0), "a")
     assert rows[-1] == num_frames
     assert weights[-1] == 1.0
-    assert len(set(rows.tolist())) == len(rows) == min(num_frames, max(1, round(fraction * num_frames))) + 1
+    assert (
+        len(set(rows.tolist()))
+        == len(rows)
+        == min(num_frames, max(1, round(fraction * num_frames))) + 1
+    )
     assert weights.sum() == pytest.approx(num_frames + 1)
 
 
@@ -123,7 +160,10 @@ def test_draws_depend_on_seed_epoch_and_clip_only() -> None:
         return depth_draw(200, 0.1, Draw(seed, epoch), clip)[0].tolist()
 
     assert drawn(0, 0, "a") == drawn(0, 0, "a")
-    assert len({tuple(drawn(*key)) for key in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"))}) == 4
+    assert (
+        len({tuple(drawn(*key)) for key in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"))})
+        == 4
+    )
 
 
 def test_every_frame_is_drawn_equally_often() -> None:

@@ -1,7 +1,9 @@
-"""What training scores is what generation assigns: the log-probability of every codebook of every frame, by three ways to the same number.
+"""What training scores is what generation assigns.
 
-Training: one teacher-forced pass over a padded batch. Generation: frame by frame with KV caches and left padding. And the obvious slow
-way: no cache, no batch, everything computed anew for each code.
+The log-probability of every codebook of every frame, by three ways to the same number.
+
+Training: one teacher-forced pass over a padded batch. Generation: frame by frame with KV caches and
+left padding. And the obvious slow way: no cache, no batch, everything computed anew for each code.
 """
 
 from collections.abc import Sequence
@@ -41,7 +43,11 @@ class Tokens:
 
 
 def codes_of(size: CsmSize, frames: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(1, size.audio_vocab_size, (frames, size.num_codebooks)).astype(np.uint16)
+    return (
+        np.random.default_rng(seed)
+        .integers(1, size.audio_vocab_size, (frames, size.num_codebooks))
+        .astype(np.uint16)
+    )
 
 
 def prompts_of(size: CsmSize) -> list[Prompt]:
@@ -67,24 +73,46 @@ def make(size: CsmSize, method: str) -> CsmModel:
 
 
 def trained(model: CsmModel, prompts: Sequence[Prompt], said: np.ndarray) -> Tensor:
-    """Log-probabilities [B, T, K] of the frames that were said, from a training batch of whole conversations; the loss is checked, too."""
-    turns = [(f"c{i}", turn) for i, p in enumerate(prompts) for turn in (*p.context, Turn(p.text, p.speaker, said[i]))]
-    split = FakeSplit(np.array([len(t.codes) for _, t in turns]), np.ones(len(turns), dtype=np.int64))
+    """Log-probabilities [B, T, K] of the frames that were said.
+
+    From a training batch of whole conversations; the loss is checked, too.
+    """
+    turns = [
+        (f"c{i}", turn)
+        for i, p in enumerate(prompts)
+        for turn in (*p.context, Turn(p.text, p.speaker, said[i]))
+    ]
+    split = FakeSplit(
+        np.array([len(t.codes) for _, t in turns]), np.ones(len(turns), dtype=np.int64)
+    )
     split._codes = [turn.codes for _, turn in turns]
     split._text = [Tokens().encode(turn.text, turn.speaker) for _, turn in turns]
     split.num_text_tokens = np.array([len(text) for text in split._text])
     split.conversations = [name for name, _ in turns]
-    split.turns = np.array([[name for name, _ in turns[:i]].count(turns[i][0]) for i in range(len(turns))], dtype=np.int32)
-    batch = collate(examples_of(split, loss_turns="last"), range(len(prompts)), depth_fraction=1.0, draw=None)
+    split.turns = np.array(
+        [[name for name, _ in turns[:i]].count(turns[i][0]) for i in range(len(turns))],
+        dtype=np.int32,
+    )
+    batch = collate(
+        examples_of(split, loss_turns="last"), range(len(prompts)), depth_fraction=1.0, draw=None
+    )
     with torch.no_grad():
         frames = model.embed_codes(batch.codes)
-        hidden = model.backbone_hidden(model.embed(batch, frames)).flatten(0, 1)[batch.frame_positions - 1]
-        logits = torch.cat([model.codebook0_head(hidden)[:, None], model.depth_logits(hidden, frames)], dim=1)
+        hidden = model.backbone_hidden(model.embed(batch, frames)).flatten(0, 1)[
+            batch.frame_positions - 1
+        ]
+        logits = torch.cat(
+            [model.codebook0_head(hidden)[:, None], model.depth_logits(hidden, frames)], dim=1
+        )
         log_probs = logits.log_softmax(-1).gather(2, batch.codes[..., None])[..., 0]  # [N, K]
-        learned = log_probs[batch.frame_weights.bool()].view(len(prompts), -1, log_probs.shape[1])  # with the EOS frame
+        learned = log_probs[batch.frame_weights.bool()].view(
+            len(prompts), -1, log_probs.shape[1]
+        )  # with the EOS frame
         loss = model(batch)
     torch.testing.assert_close(loss["c0"], -learned[..., 0].sum(1), atol=TOLERANCE, rtol=1e-6)
-    torch.testing.assert_close(loss["depth"], -learned[..., 1:].sum((1, 2)), atol=TOLERANCE, rtol=1e-6)
+    torch.testing.assert_close(
+        loss["depth"], -learned[..., 1:].sum((1, 2)), atol=TOLERANCE, rtol=1e-6
+    )
     return learned[:, :-1]
 
 
@@ -119,7 +147,9 @@ def slow(model: CsmModel, prompt: Prompt, said: np.ndarray) -> Tensor:
             output = model.decoder(model.projection(torch.stack(below))[None])[0, -1]
             row.append(F.log_softmax(output @ model.audio_head[k - 1], -1)[frame[k]])
         rows.append(torch.stack(row))
-        inputs.append(sum(model.audio_embeddings.weight[c + k * vocab] for k, c in enumerate(frame)))
+        inputs.append(
+            sum(model.audio_embeddings.weight[c + k * vocab] for k, c in enumerate(frame))
+        )
     return torch.stack(rows)
 
 
@@ -135,13 +165,21 @@ def test_training_and_generation_agree_on_every_codebook(size: CsmSize, method: 
         alone = generated(model, [prompt], said[i : i + 1])[0]
         uncached = slow(model, prompt, said[i])
         trained_alone = trained(model, [prompt], said[i : i + 1])[0]
-        for name, other in (("batch of 1", trained_alone), ("cached", cached[i]), ("cached, alone", alone), ("no cache", uncached)):
+        for name, other in (
+            ("batch of 1", trained_alone),
+            ("cached", cached[i]),
+            ("cached, alone", alone),
+            ("no cache", uncached),
+        ):
             worst = (together[i] - other).abs().max(dim=0).values
             assert (worst < TOLERANCE).all(), f"prompt {i}, {name}: by codebook {worst.tolist()}"
 
 
 def test_context_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The turns before change what is likely; those that do not fit are left out, oldest first and whole."""
+    """The turns before change what is likely.
+
+    Those that do not fit are left out, oldest first and whole.
+    """
     model, prompt = make(SIZE, "full"), prompts_of(SIZE)[2]
     said = codes_of(SIZE, NUM_FRAMES, 7)[None]
     with_both = generated(model, [prompt], said)
@@ -152,10 +190,18 @@ def test_context_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     options = SamplingOptions(max_frames=NUM_FRAMES, temperature=0.0, topk=0, seed=0)
     last_turn = len(Tokens().encode("second one", "b")) + 9 + 1
     text = len(Tokens().encode(prompt.text, prompt.speaker))
-    for positions, left_out in ((text + last_turn + NUM_FRAMES, 1), (text + last_turn + NUM_FRAMES - 1, 2), (2048, 0)):
+    for positions, left_out in (
+        (text + last_turn + NUM_FRAMES, 1),
+        (text + last_turn + NUM_FRAMES - 1, 2),
+        (2048, 0),
+    ):
         monkeypatch.setattr("csm_ft.families.csm.sample.MAX_POSITIONS", positions)
         sample = model.sample([prompt], tokenizer=Tokens(), options=options)[0]
-        same = model.sample([replace(prompt, context=prompt.context[left_out:])], tokenizer=Tokens(), options=options)[0]
+        same = model.sample(
+            [replace(prompt, context=prompt.context[left_out:])],
+            tokenizer=Tokens(),
+            options=options,
+        )[0]
         assert sample.turns_left_out == left_out
         np.testing.assert_array_equal(sample.codes, same.codes)
     monkeypatch.setattr("csm_ft.families.csm.sample.MAX_POSITIONS", text)

@@ -1,4 +1,7 @@
-"""Starting weights in every layout that people have, and what is said of those that cannot be read."""
+"""Starting weights in every layout that people have.
+
+And what is said of those that cannot be read.
+"""
 
 import json
 import os
@@ -24,17 +27,28 @@ from tests.helpers.theirs import their_model
 
 def sesame(folder: Path, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    save_file({k: v.contiguous() for k, v in make_model(1).state_dict().items()} | changes, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(SIZE.to_json() | {"architectures": ["CsmForConditionalGeneration"]}))
+    save_file(
+        {k: v.contiguous() for k, v in make_model(1).state_dict().items()} | changes,
+        folder / "model.safetensors",
+    )
+    (folder / "config.json").write_text(
+        json.dumps(SIZE.to_json() | {"architectures": ["CsmForConditionalGeneration"]})
+    )
     return folder
 
 
 def transformers_shards(folder: Path) -> Path:
     folder.mkdir()
-    tensors = {k: v.contiguous() for k, v in layouts.to_transformers(make_model(1).state_dict(), SIZE).items()}
+    tensors = {
+        k: v.contiguous()
+        for k, v in layouts.to_transformers(make_model(1).state_dict(), SIZE).items()
+    }
     tensors["codec_model.something"] = torch.zeros(2)
     names = sorted(tensors)
-    parts = {"transformers-00001-of-00002.safetensors": names[::2], "transformers-00002-of-00002.safetensors": names[1::2]}
+    parts = {
+        "transformers-00001-of-00002.safetensors": names[::2],
+        "transformers-00002-of-00002.safetensors": names[1::2],
+    }
     for file, members in parts.items():
         save_file({name: tensors[name] for name in members}, folder / file)
     index = {"weight_map": {name: file for file, members in parts.items() for name in members}}
@@ -45,7 +59,9 @@ def transformers_shards(folder: Path) -> Path:
 
 def pt_file(folder: Path) -> Path:
     folder.mkdir()
-    state = make_model(1).state_dict() | {"backbone_causal_mask": torch.ones(2, 2, dtype=torch.bool)}
+    state = make_model(1).state_dict() | {
+        "backbone_causal_mask": torch.ones(2, 2, dtype=torch.bool)
+    }
     torch.save({"model": state, "optimizer": {"step": 3}}, folder / "ckpt.pt")
     (folder / "config.json").write_text(json.dumps(SIZE.to_json()))
     return folder
@@ -56,14 +72,19 @@ def adapter(folder: Path) -> Path:
     folder.mkdir()
     base = sesame(folder.with_name(f"{folder.name}-base"))
     model = load_model(str(base))
-    config = CsmConfig.model_validate({"method": "lora", "lora_rank": 2, "model_name_or_checkpoint_path": str(base)})
+    config = CsmConfig.model_validate(
+        {"method": "lora", "lora_rank": 2, "model_name_or_checkpoint_path": str(base)}
+    )
     choose_parameters(model, CsmFamily(), config)
     save_adapters(folder, model)
     return folder
 
 
 def whole_repository(folder: Path) -> Path:
-    """Every layout side by side, as Sesame's repository has them; the pickle of it is not needed."""
+    """Every layout side by side, as Sesame's repository has them.
+
+    The pickle of it is not needed.
+    """
     transformers_shards(folder)
     sesame(folder)
     (folder / "ckpt.pt").write_bytes(b"not needed")
@@ -122,7 +143,10 @@ def test_what_transformers_writes_is_read_bit_for_bit(tmp_path: Path) -> None:
 def test_a_preset_without_config_is_recognised_by_its_shapes(tmp_path: Path) -> None:
     folder = sesame(tmp_path / "base")
     (folder / "config.json").unlink()
-    with pytest.raises(ConfigError, match=r"none of llama-1B, llama-100M, tiny.*put the checkpoint's config.json beside it"):
+    with pytest.raises(
+        ConfigError,
+        match=r"none of llama-1B, llama-100M, tiny.*put the checkpoint's config.json beside it",
+    ):
         load_model(str(folder / "model.safetensors"))
 
 
@@ -152,7 +176,9 @@ def break_pickle(folder: Path) -> Path:
 
 def break_outside(folder: Path) -> Path:
     transformers_shards(folder)
-    (folder / "transformers.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
+    (folder / "transformers.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../../etc/passwd"}})
+    )
     return folder
 
 
@@ -170,12 +196,20 @@ def break_config(folder: Path) -> Path:
         (break_pickle, "not readable as tensors"),
         (break_outside, "outside of its folder"),
         (break_config, "not the config of a CSM checkpoint"),
-        (lambda f: sesame(f, surprise=torch.zeros(1)), r"0 missing .* 1 unknown \(e.g. \['surprise'\]\)"),
-        (lambda f: sesame(f, **{"codebook0_head.weight": torch.zeros(3, 3)}), r"codebook0_head.weight is \(3, 3\), its config.json says"),
+        (
+            lambda f: sesame(f, surprise=torch.zeros(1)),
+            r"0 missing .* 1 unknown \(e.g. \['surprise'\]\)",
+        ),
+        (
+            lambda f: sesame(f, **{"codebook0_head.weight": torch.zeros(3, 3)}),
+            r"codebook0_head.weight is \(3, 3\), its config.json says",
+        ),
         (lambda f: f.mkdir() or f, "none of model.safetensors, model.safetensors.index.json"),
     ],
 )
-def test_what_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, message: str) -> None:
+def test_what_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         load_model(str(make(tmp_path / "base")))
@@ -183,7 +217,12 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("./nothing", "no such file"), ("/nothing/here", "no such file"), ("notes.txt", "not a hub name")]
+    ("name", "message"),
+    [
+        ("./nothing", "no such file"),
+        ("/nothing/here", "no such file"),
+        ("notes.txt", "not a hub name"),
+    ],
 )
 def test_names_that_lead_nowhere(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
