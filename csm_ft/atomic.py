@@ -1,76 +1,124 @@
-"""Files and folders that are there whole or not at all, whatever kills the program.
+"""Atomic writes of files and folders, and exclusive use of folders."""
 
-Written aside, synced, renamed into place.
-"""
-
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from csm_ft.errors import ConfigError, MachineError, first_line
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to.
+    """Yield a draft to write; it replaces `path` once it is on disk, or `path` does not change.
 
-    On success it takes the place of `path` once it is on disk, on failure nothing changes.
+    Raises MachineError when the disk is full or refuses to be written.
     """
     draft = path.with_name(f".{path.name}.draft")
     try:
-        yield draft
-        fsync(draft)
-        draft.replace(path)
-        fsync(path.parent)
+        with disk_errors(path):
+            yield draft
+            fsync(draft)
+            draft.replace(path)
+            fsync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a small file as `whole_file` does; text as UTF-8."""
+    """Write a small file atomically; text as UTF-8."""
     with whole_file(path) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill.
+    """Yield a draft folder; it replaces `path` once all of it is on disk, or `path` is unchanged.
 
-    On success it takes the place of `path` after everything in it is on disk, on failure nothing
-    changes.
+    Raises MachineError when the disk is full or refuses to be written.
     """
     recover(path)
     draft, old = _beside(path)
-    draft.mkdir(parents=True)
     try:
-        yield draft
-        readable_by = (
-            draft.stat().st_mode & 0o666
-        )  # as the user's umask says; safetensors writes files for their owner alone
-        for file in draft.rglob("*"):
-            if file.is_file():
-                file.chmod(readable_by)
-                fsync(file)
-        fsync(draft)
-        if path.exists():
-            path.rename(old)
-        draft.rename(path)
-        fsync(path.parent)
+        with disk_errors(path):
+            draft.mkdir(parents=True)
+            yield draft
+            # Apply the user's umask: safetensors makes files that only their owner can read.
+            mode = draft.stat().st_mode & 0o666
+            for file in draft.rglob("*"):
+                if file.is_file():
+                    file.chmod(mode)
+                    fsync(file)
+            fsync(draft)
+            if path.exists():
+                path.rename(old)
+            draft.rename(path)
+            fsync(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def recover(path: Path) -> None:
-    """Undo a replacement of the folder `path` that a kill cut short.
-
-    The old one comes back if the new one is not in place, drafts go.
-    """
+    """Undo a replacement of the folder `path` that a kill interrupted, and remove drafts."""
     draft, old = _beside(path)
     if old.exists() and not path.exists():
         old.rename(path)
     for left_over in (draft, old):
         shutil.rmtree(left_over, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(path: Path, message: str) -> Iterator[None]:
+    """Hold the lock file `path`; the system releases it however the process ends.
+
+    Raises ConfigError with `message` when another process holds it, MachineError when it cannot be
+    created.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(message) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Convert an OSError of the disk under `path` to a MachineError that names the disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.errno not in _DISK_ERRORS:
+            raise
+        # HDF5 and safetensors raise errors without errno; the reason is in their first line.
+        reason = error.strerror or first_line(error)
+        raise MachineError(
+            f"{path} could not be written: {reason} ({describe_disk(path)}). Make room or check the"
+            " permissions; the same command continues"
+        ) from error
+
+
+def describe_disk(path: Path) -> str:
+    """Return the mount point of a path and its free space, for messages."""
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free_bytes = shutil.disk_usage(folder).free
+    while not folder.is_mount():
+        folder = folder.parent
+    return f"disk {folder}, {free_bytes / 1e6:,.0f} MB free"
 
 
 def fsync(path: Path) -> None:

@@ -1,7 +1,4 @@
-"""When things happen.
-
-Durations in any unit, and the learning rate as a function of the optimiser step.
-"""
+"""Schedules: intervals in any unit, and the learning rate at each optimiser step."""
 
 import math
 import re
@@ -19,7 +16,7 @@ _DURATION = re.compile(
 class Duration:
     """An interval: `100` steps, `0.5ep` epochs, `2000ex` examples, `10%` or `1/9` of the run.
 
-    0 means never.
+    0 disables.
     """
 
     amount: Fraction
@@ -27,7 +24,7 @@ class Duration:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse one of the spellings above; ValueError names them."""
+        """Parse one of the spellings above; raises ValueError, which lists them, for others."""
         match = _DURATION.fullmatch(text.strip())
         if match is None:
             raise ValueError(
@@ -45,10 +42,10 @@ class Duration:
 
 @dataclass(frozen=True)
 class Clock:
-    """Turns durations into optimiser steps of one run.
+    """Converts durations to optimiser steps of one run.
 
-    Progress in epochs and shares is measured in examples, so that runs with other batch sizes are
-    judged at equal numbers of examples seen.
+    Epochs and shares of the run are measured in examples, so that runs with different batch sizes
+    are validated at equal numbers of examples seen.
     """
 
     total_steps: int
@@ -61,21 +58,21 @@ class Clock:
             return False
         if duration.unit == "steps":
             return math.floor(step / duration.amount) > math.floor((step - 1) / duration.amount)
-        length = {"epochs": self.examples_per_epoch, "examples": 1, "run": self.total_examples}[
-            duration.unit
-        ] * duration.amount
+        # A step can jump over a multiple, and over several: so compare before and after. The
+        # amount is a Fraction, so no multiple is missed by rounding.
+        length = self._examples_per(duration.unit) * duration.amount
         return math.floor(examples / length) > math.floor(examples_before / length)
 
     def steps(self, duration: Duration) -> int:
         """Return `duration` in whole optimiser steps of this run, rounded to the nearest."""
         if duration.unit == "steps":
             return round(duration.amount)
-        length = {"epochs": self.examples_per_epoch, "examples": 1, "run": self.total_examples}[
-            duration.unit
-        ]
-        return round(
-            float(duration.amount) * length * self.total_steps / max(self.total_examples, 1)
-        )
+        num_examples = float(duration.amount) * self._examples_per(duration.unit)
+        return round(num_examples * self.total_steps / max(self.total_examples, 1))
+
+    def _examples_per(self, unit: Unit) -> int:
+        lengths = {"epochs": self.examples_per_epoch, "examples": 1, "run": self.total_examples}
+        return lengths[unit]
 
 
 def learning_rate_factor(
@@ -83,8 +80,8 @@ def learning_rate_factor(
 ) -> float:
     """Return the learning rate of optimiser step `step` (0-based) as a share of the peak.
 
-    Warm-up rises linearly and its first step is not zero; the decay reaches `min_ratio` after the
-    last step, not before.
+    Warm-up is linear and its first step is not zero. The decay would reach `min_ratio` at
+    `total_steps`, one step after the last.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
@@ -96,7 +93,7 @@ def learning_rate_factor(
     if decay == "cosine":
         return min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * progress)) / 2
     if decay == "exponential":
-        return max(min_ratio, 0.01) ** progress
-    if decay == "wsd":
+        return max(min_ratio, 0.01) ** progress  # a ratio of 0 is never reached
+    if decay == "wsd":  # warm-up, stable, decay: linear over the last fifth
         return 1 - (1 - min_ratio) * max(0.0, (progress - 0.8) / 0.2)
     raise AssertionError(f"unknown decay {decay}")

@@ -1,0 +1,1 @@
+"""The flat config: YAML key = command-line flag = sweep parameter."""

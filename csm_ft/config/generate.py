@@ -1,0 +1,42 @@
+"""Options of `python -m csm_ft.generate` that all model families share."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from csm_ft.config.base import Options, option
+
+
+class GenerateConfig(Options):
+    """Options of every model family; a family adds its prompts in a subclass (families/<name>/)."""
+
+    model: str = option(
+        "",
+        "Run, sweep, checkpoint or export folder, a file of weights, or a hub name.",
+        group="model",
+    )
+    family: str = option("auto", "Model family; auto = that of the weights.", group="model")
+    data: str = option(
+        "",
+        "Token file that the model was trained on, if it is not found automatically.",
+        group="model",
+    )
+    output: str = option("out", "Folder to write; files in it are kept.", group="output")
+    num_takes: int = option(1, "Samples per prompt.", group="output", gt=0)
+    seed: int = option(0, "Seed of the first take; each further take adds 1.", group="sampling")
+    batch_size: int = option(
+        1,
+        "Prompts per batch: faster on a GPU, with the same results up to rounding.",
+        group="speed",
+        gt=0,
+    )
+    device: str = option("auto", "cpu, cuda or cuda:N; auto = cuda if available.", group="speed")
+    dtype: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "Precision; auto = bf16 where the hardware supports it.", group="speed"
+    )
+
+    @model_validator(mode="after")
+    def _needs_a_model(self) -> Self:
+        if not self.model:
+            raise ValueError("--model is missing: name a run, a folder of weights, or a hub name")
+        return self

@@ -1,0 +1,318 @@
+"""Options of train.py that all model families share. Imports neither torch nor a family."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import field_validator, model_validator
+
+from csm_ft.config.base import Options, extra, option
+from csm_ft.schedule import Duration
+
+LORA_LEARNING_RATE = 1.5e-4  # 1e-4 to 2e-4 have worked well
+_EQUAL_EXAMPLES = (
+    "trials are compared at equal numbers of examples seen; give --n_epochs for all of them"
+)
+
+
+class TrainConfig(Options):
+    """Options of every model family; a family adds its own in a subclass (families/<name>/)."""
+
+    legacy_flags: ClassVar[Sequence[str]] = ("use_amp",)
+    methods: ClassVar[Sequence[str]] = ("full", "lora")
+    # Options that a sweep cannot search, with the reason; families add theirs.
+    not_searchable: ClassVar[Mapping[str, str]] = {
+        "data": "trials on other data cannot be compared",
+        "family": "models of other families have other validation losses",
+        "seed": "a search over seeds finds luck; the seed is the same for all trials",
+        "n_epochs": _EQUAL_EXAMPLES,
+        "max_steps": _EQUAL_EXAMPLES,
+    }
+
+    # Run
+    data: str = option(
+        "./data/tokens.hdf5", "Token file written by pretokenize.py.", group="run", trains=False
+    )
+    output_dir: str = option(
+        "auto",
+        "Run folder; an existing run in it is resumed. auto = exp/<data>-<hash of the config>.",
+        group="run",
+        trains=False,
+    )
+    family: str = option("auto", "Model family; auto = that of the token file.", group="run")
+    model_name_or_checkpoint_path: str = option(
+        "auto",
+        "Weights to start from: hub name, folder, run folder or file; auto = the base model for the"
+        " token file.",
+        group="run",
+    )
+    train_from_scratch: bool = option(
+        False, "Start from random weights of the chosen size.", group="run"
+    )
+    resume: bool = option(
+        True,
+        "Resume from the last checkpoint in output_dir; false = rename the old run's folder and"
+        " start a new run.",
+        group="run",
+        trains=False,
+    )
+    partial_data_loading: bool = option(
+        False,
+        "Read tokens from the mapped file as needed, with constant memory, instead of loading all.",
+        group="run",
+        trains=False,
+    )
+    seed: int = option(
+        0, "Seed of data order, random draws, initialisation and samples.", group="run"
+    )
+    device: str = option(
+        "auto", "cpu, cuda or cuda:N; auto = cuda if available.", group="run", trains=False
+    )
+    dtype: Literal["auto", "fp32", "bf16"] = option(
+        "auto",
+        "Precision: bf16 = autocast over fp32 master weights; auto = bf16 where the hardware"
+        " supports it.",
+        group="run",
+    )
+    threads: int = option(
+        0,
+        "CPU threads of torch; 0 = all cores available to this process.",
+        group="run",
+        trains=False,
+        ge=0,
+    )
+
+    # Optimisation
+    n_epochs: float = option(5, "Passes over the training data.", group="optimisation", gt=0)
+    max_steps: int = option(0, "Optimiser steps; 0 = use n_epochs.", group="optimisation", ge=0)
+    batch_size: int = option(
+        8,
+        "Examples per batch; an optimiser step takes batch_size * grad_acc_steps examples.",
+        group="optimisation",
+        gt=0,
+    )
+    grad_acc_steps: int = option(
+        1,
+        "Batches per optimiser step; the gradient is that of one large batch.",
+        group="optimisation",
+        gt=0,
+    )
+    batch_tokens: int = option(
+        0,
+        "Padded positions per batch, in place of batch_size; 0 = use batch_size.",
+        group="optimisation",
+        ge=0,
+    )
+    micro_batch_tokens: int = option(
+        16384,
+        "Maximum padded positions per forward pass; larger batches are split, which does not change"
+        " the gradient.",
+        group="optimisation",
+        trains=False,
+        gt=0,
+    )
+    learning_rate: float = option(3e-5, "Peak learning rate of AdamW.", group="optimisation", gt=0)
+    warmup_steps: str = option(
+        "5%", "Linear warm-up: optimiser steps, or a share of the run (5%).", group="optimisation"
+    )
+    lr_decay: Literal["linear", "cosine", "constant", "exponential", "wsd"] = option(
+        "linear",
+        "Decay after warm-up, per optimiser step (wsd: constant, then linear over the last 20 %).",
+        group="optimisation",
+    )
+    min_lr_ratio: float = option(
+        0.0,
+        "Learning rate at the end of the decay, as a share of the peak (exponential: at least"
+        " 0.01).",
+        group="optimisation",
+        ge=0,
+        lt=1,
+    )
+    weight_decay: float = option(0.002, "AdamW weight decay.", group="optimisation", ge=0)
+    decay_all: bool = option(
+        False, "Apply weight decay to norms and embeddings, too.", group="optimisation"
+    )
+    adam_beta1: float = option(0.9, "AdamW beta 1.", group="optimisation", ge=0, lt=1)
+    adam_beta2: float = option(0.95, "AdamW beta 2.", group="optimisation", ge=0, lt=1)
+    adam_eps: float = option(1e-8, "AdamW epsilon.", group="optimisation", gt=0)
+    max_grad_norm: float = option(
+        1.3, "Clip the gradient to this norm; 0 disables.", group="optimisation", ge=0
+    )
+
+    # What is trained
+    method: str = option(
+        "full",
+        "Which weights are trained: full = all; lora = low-rank adapters, with all other weights"
+        " frozen (learning_rate then defaults to 1.5e-4).",
+        group="what is trained",
+    )
+    lora_rank: int = option(32, "Rank of the adapters.", group="what is trained", gt=0)
+    lora_alpha: float = option(
+        32.0,
+        "Adapters are scaled by lora_alpha / lora_rank, with lora_rslora by lora_alpha /"
+        " sqrt(lora_rank).",
+        group="what is trained",
+        gt=0,
+    )
+    lora_dropout: float = option(
+        0.0, "Dropout before the adapters.", group="what is trained", ge=0, lt=1
+    )
+    lora_targets: str = option(
+        "attention,mlp",
+        "Modules with adapters: attention, mlp or names of modules (q_proj,v_proj).",
+        group="what is trained",
+    )
+    lora_rslora: bool = option(
+        False, "Rank-stabilised scale of the adapters.", group="what is trained"
+    )
+    lora_dora: bool = option(False, "Weight-decomposed adapters (DoRA).", group="what is trained")
+    lora_lr_factor: float = option(
+        1.0,
+        "Learning rate of adapters as a multiple of learning_rate, so that one sweep can compare"
+        " lora and full.",
+        group="what is trained",
+        gt=0,
+    )
+
+    # Schedule: a number of steps, 0.5ep (epochs), 2000ex (examples), 10% or 1/9 (of the run)
+    log_every: str = option(
+        "10",
+        "Log the training loss: steps, 0.5ep, 2000ex, 10% or 1/9 of the run; 0 disables.",
+        group="schedule",
+        trains=False,
+    )
+    val_every: str = option(
+        "100",
+        "Validate (same units); the last step is always validated.",
+        group="schedule",
+        trains=False,
+    )
+    measure_base: bool = option(
+        True,
+        "Validate and generate samples before the first step as well.",
+        group="schedule",
+        trains=False,
+    )
+    best_from: str = option(
+        "0",
+        "Validations before this point (same units) cannot become the best.",
+        group="schedule",
+        trains=False,
+    )
+    best_by: str = option(
+        "val_loss",
+        "Validation metric whose minimum selects the best checkpoint, and a sweep's best trial.",
+        group="schedule",
+        trains=False,
+    )
+    save_every: str = option(
+        "1000",
+        "Save a checkpoint to resume from (same units); the last step is always saved.",
+        group="schedule",
+        trains=False,
+    )
+    gen_every: str = option(
+        "1000",
+        "Generate samples (same units), also at the first and the last step; 0 disables.",
+        group="schedule",
+        trains=False,
+    )
+    keep_last: int = option(
+        2,
+        "Checkpoints to keep, in addition to the best weights.",
+        group="schedule",
+        trains=False,
+        gt=0,
+    )
+
+    # Tracking
+    wandb: Literal["auto", "online", "offline", "off"] = option(
+        "auto",
+        "Weights & Biases; auto = online if WANDB_API_KEY is set, else offline; off disables.",
+        group="tracking",
+        trains=False,
+    )
+    wandb_project: str = option("csm-finetuning", "W&B project.", group="tracking", trains=False)
+    wandb_name: str = option(
+        "", "W&B run name; empty = the name of output_dir.", group="tracking", trains=False
+    )
+    wandb_group: str = option(
+        "", "W&B group; a sweep sets it to its study.", group="tracking", trains=False
+    )
+    wandb_reinit: bool = option(
+        False,
+        "Start a separate W&B run even if one is open in this process.",
+        group="tracking",
+        trains=False,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _use_amp(cls, values: Any) -> Any:
+        """Translate `use_amp` of the public CSM trainer: true is bf16 here, false is fp32."""
+        if isinstance(values, dict) and "use_amp" in values:
+            values = dict(values)
+            uses_amp = _parse_bool("use_amp", values.pop("use_amp"))
+            values.setdefault("dtype", "bf16" if uses_amp else "fp32")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lora_learning_rate(cls, values: Any) -> Any:
+        """Default to a higher learning rate for adapters than for the weights themselves."""
+        is_lora = isinstance(values, dict) and values.get("method") == "lora"
+        if is_lora and "learning_rate" not in values:
+            values = {**values, "learning_rate": LORA_LEARNING_RATE}
+        return values
+
+    @field_validator(
+        "log_every", "val_every", "best_from", "save_every", "gen_every", "warmup_steps"
+    )
+    @classmethod
+    def _duration(cls, value: str) -> str:
+        Duration.parse(value)
+        return value
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value not in cls.methods:
+            raise ValueError(f"choose among {', '.join(cls.methods)}")
+        return value
+
+    @model_validator(mode="after")
+    def _lora_needs_a_base(self) -> Self:
+        if self.method == "lora" and self.train_from_scratch:
+            raise ValueError(
+                "method lora adapts trained weights, and train_from_scratch has none; drop one of"
+                " the two"
+            )
+        return self
+
+    @classmethod
+    def refuse_search(cls, name: str, values: Sequence[Any]) -> str:
+        """Return why a sweep cannot search `name` among `values` (of a range: its ends), or ""."""
+        return cls.not_searchable.get(name, "")
+
+    def training_keys(self) -> dict[str, Any]:
+        """Return the options that can change the trained weights."""
+        fields = type(self).model_fields
+        values = self.model_dump(mode="json")
+        return {name: value for name, value in values.items() if extra(fields[name])["trains"]}
+
+    def fingerprint(self) -> str:
+        """Return 8 hex digits that identify the training by its data and training options."""
+        text = json.dumps([Path(self.data).name, self.training_keys()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _parse_bool(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in ("true", "1", "yes", "on"):
+        return True
+    if str(value).lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError(f"{name} {value!r} is neither true nor false")

@@ -1,0 +1,60 @@
+"""Device, precision and determinism of a run. Imports torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from csm_ft.errors import MachineError, first_line
+
+
+def choose_device(wanted: str) -> str:
+    """Return cpu, cuda or cuda:N; "auto" is cuda if available.
+
+    Raises MachineError for a device that torch cannot use.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise MachineError(
+            f"device {wanted}: this torch sees no GPU; check the driver with nvidia-smi, or use"
+            " --device cpu"
+        )
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise MachineError(
+            f"device {wanted}: {first_line(error)}; use cpu, cuda or cuda:N (nvidia-smi lists them)"
+        ) from error
+    return wanted
+
+
+def choose_dtype(wanted: str, device: str) -> str:
+    """Return fp32 or bf16; "auto" is bf16 where the hardware supports it."""
+    if wanted != "auto":
+        return wanted
+    has_bf16 = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "fp32"
+
+
+def autocast(device: str, dtype: str) -> torch.autocast:
+    """Return the context for forward passes: bf16 autocast over fp32 weights, or plain fp32."""
+    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=dtype == "bf16")
+
+
+@contextmanager
+def reproducible(device: str, threads: int, seed: int) -> Iterator[None]:
+    """Set threads, seed and deterministic algorithms; restores torch's settings afterwards."""
+    threads_before = torch.get_num_threads()
+    deterministic_before = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)  # peaked logits give denormals, 20 times slower on CPUs
+    if device == "cpu":
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.use_deterministic_algorithms(deterministic_before)
+        torch.set_flush_denormal(False)

@@ -1,0 +1,115 @@
+"""Every error that a user can cause: programs catch UserError, print it, and exit.
+
+UserError                        the message names the value, the rule and the way out
+    ConfigError                  an option, a YAML key, or a combination of them
+        PromptError              a prompt, or a clip of its context
+    DataError                    what is given as data
+        MetadataError            a metadata file that cannot be read as a whole
+        AudioError               a sound file, or a span of one
+        StoreError               a token file
+        TooManyRejectedError     more rejected rows than allowed
+    EncoderError                 what turns sound and text into tokens
+        CodecError               an audio codec
+        TokenizerError           a text tokenizer
+    HubError                     a file of a model hub
+        GatedError               a repository whose terms have not been accepted
+    SweepError                   a sweep that cannot start or resume like this
+    ReportError                  a folder that holds no sweep
+    ExportError                  an export that cannot be written
+        CheckError               an export that another program reads differently
+    MachineError                 the machine: its disk, its devices
+
+Diverged and SweepAborted are not a user's doing. Everything else is a bug, and keeps its traceback.
+"""
+
+
+class UserError(ValueError):
+    """An error that a user can cause; the message names the value, the rule and the way out."""
+
+
+class ConfigError(UserError):
+    """A mistake in a flag, a YAML key or a combination of them."""
+
+
+class PromptError(ConfigError):
+    """A prompt, or a clip of its context, that cannot be used; the message names where it is."""
+
+
+class DataError(UserError):
+    """Something wrong with what is given as data."""
+
+
+class MetadataError(DataError):
+    """A metadata file that cannot be read as a whole."""
+
+
+class AudioError(DataError):
+    """A sound file, or a span of one, that cannot be used; the message names the file."""
+
+
+class StoreError(DataError):
+    """A token file that is missing, damaged, or of another kind, family or version."""
+
+
+class TooManyRejectedError(DataError):
+    """More rows were rejected than allowed; nothing was written."""
+
+
+class EncoderError(UserError):
+    """An encoder that cannot be opened, or is not the one that made the tokens."""
+
+
+class CodecError(EncoderError):
+    """An audio codec that cannot be opened, or is not the one that made the tokens."""
+
+
+class TokenizerError(EncoderError):
+    """A text tokenizer that cannot be opened or does not fit."""
+
+
+class HubError(UserError):
+    """A file that the model hub does not give."""
+
+
+class GatedError(HubError):
+    """A repository of the hub whose terms have not been accepted."""
+
+
+class SweepError(UserError):
+    """A sweep that cannot start or resume like this."""
+
+
+class ReportError(UserError):
+    """A folder that holds no sweep that can be shown."""
+
+
+class ExportError(UserError):
+    """An export that cannot be written; nothing of it is left behind."""
+
+
+class CheckError(ExportError):
+    """An export that another program does not read, or reads differently."""
+
+
+class MachineError(UserError):
+    """A fault of the machine: a full disk, missing permissions, no such device."""
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is not finite; raised before the weights are updated."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(
+            f"step {step}: the {what} is not finite; the weights are those of step {step - 1}."
+            " Lower learning_rate or max_grad_norm"
+        )
+        self.step = step
+
+
+class SweepAborted(RuntimeError):
+    """The sweep cannot continue, through no fault of its options; the message has the traceback."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another program's error, or its class where it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
