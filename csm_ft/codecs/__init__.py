@@ -1,22 +1,17 @@
 """Audio codecs. Opening one imports what it needs and no more."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from csm_ft import assets
+from csm_ft.errors import CodecError
 
 if TYPE_CHECKING:
     from csm_ft.codecs.base import Codec
-    from csm_ft.data.token_file import Store
 
 CodecName = Literal["mimi", "melrvq"]
-EMBEDDED_MELRVQ = Path(__file__).resolve().parents[2] / "demo" / "codec.safetensors"
+EMBEDDED_MELRVQ = assets.path_of("demo/codec.safetensors")
 MIMI_HUB_NAME = "kyutai/mimi"
-
-
-class CodecError(ValueError):
-    """The codec that is at hand is not the one that made the tokens.
-
-    The message names both and the way out.
-    """
 
 
 def open_codec(
@@ -25,8 +20,7 @@ def open_codec(
     """Open a codec with its first `num_codebooks` codebooks (None = all of melrvq, 32 of Mimi).
 
     `source` is a file for melrvq (auto = the embedded one) and a hub name, folder or file for Mimi
-    (auto = kyutai/mimi). Raises ValueError when it cannot be opened; the message names the ways
-    out.
+    (auto = kyutai/mimi). Raises CodecError when it cannot be opened; the message says what to do.
     """
     if name == "melrvq":
         from csm_ft.codecs import melrvq
@@ -41,9 +35,9 @@ def open_codec(
 
 
 def guess(num_codebooks: int, vocab_size: int) -> CodecName:
-    """Return the published codec that a model of this size speaks through.
+    """Return the published codec whose codes a model of this size predicts.
 
-    CodecError when it is neither of the two.
+    Raises CodecError when the size is that of neither codec.
     """
     sizes: dict[tuple[int, int], CodecName] = {(32, 2051): "mimi", (8, 256): "melrvq"}
     try:
@@ -55,27 +49,28 @@ def guess(num_codebooks: int, vocab_size: int) -> CodecName:
         ) from None
 
 
-def from_store(store: "Store", device: str = "cpu") -> "Codec":
-    """Open the codec that made a token file: from inside the file, or by its source.
+def from_facts(facts: Mapping[str, Any], blob: bytes | None, device: str = "cpu") -> "Codec":
+    """Open the codec that made a token file, from its bytes or by its source.
 
-    CodecError if what is found there has changed.
+    `facts` holds codec, codec_source, codec_fingerprint and num_codebooks. Raises CodecError when
+    the codec found there is not the one that made the tokens.
     """
-    info, blob = store.info, store.asset("codec")
     if blob is not None:
         from csm_ft.codecs import melrvq
 
         codec: Codec = melrvq.load(blob)
     else:
-        assert info.codec in ("mimi", "melrvq"), (
-            f"unknown codec {info.codec}"
-        )  # the store has checked the name
         codec = open_codec(
-            info.codec, info.codec_source, num_codebooks=info.num_codebooks, device=device
+            facts["codec"],
+            facts["codec_source"],
+            num_codebooks=facts["num_codebooks"],
+            device=device,
         )
-    if info.codec_fingerprint and codec.fingerprint != info.codec_fingerprint:
+    wanted = facts["codec_fingerprint"]
+    if wanted and codec.fingerprint != wanted:
         raise CodecError(
-            f"the {info.codec} codec {codec.source} ({codec.fingerprint[:12]}) is not the one that"
-            f" made the tokens ({info.codec_fingerprint[:12]}); put the former weights back at"
-            f" {info.codec_source}, or pretokenise again with these"
+            f"the {facts['codec']} codec {codec.source} ({codec.fingerprint[:12]}) is not the one"
+            f" that made the tokens ({wanted[:12]}); put the former weights back at"
+            f" {facts['codec_source']}, or pretokenise again with these"
         )
     return codec

@@ -1,4 +1,4 @@
-"""What every codec is to the rest of the house: waves in, frames of K codes out, and back."""
+"""The interface of an audio codec: waves to frames of K codes, and back."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -28,7 +28,7 @@ class Codec(Protocol):
     def encode(self, waves: Sequence[Wave]) -> list[Codes]:
         """Encode waves of any lengths as one batch.
 
-        Each gives ceil(samples / frame_samples) frames, equal to encoding it alone.
+        Each wave gives ceil(samples / frame_samples) frames, the same as when it is encoded alone.
         """
         ...
 

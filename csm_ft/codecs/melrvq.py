@@ -1,11 +1,9 @@
-"""MelRVQ, the embedded codec.
-
-Nothing to download, fitted in seconds, of the same shape as Mimi's codes.
+"""MelRVQ, the embedded codec: small, fitted in seconds, with codes of the same layout as Mimi's.
 
 A frame of 80 ms is four columns of 80 log-mel bands, 320 numbers, quantised by K codebooks in
-residual order: codebook 0 is the coarsest, each next one refines what is left. Sound comes back by
-Griffin-Lim. Id 0 of every codebook is never produced, for an all-zero frame means end of speech to
-the models.
+residual order: codebook 0 is the coarsest, and each further one quantises the error of those before
+it. Griffin-Lim turns the decoded frames into a wave. Id 0 of every codebook is reserved, because
+the models read an all-zero frame as end of speech.
 
 Shapes: N samples, C columns (20 ms), T frames (4 columns), K codebooks, M mel bands, F frequency
 bins.
@@ -27,6 +25,7 @@ from safetensors.numpy import save as save_tensors
 from threadpoolctl import threadpool_limits
 
 from csm_ft.codecs.base import Codes, Wave
+from csm_ft.errors import CodecError
 
 Array = NDArray[np.float64]
 
@@ -35,12 +34,9 @@ HOP_SAMPLES = 320  # 20 ms
 COLUMNS_PER_FRAME = 4
 FRAME_SAMPLES = HOP_SAMPLES * COLUMNS_PER_FRAME
 WINDOW_SAMPLES = 1024  # 64 ms: neighbours share 69 %, so that Griffin-Lim finds a phase
-OVERHANG_SAMPLES = (
-    WINDOW_SAMPLES - HOP_SAMPLES
-) // 2  # by which a window reaches over its 20 ms, either side
+OVERHANG_SAMPLES = (WINDOW_SAMPLES - HOP_SAMPLES) // 2  # on either side of a window's 20 ms
 NUM_BANDS = 80
-# mel amplitudes below this are silence (a sine of -68 dB): quiet noise shall not cost centroids
-FLOOR = 0.1
+FLOOR = 0.1  # mel amplitude (a sine of -68 dB); below it is silence, so noise uses up no centroids
 GRIFFIN_LIM_STEPS = 32
 GRIFFIN_LIM_MOMENTUM = 0.99
 CONSTANTS = {
@@ -54,13 +50,6 @@ CONSTANTS = {
 }
 
 
-class MelRVQError(ValueError):
-    """A codec file that is none, or speech that no codec can be fitted on.
-
-    The message names the way out.
-    """
-
-
 class MelRVQ:
     """A fitted codec; see csm_ft.codecs.base.Codec."""
 
@@ -71,9 +60,10 @@ class MelRVQ:
         centroids: NDArray[np.float16],
         source: str,
     ) -> None:
-        """Wrap `mean` and `scale` [M] of the log-mels it was fitted on.
+        """Wrap fitted arrays.
 
-        And residual `centroids` [K, vocab_size - 1, 4 * M], id 1 first.
+        `mean` and `scale` [M] normalise the log-mels; `centroids` [K, vocab_size - 1, 4 * M] are
+        those of the residuals, starting with id 1.
         """
         self.name = "melrvq"
         self.source = source
@@ -95,16 +85,14 @@ class MelRVQ:
         return digest.hexdigest()
 
     def encode(self, waves: Sequence[Wave]) -> list[Codes]:
-        """Return ceil(N / 1280) frames for each wave of N samples.
-
-        Each is encoded alone, so a batch changes nothing.
-        """
+        """Return ceil(N / 1280) frames for each wave of N samples, each encoded by itself."""
         return [self._quantise(_frames(_log_mel(wave), self.mean, self.scale)) for wave in waves]
 
     def decode(self, codes: Codes) -> Wave:
-        """Return T * 1280 samples for [T, K] codes, always the same ones; id 0 refines nothing.
+        """Return T * 1280 samples for [T, K] codes; deterministic.
 
-        ValueError for ids out of range.
+        Id 0 adds nothing to its frame. Raises ValueError for codes of another shape or out of
+        range.
         """
         if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
             raise ValueError(
@@ -117,6 +105,7 @@ class MelRVQ:
                 f"code {int(codes.max())} is not below the codec's {self.vocab_size} ids; another"
                 " codec made these codes"
             )
+        # A frame is the sum of one centroid per codebook; id i is centroid i - 1.
         frames = np.zeros((len(codes), NUM_BANDS * COLUMNS_PER_FRAME))
         for centroids, ids in zip(
             self.centroids.astype(np.float64), codes.T.astype(np.int64), strict=True
@@ -125,21 +114,22 @@ class MelRVQ:
         return _griffin_lim(_linear(frames.reshape(-1, NUM_BANDS) * self.scale + self.mean))
 
     def first(self, num_codebooks: int) -> "MelRVQ":
-        """Return the codec with its first `num_codebooks` codebooks only: coarser, the same codes.
+        """Return the codec with only its first `num_codebooks` codebooks.
 
-        ValueError if it has fewer.
+        Residual order makes it a coarser codec with the same leading codes. Raises CodecError if
+        there are fewer.
         """
         if not 1 <= num_codebooks <= self.num_codebooks:
-            raise MelRVQError(
+            raise CodecError(
                 f"{self.source} has {self.num_codebooks} codebooks, not {num_codebooks}; ask for"
                 f" 1..{self.num_codebooks}"
             )
         return MelRVQ(self.mean, self.scale, self.centroids[:num_codebooks], self.source)
 
     def errors(self, waves: Sequence[Wave]) -> list[float]:
-        """Return the share of the variance of `waves` that is lost after 1, 2, ...
+        """Return the share of the variance of `waves` that 1, 2, ..., K codebooks lose, [K].
 
-        K codebooks; it falls, or a codebook is useless.
+        It falls with every useful codebook.
         """
         residual = np.concatenate(
             [_frames(_log_mel(wave), self.mean, self.scale) for wave in waves]
@@ -165,19 +155,19 @@ class MelRVQ:
         codes = np.empty((len(residual), self.num_codebooks), dtype=np.uint16)
         for k, centroids in enumerate(self.centroids.astype(np.float64)):
             nearest = _nearest(residual, centroids)
-            codes[:, k] = nearest + 1
+            codes[:, k] = nearest + 1  # id 0 is reserved
             residual = residual - centroids[nearest]
         return codes
 
 
 def load(source: Path | str | bytes) -> MelRVQ:
-    """Open a fitted codec from a file, or from the bytes that travel in a token file.
+    """Open a fitted codec from a file, or from the bytes kept in a token file.
 
-    MelRVQError if it is none.
+    Raises CodecError for a missing or unreadable codec, and for one of another version.
     """
     where = "the codec in the token file" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not Path(source).is_file():
-        raise MelRVQError(
+        raise CodecError(
             f"{source}: no such codec file; fit one with --fit_codec, or use the embedded one"
             " (--codec melrvq without a file)"
         )
@@ -188,17 +178,17 @@ def load(source: Path | str | bytes) -> MelRVQ:
         constants = json.loads(header["__metadata__"]["melrvq"])
         mean, scale, centroids = tensors["mean"], tensors["scale"], tensors["centroids"]
     except (SafetensorError, KeyError, ValueError) as error:
-        raise MelRVQError(
+        raise CodecError(
             f"{where}: not a melrvq codec ({error}); make one with --fit_codec"
         ) from error
     if not isinstance(constants, dict):
-        raise MelRVQError(
+        raise CodecError(
             f"{where}: not a melrvq codec (its constants are {constants!r}); make one with"
             " --fit_codec"
         )
     if constants != CONSTANTS:
         different = sorted(k for k in CONSTANTS | constants if constants.get(k) != CONSTANTS.get(k))
-        raise MelRVQError(
+        raise CodecError(
             f"{where}: made by another version of melrvq (other {', '.join(different)}); fit it"
             " again with --fit_codec"
         )
@@ -208,7 +198,7 @@ def load(source: Path | str | bytes) -> MelRVQ:
         or centroids.ndim != 3
         or centroids.shape[2] != NUM_BANDS * COLUMNS_PER_FRAME
     ):
-        raise MelRVQError(
+        raise CodecError(
             f"{where}: mean {mean.shape}, scale {scale.shape} and centroids {centroids.shape} do"
             " not fit a melrvq codec; fit it again"
         )
@@ -220,18 +210,18 @@ def load(source: Path | str | bytes) -> MelRVQ:
 def fit(
     waves: Sequence[Wave], *, num_codebooks: int = 8, vocab_size: int = 256, seed: int = 0
 ) -> MelRVQ:
-    """Fit a codec on 16 kHz waves: k-means on the frames, then on what each codebook leaves over.
+    """Fit a codec on 16 kHz waves: k-means on the frames, then on each codebook's residuals.
 
-    Seconds for minutes of speech, a minute for half an hour; the same waves in the same order give
-    the same codec. MelRVQError for too little speech.
+    Takes seconds for minutes of speech and about a minute for half an hour. The same waves in the
+    same order give the same codec. Raises CodecError for too little speech.
     """
-    from sklearn.cluster import KMeans  # a second to import, and only fitting needs it
+    from sklearn.cluster import KMeans  # takes a second to import, and only fitting needs it
     from sklearn.exceptions import ConvergenceWarning
 
     columns = np.concatenate([np.zeros((0, NUM_BANDS)), *(_log_mel(wave) for wave in waves)])
     num_frames = len(columns) // COLUMNS_PER_FRAME
     if num_frames < vocab_size - 1:
-        raise MelRVQError(
+        raise CodecError(
             f"{num_frames * FRAME_SAMPLES / SAMPLE_RATE_HZ:.1f} s of speech are too little to fit"
             f" {vocab_size} ids per codebook; give at least"
             f" {vocab_size * FRAME_SAMPLES / SAMPLE_RATE_HZ:.0f} s, or use the embedded codec"
@@ -240,31 +230,33 @@ def fit(
     scale = np.maximum(columns.std(0), 0.01).astype(np.float32)
     residual = _frames(columns, mean, scale)
     centroids = np.empty((num_codebooks, vocab_size - 1, residual.shape[1]), dtype=np.float16)
-    # Threads would add up in another order each time, and give another codec.
+    # Threads would sum in a different order each time, and so give a different codec.
     with threadpool_limits(limits=1), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # fewer different frames than ids: some ids stay unused
+        # sklearn warns when there are fewer distinct frames than ids; some ids then stay unused.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         for k in range(num_codebooks):
             means = KMeans(vocab_size - 1, n_init="auto", max_iter=50, random_state=seed + k).fit(
                 residual
             )
             centroids[k] = means.cluster_centers_.astype(np.float16)
+            # Subtract the rounded centroids, as encoding does: the next codebook then also corrects
+            # the rounding.
             stored = centroids[k].astype(np.float64)
             residual = residual - stored[_nearest(residual, stored)]
     return MelRVQ(mean, scale, centroids, f"fitted on {len(waves)} clips")
 
 
 def _frames(columns: Array, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Array:
-    """[C, M] -> [T, 4 * M]; every band counts alike, or the loud ones would take all centroids."""
+    """[C, M] -> [T, 4 * M], normalised: otherwise loud bands would claim all centroids."""
     return ((columns - mean) / scale).reshape(-1, COLUMNS_PER_FRAME * NUM_BANDS)
 
 
 def _nearest(points: Array, centroids: Array) -> NDArray[np.int64]:
-    """Index of the nearest centroid of each point, in double precision.
+    """Return the index of the centroid nearest to each point.
 
-    No sum's order decides a code.
+    Double precision keeps the summation order of the matrix product from deciding a code.
     """
+    # |p - c|^2 = |p|^2 + |c|^2 - 2 p.c, and |p|^2 is the same for all centroids.
     return ((centroids**2).sum(1) - 2 * points @ centroids.T).argmin(1)
 
 
@@ -295,9 +287,9 @@ def _mel_filters() -> Array:
 
 
 def _linear(log_mel: Array) -> Array:
-    """[C, M] -> [C, F] amplitudes: each bin gets the mean amplitude of its bands (smooth, positive.
+    """[C, M] -> [C, F] amplitudes: each bin gets the mean amplitude of its bands.
 
-    No inverse that rings).
+    Unlike a pseudo-inverse of the filters, this is smooth and never negative.
     """
     filters = _mel_filters()
     band_means = np.exp(log_mel) / filters.sum(1)
@@ -307,16 +299,17 @@ def _linear(log_mel: Array) -> Array:
 def _griffin_lim(amplitudes: Array) -> Wave:
     """[C, F] -> [C * 320] by fast Griffin-Lim (Perraudin, Balazs, Soendergaard 2013).
 
-    From one fixed phase: always the same wave.
-
-    In numpy on one thread: on a busy machine torch's threads wait for each other twenty times
-    longer than they calculate.
+    It starts from a fixed random phase, so the same amplitudes always give the same wave. It runs
+    in numpy on one thread: on a busy machine, torch's threads wait for each other twenty times
+    longer than they compute.
     """
     target = amplitudes.astype(np.float32)
     phase = np.random.default_rng(0).uniform(-np.pi, np.pi, target.shape).astype(np.float32)
     spectrum = (target * np.exp(1j * phase)).astype(np.complex64)
     before = np.zeros_like(spectrum)
     for _ in range(GRIFFIN_LIM_STEPS):
+        # Project onto the spectra that some wave has, extrapolate, and restore the amplitudes. Of
+        # the extrapolated spectrum only the phase counts, so its scale 1 + momentum is left out.
         consistent = np.fft.rfft(_windows(_overlap_add(spectrum)) * _hann(), axis=1)
         ahead = consistent - GRIFFIN_LIM_MOMENTUM / (1 + GRIFFIN_LIM_MOMENTUM) * before
         before = consistent
@@ -332,9 +325,9 @@ def _windows(wave: NDArray[Any]) -> NDArray[Any]:
 
 
 def _overlap_add(spectrum: NDArray[np.complex64]) -> Wave:
-    """[C, F] -> [C * 320]: the wave whose windows are nearest to the spectrum (least squares.
+    """[C, F] -> [C * 320]: the wave whose windowed spectra are nearest in least squares.
 
-    Griffin and Lim 1984, equation 6).
+    See Griffin and Lim 1984, equation 6.
     """
     num_columns = len(spectrum)
     windows = np.fft.irfft(spectrum, axis=1).astype(np.float32) * _hann()
@@ -345,10 +338,11 @@ def _overlap_add(spectrum: NDArray[np.complex64]) -> Wave:
 
 
 def _add_windows(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[C, 1024] -> sum of the windows, each 320 samples after the one before.
+    """Sum windows [C, 1024], each 320 samples after the one before it, into a wave.
 
-    Added in blocks of 320.
+    The wave has (C + 3) * 320 samples.
     """
+    # Block by block of 320 samples: a few large additions instead of one small one per window.
     num_columns, num_blocks = len(windows), -(-WINDOW_SAMPLES // HOP_SAMPLES)
     padded = np.pad(windows, ((0, 0), (0, num_blocks * HOP_SAMPLES - WINDOW_SAMPLES)))
     total = np.zeros((num_columns + num_blocks - 1, HOP_SAMPLES), dtype=np.float32)

@@ -1,6 +1,4 @@
-"""Mimi (Kyutai) through transformers.
-
-24 kHz, 12.5 frames a second, up to 32 codebooks of 2048 codes.
+"""Mimi (Kyutai) through transformers: 24 kHz, 12.5 frames a second, 32 codebooks of 2048 codes.
 
 Shapes: B clips, N samples, T frames of 1920 samples, K codebooks.
 """
@@ -14,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import MimiConfig, MimiModel
 from transformers.utils import logging as transformers_logging
 
+from csm_ft import hub
 from csm_ft.codecs.base import Codes, Wave
+from csm_ft.errors import CodecError, HubError
 
 CSM_CODEBOOKS = 32
 NUM_SPECIAL_IDS = 3  # CSM's tables hold 2048 codes + 3 ids: 2051
@@ -55,14 +53,10 @@ RENAMES = (
 )
 
 
-class MimiError(ValueError):
-    """Weights that cannot be had or are not Mimi's; the message names the ways out."""
-
-
 class Mimi:
     """Mimi with its first K codebooks; see csm_ft.codecs.base.Codec.
 
-    Always fp32: bf16 gives other codes.
+    It always computes in fp32, because bf16 gives different codes.
     """
 
     def __init__(
@@ -80,7 +74,7 @@ class Mimi:
 
     @property
     def model(self) -> MimiModel:
-        """The library's model, for who keeps it beside a language model's weights."""
+        """The transformers model, for exports that store it with a language model's weights."""
         return self._model
 
     @property
@@ -92,8 +86,8 @@ class Mimi:
         """Return ceil(N / 1920) frames for each wave, encoded as one batch.
 
         Mimi ignores padding masks, but it is causal: with every clip zero-padded on the right to
-        whole frames, no frame of a clip sees the batch's padding. (Left padding, or padding to
-        other lengths, changes codes.)
+        whole frames, no frame of a clip depends on the batch's padding. Left padding, or padding to
+        other lengths, would change the codes.
         """
         lengths = [-(-len(wave) // self.frame_samples) for wave in waves]
         if not any(lengths):
@@ -104,7 +98,7 @@ class Mimi:
         with _exact(self._model.device):
             codes = self._model.encode(
                 batch.to(self._model.device), num_quantizers=self.num_codebooks
-            ).audio_codes
+            ).audio_codes  # [B, K, T]
         assert codes is not None, "transformers returns codes"
         by_clip = codes.transpose(1, 2).cpu().numpy().astype(np.uint16)
         return [
@@ -113,7 +107,10 @@ class Mimi:
         ]
 
     def decode(self, codes: Codes) -> Wave:
-        """Return T * 1920 samples for [T, K] codes. ValueError for ids beyond CSM's tables."""
+        """Return T * 1920 samples for [T, K] codes.
+
+        Raises ValueError for codes of another shape or beyond CSM's tables.
+        """
         num_codes = self.vocab_size - NUM_SPECIAL_IDS
         if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
             raise ValueError(
@@ -126,8 +123,8 @@ class Mimi:
                 f"code {int(codes.max())} is not below the codec's {self.vocab_size} ids; another"
                 " codec made these codes"
             )
-        # An untrained model may say one of CSM's three extra ids. They have no sound; code 0 stands
-        # in, so that the rest can be heard.
+        # An untrained model may predict one of CSM's three extra ids, which decode to nothing. Code
+        # 0 replaces them, so that the other codebooks of the frame are still decoded.
         playable = np.where(codes < num_codes, codes, 0).astype(np.int64)
         with _exact(self._model.device):
             wave = self._model.decode(
@@ -137,17 +134,16 @@ class Mimi:
         return wave[0, 0, : len(codes) * self.frame_samples].float().cpu().numpy()
 
     def to_bytes(self) -> None:
-        """Mimi is too large to travel inside a token file: it is named there, with its hash."""
+        """Return None: Mimi is too large for the token file, which keeps its name and hash."""
         return
 
 
 def load(source: str, *, num_codebooks: int | None = None, device: str = "cpu") -> Mimi:
-    """Open Mimi by hub name, by a local folder in the hub's format.
+    """Open Mimi from a hub name, a local folder or a file of weights.
 
-    Or by one of Kyutai's own tokenizer-*.safetensors files.
-
-    `num_codebooks` None = 32, or all of a smaller Mimi. MimiError names what is wrong and the ways
-    out.
+    A folder has the hub's format; a file may also be Kyutai's own tokenizer-*.safetensors.
+    `num_codebooks` None means 32, or all of a smaller Mimi. Raises CodecError for weights that are
+    not found or not Mimi's, for too many codebooks, and for an unusable device.
     """
     weights = _locate(source)
     try:
@@ -155,33 +151,34 @@ def load(source: str, *, num_codebooks: int | None = None, device: str = "cpu") 
             _load_original(weights) if _is_original(weights) else _load_folder(weights.parent)
         )
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise MimiError(
+        raise CodecError(
             f"{source}: cannot be read as Mimi ({error}); it takes {LAYOUTS}"
         ) from error
     if problems:
-        raise MimiError(
+        raise CodecError(
             f"{source}: not Mimi's weights ({problems}); it takes {LAYOUTS}, with a config.json"
             " beside it if sizes are not Mimi's"
         )
     available = int(model.config.num_quantizers)
     wanted = min(CSM_CODEBOOKS, available) if num_codebooks is None else num_codebooks
     if not 1 <= wanted <= available:
-        raise MimiError(f"{source} has {available} codebooks, not {wanted}; ask for 1..{available}")
+        raise CodecError(
+            f"{source} has {available} codebooks, not {wanted}; ask for 1..{available}"
+        )
     try:
         torch.nn.Module.to(model, torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise MimiError(f"device {device}: {error}; use --device cpu") from error
+        raise CodecError(f"device {device}: {error}; use --device cpu") from error
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Mimi(model, num_codebooks=wanted, source=source, weights_digest=digest)
 
 
 def original_to_hub(tensors: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
-    """Rename Kyutai's tensors to the hub's names.
+    """Convert Kyutai's tensors to the hub's names and layout.
 
-    And split the attention's input projection into query, key and value.
-
-    The rows of query and key go from interleaved to half-split rotary pairs.
+    The attention's input projection is split into query, key and value; the rows of query and key
+    are reordered from interleaved to half-split rotary pairs.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -200,6 +197,7 @@ def original_to_hub(tensors: Mapping[str, Tensor], num_heads: int) -> dict[str, 
 
 def _half_split(weight: Tensor, num_heads: int) -> Tensor:
     rows, columns = weight.shape
+    # Kyutai rotates rows (0, 1), (2, 3), ... of a head, transformers rows (i, i + half).
     return (
         weight.view(num_heads, rows // num_heads // 2, 2, columns)
         .transpose(1, 2)
@@ -218,32 +216,24 @@ def _locate(source: str) -> Path:
         for weights in found:
             if weights.is_file():
                 return weights
-        raise MimiError(
+        raise CodecError(
             f"{path}: neither model.safetensors nor tokenizer-*.safetensors in this folder; Mimi is"
             f" {LAYOUTS}"
         )
-    if path.is_absolute() or source.startswith(".") or source.count("/") != 1:
-        raise MimiError(
+    if not hub.is_hub_name(source):
+        raise CodecError(
             f"{source}: no such file or folder, and not a hub name (owner/name); Mimi is {LAYOUTS}"
         )
+    otherwise = "name a local folder, or use --codec melrvq, which needs no download"
     try:
-        hf_hub_download(source, "config.json")
-        return Path(hf_hub_download(source, "model.safetensors"))
-    except (OSError, ValueError) as error:  # the hub's own errors are one of the two
-        gate = (
-            f"accept its terms at https://huggingface.co/{source}, "
-            if isinstance(error, GatedRepoError)
-            else ""
-        )
-        raise MimiError(
-            f"cannot get Mimi {source} from the hub ({type(error).__name__}); {gate}check name and"
-            " network (HF_HUB_OFFLINE must not be set), run `hf auth login` if it is private, name"
-            " a local folder, or use --codec melrvq, which needs no download"
-        ) from error
+        hub.fetch(source, "config.json", otherwise=otherwise)
+        return hub.fetch(source, "model.safetensors", otherwise=otherwise)
+    except HubError as error:
+        raise CodecError(f"Mimi: {error}") from error
 
 
 def _is_original(weights: Path) -> bool:
-    """Tell Kyutai's layout by its names, read from the header alone."""
+    """Tell whether tensors have Kyutai's names; reads only the file's header."""
     with weights.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = file.read(size) if size < 100_000_000 else b""
@@ -252,15 +242,12 @@ def _is_original(weights: Path) -> bool:
 
 def _load_folder(folder: Path) -> tuple[MimiModel, str]:
     if not (folder / "config.json").is_file():
-        raise MimiError(f"{folder}: no config.json beside the weights; Mimi is {LAYOUTS}")
+        raise CodecError(f"{folder}: no config.json beside the weights; Mimi is {LAYOUTS}")
     return _from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
 def _load_original(weights: Path) -> tuple[MimiModel, str]:
-    """Load Kyutai's file with Mimi's published sizes.
-
-    Or those of a config.json (hub format) beside it.
-    """
+    """Load Kyutai's file, with the sizes of a config.json next to it or else those of Mimi."""
     beside = weights.parent / "config.json"
     config = MimiConfig(**_sizes(beside)) if beside.is_file() else MimiConfig()
     state = original_to_hub(load_file(weights), config.num_attention_heads)
@@ -272,14 +259,12 @@ def _sizes(path: Path) -> dict[str, Any]:
 
 
 def _from_pretrained(*args: Any, **keywords: Any) -> tuple[MimiModel, str]:
-    """Load, and say what does not fit.
+    """Load a model; return it with a list of the tensors that do not fit, "" if all do.
 
-    Transformers itself would fill it with random numbers and go on.
+    transformers itself would only warn, and initialise those tensors at random.
     """
-    level, shows_progress = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
+    level = transformers_logging.get_verbosity()
+    shows_progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -304,10 +289,7 @@ def _from_pretrained(*args: Any, **keywords: Any) -> tuple[MimiModel, str]:
 
 @contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """Full fp32, whatever the process has chosen for training.
-
-    No gradients, no autocast, no TF32.
-    """
+    """Compute in full fp32 (no gradients, autocast or TF32), whatever the process trains in."""
     matmul = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     full = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)

@@ -1,66 +1,92 @@
 """Verify and describe a token file, or decode a clip of it.
 
-python -m csm_ft.data tokens.hdf5                                        verifies and describes it
-python -m csm_ft.data tokens.hdf5 --decode 3 [--split val] [--output x.wav]   writes clip 3 back to
-a wav
+python -m csm_ft.data tokens.hdf5                              verifies and describes it
+python -m csm_ft.data tokens.hdf5 --decode 3 [--split val]     writes clip 3 back to a wav
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, Self
 
-from csm_ft.data.split import SPLITS, StoreError
-from csm_ft.data.token_file import describe, is_public_layout, open_store, verify
+from pydantic import model_validator
+
+from csm_ft.cli import parse_args, run_program
+from csm_ft.config.base import Options, option
+from csm_ft.errors import ConfigError
+from csm_ft.families import open_family
+
+PROGRAM = "-m csm_ft.data"
+DESCRIPTION = "Verify and describe a token file, or decode a clip of it."
+
+
+class DataConfig(Options):
+    """Options of `python -m csm_ft.data`."""
+
+    path: str = option("", "Token file.", group="file", positional=True)
+    decode: int = option(
+        -1, "Write this clip (from 0) back to a sound file instead; -1 = describe.", group="decode"
+    )
+    split: Literal["train", "val"] = option("train", "Split of that clip.", group="decode")
+    output: str = option("", "Sound file to write (default: <split>-<N>.wav).", group="decode")
+
+    @model_validator(mode="after")
+    def _needs_a_file(self) -> Self:
+        if not self.path:
+            raise ValueError("no token file: python -m csm_ft.data tokens.hdf5")
+        return self
+
+
+def describe(path: Path) -> str:
+    """Return hours, clips, speakers, lengths, encoder and hashes as text for people."""
+    from csm_ft.data.describe import describe_store
+    from csm_ft.families.stores import is_foreign, open_store
+
+    store = open_store(path, in_memory=is_foreign(path))
+    return describe_store(store, open_family(store.info.family).describe(store))
+
+
+def decode(config: DataConfig) -> str:
+    """Write a clip back to a sound file; return what was written."""
+    from csm_ft.data import audio
+    from csm_ft.families.stores import is_foreign, open_store
+
+    path = Path(config.path)
+    store = open_store(path, in_memory=is_foreign(path))
+    split = store.splits[config.split]
+    if config.decode >= len(split):
+        raise ConfigError(
+            f"--decode {config.decode}: split {split.name} of {path} has clips 0 to"
+            f" {len(split) - 1}"
+        )
+    encoder = open_family(store.info.family).open_encoder(store, "cpu")
+    wave = encoder.decode(split.arrays(config.decode))
+    if wave is None:
+        raise ConfigError(f"{path}: the family {store.info.family} keeps no sound to decode")
+    output = Path(config.output or f"{split.name}-{config.decode}.wav")
+    audio.save(output, wave, encoder.sample_rate_hz)
+    seconds = len(wave) / encoder.sample_rate_hz
+    return f"{output}: {seconds:.2f} s, {split.clip(config.decode).text!r}"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Command line; 0 fine, 1 the file has problems, 2 a mistake of the user."""
-    parser = argparse.ArgumentParser(
-        prog="python -m csm_ft.data",
-        description="Verify and describe a token file, or decode a clip of it.",
-    )
-    parser.add_argument("path", type=Path, help="token file")
-    parser.add_argument(
-        "--decode", type=int, metavar="N", help="write clip N (from 0) back to a wav instead"
-    )
-    parser.add_argument(
-        "--split", choices=SPLITS, default="train", help="split of that clip (default: train)"
-    )
-    parser.add_argument("--output", type=Path, help="the wav (default: <split>-<N>.wav)")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.decode is not None:
-            return _decode(arguments.path, arguments.split, arguments.decode, arguments.output)
-        problems = verify(arguments.path)
+    """Command line; 0 fine, 1 the file has problems, 2 user error."""
+
+    def program() -> int:
+        config = parse_args(DataConfig, argv, program=PROGRAM, description=DESCRIPTION)
+        if config.decode >= 0:
+            print(decode(config))
+            return 0
+        from csm_ft.families.stores import verify
+
+        problems = verify(Path(config.path))
+        for problem in problems:
+            print(f"problem: {problem}", file=sys.stderr)
         if not problems:
-            print(describe(arguments.path))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+            print(describe(Path(config.path)))
+        return 1 if problems else 0
 
-
-def _decode(path: Path, split: str, index: int, output: Path | None) -> int:
-    from csm_ft.data import audio
-    from csm_ft import codecs
-
-    store = open_store(path, in_memory=is_public_layout(path))
-    if not 0 <= index < len(store.splits[split]):
-        raise StoreError(
-            f"--decode {index}: split {split} of {path} has clips 0 to"
-            f" {len(store.splits[split]) - 1}"
-        )
-    output = output or Path(f"{split}-{index}.wav")
-    wave = codecs.from_store(store, "cpu").decode(store.splits[split].codes(index))
-    audio.save(output, wave, store.info.sample_rate_hz)
-    print(
-        f"{output}: {len(wave) / store.info.sample_rate_hz:.2f} s,"
-        f" {store.splits[split].clip(index).text!r}"
-    )
-    return 0
+    return run_program(program)
 
 
 if __name__ == "__main__":

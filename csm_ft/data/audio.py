@@ -1,21 +1,16 @@
-"""Sound files in, mono float32 waves out, and back.
+"""Sound files in, float32 waves out, and back: open, cut, choose channels, resample, measure.
 
-Open, cut, mix or pick a channel, resample, measure.
-
-Reads whatever libsndfile reads (wav flac ogg mp3 aiff ...). A wave is [samples] float32, full scale
-at -1..1. Everything wrong with a file is an AudioError that names the file and the way out:
-libsndfile itself is silent about cut-off files and gives what is left of them.
+Reads whatever libsndfile reads (wav flac ogg mp3 aiff ...). A wave is [N] float32, or [2, N] for
+both sides of a stereo file, full scale at -1..1. Everything wrong with a file is an AudioError that
+says so, because libsndfile itself is silent about cut-off files and returns what is left of them.
+A message names the file and what is wrong with it; callers add what to do about it.
 """
 
 import hashlib
 import math
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -23,44 +18,26 @@ import soxr
 from numpy.typing import NDArray
 
 from csm_ft.atomic import whole_file
+from csm_ft.data import sound_file
+from csm_ft.errors import AudioError
 
-Channel = Literal["mix", "left", "right"]
+Channel = Literal["mix", "left", "right", "both"]
+Wave = NDArray[np.float32]  # [N], or [2, N] for both channels
 
 TOLERANCE_SEC = 0.01  # an end that lies this little past the file is a rounded one
 SILENCE_DBFS = -45.0  # rms of a 20 ms window below which it counts as silent
 WINDOW_SEC = 0.02
-FLOOR_DBFS = -120.0  # what digital silence is given as, so that it can stand in JSON
+FLOOR_DBFS = -120.0  # what digital silence is given as: JSON has no infinity
 CLIPPED = 0.999  # absolute value from which a sample counts as clipped
 
-_BLOCK_FRAMES = (
-    1 << 18
-)  # read and written at a time: memory stays flat, and libsndfile crashes on large Vorbis writes
-# decoded and dropped before a span of an mp3 or ogg: right after a seek, libsndfile gives other
-# samples than in one go
-_RUN_UP_SEC = 5.0
-_MAX_PEAK = (
-    10.0  # float files may go over full scale; 20 dB over it is an unscaled file, not a loud one
-)
-_STREAMED_BYTES = (
-    0x7F000000  # sizes from here on are written by programs that could not know the length
-)
-_DECLARED_BYTES = re.compile(
-    r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)"
-)  # in libsndfile's log of the header
-_OGG_PAGE_BYTES = 65307  # the largest page there is
+# Float files may exceed full scale; 20 dB above it is an unscaled file, not a loud one.
+_MAX_PEAK = 10.0
 _FORMATS = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
     ".ogg": ("OGG", "VORBIS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-
-
-class AudioError(ValueError):
-    """A sound file, or a span of one, that cannot be used.
-
-    The message names the file, what is wrong and the way out.
-    """
 
 
 @dataclass(frozen=True)
@@ -96,10 +73,10 @@ def probe(path: Path, *, start_sec: float | None = None, end_sec: float | None =
 
     Raises:
         AudioError: the file is missing, a folder, not readable, cut off, or holds no samples; the
-        span does not lie in it.
+            span does not lie in it.
 
     """
-    with _open(path) as file:
+    with sound_file.open_sound(path) as file:
         _span(path, file, start_sec, end_sec)
         return AudioInfo(file.samplerate, file.frames, file.channels)
 
@@ -111,68 +88,52 @@ def load(
     start_sec: float | None = None,
     end_sec: float | None = None,
     channel: Channel = "mix",
-) -> NDArray[np.float32]:
-    """Read the span [start_sec, end_sec) of a file as one mono wave at `sample_rate_hz`.
+) -> Wave:
+    """Read the span [start_sec, end_sec) of a file as a wave at `sample_rate_hz`.
 
     Seeks to the span and reads no more than it (mp3 and ogg: 5 s before it, too; mp3: the frame
-    headers up to it). `mix` is the mean of all channels. Resampled with soxr HQ: n samples become
-    about n * sample_rate_hz / the file's rate.
+    headers up to it). `mix` is the mean of all channels, `both` keeps the two of a stereo file.
+    Each channel is resampled with soxr HQ: n samples become about n * sample_rate_hz / the file's
+    rate.
 
     Returns:
-        [samples] float32.
+        [N] float32; [2, N], left and right, for `both`.
 
     Raises:
-        AudioError: as `probe`, and when the span does not lie in the file (10 ms of rounding are
-        forgiven), the file ends before its
-            header says, a sample is not a number or far beyond full scale, or the right channel of
-            a mono file is asked for.
+        AudioError: as `probe`, and when the file ends before its header says, a sample is not a
+            number or far beyond full scale, or the file lacks the channels that are asked for. A
+            span may end 10 ms past the file, as rounded ones do.
 
     """
-    with _open(path) as file:
-        if channel == "right" and file.channels == 1:
-            raise AudioError(f"{path}: channel right of a mono file; use mix or left")
+    with sound_file.open_sound(path) as file:
+        _check_channels(path, file.channels, channel)
         start, end = _span(path, file, start_sec, end_sec)
         wave = _read(path, file, start, end, channel)
         if end_sec is None:
-            _check_nothing_is_left(path, file)
+            sound_file.check_nothing_is_left(path, file)
         source_rate_hz = file.samplerate
-    if not np.isfinite(wave).all():
-        raise AudioError(
-            f"{path}: {np.count_nonzero(~np.isfinite(wave))} samples are NaN or infinite; export"
-            " the file again"
-        )
-    if len(wave) and (peak := float(np.abs(wave).max())) > _MAX_PEAK:
-        raise AudioError(
-            f"{path}: samples go up to {peak:.4g} where full scale is 1; scale the file to -1..1 or"
-            " save it as 16-bit"
-        )
+    _check_samples(path, wave)
     if source_rate_hz != sample_rate_hz:
-        wave = soxr.resample(wave, source_rate_hz, sample_rate_hz, quality="HQ").astype(
-            np.float32, copy=False
-        )
-    if not len(wave):
-        raise AudioError(
-            f"{path}: the span is shorter than one sample at {sample_rate_hz} Hz; drop the row or"
-            " fix the span"
-        )
+        wave = _resample(wave, source_rate_hz, sample_rate_hz)
+    if not wave.shape[-1]:
+        raise AudioError(f"{path}: the span is shorter than one sample at {sample_rate_hz} Hz")
     return wave
 
 
 def save(path: Path, wave: NDArray[np.floating], sample_rate_hz: int) -> None:
-    """Write a mono wave, clipped to -1..1, in the format of the suffix (wav and flac: 16-bit).
+    """Write a mono wave [N], clipped to -1..1, in the format of the suffix (wav and flac: 16-bit).
 
-    The file is there whole or not at all.
+    The file is written whole or not at all.
 
     Raises:
         AudioError: the suffix is no format that can be written, the rate does not go with it, or
-        the wave has NaNs or channels.
+            the wave has NaNs or channels.
+        MachineError: the disk is full or refuses to be written.
 
     """
     if path.suffix.lower() not in _FORMATS:
-        raise AudioError(
-            f"{path}: cannot write {path.suffix or 'a file without suffix'}; use one of"
-            f" {', '.join(_FORMATS)}"
-        )
+        suffix = path.suffix or "a file without suffix"
+        raise AudioError(f"{path}: cannot write {suffix}; use one of {', '.join(_FORMATS)}")
     if wave.ndim != 1 or not np.isfinite(wave).all():
         raise AudioError(
             f"{path}: not written: a wave is [samples] of finite numbers, this one has shape"
@@ -187,12 +148,12 @@ def save(path: Path, wave: NDArray[np.floating], sample_rate_hz: int) -> None:
                 draft, "w", sample_rate_hz, 1, format=container, subtype=encoding
             ) as file,
         ):
-            for first in range(0, len(clipped), _BLOCK_FRAMES):
-                file.write(clipped[first : first + _BLOCK_FRAMES])
+            for first in range(0, len(clipped), sound_file.BLOCK_FRAMES):
+                file.write(clipped[first : first + sound_file.BLOCK_FRAMES])
     except soundfile.LibsndfileError as error:
+        reason = sound_file.reason_of(error)
         raise AudioError(
-            f"{path}: cannot be written at {sample_rate_hz} Hz: {_reason(error)}; wav takes any"
-            " rate"
+            f"{path}: cannot be written at {sample_rate_hz} Hz: {reason}; wav takes any rate"
         ) from error
 
 
@@ -201,19 +162,19 @@ def digest(path: Path) -> str:
 
     AudioError if it cannot be read.
     """
-    _check_file(path)
+    sound_file.check_file(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
     except OSError as error:
-        raise AudioError(f"{path}: {error.strerror}; make it readable or drop the row") from error
+        raise AudioError(f"{path}: {error.strerror}; make it readable") from error
 
 
 def facts(wave: NDArray[np.floating], sample_rate_hz: int) -> AudioFacts:
-    """Measure a wave [samples].
+    """Measure a mono wave [N].
 
     Silence is absolute, not relative to the loudest window: a clip of nothing but hiss is silent,
-    and trials are measured with one ruler. Windows do not overlap; a last, shorter one counts as a
+    and all trials are measured alike. Windows do not overlap; a last, shorter one counts as a
     window.
     """
     if not len(wave):
@@ -231,104 +192,31 @@ def facts(wave: NDArray[np.floating], sample_rate_hz: int) -> AudioFacts:
     )
 
 
-class _Reader(soundfile.SoundFile):
-    """Reads on where it is.
-
-    Soundfile adds a seek to every read of a seekable file, and every seek makes mp3 decoders
-    stumble.
-    """
-
-    def seekable(self) -> bool:
-        """Say no, which only stops those seeks; `seek` works."""
-        return False
+def _check_channels(path: Path, num_channels: int, channel: Channel) -> None:
+    if channel == "right" and num_channels == 1:
+        raise AudioError(f"{path}: channel right of a mono file")
+    if channel == "both" and num_channels != 2:
+        noun = "channel" if num_channels == 1 else "channels"
+        raise AudioError(f"{path}: has {num_channels} {noun}, not the two of a stereo file")
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open a file that has samples and is not cut off.
-
-    Opened by descriptor, so that only the content decides the format.
-    """
-    _check_file(path)
-    try:
-        with path.open("rb") as raw, _Reader(raw.fileno(), closefd=False) as file:
-            _check_not_cut_off(path, file, raw.fileno())
-            if file.frames <= 0:
-                raise AudioError(
-                    f"{path}: has no samples (an unfinished recording?); drop the row or record it"
-                    " again"
-                )
-            if not 1_000 <= file.samplerate <= 1_000_000:
-                raise AudioError(
-                    f"{path}: its header says {file.samplerate} Hz, which is no rate of speech;"
-                    " export the file again"
-                )
-            yield file
-    except soundfile.LibsndfileError as error:
+def _check_samples(path: Path, wave: Wave) -> None:
+    """Refuse samples that are not finite, or far beyond full scale, in any channel."""
+    num_bad = np.count_nonzero(~np.isfinite(wave))
+    if num_bad:
+        raise AudioError(f"{path}: {num_bad} samples are NaN or infinite; export the file again")
+    if wave.size and (peak := float(np.abs(wave).max())) > _MAX_PEAK:
         raise AudioError(
-            f"{path}: cannot be decoded: {_reason(error)}; convert it to wav or flac"
-        ) from error
-    except OSError as error:
-        raise AudioError(f"{path}: {error.strerror}; make it readable or drop the row") from error
-
-
-def _check_file(path: Path) -> None:
-    """Refuse what is not a plain file, before anything can hang on it."""
-    try:
-        is_file, is_dir, exists = path.is_file(), path.is_dir(), path.exists()
-        is_empty = is_file and path.stat().st_size == 0
-    except OSError as error:
-        raise AudioError(f"{path}: {error.strerror}; fix the path") from error
-    if is_dir:
-        raise AudioError(f"{path}: is a folder; name the sound file in it")
-    if not is_file:
-        hint = "; it has backslashes, write / between folders" if "\\" in str(path) else ""
-        problem = "is no plain file" if exists else "no such file"
-        raise AudioError(f"{path}: {problem}; paths are relative to the metadata file{hint}")
-    if is_empty:
-        raise AudioError(f"{path}: is empty (0 bytes); fetch or record it again")
-
-
-def _check_not_cut_off(path: Path, file: soundfile.SoundFile, descriptor: int) -> None:
-    """Compare the length that a header declares with the bytes there are.
-
-    An Ogg file must end with its last page.
-    """
-    sizes = _DECLARED_BYTES.search(file.extra_info)
-    if sizes and int(sizes[2]) + 1024 < int(sizes[1]) < _STREAMED_BYTES:
-        raise AudioError(
-            f"{path}: cut off: its header says {sizes[1]} bytes of sound, there are {sizes[2]}; "
-            "fetch it again, or convert it if that is all"
+            f"{path}: samples go up to {peak:.4g} where full scale is 1; scale the file to -1..1 or"
+            " save it as 16-bit"
         )
-    if file.format == "OGG":
-        size = os.fstat(descriptor).st_size
-        tail = os.pread(descriptor, _OGG_PAGE_BYTES, max(0, size - _OGG_PAGE_BYTES))
-        page = tail.rfind(b"OggS")
-        if (
-            page < 0 or not tail[page + 5 : page + 6] or not tail[page + 5] & 4
-        ):  # header type, bit 2: end of stream (RFC 3533, 6)
-            raise AudioError(
-                f"{path}: cut off: its last Ogg page is missing; fetch it again, or convert it if"
-                " that is all"
-            )
 
 
-def _check_nothing_is_left(path: Path, file: soundfile.SoundFile) -> None:
-    """Refuse an mp3 that goes on behind its supposed end.
-
-    Its length was a guess, or it is two files in one.
-    """
-    if file.format != "MP3":
-        return
-    descriptor = file.name
-    size = os.fstat(descriptor).st_size
-    unread = size - os.lseek(descriptor, 0, os.SEEK_CUR)
-    if unread > max(1024, size // 20):  # tags at the end are smaller
-        raise AudioError(
-            f"{path}: {unread} of {size} bytes lie behind the {file.frames / file.samplerate:.2f} s"
-            " that its header promises (no length header, or files glued together); convert it to"
-            " wav or flac"
-        )
+def _resample(wave: Wave, from_hz: int, to_hz: int) -> Wave:
+    """Resample each channel by itself, [N] or [2, N]."""
+    if wave.ndim == 2:
+        return np.stack([_resample(side, from_hz, to_hz) for side in wave])
+    return soxr.resample(wave, from_hz, to_hz, quality="HQ").astype(np.float32, copy=False)
 
 
 def _span(
@@ -337,100 +225,54 @@ def _span(
     """Return the span in frames of the file."""
     start_sec = 0.0 if start_sec is None else start_sec
     if not (math.isfinite(start_sec) and start_sec >= 0):
-        raise AudioError(
-            f"{path}: start_sec {start_sec} is not 0 or more; drop the row or fix the span"
-        )
+        raise AudioError(f"{path}: start_sec {start_sec} is not 0 or more")
     if end_sec is not None and not (math.isfinite(end_sec) and end_sec > start_sec):
-        raise AudioError(
-            f"{path}: end_sec {end_sec} is not after start_sec {start_sec}; drop the row or fix the"
-            " span"
-        )
+        raise AudioError(f"{path}: end_sec {end_sec} is not after start_sec {start_sec}")
     duration_sec = file.frames / file.samplerate
-    hint = (
-        " (an mp3 without a length header looks too short: convert it to wav or flac)"
-        if file.format == "MP3"
-        else ""
-    )
+    hint = ""
+    if file.format == "MP3":
+        hint = " (an mp3 without a length header looks too short: convert it to wav or flac)"
     if end_sec is not None and end_sec > duration_sec + TOLERANCE_SEC:
         raise AudioError(
-            f"{path}: end_sec {end_sec} is past the file's end at {duration_sec:.3f} s{hint}; drop"
-            " the row or fix the span"
+            f"{path}: end_sec {end_sec} is past the file's end at {duration_sec:.3f} s{hint}"
         )
     start = round(start_sec * file.samplerate)
     end = file.frames if end_sec is None else min(round(end_sec * file.samplerate), file.frames)
     if start >= file.frames:
         raise AudioError(
             f"{path}: start_sec {start_sec} is not before the file's end at {duration_sec:.3f}"
-            f" s{hint}; fix the span"
+            f" s{hint}"
         )
     if end <= start:
         raise AudioError(
-            f"{path}: {start_sec} to {end_sec} s is less than one sample at {file.samplerate} Hz;"
-            " fix the span"
+            f"{path}: {start_sec} to {end_sec} s is less than one sample at {file.samplerate} Hz"
         )
     return start, end
 
 
-def _read(
-    path: Path, file: soundfile.SoundFile, start: int, end: int, channel: Channel
-) -> NDArray[np.float32]:
-    """Read frames [start, end) as one channel, block by block.
-
-    A header that lies about the length costs no memory.
-    """
-    _seek(file, start)
-    blocks: list[NDArray[np.float32]] = []
+def _read(path: Path, file: soundfile.SoundFile, start: int, end: int, channel: Channel) -> Wave:
+    """Read frames [start, end), block by block: a wrong length in the header costs no memory."""
+    sound_file.seek(file, start)
+    blocks: list[Wave] = []
     missing = end - start
     while missing:
-        block = file.read(
-            min(missing, _BLOCK_FRAMES), dtype="float32", always_2d=True
-        )  # [frames, channels]
+        # [frames, channels]
+        block = file.read(min(missing, sound_file.BLOCK_FRAMES), dtype="float32", always_2d=True)
         if not len(block):
             raise AudioError(
                 f"{path}: cut off: its header says {file.frames / file.samplerate:.2f} s, decoding"
                 f" ends at {(end - missing) / file.samplerate:.2f} s; fetch it again, or convert it"
                 " if that is all"
             )
-        mono = block.mean(axis=1) if channel == "mix" else block[:, int(channel == "right")]
-        blocks.append(mono.astype(np.float32, copy=False))
+        blocks.append(_choose(block, channel))
         missing -= len(block)
-    return np.concatenate(blocks)
+    return np.concatenate(blocks, axis=-1)
 
 
-def _seek(file: soundfile.SoundFile, start: int) -> None:
-    """Go to a frame so that what follows is what reading in one go gives.
-
-    Lossy decoders lean on earlier frames (mp3: bit reservoir, Opus: 80 ms), and libsndfile 1.2.2
-    lands 100 samples and more off in the last page of a Vorbis file; so there it starts earlier and
-    decodes up to the frame.
-    """
-    if file.format not in ("MP3", "OGG"):
-        file.seek(start)
-        return
-    landing = max(0, start - round(_RUN_UP_SEC * file.samplerate))
-    with _silent_stderr():
-        if landing:
-            file.seek(landing)
-        for first in range(landing, start, _BLOCK_FRAMES):
-            file.read(min(start - first, _BLOCK_FRAMES), dtype="float32")
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Mute the process for some milliseconds.
-
-    Mpg123 writes lines about every seek into the bit reservoir, in C, past sys.stderr.
-    """
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    """Give a number to the errors that libsndfile has no words for."""
-    return error.error_string.rstrip(". ") or f"libsndfile error {error.code}"
+def _choose(block: NDArray[Any], channel: Channel) -> Wave:
+    """Return the wanted channel of a block [frames, channels]: [frames], or [2, frames]."""
+    if channel == "mix":
+        return block.mean(axis=1)
+    if channel == "both":
+        return np.ascontiguousarray(block.T)
+    return block[:, int(channel == "right")]

@@ -1,13 +1,14 @@
-"""Which clips make which batch.
+"""Batches of examples of similar length, as a pure function of (seed, epoch).
 
-Length buckets, reshuffled each epoch, as a pure function of (seed, epoch).
-
-A batch is `batch_size` clips of similar length (or as many as `batch_tokens` padded positions
+A batch is `batch_size` examples of similar length (or as many as `batch_tokens` padded positions
 hold). An optimiser step takes `grad_acc_steps` batches; each batch goes through the model in
-micro-batches of at most `micro_batch_tokens` padded positions. As the loop divides by the counts of
-the whole step, how a step is cut into micro-batches never changes its gradient.
+micro-batches of at most `micro_batch_tokens` padded positions. Because the loss is divided by the
+counts of the whole step, the split into micro-batches never changes the gradient.
+
+The cost of an example is its number of positions in the model.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-# clips are sorted by length within pools of this many batches: little padding, other neighbours in
-# each epoch
+# Examples are sorted by length within pools of this many batches. A pool is large enough for little
+# padding, and drawn anew each epoch, so that an example meets different neighbours.
 POOL_BATCHES = 64
 Indices = list[int]
 T = TypeVar("T")
@@ -29,15 +30,15 @@ U = TypeVar("U")
 class Step:
     """One optimiser step."""
 
-    number: int  # 1-based: the value of `step` when it is done
+    number: int  # 1-based: the value of TrainState.step when it is done
     epoch: int
-    examples: int  # clips in this step
+    examples: int  # in this step
     micro_batches: list[Indices]
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What decides the batches; see the options of the same names."""
+    """The options that decide the batches; see TrainConfig."""
 
     batch_size: int
     batch_tokens: int
@@ -47,7 +48,7 @@ class BatchOptions:
 
 
 class BatchPlan:
-    """All batches of a run over clips of the given costs (positions per clip)."""
+    """All batches of a run over examples of the given costs, [n]."""
 
     def __init__(self, costs: NDArray[np.int64], options: BatchOptions) -> None:
         if not len(costs):
@@ -58,74 +59,76 @@ class BatchPlan:
     def epoch(self, epoch: int) -> list[list[Indices]]:
         """Return the optimiser steps of an epoch, each a list of batches.
 
-        Every clip occurs once.
+        Every example occurs exactly once.
         """
         return self._epoch(epoch)
 
     def total_steps(self, *, n_epochs: float, max_steps: int) -> int:
-        """Return the optimiser steps of the run.
+        """Return the number of optimiser steps of the run, at least 1.
 
-        A part of an epoch counts as that part of its steps.
+        A fraction of an epoch is that fraction of its steps, rounded.
         """
         if max_steps:
             return max_steps
         whole, part = int(n_epochs), n_epochs - int(n_epochs)
-        same_every_epoch = self.options.batch_tokens == 0
-        steps = (
-            whole * len(self.epoch(0))
-            if same_every_epoch
-            else sum(len(self.epoch(e)) for e in range(whole))
-        )
+        if self.options.batch_tokens:
+            # How many batches a token budget makes depends on the epoch's order.
+            steps = sum(len(self.epoch(e)) for e in range(whole))
+        else:
+            steps = whole * len(self.epoch(0))
         return max(1, steps + round(part * len(self.epoch(whole))))
 
     def examples_after(self, total_steps: int) -> int:
         """Return the examples seen after `total_steps` optimiser steps."""
-        epochs, left, examples = 0, total_steps, 0
+        left, examples = total_steps, 0
+        epoch = 0
         while left > 0:
-            steps = self.epoch(epochs)
-            examples += (
-                len(self.costs)
-                if left >= len(steps)
-                else sum(len(b) for s in steps[:left] for b in s)
-            )
+            steps = self.epoch(epoch)
+            if left >= len(steps):
+                examples += len(self.costs)
+            else:
+                examples += sum(sum(map(len, batches)) for batches in steps[:left])
             left -= len(steps)
-            epochs += 1
+            epoch += 1
         return examples
 
     def steps(self, *, start: int, stop: int) -> Iterator[Step]:
-        """Yield optimiser steps start+1 .. stop."""
+        """Yield optimiser steps start+1 .. stop; `start` is that of the checkpoint resumed from."""
         epoch, first = 0, 0
         while first < stop:
             steps = self.epoch(epoch)
             for offset in range(max(0, start - first), min(len(steps), stop - first)):
                 batches = steps[offset]
-                micro = [part for batch in batches for part in self.split(batch)]
+                micro = list(itertools.chain.from_iterable(map(self.split, batches)))
                 yield Step(first + offset + 1, epoch, sum(map(len, batches)), micro)
             first += len(steps)
             epoch += 1
 
     def split(self, batch: Indices) -> list[Indices]:
-        """Cut a batch into micro-batches within `micro_batch_tokens` padded positions.
+        """Split a batch into micro-batches of at most `micro_batch_tokens` padded positions.
 
-        A longer clip stands alone.
+        An example longer than that is a micro-batch by itself.
         """
         return _fill(batch, self.costs, self.options.micro_batch_tokens)
 
     def _plan_epoch(self, epoch: int) -> list[list[Indices]]:
         options = self.options
+        # Keyed by seed and epoch, so a resumed run needs no generator state.
         random = np.random.default_rng([options.seed, epoch])
         order = random.permutation(len(self.costs))
         size = options.batch_size
         if options.batch_tokens:
-            size = max(1, int(options.batch_tokens / self.costs.mean()))
+            size = max(1, int(options.batch_tokens / self.costs.mean()))  # only sizes the pools
         batches: list[Indices] = []
         for start in range(0, len(order), size * POOL_BATCHES):
             pool = order[start : start + size * POOL_BATCHES]
+            # Stable: examples of equal length keep the random order.
             pool = pool[np.argsort(self.costs[pool], kind="stable")].tolist()
             if options.batch_tokens:
                 batches += _fill(pool, self.costs, options.batch_tokens)
             else:
                 batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        # Otherwise every pool would go from short to long examples.
         shuffled = [batches[i] for i in random.permutation(len(batches))]
         return [
             shuffled[i : i + options.grad_acc_steps]
@@ -134,18 +137,15 @@ class BatchPlan:
 
 
 def evaluation_batches(costs: NDArray[np.int64], budget_tokens: int) -> list[Indices]:
-    """Return all clips, sorted by length, in batches within the budget.
+    """Return batches of all examples, sorted by length, each within the budget.
 
-    Fixed order, the same for every trial.
+    No random choice or swept option affects them, so they are the same for every trial.
     """
     return _fill(np.argsort(costs, kind="stable").tolist(), costs, budget_tokens)
 
 
 def prefetch(make: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]]:
-    """Yield (item, make(item)) in order.
-
-    Making the next one in a thread while the caller works on this one.
-    """
+    """Yield (item, make(item)) in order; a thread makes the next one while the caller works."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="collate") as pool:
         waiting: tuple[T, Future[U]] | None = None
         for item in items:
@@ -158,7 +158,7 @@ def prefetch(make: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]
 
 
 def _fill(indices: Sequence[int], costs: NDArray[np.int64], budget_tokens: int) -> list[Indices]:
-    """Cut a sequence of clips into runs whose padded size (longest x count) stays within the budget."""
+    """Split a sequence of examples into runs of padded size (longest x count) within the budget."""
     runs: list[Indices] = []
     run: Indices = []
     longest = 0

@@ -1,10 +1,7 @@
-"""What is in a token file, for people and as JSON.
-
-Hours, clips, speakers, lengths, and what is wrong.
-"""
+"""A description of a token file, as text and as JSON: hours, clips, speakers, lengths, notes."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -13,62 +10,40 @@ from numpy.typing import NDArray
 
 from csm_ft.data.split import DUPLICATE, Clip, Split, Store
 
-_EDGES_SEC = (
-    0,
-    1,
-    2,
-    4,
-    6,
-    8,
-    10,
-    15,
-    20,
-    30,
-    60,
-    120,
-)  # bins of the length histogram; the last one is open
+_EDGES_SEC = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60, 120)  # of the histogram; the last bin is open
 _BAR_CHARS = 40
 _FEW_VAL_CLIPS = 8
-_MAX_PROBLEMS = 10  # named per kind and split
+_MAX_SPEAKERS = 8  # shown per split
 
 
-def summarise(store: Store) -> dict[str, Any]:
-    """Return the facts of a token file as JSON values."""
+def summarise(store: Store, of_family: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the facts of a token file as JSON values; `of_family` adds facts to each split."""
+    info = store.info
+    splits = {
+        name: {**_summarise_split(split), **of_family.get(name, {})}
+        for name, split in store.splits.items()
+    }
     return {
-        "splits": {name: _summarise_split(split, store) for name, split in store.splits.items()},
-        **vars(store.info),
+        "splits": splits,
+        "family": info.family,
+        **info.facts,
+        "sample_rate_hz": info.sample_rate_hz,
+        "frame_sec": info.frame_sec,
+        "content_fingerprint": info.content_fingerprint,
+        "schema_version": info.schema_version,
     }
 
 
-def describe_store(store: Store) -> str:
-    """Return the facts of a token file as text."""
-    info = store.info
+def describe_store(store: Store, family_lines: Sequence[str]) -> str:
+    """Return the facts of a token file as text; `family_lines` are added by its family."""
     lines = [str(store.path)]
-    for name, split in store.splits.items():
-        facts = _summarise_split(split, store)
+    for split in store.splits.values():
+        lines += _describe_split(split)
+    num_shared = _num_shared(store)
+    if num_shared:
         lines.append(
-            f"{name:6} {len(split):7} clips  {_hours(facts['seconds'])}  {facts['frames']} frames "
-            f" {facts['text_tokens']} text tokens  {len(facts['speakers'])} speakers"
-        )
-        if facts["speakers"]:
-            shown = sorted(facts["speakers"].items(), key=lambda item: -item[1])[:8]
-            more = ", ..." if len(facts["speakers"]) > len(shown) else ""
-            lines.append(
-                "       speakers: "
-                + ", ".join(f"{speaker} ({count})" for speaker, count in shown)
-                + more
-            )
-        if facts["conversations"]:
-            lines.append(f"       {_told(facts)}")
-        if facts["duplicates"]:
-            lines.append(
-                f"       {facts['duplicates']} clips repeat an earlier one, audio and text"
-            )
-    shared = _num_shared(store)
-    if shared:
-        lines.append(
-            f"note   {shared} validation clips are training clips, too: the validation loss will"
-            " flatter the model"
+            f"note   {num_shared} validation clips are training clips, too: the validation loss"
+            " will flatter the model"
         )
     num_val = len(store.splits["val"])
     if 0 < num_val < _FEW_VAL_CLIPS:
@@ -77,105 +52,55 @@ def describe_store(store: Store) -> str:
             " --val_data, or a larger --val_fraction"
         )
     lines += [f"note   {note}" for note in store.notes]
-    lines += [
-        "",
-        *histogram(
-            np.concatenate([split.num_frames for split in store.splits.values()]) * info.frame_sec
-        ),
-        "",
-    ]
-    lines += [
-        (
-            f"codec      {info.codec}, {info.num_codebooks} codebooks of {info.codec_vocab_size}"
-            f" ids, {info.sample_rate_hz} Hz, {1 / info.frame_sec:g} frames per second"
-            f" ({info.codec_source})"
-        ),
-        f"           {info.codec_fingerprint or 'hash not known'}",
-        f"tokenizer  {info.text_vocab_size} ids, template {info.template!r} ({info.tokenizer})",
-        f"           {info.tokenizer_fingerprint or 'hash not known'}",
-        (
-            f"content    {info.content_fingerprint}  (schema {info.schema_version}, family"
-            f" {info.family})"
-        ),
-    ]
+    durations_sec = [split.durations_sec for split in store.splits.values()]
+    lines += ["", *histogram(np.concatenate(durations_sec)), "", *family_lines]
+    info = store.info
+    lines.append(
+        f"content    {info.content_fingerprint}  (schema {info.schema_version}, family"
+        f" {info.family})"
+    )
     return "\n".join(lines)
 
 
 def histogram(seconds: NDArray[np.floating]) -> list[str]:
-    """Return clip lengths as lines of text bars.
-
-    Bins before the first and after the last clip are left out.
-    """
+    """Return a histogram of clip lengths as lines of text, from the first to the last full bin."""
     counts, _ = np.histogram(seconds, bins=[*_EDGES_SEC, np.inf])
     filled = np.flatnonzero(counts)
     if not len(filled):
         return ["(no clips)"]
     lines = []
     for i in range(filled[0], filled[-1] + 1):
-        label = (
-            f"{_EDGES_SEC[i]}-{_EDGES_SEC[i + 1]} s"
-            if i + 1 < len(_EDGES_SEC)
-            else f"over {_EDGES_SEC[i]} s"
-        )
-        bar = "#" * max(int(counts[i] > 0), round(_BAR_CHARS * counts[i] / counts.max()))
-        lines.append(f"{label:>10} {counts[i]:7} {bar}".rstrip())
+        is_open = i + 1 == len(_EDGES_SEC)
+        label = f"over {_EDGES_SEC[i]} s" if is_open else f"{_EDGES_SEC[i]}-{_EDGES_SEC[i + 1]} s"
+        num_chars = max(int(counts[i] > 0), round(_BAR_CHARS * counts[i] / counts.max()))
+        lines.append(f"{label:>10} {counts[i]:7} {'#' * num_chars}".rstrip())
     return lines
 
 
-def find_problems(store: Store) -> list[str]:
-    """Return what no model could be trained on.
-
-    Ids out of range, empty clips, end of speech inside a clip, two turns in one place.
-    """
-    problems = []
-    for name, split in store.splits.items():
-        for what, rows in _bad_rows(split, store).items():
-            shown = ", ".join(map(str, rows[:_MAX_PROBLEMS])) + (
-                ", ..." if len(rows) > _MAX_PROBLEMS else ""
-            )
-            problems += (
-                [f"{name}: {len(rows)} clips with {what}: {shown}; pretokenise again"]
-                if rows
-                else []
-            )
-    return problems
+def _describe_split(split: Split) -> list[str]:
+    facts = _summarise_split(split)
+    hours, num_speakers = _hours(facts["seconds"]), len(facts["speakers"])
+    lines = [f"{split.name:6} {len(split):7} clips  {hours}  {num_speakers} speakers"]
+    if facts["speakers"]:
+        ranked = sorted(facts["speakers"].items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{speaker} ({count})" for speaker, count in ranked[:_MAX_SPEAKERS])
+        more = ", ..." if len(ranked) > _MAX_SPEAKERS else ""
+        lines.append(f"       speakers: {shown}{more}")
+    if facts["conversations"]:
+        lines.append(f"       {_describe_conversations(facts)}")
+    if facts["duplicates"]:
+        lines.append(f"       {facts['duplicates']} clips repeat an earlier one, audio and text")
+    return lines
 
 
-def _bad_rows(split: Split, store: Store) -> dict[str, list[int]]:
-    codes_high, ended, text_high = set[int](), set[int](), set[int]()
-    for start, block in split.blocks("codes"):
-        codes_high |= {
-            split.clip_at(start + int(row))
-            for row in np.flatnonzero((block >= store.info.codec_vocab_size).any(axis=1))
-        }
-        ended |= {split.clip_at(start + int(row)) for row in np.flatnonzero(~block.any(axis=1))}
-    if any((block >= store.info.text_vocab_size).any() for _, block in split.blocks("text_tokens")):
-        text_high = {
-            i
-            for i in range(len(split))
-            if (split.text_tokens(i) >= store.info.text_vocab_size).any()
-        }
-    return {
-        "no frames": np.flatnonzero(split.num_frames == 0).tolist(),
-        "no text tokens": np.flatnonzero(split.num_text_tokens == 0).tolist(),
-        f"codes of {store.info.codec_vocab_size} or more": sorted(codes_high),
-        "an all-zero frame, which means end of speech": sorted(ended),
-        f"text tokens of {store.info.text_vocab_size} or more": sorted(text_high),
-        "the place of an earlier clip in its conversation": _same_turn(split),
-    }
-
-
-def _summarise_split(split: Split, store: Store) -> dict[str, Any]:
+def _summarise_split(split: Split) -> dict[str, Any]:
     clips = [split.clip(i) for i in range(len(split))]
     return {
         "clips": len(split),
         "seconds": round(sum(clip.duration_sec for clip in clips), 3),
-        "frames": int(split.num_frames.sum()),
-        "text_tokens": int(split.num_text_tokens.sum()),
         "speakers": dict(Counter(clip.speaker for clip in clips if clip.speaker)),
         "duplicates": sum(bool(clip.flags & DUPLICATE) for clip in clips),
         **_summarise_conversations(clips),
-        "longest_positions": int((split.num_frames + split.num_text_tokens + 1).max(initial=0)),
     }
 
 
@@ -185,41 +110,25 @@ def _summarise_conversations(clips: Sequence[Clip]) -> dict[str, Any]:
         if clip.conversation:
             turns.setdefault(clip.conversation, []).append(clip.turn)
     counts = [len(places) for places in turns.values()]
+    lengths = None
+    if counts:
+        lengths = {"min": min(counts), "median": median(counts), "max": max(counts)}
+    # Turn numbers that span more than the number of turns have gaps: turns were rejected.
+    num_holes = sum(max(places) - min(places) >= len(places) for places in turns.values())
     return {
         "conversations": len(turns),
-        "turns_per_conversation": (
-            {"min": min(counts), "median": median(counts), "max": max(counts)} if counts else None
-        ),
-        "conversations_with_holes": sum(
-            max(places) - min(places) >= len(places) for places in turns.values()
-        ),
+        "turns_per_conversation": lengths,
+        "conversations_with_holes": num_holes,
     }
 
 
-def _told(facts: dict[str, Any]) -> str:
-    """Say what a split has of conversations."""
+def _describe_conversations(facts: Mapping[str, Any]) -> str:
     turns, num_cut = facts["turns_per_conversation"], facts["conversations_with_holes"]
-    cut = (
-        f"; {num_cut} {'was' if num_cut == 1 else 'were'} cut at rejected turns" if num_cut else ""
-    )
     lengths = f"{turns['min']}-{turns['max']}" if turns["min"] < turns["max"] else turns["min"]
-    return (
-        f"{facts['conversations']} conversations of {lengths} turns (median"
-        f" {turns['median']:g}){cut}"
-    )
-
-
-def _same_turn(split: Split) -> list[int]:
-    if not split.has_conversations:
-        return []
-    seen: set[tuple[str, int]] = set()
-    rows = []
-    for i in range(len(split)):
-        place = (split.conversation(i), int(split.turns[i]))
-        if place[0] and place in seen:
-            rows.append(i)
-        seen.add(place)
-    return rows
+    verb = "was" if num_cut == 1 else "were"
+    cut = f"; {num_cut} {verb} cut at rejected turns" if num_cut else ""
+    median_turns = f"{turns['median']:g}"
+    return f"{facts['conversations']} conversations of {lengths} turns (median {median_turns}){cut}"
 
 
 def _num_shared(store: Store) -> int:

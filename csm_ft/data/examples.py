@@ -1,133 +1,143 @@
-"""From clips to examples.
+"""Examples made of clips: whole clips, turns of a conversation, or windows of a recording.
 
-A clip by itself, or the turns of a conversation one after another, as many as fit the model.
-
-A conversation longer than that becomes several examples, cut between turns, oldest first, so that
-every turn is in one of them; turns are never joined across one that was rejected. `loss_turns` says
-which turns are learned; the others are context.
+`join_turns` concatenates the turns of a conversation, as many as fit the model. A longer
+conversation is cut between turns into several examples, oldest first, so that every turn is in one
+of them. Turns are never joined across a rejected one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_ft.config import ConfigError
+from csm_ft.console import shorten
+from csm_ft.data.rows import SPEAKER
 from csm_ft.data.split import Split
+from csm_ft.errors import ConfigError
 
-SPEAKER = "speaker:"
+
+class Piece(NamedTuple):
+    """A part of a clip: rows [start, stop) of its main array."""
+
+    row: int  # the clip
+    start: int
+    stop: int
+    is_target: bool = True  # False: only context
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What batches are made of.
-
-    Example i has the clips rows[offsets[i]:offsets[i + 1]] of `split`, oldest first.
-    """
+    """The examples of a split; number i has pieces[offsets[i]:offsets[i + 1]], oldest first."""
 
     split: Split
-    rows: NDArray[np.int64]  # [r]
-    is_target: NDArray[np.bool_]  # [r] whether the clip is learned, or only context
+    pieces: NDArray[np.int64]  # [r, 4]: the fields of Piece
     offsets: NDArray[np.int64]  # [n + 1]
-    costs: NDArray[np.int64]  # [n] positions
+    costs: NDArray[np.int64]  # [n] positions that the model spends on each example
 
     def __len__(self) -> int:
         return len(self.costs)
 
-    def turns(self, index: int) -> Iterator[tuple[int, bool]]:
-        """Yield (clip, is it learned) of one example."""
-        part = slice(self.offsets[index], self.offsets[index + 1])
-        return zip(self.rows[part].tolist(), self.is_target[part].tolist(), strict=True)
+    @property
+    def num_pieces(self) -> int:
+        """Number of pieces of all examples."""
+        return len(self.pieces)
+
+    def of(self, index: int) -> Iterator[Piece]:
+        """Yield the pieces of one example."""
+        part = self.pieces[self.offsets[index] : self.offsets[index + 1]]
+        for row, start, stop, is_target in part.tolist():
+            yield Piece(row, start, stop, bool(is_target))
 
     def id(self, index: int) -> str:
-        """Name an example by its first clip; unique within the split."""
-        first = int(self.rows[self.offsets[index]])
-        return f"{self.split.ids[first]}/{first}"  # a clip may come twice, with another text
-
-    @cached_property
-    def num_frames(self) -> NDArray[np.int64]:
-        """Audio frames of each example that are learned, [n]."""
-        frames = np.where(self.is_target, self.split.num_frames[self.rows], 0)
-        return np.add.reduceat(frames, self.offsets[:-1]) if len(self) else frames
+        """Name an example by its first piece; unique within the split."""
+        row, start, _, _ = self.pieces[self.offsets[index]].tolist()
+        # A clip's id does not depend on its text, so two clips may share it: add the row.
+        name = f"{self.split.ids[row]}/{row}"
+        return f"{name}+{start}" if start else name
 
 
-def arrange(
+def make_examples(
+    split: Split, examples: Sequence[Sequence[Piece]], costs: Sequence[int] | NDArray[np.int64]
+) -> Examples:
+    """Build Examples from the pieces and the cost (in positions) of each example."""
+    pieces = np.array(list(chain.from_iterable(examples)), dtype=np.int64)
+    offsets = np.cumsum([0, *map(len, examples)], dtype=np.int64)
+    return Examples(split, pieces.reshape(-1, 4), offsets, np.asarray(costs, dtype=np.int64))
+
+
+def whole_clips(split: Split, costs: NDArray[np.int64]) -> Examples:
+    """Return each clip as an example; `costs` are the positions of each clip, [n]."""
+    lengths = split.lengths(next(iter(split.kinds))).tolist()
+    return make_examples(split, [[Piece(row, 0, n)] for row, n in enumerate(lengths)], costs)
+
+
+def join_turns(
     split: Split, costs: NDArray[np.int64], *, max_positions: int, loss_turns: str
 ) -> Examples:
-    """Join the turns of each conversation within `max_positions`.
+    """Join the turns of each conversation into examples of at most `max_positions`.
 
-    `costs` are the positions of each clip, [n].
-
-    loss_turns: "all", "last" (of each example) or "speaker:S". Examples without a learned turn are
-    left out; ConfigError when none is left.
+    `costs` are the positions of each clip, [n]. `loss_turns` chooses the target turns: "all",
+    "last" (of each example) or "speaker:NAME". Examples without a target are left out; raises
+    ConfigError when none is left.
     """
-    examples = (
-        list(_windows(split, costs, max_positions))
-        if split.has_conversations
-        else [[row] for row in range(len(split))]
-    )
-    targets = [_targets(split, example, loss_turns) for example in examples]
-    kept = [i for i, target in enumerate(targets) if any(target)]
+    examples: list[list[int]] = [[row] for row in range(len(split))]
+    if split.has_conversations:
+        examples = list(_windows(split, costs, max_positions))
+    lengths = split.lengths(next(iter(split.kinds)))
+    kept: list[list[Piece]] = []
+    sums: list[int] = []
+    for rows in examples:
+        targets = list(_targets(split, rows, loss_turns))
+        if any(targets):
+            turns = zip(rows, targets, strict=True)
+            kept.append([Piece(row, 0, int(lengths[row]), is_target) for row, is_target in turns])
+            sums.append(int(costs[rows].sum()))
     if examples and not kept:
-        speakers = sorted({split.clip(row).speaker for row in range(len(split))} - {""})
-        shown = ", ".join(speakers[:20]) + (
-            f" and {len(speakers) - 20} more" if len(speakers) > 20 else ""
-        )
-        option = "val_turns" if split.name == "val" else "loss_turns"
-        known = (
-            f"there are {shown}; choose among them"
-            if shown
-            else "it has no speakers; name them in the metadata"
-        )
-        raise ConfigError(
-            f"--{option} {loss_turns}: no {split.name} clip is by this speaker; {known}, or"
-            f" --{option} all"
-        )
-    rows = np.array([row for i in kept for row in examples[i]], dtype=np.int64)
-    is_target = np.array([t for i in kept for t in targets[i]], dtype=bool)
-    offsets = np.cumsum([0, *(len(examples[i]) for i in kept)], dtype=np.int64)
-    sums = np.add.reduceat(costs[rows], offsets[:-1]) if kept else np.zeros(0, dtype=np.int64)
-    return Examples(split, rows, is_target, offsets, sums)
+        raise ConfigError(_no_targets(split, loss_turns))
+    return make_examples(split, kept, sums)
 
 
 def turns_before(split: Split, row: int) -> list[int]:
-    """Return the turns of a clip's conversation that lie before it without a hole, oldest first."""
+    """Return the turns before a clip in its conversation, oldest first.
+
+    They go back as far as no turn is missing.
+    """
     name = split.conversation(row) if split.has_conversations else ""
     if not name:
         return []
-    by_turn = {
-        int(split.turns[other]): other
-        for other in range(len(split))
-        if split.conversation(other) == name
-    }
+    others = (other for other in range(len(split)) if split.conversation(other) == name)
+    by_turn = {int(split.turns[other]): other for other in others}
     before: list[int] = []
-    turn = int(split.turns[row])
-    while (turn := turn - 1) in by_turn:
+    turn = int(split.turns[row]) - 1
+    while turn in by_turn:
         before.insert(0, by_turn[turn])
+        turn -= 1
     return before
 
 
 def _windows(split: Split, costs: NDArray[np.int64], max_positions: int) -> Iterator[list[int]]:
+    """Yield the clips of each example, conversation by conversation."""
     conversations: dict[str, list[int]] = {}
     for row in range(len(split)):
-        conversations.setdefault(split.conversation(row) or f"\0{row}", []).append(
-            row
-        )  # no conversation: a clip by itself
+        # A clip without a conversation is one by itself.
+        conversations.setdefault(split.conversation(row) or f"\0{row}", []).append(row)
     for rows in conversations.values():
-        yield from _cut(
-            sorted(rows, key=split.turns.__getitem__), split.turns, costs, max_positions
-        )
+        in_order = sorted(rows, key=split.turns.__getitem__)
+        yield from _cut(in_order, split.turns, costs, max_positions)
 
 
 def _cut(
     rows: Sequence[int], turns: NDArray[np.int32], costs: NDArray[np.int64], max_positions: int
 ) -> Iterator[list[int]]:
+    """Cut the turns of a conversation where one is missing or the next one does not fit."""
     window: list[int] = []
     for row in rows:
-        is_next = bool(window) and turns[row] == turns[window[-1]] + 1
-        if window and (not is_next or costs[[*window, row]].sum() > max_positions):
+        follows = bool(window) and turns[row] == turns[window[-1]] + 1
+        is_full = costs[[*window, row]].sum() > max_positions
+        if window and (is_full or not follows):
             yield window
             window = []
         window.append(row)
@@ -139,4 +149,17 @@ def _targets(split: Split, rows: Sequence[int], loss_turns: str) -> Iterable[boo
         return [True] * len(rows)
     if loss_turns == "last":
         return [row == rows[-1] for row in rows]
-    return [split.clip(row).speaker == loss_turns.removeprefix(SPEAKER) for row in rows]
+    speaker = loss_turns.removeprefix(SPEAKER)
+    return [split.speaker(row) == speaker for row in rows]
+
+
+def _no_targets(split: Split, loss_turns: str) -> str:
+    speakers = sorted({split.speaker(row) for row in range(len(split))} - {""})
+    option = "val_turns" if split.name == "val" else "loss_turns"
+    known = "it has no speakers; name them in the metadata"
+    if speakers:
+        known = f"there are {shorten(speakers, 20)}; choose among them"
+    return (
+        f"--{option} {loss_turns}: no {split.name} clip is by this speaker; {known}, or"
+        f" --{option} all"
+    )

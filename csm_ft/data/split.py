@@ -1,6 +1,6 @@
-"""What a token file holds, once it is open.
+"""An open token file in memory: splits of clips with their arrays, and the facts of the encoder.
 
-Splits of clips with codes and text tokens, and what made them. Knows no file format.
+Knows no file format and no model family: a family declares which arrays a clip keeps.
 """
 
 import hashlib
@@ -8,17 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # files of version 1 know no conversations
+SCHEMA_VERSION = 3
 SPLITS = ("train", "val")
-# flag of a clip: the same audio with the same text, speaker and conversation came earlier in this
-# split
-DUPLICATE = 1
+DUPLICATE = 1  # flag of a clip that repeats an earlier one of its split: audio, text and speaker
 TEXT_COLUMNS = ("id", "text", "speaker", "source", "conversation")  # of the clip table, as UTF-8
 NUMBER_COLUMNS = {
     "start_sec": "<f8",
@@ -27,19 +24,16 @@ NUMBER_COLUMNS = {
     "flags": "|u1",
     "turn": "<i4",
 }
-RAGGED = {
-    "codes": "<u2",
-    "text_tokens": "<u4",
-    **dict.fromkeys(TEXT_COLUMNS, "|u1"),
-}  # each X has its X_offsets, [n+1]
-BLOCK_ROWS = 1 << 20  # frames or tokens hashed and checked at a time
+BLOCK_ROWS = 1 << 20  # rows of an array hashed and checked at a time
+
+Arrays = Mapping[str, NDArray[Any]]  # of one clip: name -> [T] or [T, width]
 
 
-class StoreError(ValueError):
-    """A token file that is missing, damaged, foreign or of another version.
+class ArrayKind(NamedTuple):
+    """An array that every clip keeps: [T], or [T, width]; T differs from clip to clip."""
 
-    The message says which, and the way out.
-    """
+    dtype: str  # as numpy writes it, with its byte order: "<u2"
+    width: int = 0  # 0 = one-dimensional
 
 
 @dataclass(frozen=True)
@@ -47,34 +41,26 @@ class StoreInfo:
     """What made the tokens; the root attributes of the file."""
 
     family: str
-    codec: str
-    codec_source: str  # hub name, folder or file
-    codec_fingerprint: str  # "" = not known
-    num_codebooks: int
-    codec_vocab_size: int  # ids per codebook in the model's tables
-    sample_rate_hz: int
-    frame_samples: int
-    tokenizer: str  # hub name, folder or file
-    tokenizer_fingerprint: str  # "" = not known
-    text_vocab_size: int
-    template: str  # how a text becomes tokens: "[{speaker}]{text}" or "{text}"
-    content_fingerprint: str = (
-        ""  # hash over ids, codes and text tokens of all splits; write_store fills it in
-    )
+    arrays: Mapping[str, ArrayKind]  # in order; examples are cut from the first one
+    sample_rate_hz: int  # of the encoder's input
+    frame_sec: float  # seconds of audio per row of the first array
+    audio_fingerprint: str  # "" = not known
+    text_fingerprint: str  # "" = not known
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of the encoder; only its family reads
+    content_fingerprint: str = ""  # hash over ids and arrays of all splits; set by write_store
     schema_version: int = SCHEMA_VERSION
 
     @property
-    def frame_sec(self) -> float:
-        """Length of a frame in seconds."""
-        return self.frame_samples / self.sample_rate_hz
+    def main_array(self) -> str:
+        """Name of the array that examples are cut from."""
+        return next(iter(self.arrays))
 
 
 @dataclass(frozen=True)
 class Clip:
     """One row of metadata as it was encoded."""
 
-    # hash of audio, span, channel and codec; the same audio with another text has the same id
-    id: str
+    id: str  # hash of sound, span, channel and encoder; another text has the same id
     text: str
     speaker: str  # "" = none
     source: str  # path of the audio file
@@ -83,37 +69,23 @@ class Clip:
     duration_sec: float
     flags: int = 0  # DUPLICATE
     conversation: str = ""  # "" = none
-    # place in the conversation, from 0; numbers that are missing are turns that were rejected
-    turn: int = 0
+    turn: int = 0  # place in the conversation, from 0; missing numbers are rejected turns
 
 
 class ClipTable(Protocol):
-    """What can be written as a split.
-
-    A Split, or anything of its shape that makes codes and text tokens as they are asked for.
-    """
+    """What can be written as a split: a Split, or anything that makes arrays on demand."""
 
     def __len__(self) -> int: ...
 
-    @property
-    def num_frames(self) -> NDArray[np.int64]:
-        """Frames of each clip, [n]."""
+    def lengths(self, array: str) -> NDArray[np.int64]:
+        """Rows of an array for each clip, [n]."""
         ...
 
-    @property
-    def num_text_tokens(self) -> NDArray[np.int64]:
-        """Text tokens of each clip, [n]."""
+    def array(self, name: str, index: int) -> NDArray[Any]:
+        """One array of one clip."""
         ...
 
-    def codes(self, index: int) -> NDArray[np.uint16]:
-        """[T, K]."""
-        ...
-
-    def text_tokens(self, index: int) -> NDArray[np.uint32]:
-        """[L]."""
-        ...
-
-    def clip(self, index: int) -> Clip:
+    def clip(self, index: int) -> "Clip":
         """The row of the clip table."""
         ...
 
@@ -121,66 +93,74 @@ class ClipTable(Protocol):
 class Split:
     """One split, in memory or mapped; arrays are read-only views."""
 
-    def __init__(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take all arrays of RAGGED, their offsets, and NUMBER_COLUMNS.
+    def __init__(
+        self, name: str, columns: Mapping[str, NDArray[Any]], kinds: Mapping[str, ArrayKind]
+    ) -> None:
+        """Wrap the columns of the clip table and the arrays `kinds`, each with its offsets.
 
-        ValueError if the ids are not UTF-8.
+        Raises ValueError if the ids are not UTF-8.
         """
-        self.name = name
-        self._arrays = arrays
-        ids, at = arrays["id"].tobytes(), arrays["id_offsets"].tolist()
-        self.ids: list[str] = [ids[start:end].decode() for start, end in pairwise(at)]
-        self.num_frames: NDArray[np.int64] = np.diff(arrays["codes_offsets"])
-        self.num_text_tokens: NDArray[np.int64] = np.diff(arrays["text_tokens_offsets"])
-        self.turns: NDArray[np.int32] = arrays["turn"]
-        self.has_conversations = len(arrays["conversation"]) > 0
+        self.name, self.kinds = name, kinds
+        self._columns = columns
+        ids, offsets = columns["id"].tobytes(), columns["id_offsets"].tolist()
+        self.ids: list[str] = [ids[start:end].decode() for start, end in pairwise(offsets)]
+        self.turns: NDArray[np.int32] = columns["turn"]
+        self.durations_sec: NDArray[np.float64] = columns["duration_sec"]
+        self.has_conversations = len(columns["conversation"]) > 0
+        self._lengths = {array: np.diff(columns[f"{array}_offsets"]) for array in kinds}
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def codes(self, index: int) -> NDArray[np.uint16]:
-        """Return the codes of one clip, [T, K]."""
-        return self._ragged("codes", index)
+    def lengths(self, array: str) -> NDArray[np.int64]:
+        """Return the rows of an array for each clip, [n]."""
+        return self._lengths[array]
 
-    def text_tokens(self, index: int) -> NDArray[np.uint32]:
-        """Return the text tokens of one clip, [L], template and BOS/EOS included."""
-        return self._ragged("text_tokens", index)
+    def array(self, name: str, index: int) -> NDArray[Any]:
+        """Return one array of one clip, [T] or [T, width]."""
+        return self._ragged(name, index)
+
+    def arrays(self, index: int) -> Arrays:
+        """Return all arrays of one clip."""
+        return {name: self._ragged(name, index) for name in self.kinds}
 
     def conversation(self, index: int) -> str:
         """Return the name of the conversation that a clip is a turn of, or ""."""
-        return self._ragged("conversation", index).tobytes().decode(errors="replace")
+        return self._text("conversation", index)
 
-    def clip(self, index: int) -> Clip:
+    def speaker(self, index: int) -> str:
+        """Return the speaker of a clip, or ""."""
+        return self._text("speaker", index)
+
+    def clip(self, index: int) -> "Clip":
         """Return the row of the clip table."""
-        texts = {
-            name: self._ragged(name, index).tobytes().decode(errors="replace")
-            for name in TEXT_COLUMNS
-        }
-        return Clip(**texts, **{name: self._arrays[name][index].item() for name in NUMBER_COLUMNS})
+        texts = {name: self._text(name, index) for name in TEXT_COLUMNS}
+        numbers = {name: self._columns[name][index].item() for name in NUMBER_COLUMNS}
+        return Clip(**texts, **numbers)
 
-    def blocks(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield all `codes` (or `text_tokens`) in large pieces, whatever the clips.
+    def blocks(self, array: str) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield an array of all clips in large pieces: (first row, rows)."""
+        for start in range(0, len(self._columns[array]), BLOCK_ROWS):
+            yield start, self._columns[array][start : start + BLOCK_ROWS]
 
-        (first row, rows).
-        """
-        for start in range(0, len(self._arrays[name]), BLOCK_ROWS):
-            yield start, self._arrays[name][start : start + BLOCK_ROWS]
+    def clip_at(self, array: str, row: int) -> int:
+        """Return the clip that owns a row of an array of all clips."""
+        return int(np.searchsorted(self._columns[f"{array}_offsets"], row, side="right")) - 1
 
-    def clip_at(self, row: int) -> int:
-        """Return the clip that owns a row of all codes."""
-        return int(np.searchsorted(self._arrays["codes_offsets"], row, side="right")) - 1
+    def _text(self, name: str, index: int) -> str:
+        return self._ragged(name, index).tobytes().decode(errors="replace")
 
     def _ragged(self, name: str, index: int) -> NDArray[Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of split {self.name}, which has {len(self)}")
-        at = self._arrays[f"{name}_offsets"]
-        return self._arrays[name][at[index] : at[index + 1]]
+        offsets = self._columns[f"{name}_offsets"]
+        return self._columns[name][offsets[index] : offsets[index + 1]]
 
 
 def clip_columns(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
     """Return the clip table as arrays.
 
-    ValueError for a text that is not valid Unicode (a lone surrogate).
+    Raises ValueError for a text that is not valid Unicode (a lone surrogate).
     """
     arrays = {
         name: np.array([getattr(clip, name) for clip in clips], kind)
@@ -188,7 +168,7 @@ def clip_columns(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
     }
     for name in TEXT_COLUMNS:
         texts = [getattr(clip, name).encode() for clip in clips]
-        arrays[name] = np.frombuffer(b"".join(texts), RAGGED[name])
+        arrays[name] = np.frombuffer(b"".join(texts), "|u1")
         arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     return arrays
 
@@ -197,7 +177,7 @@ def clip_columns(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
 class Store:
     """An open token file.
 
-    Holds no file handle, so it can be used from forked processes and threads.
+    It holds no file handle, so forked processes and threads can use it.
     """
 
     path: Path
@@ -207,37 +187,35 @@ class Store:
     notes: Sequence[str] = ()  # what opening had to leave out, for people
 
     def asset(self, name: str) -> bytes | None:
-        """Return a small file that travels inside the token file ("codec", "tokenizer").
-
-        Or None.
-        """
+        """Return a small file kept inside the token file ("codec", "tokenizer"), or None."""
         return self.assets.get(name)
 
 
 class ContentHash:
     """Running hash of one split, independent of how it is cut into blocks."""
 
-    def __init__(self) -> None:
-        self.clips, self.codes, self.text = (hashlib.blake2b(digest_size=32) for _ in range(3))
+    def __init__(self, arrays: Iterable[str]) -> None:
+        self._clips = hashlib.blake2b(digest_size=32)
+        self._arrays = {name: hashlib.blake2b(digest_size=32) for name in arrays}
 
-    def add_clips(
-        self, ids: Sequence[str], num_frames: NDArray[np.int64], num_text_tokens: NDArray[np.int64]
-    ) -> None:
-        """Add ids and lengths of the next clips."""
-        for id_, frames, tokens in zip(
-            ids, num_frames.tolist(), num_text_tokens.tolist(), strict=True
-        ):
-            self.clips.update(f"{id_} {frames} {tokens}\n".encode())
+    def add_clips(self, ids: Sequence[str], lengths: Sequence[NDArray[np.int64]]) -> None:
+        """Add the ids of all clips, and the rows of each of their arrays."""
+        for id_, *rows in zip(ids, *(column.tolist() for column in lengths), strict=True):
+            self._clips.update(f"{id_} {' '.join(map(str, rows))}\n".encode())
 
     def add_conversations(self, places: Iterable[tuple[str, int]]) -> None:
         """Add the (conversation, turn) of all clips; those without one change nothing."""
         for row, (conversation, turn) in enumerate(places):
             if conversation:
-                self.clips.update(f"{row} {conversation} {turn}\n".encode())
+                self._clips.update(f"{row} {conversation} {turn}\n".encode())
+
+    def add_block(self, array: str, block: NDArray[Any]) -> None:
+        """Add the next rows of an array."""
+        self._arrays[array].update(block.tobytes())
 
     def digest(self) -> bytes:
         """Return the hash of what was added."""
-        return self.clips.digest() + self.codes.digest() + self.text.digest()
+        return b"".join([self._clips.digest(), *(h.digest() for h in self._arrays.values())])
 
 
 def combine(hashes: Sequence[ContentHash]) -> str:
@@ -246,20 +224,19 @@ def combine(hashes: Sequence[ContentHash]) -> str:
 
 
 def content_fingerprint(splits: Mapping[str, Split]) -> str:
-    """Read all splits and return their content fingerprint.
+    """Read all splits and return their content fingerprint, 32 hex digits.
 
-    The same for the same ids, codes and text tokens in the same order.
+    It is the same for the same ids, arrays and conversations in the same order.
     """
     hashes = []
     for split in (splits[name] for name in SPLITS):
-        content = ContentHash()
-        content.add_clips(split.ids, split.num_frames, split.num_text_tokens)
+        content = ContentHash(split.kinds)
+        content.add_clips(split.ids, [split.lengths(name) for name in split.kinds])
         if split.has_conversations:
-            content.add_conversations(
-                (split.conversation(i), int(split.turns[i])) for i in range(len(split))
-            )
-        for name, part in (("codes", content.codes), ("text_tokens", content.text)):
+            rows = range(len(split))
+            content.add_conversations((split.conversation(i), int(split.turns[i])) for i in rows)
+        for name in split.kinds:
             for _, block in split.blocks(name):
-                part.update(block.tobytes())
+                content.add_block(name, block)
         hashes.append(content)
     return combine(hashes)

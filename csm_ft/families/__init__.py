@@ -1,41 +1,70 @@
-"""The model families; the only place where a family's name decides anything.
+"""The model families: the only place where a family's name decides anything. Imports no torch.
 
-Importing this package imports no torch.
+Adding a family is adding a package here and one `case` in open_family.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
 
-from csm_ft.config import TrainConfig
+from csm_ft import cli
+from csm_ft.config.base import build, read_yaml, read_yaml_values
+from csm_ft.config.train import TrainConfig
+from csm_ft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from csm_ft.data.examples import Examples
-    from csm_ft.data.split import Split
     from csm_ft.families.base import Family
 
-
-def config_class(family: str = "csm") -> type[TrainConfig]:
-    """Return the config class of a family: the common options and its own."""
-    assert family == "csm", f"unknown family {family}"  # pydantic has checked the name
-    from csm_ft.families.csm.config import CsmConfig
-
-    return CsmConfig
+DEFAULT_FAMILY = "csm"
 
 
-def arrange(split: "Split", config: TrainConfig, *, evaluate: bool = False) -> "Examples":
-    """Return the examples that a split is to the family of `config`.
+def open_family(name: str) -> "Family":
+    """Return a family; ConfigError if there is none of that name."""
+    match name:
+        case "csm":
+            from csm_ft.families.csm.family import CsmFamily
 
-    `evaluate` = those that the yardstick scores. Imports no torch.
+            return CsmFamily()
+        case _:
+            raise ConfigError(f"family {name!r} is not known; choose among {', '.join(names())}")
+
+
+def names() -> list[str]:
+    """Return the names of all families: the packages of this folder."""
+    return [module.name for module in iter_modules(__path__) if module.ispkg]
+
+
+def named_family(argv: Sequence[str]) -> str:
+    """Return the family that a command line names by --family, or the default one."""
+    family = cli.peek(argv, ("family",)).get("family", "auto")
+    return DEFAULT_FAMILY if family == "auto" else family
+
+
+def choose_family(argv: Sequence[str]) -> str:
+    """Return the family of a command line: by --family, by the token file, or the default.
+
+    No file is opened for a command line that asks for help.
     """
-    from csm_ft.families.csm.arrange import arrange_csm
-    from csm_ft.families.csm.config import CsmConfig
+    values = cli.peek(argv, ("family", "data"))
+    if values.get("family", "auto") != "auto" or cli.wants_help(argv):
+        return named_family(argv)
+    return family_of_file(values.get("data", TrainConfig.model_fields["data"].default))
 
-    assert isinstance(config, CsmConfig), f"unknown family {config.family}"
-    return arrange_csm(split, config, evaluate=evaluate)
+
+def family_of_file(path: str | None) -> str:
+    """Return the family that a token file names; the default one if it names none."""
+    from csm_ft.data.token_file import family_of
+
+    return (family_of(Path(path)) if path else "") or DEFAULT_FAMILY
 
 
-def open_family(family: str = "csm") -> "Family":
-    """Return a family's functions; imports torch."""
-    assert family == "csm", f"unknown family {family}"
-    from csm_ft.families.csm.family import CsmFamily
+def read_config(path: Path) -> TrainConfig:
+    """Read the config.yaml of a run as its family's config."""
+    family = open_family(str(read_yaml_values(path).get("family", DEFAULT_FAMILY)))
+    return build(family.train_config, read_yaml(family.train_config, path))
 
-    return CsmFamily()
+
+def build_config(values: Mapping[str, Any]) -> TrainConfig:
+    """Validate a complete config, as it stands in a run's config.yaml."""
+    return build(open_family(str(values["family"])).train_config, values)

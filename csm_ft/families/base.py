@@ -1,81 +1,179 @@
-"""The contract between the loop and a model family.
+"""The contract between the programs and a model family. Imports no torch: see also model.py.
 
-The loop in train.py knows no model, no part of a loss and no layout of tokens; all of that stands
-behind these few types. Shapes: B sequences in a micro-batch, S padded positions, K codebooks.
+A family is a package families/<name>/ and one `case` in families/__init__.py. The programs know no
+codec, tokenizer, layout of tokens, part of a loss, unit or prompt: all of that stands behind these
+types. docs/extending.md walks through a complete family.
+
+Shapes: C channels, N samples, n clips, r pieces, B sequences in a micro-batch, T rows of an array.
 """
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.pretokenize import PretokenizeConfig
+from csm_ft.config.train import TrainConfig
+from csm_ft.errors import ConfigError
 
-from csm_ft.config import TrainConfig
-from csm_ft.data.examples import Examples
+if TYPE_CHECKING:  # so that --help imports neither numpy nor torch
+    from torch import Tensor
 
-Loss = Mapping[str, Tensor]  # per part: nats summed per sequence, [B] fp32; never a mean
+    from csm_ft.data.audio import Wave
+    from csm_ft.data.examples import Examples
+    from csm_ft.data.rows import Row
+    from csm_ft.data.split import ArrayKind, Arrays, Split, Store
+    from csm_ft.families.model import Batch, SpeechModel
+
+Number = TypeVar("Number", "float", "Tensor")
+
+
+# Loss and validation loss
+
+
+class Term(NamedTuple):
+    """One term of a loss: a weighted mean over one or several parts, with ONE divisor.
+
+    weight * sum_p(w_p * nats_p) / sum_p(w_p * count_p) for the parts p of `parts`, {p: w_p}.
+    """
+
+    weight: float
+    parts: Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Key of the random choices made in collate.
+class Yardstick:
+    """The validation loss that trials are compared by; no option that is searched changes it."""
 
-    The choice for an example depends on nothing else.
+    terms: Sequence[Term]
+    unit: str  # "nats per frame"
+    formula: str  # in words, for the report and the model card
+    metric_units: Mapping[str, str] = field(default_factory=dict)  # of the metrics of Family.score
+
+
+def parts_of(terms: Sequence[Term]) -> list[str]:
+    """Return the names of all parts, in order."""
+    return list(dict.fromkeys(chain.from_iterable(term.parts for term in terms)))
+
+
+def weighted_loss(
+    terms: Sequence[Term], nats: Mapping[str, Number], counts: Mapping[str, float]
+) -> Number:
+    """Return the loss from the sums of nats and the true counts of targets per part.
+
+    A term without any target counts as 0.
+    """
+    total: Any = 0.0
+    for term in terms:
+        divisor = sum(weight * counts[part] for part, weight in term.parts.items())
+        weighted: Any = sum(weight * nats[part] for part, weight in term.parts.items())
+        total = total + term.weight * weighted / (divisor or 1.0)
+    return total
+
+
+# Encoding
+
+
+class Encoder(ABC):
+    """Turns sound and text into the arrays of a token file, and back; frozen while it does so.
+
+    An encoder that is fitted first (fit_sec) knows arrays, sample_rate_hz and frame_sec before.
     """
 
-    seed: int
-    epoch: int
+    arrays: Mapping[str, ArrayKind]  # what a clip keeps; the first one is what pieces are cut from
+    sample_rate_hz: int
+    frame_sec: float  # seconds of sound per row of the first array
+    channels: Literal["mono", "both"] = "mono"  # both: waves are [2, N], and mono files rejected
+    audio_fingerprint: str  # with the sound it makes a clip's id, which names its cached arrays
+    text_fingerprint: str  # keyed apart: another transcript encodes no sound again
+    facts: Mapping[str, str | int | float]  # kept in the token file, for Family.open_encoder
+    assets: Mapping[str, bytes]  # small files that travel inside the token file
+    fit_sec: float = 0.0  # seconds of training sound that `fit` wants before encoding; 0 = none
+
+    @abstractmethod
+    def encode_audio(self, waves: Sequence[Wave]) -> list[Arrays | str]:
+        """Encode waves ([N], or [2, N]) as one batch; the expensive half, cached by clip.
+
+        A str in the place of arrays is the reason why that wave cannot be used.
+        """
+
+    @abstractmethod
+    def encode_text(self, row: Row) -> Arrays:
+        """Return the arrays that come from a row's text; cheap, made again in every run."""
+
+    def rejects(self, row: Row, lengths: Mapping[str, int]) -> str:
+        """Return why a row cannot be used, or "".
+
+        `lengths` are the rows of each array. It is asked twice: before the sound is encoded, with
+        the expected length of the first array, and afterwards with the true ones.
+        """
+        return ""
+
+    @abstractmethod
+    def decode(self, arrays: Arrays) -> Wave | None:
+        """Return the sound of a clip's (or a sample's) arrays, [N]; None if there is none."""
+
+    def fit(self, waves: Sequence[Wave]) -> None:  # noqa: B027 - few encoders are fitted
+        """Fit the encoder on `fit_sec` seconds of training sound."""
+
+    def restore(self, facts: Mapping[str, Any], assets: Mapping[str, bytes]) -> bool:
+        """Take what an earlier run fitted, from its facts and assets; tell whether that worked."""
+        return False
+
+    def describe(self) -> list[str]:
+        """Return lines for people: what encodes, and what to know of it."""
+        return []
 
 
-@dataclass
-class Batch:
-    """One micro-batch; families add their tensors in a subclass."""
-
-    counts: dict[
-        str, Tensor
-    ]  # per part: true number of targets per sequence, [B] int64, on the CPU
-    num_positions: int  # real positions, without padding
-    num_padded: int  # B * S
-
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors (but not its counts) on `device`."""
-        moved = {
-            k: v.to(device, non_blocking=True)
-            for k, v in vars(self).items()
-            if isinstance(v, Tensor)
-        }
-        return type(self)(**{**vars(self), **moved})
+# Samples
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What was said before, and how it sounds."""
+    """What was said before a prompt, and how it sounds."""
 
     text: str
     speaker: str  # "" = none
-    codes: NDArray[np.uint16]  # [T, K], without the EOS frame
+    arrays: Arrays  # of its sound
+    seconds: float = 0.0
+    path: str = ""  # of the recording
+
+    def facts(self) -> dict[str, Any]:
+        """Return what stands in the JSON beside a sample."""
+        return {
+            "path": self.path,
+            "text": self.text,
+            "speaker": self.speaker,
+            "seconds": self.seconds,
+        }
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to speak: a text, who speaks it, and what was said before."""
+    """What a model is asked for: a text to speak, a recording to transcribe or to answer."""
 
-    id: str  # hash of the prompt; the name of its folder of samples
-    text: str
-    speaker: str  # "" = none
+    id: str  # hash of all that it asks for; the name of its folder of samples
+    text: str  # what is to be said, or the reference of what was said; "" = none
+    speaker: str = ""  # "" = none
     context: tuple[Turn, ...] = ()  # oldest first
+    arrays: Arrays = field(default_factory=dict)  # what the model hears
+    name: str = ""  # for the file
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model said."""
+    """What the model answered: sound, as arrays that Encoder.decode takes, or text, or both."""
 
     prompt: Prompt
-    codes: NDArray[np.uint16]  # [T, K], without the EOS frame
-    stopped_by_eos: bool
+    arrays: Arrays = field(default_factory=dict)
+    text: str | None = None
+    is_complete: bool = True  # the model stopped by itself, before the cap
     turns_left_out: int = 0  # oldest turns of the context that the model had no room for
 
 
@@ -83,90 +181,226 @@ class Sample:
 class SamplingOptions:
     """How to sample; temperature 0 is greedy, topk 0 keeps all."""
 
-    max_frames: int
-    temperature: float
-    topk: int
+    seed: int = 0
+    temperature: float = 0.0
+    topk: int = 0
+    max_sec: float = 10.0  # of sound
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """What is known of the encoder that weights were trained with, and of whom they heard."""
+
+    label: str  # of the weights, for people
+    store: Store | None  # a token file, or a record read as one without clips; None = not known
+    found: str = ""  # where, or why there is none, for people
+    speakers: tuple[str, ...] = ()  # in training, the most frequent first; empty = not known
+    config: TrainConfig | None = None  # of the run
+    fingerprints: Mapping[str, str] = field(default_factory=dict)  # of the run: audio, text
+
+
+# Training
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Key of the random choices in collate; that for an example depends on nothing else."""
+
     seed: int
+    epoch: int
 
 
-class SpeechModel(nn.Module):
-    """A trainable model.
+class ParameterRule(NamedTuple):
+    """How one parameter is trained."""
 
-    Loss in `forward` (so that DDP and FSDP2 see it), sampling without traces.
-    """
-
-    block_classes: ClassVar[tuple[type[nn.Module], ...]]
-    base_fingerprint: str = (
-        ""  # of the frozen weights, once there are adapters beside them (csm_ft/families/lora.py)
-    )
-
-    def forward(self, batch: Any) -> Loss:
-        """Return the nats of each part, summed per sequence."""
-        raise NotImplementedError
-
-    def sample(
-        self, prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions
-    ) -> list[Sample]:
-        """Speak all prompts as one batch; leaves the model as it found it."""
-        raise NotImplementedError
+    lr_factor: float = 1.0  # multiple of config.learning_rate; 0 = frozen
+    decays: bool = True  # whether weight decay applies to it (never to vectors)
 
 
-class Family(Protocol):
-    """The plain functions of a family, as a module-like object (families/<name>/__init__.py)."""
+# Export
 
-    def build_model(self, config: TrainConfig, store: Any) -> SpeechModel:
-        """Build the model in fp32 on the CPU with base or random weights.
 
-        Raises ConfigError when they do not fit the store.
+@dataclass(frozen=True)
+class Exportable:
+    """What is exported: weights, and what is known of how they came to be."""
+
+    weights: str  # a folder, a file or a hub name
+    label: str  # for people
+    base: str  # name of the weights that training began with; "" = random ones
+    config: TrainConfig | None  # of the run; None = not known
+    store: Store | None  # the token file of the run; None = not known
+    dtype: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared before an export counted."""
+
+    read_by: str  # the program that read it back
+    lines: Sequence[str]  # for people and the model card
+    warning: str = ""  # what to do for a better proof
+
+
+class Exporter(ABC):
+    """Writes weights in the layout of another program; one instance per export."""
+
+    library: str  # that reads it, as the hub names it
+    summary: str  # "weights for transformers"
+    tags: Sequence[str] = ()  # on the hub
+    pipeline_tag: str = ""  # the hub's name of the task
+
+    def __init__(self, source: Exportable) -> None:
+        """Check what can be checked; ConfigError if these weights have no such export."""
+        self.source = source
+
+    @property
+    def base(self) -> str:
+        """Name of the weights that the export is based on, or belongs to."""
+        return self.source.base
+
+    @property
+    def licence(self) -> str:
+        """Licence of the export, as the hub names it; "" = not chosen yet."""
+        return ""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write the export into an empty folder."""
+
+    @abstractmethod
+    def read_back(self, folder: Path) -> Proof:
+        """Let the other program read `folder` and compare; CheckError if it reads another model."""
+
+    @abstractmethod
+    def snippet(self) -> str:
+        """Return Markdown that shows how to load it; THIS_FOLDER stands for its place."""
+
+
+# The family
+
+
+class Family(ABC):
+    """One model family. Methods that need torch import it when they are called."""
+
+    name: str  # of its package
+    generate_example: str = ""  # what follows `python -m csm_ft.generate --model X`
+    yardstick: Yardstick
+    train_config: type[TrainConfig] = TrainConfig
+    pretokenize_config: type[PretokenizeConfig] = PretokenizeConfig
+    generate_config: type[GenerateConfig] = GenerateConfig
+    exporters: Mapping[str, type[Exporter]] = MappingProxyType({})  # by --format
+
+    # Data; no torch
+
+    @abstractmethod
+    def arrange(self, split: Split, config: TrainConfig, *, evaluate: bool) -> Examples:
+        """Make the examples of a split; `evaluate`: those that the validation loss scores."""
+
+    def describe(self, store: Store) -> list[str]:
+        """Return lines on a token file that only the family can write, for people."""
+        return []
+
+    def summarise(self, split: Split) -> dict[str, Any]:
+        """Return facts of a split that only the family knows, for report.json."""
+        return {}
+
+    def find_problems(self, split: Split, store: Store) -> dict[str, list[int]]:
+        """Return {what is wrong: clips} for clips that no model of the family can be trained on."""
+        return {}
+
+    def foreign_key(self, path: Path) -> str:
+        """Return "" unless `path` is a token file that another program wrote for this family.
+
+        Otherwise what decides how it is read, which names a converted copy of it.
         """
-        ...
+        return ""
 
+    def open_foreign(self, path: Path) -> Store:
+        """Read a token file of another program into memory; StoreError if it is damaged."""
+        raise NotImplementedError
+
+    # Encoder and prompts
+
+    @abstractmethod
+    def open_encoder(self, source: PretokenizeConfig | Store, device: str) -> Encoder:
+        """Open the encoder that options ask for, or the one that made a token file.
+
+        Raises EncoderError when it cannot be opened or has changed.
+        """
+
+    def check_prompts(  # noqa: B027 - nothing to check is common
+        self, config: TrainConfig | GenerateConfig
+    ) -> None:
+        """Raise PromptError for a mistake in the prompts, before anything slow begins."""
+
+    def asks_for_samples(self, config: TrainConfig) -> bool:
+        """Tell whether the options name prompts of the user's own."""
+        return False
+
+    @abstractmethod
+    def sample_prompts(
+        self, config: TrainConfig, store: Store, encoder: Encoder
+    ) -> tuple[list[Prompt], SamplingOptions]:
+        """Return what is sampled while training. Without prompts, nothing is."""
+
+    def open_generator(
+        self, config: GenerateConfig, record: EncoderRecord, model: SpeechModel, device: str
+    ) -> Encoder:
+        """Open the encoder for the weights that `generate` was given."""
+        if record.store is None:
+            raise ConfigError(
+                f"{record.label}: no token file is known for these weights; name it with --data"
+            )
+        return self.open_encoder(record.store, device)
+
+    @abstractmethod
+    def generate_prompts(
+        self, config: GenerateConfig, record: EncoderRecord, encoder: Encoder
+    ) -> tuple[list[Prompt], SamplingOptions]:
+        """Return what `generate` is asked for; PromptError if there is nothing, or it is wrong."""
+
+    # Model; torch
+
+    @abstractmethod
+    def empty_model(self, config: TrainConfig, store: Store) -> SpeechModel:
+        """Build the model on the meta device; ConfigError if it does not fit the token file."""
+
+    @abstractmethod
+    def load_weights(self, model: SpeechModel, config: TrainConfig) -> None:
+        """Load base or random weights into the model, as fp32 on the CPU."""
+
+    @abstractmethod
+    def load_model(self, name: str) -> SpeechModel:
+        """Load finished weights: a checkpoint folder, a file or a hub name. ConfigError."""
+
+    @abstractmethod
     def collate(
         self, examples: Examples, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None
     ) -> Batch:
-        """Make one micro-batch; draw=None scores every frame (evaluation)."""
-        ...
+        """Make one micro-batch; draw=None: all targets, each with weight 1 (evaluation)."""
 
-    def part_weights(self, config: TrainConfig) -> dict[str, float]:
-        """Weight of each part's mean in the training loss."""
-        ...
+    @abstractmethod
+    def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
+        """Return the terms of the training loss."""
 
-    def yardstick_weights(self) -> dict[str, float]:
-        """Weight of each part's mean in the validation loss that trials are compared by.
+    def score(
+        self, model: SpeechModel, examples: Examples, config: TrainConfig
+    ) -> Mapping[str, float]:
+        """Return further validation metrics, named val_...; lower is better for each of them."""
+        return {}
 
-        Free of every swept parameter.
-        """
-        ...
-
-    def learning_rate_factor(self, config: TrainConfig, name: str) -> float:
-        """Learning rate of a parameter as a multiple of config.learning_rate; 0 = frozen."""
-        ...
+    def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
+        """Return how the parameter `name` is trained."""
+        return ParameterRule()
 
     def lora_modules(self, config: TrainConfig) -> str:
-        """Regular expression of the modules that get adapters."""
-        ...
+        """Return a regular expression of the modules that get adapters."""
+        raise ConfigError(f"method lora: the family {self.name} has no adapters; use --method full")
 
-    def default_base(self, store: Any) -> str:
-        """Return the weights that a store is fine-tuned from when none are named."""
-        ...
+    def default_base(self, store: Store) -> str:
+        """Return the weights that training starts from when none are named; "" = there are none."""
+        return ""
 
-    def checkpoint_config(self, model: Any) -> Mapping[str, object]:
+    @abstractmethod
+    def checkpoint_config(self, model: SpeechModel) -> Mapping[str, object]:
         """Return config.json of a checkpoint."""
-        ...
-
-
-@dataclass
-class Tally:
-    """Sums and counts of loss parts; means come last."""
-
-    nats: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, part: str, nats: float, count: int) -> None:
-        """Add one batch's sum and count."""
-        self.nats[part] = self.nats.get(part, 0.0) + nats
-        self.counts[part] = self.counts.get(part, 0) + count
-
-    def means(self) -> dict[str, float]:
-        """Return nats per target for each part."""
-        return {part: self.nats[part] / max(1, self.counts[part]) for part in self.nats}

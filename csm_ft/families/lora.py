@@ -1,9 +1,9 @@
-"""Low-rank adapters by the peft library: put into a model, saved in its format, taken back, merged.
+"""Low-rank adapters through peft: add them to a model, save, load and merge them.
 
 A checkpoint of adapters is `adapter_model.safetensors` and `adapter_config.json` as peft writes
 them (`PeftModel.from_pretrained` reads them onto the same base), with the fingerprint of the base
-in the tensors' metadata. The library is imported where it is needed: that takes seconds, and most
-runs have no adapters.
+in the tensors' metadata. peft is imported only in the functions that need it: the import takes
+seconds, and most runs have no adapters.
 """
 
 import hashlib
@@ -19,48 +19,50 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from csm_ft.config import ConfigError, TrainConfig
-from csm_ft.families.base import SpeechModel
+from csm_ft.config.train import TrainConfig
+from csm_ft.errors import ConfigError
+from csm_ft.families.model import SpeechModel
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."  # peft's files name modules as seen from its wrapper
 _NAME = "default"
 _FINGERPRINT = "base_fingerprint"
-_HASHED_VALUES = 4096  # per tensor: another training changes all of them
+_HASHED_VALUES = 4096  # per tensor; any training changes all values of a tensor
 
 
 def add_adapters(model: SpeechModel, modules: str, config: TrainConfig) -> None:
-    """Freeze the model and put new adapters beside the modules whose names match `modules`.
+    """Freeze the model and add new adapters to the modules whose names match `modules`.
 
-    They change nothing at first.
+    A new adapter has no effect on the outputs, as its second matrix is zero.
     """
     from peft import LoraConfig, LoraModel
 
     lora = LoraConfig(
         r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] - a float is fine, says its code
+        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] - peft only divides it
         lora_dropout=config.lora_dropout,
         use_rslora=config.lora_rslora,
         use_dora=config.lora_dora,
         target_modules=modules,
         base_model_name_or_path=config.model_name_or_checkpoint_path,
     )
+    # Before the adapters are there: it identifies the weights that they are trained on.
     model.base_fingerprint = fingerprint(model.state_dict())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed)  # the first matrices are random
         LoraModel(model, lora, _NAME)
 
 
 def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
-    """Make the dropout of one forward pass a function of these three.
+    """Seed the dropout of one forward pass from these three numbers.
 
-    So that a resumed run drops the same.
+    A resumed run then drops the same units as an uninterrupted one.
     """
     torch.manual_seed(int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1)[0]))
 
 
 def has_adapters(model: SpeechModel) -> bool:
-    """Tell whether the model has adapters beside its weights."""
+    """Tell whether the model has adapters."""
     return bool(model.base_fingerprint)
 
 
@@ -92,9 +94,9 @@ class Adapters:
 
 
 def read_adapters(folder: Path) -> Adapters:
-    """Read adapters.
+    """Read the adapters in a folder.
 
-    ConfigError for a file that is missing or damaged, and for adapters other than LoRA's.
+    Raises ConfigError for a file that is missing or damaged, and for adapters other than LoRA's.
     """
     path, config = folder / WEIGHTS, folder / CONFIG
     try:
@@ -115,7 +117,7 @@ def read_adapters(folder: Path) -> Adapters:
 
 
 def put_back(adapters: Adapters, model: SpeechModel) -> None:
-    """Put saved adapters into a model that has some of the same shape.
+    """Load saved adapters into a model that already has adapters of the same shape.
 
     Raises ConfigError for tensors that are missing, unknown or of another shape, and for adapters
     of another base.
@@ -129,10 +131,8 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
         )
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in adapters.tensors.items()}
     expected = _tensors(model)
-    missing, unknown = (
-        sorted(expected.keys() - tensors.keys()),
-        sorted(tensors.keys() - expected.keys()),
-    )
+    missing = sorted(expected.keys() - tensors.keys())
+    unknown = sorted(tensors.keys() - expected.keys())
     if missing or unknown:
         raise ConfigError(
             f"{path}: not the adapters that {CONFIG} describes on this model: {len(missing)}"
@@ -151,9 +151,9 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
 
 
 def merge(adapters: Adapters, model: SpeechModel) -> None:
-    """Add adapters into the weights of the base they were trained on, in place.
+    """Merge adapters, in place, into the weights of the base they were trained on.
 
-    ConfigError as put_back.
+    Raises ConfigError as `put_back` does, and for a configuration that does not fit the base.
     """
     from peft import LoraConfig, LoraModel
 
@@ -166,7 +166,7 @@ def merge(adapters: Adapters, model: SpeechModel) -> None:
         ) from error
     put_back(adapters, model)
     tuner.merge_and_unload()
-    model.requires_grad_(True)
+    model.requires_grad_(True)  # peft froze it
     model.base_fingerprint = ""
 
 

@@ -1,6 +1,4 @@
-"""What to speak, and after what.
-
-Files of prompts, `--context clip.wav:transcript:speaker`, and both as prompts of a model.
+"""Prompts as people write them down: files of prompts, `--context clip.wav:transcript:speaker`.
 
 A file is a JSON list; each entry is a sentence, or an object:
 
@@ -17,10 +15,9 @@ for elsewhere.
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,25 +29,25 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
 )
 
-from csm_ft.codecs.base import Codec, Codes
-from csm_ft.config import ConfigError
 from csm_ft.data import audio
-from csm_ft.families.base import Prompt, Turn
-from csm_ft.families.csm.config import MAX_POSITIONS
+from csm_ft.data.split import Arrays
+from csm_ft.errors import AudioError, PromptError
+from csm_ft.families.base import Encoder, Prompt, Turn
 
 EXAMPLE = (
     '[{"text": "Hello.", "speaker": "0", "context": [{"path": "clip.wav", "text": "What the clip'
     ' says."}]}]'
 )
+# Returns what is wrong with the name of a speaker, and the way out, or "".
+SpeakerRule = Callable[[str], str]
 
 
-class PromptError(ConfigError):
-    """A prompt, or a clip of its context, that cannot be used.
-
-    The message names where it stands, the rule and the way out.
-    """
+def any_speaker(speaker: str) -> str:
+    """Allow every name: the rule of a family that has none."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -76,80 +73,16 @@ class AskedPrompt:
     name: str = ""  # for the file
 
 
-@dataclass(frozen=True)
-class VoicedPrompt:
-    """A prompt for a model, and the recordings that its context was made of."""
-
-    prompt: Prompt
-    clips: Sequence[ContextClip] = ()
-    name: str = ""
-    facts: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # of the clips, for JSON beside the wav
-
-
-def _word(value: Any) -> Any:
-    """Take 3 and 3.0 for "3", as metadata does; true is no speaker."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _nameable(speaker: str) -> str:
-    if any(letter in "[]" or not letter.isprintable() for letter in speaker):
-        raise ValueError(
-            "has brackets or control characters, but stands as [speaker] before the text; rename it"
-        )
-    return speaker
-
-
-def _sentence(value: Any) -> Any:
-    return {"text": value} if isinstance(value, str) else value
-
-
-_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-_Speaker = Annotated[_Text, BeforeValidator(_word), AfterValidator(_nameable)]
-
-
-class _Clip(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    path: _Text
-    text: _Text
-    speaker: _Speaker | None = None
-    start: float | None = None
-    end: float | None = None
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    text: _Text
-    speaker: _Speaker | None = None
-    context: list[_Clip] = []
-    name: str = ""
-
-
-_RULES = {
-    "list_type": f"is no list; write {EXAMPLE}",
-    "string_too_short": "is empty; fill it in",
-    "string_type": "is no string; put it in quotes",
-    "string_unicode": "has characters that are no text; write it again as UTF-8",
-    "float_type": "is no number of seconds; write it like 12.5",
-    "finite_number": "is not finite; write seconds like 12.5",
-    "model_type": f"is neither a sentence nor an object; write {EXAMPLE}",
-}  # pydantic's own words for them name our classes, and no way out
-
-_FILE = TypeAdapter(list[Annotated[_Entry, BeforeValidator(_sentence)]])
-
-
-def read_prompts(path: Path) -> list[AskedPrompt]:
+def read_prompts(path: Path, rule: SpeakerRule = any_speaker) -> list[AskedPrompt]:
     """Read a file of prompts. PromptError names file, entry (from 1), field, value and rule.
 
     Sound files are not opened here.
     """
     try:
-        entries = _FILE.validate_python(json.loads(path.read_text(encoding="utf-8-sig")))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        entries = _FILE.validate_python(values, context=rule)
     except ValidationError as error:
-        raise PromptError("\n".join(_message(path, e) for e in error.errors())) from None
+        raise PromptError("\n".join(_message(path, one) for one in error.errors())) from None
     except (OSError, ValueError, RecursionError) as error:  # recursion: thousands of brackets
         reason = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
         raise PromptError(f"{path}: {reason}; prompts are a JSON list: {EXAMPLE}") from error
@@ -158,7 +91,7 @@ def read_prompts(path: Path) -> list[AskedPrompt]:
     return [_asked(path, number, entry) for number, entry in enumerate(entries, start=1)]
 
 
-def parse_context(value: str) -> ContextClip:
+def parse_context(value: str, rule: SpeakerRule = any_speaker) -> ContextClip:
     """Read `path:transcript:speaker`, cut at the first and the last colon.
 
     The speaker may be empty. PromptError says how to write it.
@@ -179,12 +112,8 @@ def parse_context(value: str) -> ContextClip:
             f"{where}: what follows the last colon, {speaker!r}, is no speaker (it has blanks);"
             f" {way}"
         )
-    return ContextClip(
-        where,
-        Path(path.strip()),
-        check_text(where, text),
-        check_speaker(where, speaker) if speaker else None,
-    )
+    who = check_speaker(where, speaker, rule) if speaker else None
+    return ContextClip(where, Path(path.strip()), check_text(where, text), who)
 
 
 def check_text(where: str, text: str) -> str:
@@ -199,123 +128,149 @@ def check_text(where: str, text: str) -> str:
     return text.strip()
 
 
-def check_speaker(where: str, speaker: str) -> str:
-    """Return the name of a speaker, stripped.
-
-    PromptError when it is empty, or cannot stand as [speaker] before a text.
-    """
-    try:
-        if not speaker.strip():
-            raise ValueError("is empty; name a speaker, or leave it out")
-        return _nameable(speaker.strip())
-    except ValueError as error:
-        raise PromptError(f"{where}: speaker {speaker!r} {error}") from None
+def check_speaker(where: str, speaker: str, rule: SpeakerRule = any_speaker) -> str:
+    """Return the name of a speaker, stripped; PromptError when it is empty or against the rule."""
+    reason = rule(speaker.strip())
+    if not speaker.strip():
+        reason = "is empty; name a speaker, or leave it out"
+    if reason:
+        raise PromptError(f"{where}: speaker {speaker!r} {reason}")
+    return speaker.strip()
 
 
 def check_clips(asked: Sequence[AskedPrompt]) -> None:
-    """Open the context clips, so that a wrong path or span is told before a model is loaded.
+    """Open the context clips, to find a wrong path or span before a model is loaded.
 
     PromptError names the clip.
     """
-    for one in asked:
-        for clip in one.context:
-            with _naming(clip):
-                audio.probe(clip.path, start_sec=clip.start_sec, end_sec=clip.end_sec)
+    for clip in (clip for one in asked for clip in one.context):
+        with _naming(clip):
+            audio.probe(clip.path, start_sec=clip.start_sec, end_sec=clip.end_sec)
 
 
-def voiced(
-    asked: Sequence[AskedPrompt], codec: Codec, *, speaker: str, names_speakers: bool
-) -> list[VoicedPrompt]:
+def make_prompts(
+    asked: Sequence[AskedPrompt], encoder: Encoder, *, speaker: str, names_speakers: bool
+) -> list[Prompt]:
     """Encode the context clips (each span once) and name the speakers.
 
-    Without `names_speakers` (the model's template has none) all are "".
-
-    A prompt that is asked for twice is there once. PromptError names the clip that cannot be used.
+    Without `names_speakers` (the model does not know any) all are "". A prompt that is asked for
+    twice is there once. PromptError names the clip that cannot be used.
     """
-    heard: dict[tuple[Path, float | None, float | None], Codes] = {}
-    prompts: dict[str, VoicedPrompt] = {}
+    encoded: dict[tuple[Path, float | None, float | None], Arrays] = {}
+    prompts: dict[str, Prompt] = {}
     for one in asked:
         own = one.speaker if one.speaker is not None else speaker
-        turns, facts = [], []
+        turns = []
         for clip in one.context:
             span = (clip.path, clip.start_sec, clip.end_sec)
-            if span not in heard:
-                heard[span] = _encode(clip, codec)
+            if span not in encoded:
+                encoded[span] = _encode(clip, encoder)
             who = (clip.speaker or own) if names_speakers else ""
-            turns.append(Turn(clip.text, who, heard[span]))
-            seconds = len(heard[span]) * codec.frame_samples / codec.sample_rate_hz
-            facts.append(
-                {"path": str(clip.path), "text": clip.text, "speaker": who, "seconds": seconds}
-            )
-        prompt = make_prompt(one.text, own if names_speakers else "", turns)
-        prompts.setdefault(prompt.id, VoicedPrompt(prompt, one.context, one.name, facts))
+            turns.append(make_turn(clip.text, who, encoded[span], encoder.frame_sec, clip.path))
+        prompt = make_prompt(one.text, own if names_speakers else "", turns, name=one.name)
+        prompts.setdefault(prompt.id, prompt)
     return list(prompts.values())
 
 
-def check_lengths(
-    prompts: Sequence[VoicedPrompt], tokenizer: Any, codec: Codec, max_sec: float, *, option: str
-) -> int:
-    """Return max_sec (of `option`) in frames.
-
-    PromptError for a text that leaves no room for them within the model's positions.
-    """
-    frame_sec = codec.frame_samples / codec.sample_rate_hz
-    max_frames = math.ceil(max_sec / frame_sec)
-    if max_frames >= MAX_POSITIONS:
-        raise PromptError(
-            f"--{option} {max_sec:g} is more than the {int(MAX_POSITIONS * frame_sec)} s that the"
-            " model holds; give a smaller one"
-        )
-    for one in prompts:
-        num_tokens = len(tokenizer.encode(one.prompt.text, one.prompt.speaker or None))
-        room = MAX_POSITIONS - num_tokens
-        if room < max_frames:
-            hint = (
-                f"--{option} {int(room * frame_sec)}" if room * frame_sec >= 1 else "a shorter text"
-            )
-            raise PromptError(
-                f"{one.prompt.text[:40]!r} takes {num_tokens} of the model's {MAX_POSITIONS}"
-                f" positions, and --{option} {max_sec:g} {max_frames} more, which is too much; give"
-                f" {hint}, or cut the text into several prompts"
-            )
-    return max_frames
+def make_turn(text: str, speaker: str, arrays: Arrays, frame_sec: float, path: Path | str) -> Turn:
+    """Return a turn of a context; the rows of its first array take `frame_sec` each."""
+    num_rows = len(next(iter(arrays.values())))
+    return Turn(text, speaker, arrays, seconds=num_rows * frame_sec, path=str(path))
 
 
-def make_prompt(text: str, speaker: str, context: Sequence[Turn] = ()) -> Prompt:
+def make_prompt(text: str, speaker: str, context: Sequence[Turn] = (), *, name: str = "") -> Prompt:
     """Return a prompt under the hash of all that it asks for.
 
-    Without context that is the hash of speaker and text alone.
+    Without context that is the hash of speaker and text alone; a name changes nothing.
     """
     digest = hashlib.blake2b(f"{speaker}|{text}".encode(), digest_size=6)
     for turn in context:
-        digest.update(json.dumps([turn.speaker, turn.text, turn.codes.shape]).encode())
-        digest.update(turn.codes.tobytes())
-    return Prompt(digest.hexdigest(), text, speaker, tuple(context))
+        shapes = [array.shape for array in turn.arrays.values()]
+        digest.update(json.dumps([turn.speaker, turn.text, *shapes]).encode())
+        for array in turn.arrays.values():
+            digest.update(array.tobytes())
+    return Prompt(digest.hexdigest(), text, speaker, tuple(context), name=name)
 
 
-def _encode(clip: ContextClip, codec: Codec) -> Codes:
+def _encode(clip: ContextClip, encoder: Encoder) -> Arrays:
     with _naming(clip):
         wave = audio.load(
             clip.path,
-            sample_rate_hz=codec.sample_rate_hz,
+            sample_rate_hz=encoder.sample_rate_hz,
             start_sec=clip.start_sec,
             end_sec=clip.end_sec,
+            channel="both" if encoder.channels == "both" else "mix",
         )
-    return codec.encode([wave])[0]
+    (arrays,) = encoder.encode_audio([wave])
+    if isinstance(arrays, str):
+        raise PromptError(f"{clip.where}: {clip.path}: {arrays}")
+    return arrays
 
 
 @contextmanager
 def _naming(clip: ContextClip) -> Iterator[None]:
     try:
         yield
-    except audio.AudioError as error:
-        reason = str(error).replace("drop the row or ", "").replace("drop the row", "leave it out")
-        way = "check its path" + (
-            "; one with a colon goes into --prompts" if clip.where.startswith("--context") else ""
-        )
-        raise PromptError(
-            f"{clip.where}: {reason.replace('paths are relative to the metadata file', way)}"
-        ) from error
+    except AudioError as error:
+        way = "correct the clip's path or span, or leave the clip out"
+        if clip.where.startswith("--context"):
+            way += "; a path with a colon goes into --prompts"
+        raise PromptError(f"{clip.where}: {error}; {way}") from error
+
+
+# Files
+
+
+def _word(value: Any) -> Any:
+    """Take 3 and 3.0 for "3", as metadata does; true is no speaker."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _allowed(speaker: str, info: ValidationInfo) -> str:
+    rule: Any = info.context
+    reason = rule(speaker)
+    if reason:
+        raise ValueError(reason)  # how pydantic is given a reason
+    return speaker
+
+
+def _sentence(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Speaker = Annotated[_Text, BeforeValidator(_word), AfterValidator(_allowed)]
+
+
+class _Clip(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    path: _Text
+    text: _Text
+    speaker: _Speaker | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    text: _Text
+    speaker: _Speaker | None = None
+    context: list[_Clip] = []
+    name: str = ""
+
+
+_FILE = TypeAdapter(list[Annotated[_Entry, BeforeValidator(_sentence)]])
+_RULES = {  # pydantic's own words for them name our classes, and no way out
+    "list_type": f"is no list; write {EXAMPLE}",
+    "string_too_short": "is empty; fill it in",
+    "string_type": "is no string; put it in quotes",
+    "string_unicode": "has characters that are no text; write it again as UTF-8",
+    "float_type": "is no number of seconds; write it like 12.5",
+    "finite_number": "is not finite; write seconds like 12.5",
+    "model_type": f"is neither a sentence nor an object; write {EXAMPLE}",
+}
 
 
 def _asked(path: Path, number: int, entry: _Entry) -> AskedPrompt:
@@ -335,19 +290,24 @@ def _asked(path: Path, number: int, entry: _Entry) -> AskedPrompt:
 
 
 def _message(path: Path, error: Any) -> str:
-    """Say `prompts.json entry 2 context 1 speaker: true is not valid: ...`, counted from 1."""
-    place = " ".join(
-        str(part) if isinstance(part, str) else f"{'entry' if not i else ''} {part + 1}".strip()
-        for i, part in enumerate(error["loc"])
-    )
+    """Say `prompts.json entry 2 context 1 speaker: true is no string; ...`, counted from 1."""
+    words = [str(path)]
+    for depth, part in enumerate(error["loc"]):
+        if isinstance(part, str):
+            words.append(part)
+        else:
+            words.append(f"{part + 1}" if depth else f"entry {part + 1}")
+    place = " ".join(words)
     if error["type"] == "missing":
-        return f"{path} {place}: is missing; an entry is a sentence, or as in {EXAMPLE}"
+        return f"{place}: is missing; an entry is a sentence, or as in {EXAMPLE}"
     if error["type"] == "extra_forbidden":
         return (
-            f"{path} {place}: unknown key; an entry has text, speaker, context, name, and a clip"
-            " path, text, speaker, start, end"
+            f"{place}: unknown key; an entry has text, speaker, context, name, and a clip path,"
+            " text, speaker, start, end"
         )
     shown = json.dumps(error["input"], ensure_ascii=False)
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    rule = _RULES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
-    return f"{' '.join(filter(None, (str(path), place)))}: {shown} {rule}"
+    if len(shown) > 80:
+        shown = f"{shown[:77]}..."
+    if error["type"] == "value_error":
+        return f"{place}: {shown} {error['ctx']['error']}"
+    return f"{place}: {shown} {_RULES.get(error['type'], error['msg'])}"

@@ -1,14 +1,19 @@
-"""Options that only CSM has, and the sizes its two transformers come in. Imports no torch."""
+"""Options of CSM, and which weights they train. Imports no torch."""
 
-import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from csm_ft.config import ConfigError, TrainConfig, option
+from csm_ft.codecs import CodecName
+from csm_ft.config.base import option
+from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.pretokenize import PretokenizeConfig
+from csm_ft.config.train import TrainConfig
+from csm_ft.data.rows import SPEAKER
+from csm_ft.families.csm.size import MAX_POSITIONS
 
 Preset = Literal["auto", "llama-1B", "llama-100M", "tiny"]
 _AUTO_SIZE = (
@@ -18,51 +23,162 @@ _AUTO_SIZE = (
 
 
 class CsmConfig(TrainConfig):
-    """train.py's options for CSM."""
+    """Options of train.py for CSM."""
+
+    aliases: ClassVar[Mapping[str, str]] = {"gen_sentence": "gen_sentences"}
+    methods: ClassVar[Sequence[str]] = (
+        *("full", "lora", "backbone_only", "depth_only", "embeddings_only", "heads_only"),
+    )
+    not_searchable: ClassVar[Mapping[str, str]] = {
+        **TrainConfig.not_searchable,
+        "context_positions": "it changes what an example is; give it as a flag for all trials",
+        "val_turns": "trials validated on other turns cannot be compared; give it as a flag for all"
+        " trials",
+    }
+
+    family: str = option("csm", "Model family; auto = that of the token file.", group="run")
+    model_name_or_checkpoint_path: str = option(
+        "auto",
+        "Weights to start from: hub name, folder, run folder or file; auto = by the codec of the"
+        " token file (mimi: sesame/csm-1b, melrvq: the embedded tiny base).",
+        group="run",
+    )
+    method: str = option(
+        "full",
+        "Which weights are trained: full = all; lora = low-rank adapters, with all other weights"
+        " frozen (learning_rate then defaults to 1.5e-4); backbone_only = the backbone and the head"
+        " of codebook 0; depth_only = the depth decoder and its heads (codebook 0 does not change);"
+        " embeddings_only; heads_only.",
+        group="what is trained",
+    )
 
     backbone: Preset = option("auto", f"Size of the backbone: {_AUTO_SIZE}", group="model size")
     backbone_layers: int = option(
-        0, "Layers of the backbone; 0 = the preset's (so below, too).", group="model size"
+        0, "Layers of the backbone; 0 = those of the preset.", group="model size", ge=0
     )
-    backbone_dim: int = option(0, "Width of the backbone.", group="model size")
-    backbone_heads: int = option(0, "Query heads of the backbone.", group="model size")
-    backbone_kv_heads: int = option(0, "Key/value heads of the backbone.", group="model size")
-    backbone_ffn_dim: int = option(0, "Feed-forward width of the backbone.", group="model size")
+    backbone_dim: int = option(0, "Width of the backbone.", group="model size", ge=0)
+    backbone_heads: int = option(0, "Query heads of the backbone.", group="model size", ge=0)
+    backbone_kv_heads: int = option(0, "Key/value heads of the backbone.", group="model size", ge=0)
+    backbone_ffn_dim: int = option(
+        0, "Feed-forward width of the backbone.", group="model size", ge=0
+    )
     decoder: Preset = option("auto", f"Size of the depth decoder: {_AUTO_SIZE}", group="model size")
     decoder_layers: int = option(
-        0, "Layers of the depth decoder; 0 = the preset's.", group="model size"
+        0, "Layers of the depth decoder; 0 = those of the preset.", group="model size", ge=0
     )
-    decoder_dim: int = option(0, "Width of the depth decoder.", group="model size")
-    decoder_heads: int = option(0, "Query heads of the depth decoder.", group="model size")
-    decoder_kv_heads: int = option(0, "Key/value heads of the depth decoder.", group="model size")
-    decoder_ffn_dim: int = option(0, "Feed-forward width of the depth decoder.", group="model size")
+    decoder_dim: int = option(0, "Width of the depth decoder.", group="model size", ge=0)
+    decoder_heads: int = option(0, "Query heads of the depth decoder.", group="model size", ge=0)
+    decoder_kv_heads: int = option(
+        0, "Key/value heads of the depth decoder.", group="model size", ge=0
+    )
+    decoder_ffn_dim: int = option(
+        0, "Feed-forward width of the depth decoder.", group="model size", ge=0
+    )
     decoder_loss_weight: float = option(
         0.5,
-        "w in 2*((1-w)*codebook 0 + w*depth decoder): how much the depth decoder's loss counts in"
-        " training, 0..1.",
+        "Weight w of the depth decoder in the training loss, 0..1: 2*((1-w)*codebook 0 +"
+        " w*depth decoder).",
         group="optimisation",
+        ge=0,
+        le=1,
     )
     depth_fraction: float = option(
         1 / 16,
-        "Share of a clip's frames, drawn anew each epoch, that train the depth decoder (unbiased;"
-        " the EOS frame always does).",
+        "Share of each clip's frames that train the depth decoder, drawn anew each epoch. The"
+        " gradient is unbiased; the EOS frame is always included.",
         group="optimisation",
+        gt=0,
+        le=1,
     )
 
     backbone_lr_factor: float = option(
         1.0,
-        "Learning rate of the backbone as a multiple of learning_rate; 0 = frozen (so below, too).",
+        "Learning rate of the backbone as a multiple of learning_rate; 0 = frozen.",
         group="what is trained",
+        ge=0,
     )
     decoder_lr_factor: float = option(
-        1.0, "Of the depth decoder and the projection into it.", group="what is trained"
+        1.0,
+        "The same for the depth decoder and the projection into it.",
+        group="what is trained",
+        ge=0,
     )
     embeddings_lr_factor: float = option(
-        1.0, "Of text and audio embeddings.", group="what is trained"
+        1.0, "The same for the text and audio embeddings.", group="what is trained", ge=0
     )
     heads_lr_factor: float = option(
-        1.0, "Of codebook 0's head and the depth decoder's heads.", group="what is trained"
+        1.0,
+        "The same for the head of codebook 0 and those of the depth decoder.",
+        group="what is trained",
+        ge=0,
     )
+
+    # Conversations: metadata with the columns conversation and turn
+    loss_turns: str = option(
+        "all",
+        "Target turns of a conversation: all, last or speaker:NAME; the others are context.",
+        group="conversation",
+    )
+    val_turns: str = option(
+        "all",
+        "Target turns of validation (as loss_turns); the same for all trials.",
+        group="conversation",
+    )
+    context_positions: int = option(
+        MAX_POSITIONS,
+        "Longest example in positions (text tokens + frames); longer conversations are cut between"
+        " turns.",
+        group="conversation",
+        gt=0,
+        le=MAX_POSITIONS,
+    )
+
+    # Samples
+    gen_sentences: list[str] = option(
+        [],
+        "Sentences to sample, or a .txt file with one per line; none = the texts of the first two"
+        " validation clips, each after its previous turns.",
+        group="samples",
+        trains=False,
+    )
+    gen_prompts: str = option(
+        "",
+        "JSON file of further prompts, with speakers and context clips.",
+        group="samples",
+        trains=False,
+    )
+    gen_speaker: str = option("999", "Speaker id of the samples.", group="samples", trains=False)
+    gen_max_sec: float = option(
+        10.0, "Maximum length of a sample in seconds.", group="samples", trains=False, gt=0
+    )
+    gen_temperature: float = option(
+        0.9, "Sampling temperature; 0 = greedy.", group="samples", trains=False, ge=0
+    )
+    gen_topk: int = option(
+        50, "Sample from the k most likely codes; 0 = all.", group="samples", trains=False, ge=0
+    )
+
+    @field_validator("gen_sentences", mode="before")
+    @classmethod
+    def _sentences(cls, value: Any) -> Any:
+        sentences = [value] if isinstance(value, str) else list(value)
+        if len(sentences) == 1 and str(sentences[0]).endswith(".txt"):
+            path = Path(sentences[0])
+            if not path.is_file():
+                raise ValueError(
+                    f"{path}: no such file; give a sentence, or a .txt file with one sentence per"
+                    " line"
+                )
+            sentences = path.read_text(encoding="utf-8").splitlines()
+        return [str(s).strip() for s in sentences if str(s).strip()]
+
+    @field_validator("loss_turns", "val_turns")
+    @classmethod
+    def _turns(cls, value: str) -> str:
+        names_speaker = value.startswith(SPEAKER) and value != SPEAKER
+        if value not in ("all", "last") and not names_speaker:
+            raise ValueError(f"{value!r} is none of all, last, speaker:NAME")
+        return value
 
     @model_validator(mode="after")
     def _what_is_trained(self) -> Self:
@@ -80,33 +196,109 @@ class CsmConfig(TrainConfig):
             )
         return self
 
+    @classmethod
+    def refuse_search(cls, name: str, values: Sequence[Any]) -> str:
+        """Return why a sweep cannot search `name`; also refuses what changes the examples seen."""
+        if name == "loss_turns" and any(str(value).startswith(SPEAKER) for value in values):
+            return "trials of one speaker's turns see fewer examples; give it as a flag for all"
+        return super().refuse_search(name, values)
+
+
+class CsmPretokenizeConfig(PretokenizeConfig):
+    """Options of pretokenize.py for CSM."""
+
+    family: str = option("csm", "Model family that the tokens are for.", group="data")
+    default_speaker: str = option(
+        "999", "Speaker of rows without a speaker.", group="codec and text"
+    )
+    codec: CodecName = option(
+        "mimi", "Audio codec; melrvq is embedded and needs no download.", group="codec and text"
+    )
+    codec_source: str = option(
+        "auto",
+        "Weights of the codec: hub name, folder or file; auto = kyutai/mimi, or the embedded one.",
+        group="codec and text",
+    )
+    num_codebooks: int = option(
+        0, "Codebooks to keep; 0 = all (32 of Mimi).", group="codec and text", ge=0
+    )
+    fit_codec: bool = option(
+        False,
+        "melrvq: first fit a new codec on the training clips; it is kept when rows are added.",
+        group="codec and text",
+    )
+    refit_codec: bool = option(
+        False,
+        "With fit_codec: fit the codec again and re-encode all clips.",
+        group="codec and text",
+    )
+    tokenizer: str = option(
+        "auto",
+        "Text tokenizer: hub name, folder or tokenizer.json; auto = that of Llama 3.2, or for"
+        " melrvq the embedded one.",
+        group="codec and text",
+    )
+    omit_speaker_id: bool = option(
+        False, "Leave the [speaker] prefix out of the text.", group="codec and text"
+    )
+    max_positions: int = option(
+        MAX_POSITIONS,
+        "Longest clip in positions (text tokens + frames + 1); the default is the model's limit.",
+        group="checks",
+        gt=0,
+    )
+
     @model_validator(mode="after")
-    def _csm_ranges(self) -> Self:
-        if self.context_positions > MAX_POSITIONS:
+    def _fitting(self) -> Self:
+        if self.fit_codec and self.codec != "melrvq":
             raise ValueError(
-                f"context_positions {self.context_positions} is above {MAX_POSITIONS}, the model's"
-                " length"
+                "fit_codec fits the embedded codec: add --codec melrvq (Mimi comes trained)"
             )
-        if not 0 <= self.decoder_loss_weight <= 1:
-            raise ValueError(f"decoder_loss_weight {self.decoder_loss_weight} is not in [0, 1]")
-        if not 0 < self.depth_fraction <= 1:
+        if self.fit_codec and self.codec_source != "auto":
             raise ValueError(
-                f"depth_fraction {self.depth_fraction} is not in (0, 1]; 0.0625 trains on 1 frame"
-                " in 16"
+                f"fit_codec makes a codec of its own, codec_source {self.codec_source!r} names"
+                " another; give one of the two"
             )
-        for name in type(self).model_fields:
-            if name.endswith("_lr_factor") and getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} is below 0 (0 = frozen)")
-            if (
-                name.startswith(("backbone_", "decoder_"))
-                and name != "decoder_loss_weight"
-                and getattr(self, name) < 0
-            ):
-                raise ValueError(f"{name} {getattr(self, name)} is below 0 (0 = the preset's)")
+        if self.refit_codec and not self.fit_codec:
+            raise ValueError("refit_codec goes with --fit_codec")
         return self
 
 
-# The parts of the model by the first word of a tensor's name.
+class CsmGenerateConfig(GenerateConfig):
+    """Options of `python -m csm_ft.generate` for CSM."""
+
+    family: str = option("csm", "Model family; auto = that of the weights.", group="model")
+    text: list[str] = option([], "Text to sample; repeatable.", group="prompts", repeatable=True)
+    speaker: str = option(
+        "", "Speaker (default: the one with the most training clips, or 0).", group="prompts"
+    )
+    context: list[str] = option(
+        [],
+        "A turn that precedes --text, as WAV:TEXT:SPEAKER; repeatable, oldest first.",
+        group="prompts",
+        repeatable=True,
+    )
+    prompts: str = option(
+        "", "JSON file of prompts with speakers and context (README, Generate).", group="prompts"
+    )
+    temperature: float = option(0.9, "Sampling temperature; 0 = greedy.", group="sampling", ge=0)
+    topk: int = option(50, "Sample from the k most likely codes; 0 = all.", group="sampling", ge=0)
+    max_sec: float = option(
+        10.0, "Maximum length of a recording in seconds.", group="sampling", ge=0.08
+    )
+    codec: Literal["auto", "mimi", "melrvq"] = option(
+        "auto", "Audio codec; auto = that of the model's training data.", group="model"
+    )
+    codec_source: str = option("", "Weights of the codec: hub name, folder or file.", group="model")
+    tokenizer: str = option(
+        "",
+        "Text tokenizer: hub name, folder or tokenizer.json; empty = that of the model's training"
+        " data.",
+        group="model",
+    )
+
+
+# First word of a tensor's name -> the part of the model whose lr_factor applies.
 _PARTS = {
     "backbone": "backbone",
     "decoder": "decoder",
@@ -141,18 +333,17 @@ _ADAPTED_ALONE = ("projection", "codebook0_head")
 def learning_rate_factor(config: CsmConfig, tensor_name: str) -> float:
     """Return the learning rate of a tensor as a multiple of `learning_rate`; 0 = frozen."""
     first = tensor_name.split(".")[0]
-    factor = (
-        getattr(config, f"{_PARTS[first]}_lr_factor") if first in _TRAINED[config.method] else 0.0
-    )
+    if first not in _TRAINED[config.method]:
+        return 0.0
+    factor = getattr(config, f"{_PARTS[first]}_lr_factor")
     return factor * config.lora_lr_factor if config.method == "lora" else factor
 
 
 def lora_modules(config: CsmConfig) -> str:
     """Return a regular expression of the modules that get adapters.
 
-    Those of `lora_targets` in parts that are not frozen.
-
-    Raises ValueError for an unknown word, and when no module is left.
+    These are the modules of `lora_targets` in parts that are not frozen. Raises ValueError for an
+    unknown word, and when no module is left.
     """
     wanted: list[str] = []
     for word in config.lora_targets.replace(" ", "").split(","):
@@ -166,11 +357,9 @@ def lora_modules(config: CsmConfig) -> str:
         wanted += [name for name in names if name not in wanted]
     stacks = [name for name in ("backbone", "decoder") if getattr(config, f"{name}_lr_factor")]
     in_layers = [re.escape(_ADAPTED[name]) for name in wanted if name in _ADAPTED]
-    patterns = (
-        [rf"({'|'.join(stacks)})\.layers\.\d+\.({'|'.join(in_layers)})"]
-        if stacks and in_layers
-        else []
-    )
+    patterns: list[str] = []
+    if stacks and in_layers:
+        patterns.append(rf"({'|'.join(stacks)})\.layers\.\d+\.({'|'.join(in_layers)})")
     patterns += [
         name
         for name in wanted
@@ -182,155 +371,3 @@ def lora_modules(config: CsmConfig) -> str:
             " nothing is left to adapt"
         )
     return "|".join(patterns)
-
-
-@dataclass(frozen=True)
-class TransformerSize:
-    """Shape of one Llama-3.2 transformer."""
-
-    layers: int
-    heads: int
-    kv_heads: int
-    dim: int
-    ffn_dim: int
-
-    def check(self, name: str) -> Self:
-        """Raise ConfigError where the numbers do not fit together."""
-        if min(asdict(self).values()) <= 0:
-            raise ConfigError(f"{name}: every size must be above 0, got {asdict(self)}")
-        if self.dim % self.heads or self.heads % self.kv_heads or (self.dim // self.heads) % 2:
-            raise ConfigError(
-                f"{name}: dim {self.dim} must be heads {self.heads} times an even head size, "
-                f"and heads a multiple of kv_heads {self.kv_heads}"
-            )
-        return self
-
-
-PRESETS: Mapping[str, TransformerSize] = {
-    "llama-1B": TransformerSize(layers=16, heads=32, kv_heads=8, dim=2048, ffn_dim=8192),
-    "llama-100M": TransformerSize(layers=4, heads=8, kv_heads=2, dim=1024, ffn_dim=8192),
-    "tiny": TransformerSize(layers=4, heads=4, kv_heads=2, dim=192, ffn_dim=512),
-}
-MAX_POSITIONS = 2048
-
-
-@dataclass(frozen=True)
-class CsmSize:
-    """Everything that decides the shapes of a checkpoint: 187 tensors for csm-1b."""
-
-    backbone: TransformerSize
-    decoder: TransformerSize
-    text_vocab_size: int
-    audio_vocab_size: int
-    num_codebooks: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return Sesame's five keys of config.json.
-
-        Sizes that are not a preset stand beside them in full.
-        """
-        flavours = {"backbone": _preset_name(self.backbone), "decoder": _preset_name(self.decoder)}
-        return {
-            "backbone_flavor": flavours["backbone"] or "custom",
-            "decoder_flavor": flavours["decoder"] or "custom",
-            "text_vocab_size": self.text_vocab_size,
-            "audio_vocab_size": self.audio_vocab_size,
-            "audio_num_codebooks": self.num_codebooks,
-            **(
-                {}
-                if flavours["backbone"] in ("llama-1B", "llama-100M")
-                else {"backbone": asdict(self.backbone)}
-            ),
-            **(
-                {}
-                if flavours["decoder"] in ("llama-1B", "llama-100M")
-                else {"decoder": asdict(self.decoder)}
-            ),
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Read a checkpoint's config.json (further keys, as the hub's file has, are left alone).
-
-        ConfigError names what is missing.
-        """
-        try:
-            sizes = {
-                name: (
-                    TransformerSize(**values[name])
-                    if name in values
-                    else PRESETS[values[f"{name}_flavor"]]
-                )
-                for name in ("backbone", "decoder")
-            }
-            return cls(
-                sizes["backbone"].check(f"{where}: backbone"),
-                sizes["decoder"].check(f"{where}: decoder"),
-                int(values["text_vocab_size"]),
-                int(values["audio_vocab_size"]),
-                int(values["audio_num_codebooks"]),
-            )
-        except (KeyError, TypeError) as error:
-            keys = (
-                "backbone_flavor, decoder_flavor, text_vocab_size, audio_vocab_size,"
-                " audio_num_codebooks"
-            )
-            raise ConfigError(
-                f"{where}: not the config of a CSM checkpoint in Sesame's layout ({error}); it"
-                f" needs {keys}"
-            ) from error
-
-
-def chosen_size(
-    config: CsmConfig,
-    *,
-    default: str,
-    text_vocab_size: int,
-    audio_vocab_size: int,
-    num_codebooks: int,
-) -> CsmSize:
-    """Return the size that flags, then .env, then `default` ("llama-1B" or "tiny") describe."""
-    small = "tiny" if default == "tiny" else "llama-100M"
-    fallbacks = {
-        "backbone": default if default == "tiny" else os.environ.get("BACKBONE_FLAVOR", default),
-        "decoder": small if default == "tiny" else os.environ.get("DECODER_FLAVOR", small),
-    }
-    sizes = {}
-    for name, fallback in fallbacks.items():
-        preset = getattr(config, name) if getattr(config, name) != "auto" else fallback
-        if preset not in PRESETS:
-            raise ConfigError(
-                f"{name.upper()}_FLAVOR={preset!r} is not one of {', '.join(PRESETS)}; correct it"
-                " in .env"
-            )
-        sizes[name] = replace(PRESETS[preset], **_overrides(config, name)).check(name)
-    return CsmSize(
-        sizes["backbone"], sizes["decoder"], text_vocab_size, audio_vocab_size, num_codebooks
-    )
-
-
-def check_flags(config: CsmConfig, size: CsmSize, where: str) -> None:
-    """Refuse size flags that contradict the checkpoint they are given with."""
-    for name in ("backbone", "decoder"):
-        actual: TransformerSize = getattr(size, name)
-        preset = getattr(config, name)
-        wanted = replace(
-            PRESETS[preset] if preset != "auto" else actual, **_overrides(config, name)
-        )
-        if wanted != actual:
-            raise ConfigError(
-                f"{name}: the flags say {asdict(wanted)}, the checkpoint {where} has"
-                f" {asdict(actual)}; drop the size flags, or add --train_from_scratch"
-            )
-
-
-def _overrides(config: CsmConfig, name: str) -> dict[str, int]:
-    values = {
-        key: getattr(config, f"{name}_{key}")
-        for key in ("layers", "heads", "kv_heads", "dim", "ffn_dim")
-    }
-    return {key: value for key, value in values.items() if value}
-
-
-def _preset_name(size: TransformerSize) -> str | None:
-    return next((name for name, preset in PRESETS.items() if preset == size), None)

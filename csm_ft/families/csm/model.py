@@ -6,7 +6,7 @@ width, L text tokens of the micro-batch.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,20 @@ from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.models.llama3_2 import llama3_2
 from torchtune.modules import TransformerDecoder, TransformerSelfAttentionLayer
 
-from csm_ft.families.base import Loss, Prompt, Sample, SamplingOptions, SpeechModel
-from csm_ft.families.csm.config import MAX_POSITIONS, CsmSize, TransformerSize
+from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.data import CsmBatch
+from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
+from csm_ft.families.model import Loss, SpeechModel
+
+if TYPE_CHECKING:
+    from csm_ft.families.csm.encoder import CsmEncoder
 
 
 class CsmModel(SpeechModel):
     """Backbone over frames and depth decoder over codebooks, as in Sesame's models.py."""
 
     block_classes: ClassVar[tuple[type[nn.Module], ...]] = (TransformerSelfAttentionLayer,)
+    max_positions = MAX_POSITIONS
 
     def __init__(self, size: CsmSize) -> None:
         super().__init__()
@@ -42,23 +47,25 @@ class CsmModel(SpeechModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.audio_head.device
 
     def forward(self, batch: CsmBatch) -> Loss:
-        """Return the nats of each sequence, [B].
+        """Return the nats of each sequence, [B] per part.
 
-        `c0`: codebook 0 of every learned frame; `depth`: codebooks 1..K-1 of the drawn ones,
-        weighted so that the sum is unbiased.
+        `c0` is codebook 0 of every target frame. `depth` is codebooks 1..K-1 of the drawn frames,
+        weighted so that its expectation is the sum over all target frames.
         """
         frames = self.embed_codes(batch.codes)
         hidden = self.backbone_hidden(self.embed(batch, frames))
-        # Position t predicts the frame at t + 1. All indices are unique, so the backward pass adds
-        # nothing up in a random order.
+        # Position t predicts the frame at t + 1. All indices are unique, so the backward pass has
+        # no atomic additions in random order.
         hidden = hidden.flatten(0, 1).index_select(0, batch.frame_positions - 1)
         c0_nats = F.cross_entropy(
             self.codebook0_head(hidden).float(), batch.codes[:, 0], reduction="none"
         )
+        # The depth decoder sees only the drawn frames, and there lies most of the memory: its
+        # logits are [M, K-1, V].
         logits = self.depth_logits(
             hidden.index_select(0, batch.depth_rows), frames.index_select(0, batch.depth_rows)
         )
@@ -68,6 +75,7 @@ class CsmModel(SpeechModel):
             .view_as(targets)
             .sum(1)
         )
+        # Sums per sequence, not per batch: validation needs each example's share.
         sequence = batch.frame_sequence
         zeros = hidden.new_zeros(batch.num_sequences, dtype=torch.float32)
         return {
@@ -85,9 +93,9 @@ class CsmModel(SpeechModel):
         return self.audio_embeddings(codes + offsets)
 
     def embed(self, batch: CsmBatch, frames: Tensor) -> Tensor:
-        """Lay text embeddings and summed frame embeddings ([N, K, D]) out as [B, S, D].
+        """Lay out text embeddings and frame embeddings as [B, S, D]; padding is zero.
 
-        Padding stays zero.
+        A frame's embedding is the sum over its codebooks, `frames` [N, K, D].
         """
         text = self.text_embeddings(batch.text_tokens)
         flat = text.new_zeros(batch.num_sequences * batch.max_positions, text.shape[1])
@@ -99,32 +107,35 @@ class CsmModel(SpeechModel):
     def backbone_hidden(self, embedded: Tensor) -> Tensor:
         """[B, S, D] -> [B, S, D] after the final norm.
 
-        Causal, and as padding is on the right no position that matters sees it.
+        Attention is causal and padding is on the right, so no real position attends to padding and
+        no mask is needed.
         """
         return self.backbone(embedded)
 
     def depth_logits(self, hidden: Tensor, frames: Tensor) -> Tensor:
-        """Teacher-forced logits of codebooks 1..K-1.
+        """Return the teacher-forced logits of codebooks 1..K-1, [M, K-1, V].
 
-        Hidden [M, D] and embedded codes [M, K, D] -> [M, K-1, V].
+        `hidden` [M, D] are the backbone's states, `frames` [M, K, D] the embedded codes.
         """
+        # The decoder's sequence is hidden, c0, ..., c(K-2); from c(k-1) on it predicts ck, with a
+        # head of its own for each codebook. The output at `hidden` predicts nothing.
         inputs = torch.cat([hidden.unsqueeze(1), frames[:, :-1]], dim=1)
         outputs = self.decoder(self.projection(inputs))[:, 1:]
         return torch.einsum("mkd,kdv->mkv", outputs, self.audio_head)
 
     def sample(
-        self, prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions
+        self, prompts: Sequence[Prompt], encoder: "CsmEncoder", options: SamplingOptions
     ) -> list[Sample]:
-        """Speak all prompts as one batch; see csm_ft.families.csm.sample."""
+        """Sample all prompts as one batch; see csm_ft.families.csm.sample."""
         from csm_ft.families.csm.sample import sample
 
-        return sample(self, prompts, tokenizer=tokenizer, options=options)
+        return sample(self, prompts, encoder, options)
 
 
 def empty_model(size: CsmSize) -> CsmModel:
-    """Build a model without spending time or memory on weights.
+    """Build a model on the meta device, without memory for its weights.
 
-    They are assigned from a checkpoint, or by to_empty and init_weights.
+    `init_weights` or the loading of a checkpoint assigns them.
     """
     with torch.device("meta"):
         model = CsmModel(size)
@@ -135,12 +146,11 @@ def empty_model(size: CsmSize) -> CsmModel:
     return model
 
 
-def random_model(size: CsmSize, seed: int) -> CsmModel:
-    """Build a model for training from scratch.
+def init_weights(model: CsmModel, seed: int) -> None:
+    """Give an empty model random weights: N(0, 0.02) embeddings, Xavier matrices, ones in norms.
 
-    N(0, 0.02) embeddings, Xavier matrices, ones in norms; equal on every machine.
+    They are drawn on the CPU from one generator, so a seed gives the same weights everywhere.
     """
-    model = empty_model(size)
     generator = torch.Generator().manual_seed(seed)
     for name, meta in list(model.named_parameters()):
         values = torch.empty(meta.shape)
@@ -149,15 +159,22 @@ def random_model(size: CsmSize, seed: int) -> CsmModel:
         elif "embeddings" in name:
             values.normal_(0.0, 0.02, generator=generator)
         else:
+            # audio_head is one matrix per codebook; Xavier's fan-in is that of each.
             for matrix in values if values.ndim == 3 else [values]:
                 nn.init.xavier_uniform_(matrix, generator=generator)
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, nn.Parameter(values))
+
+
+def random_model(size: CsmSize, seed: int) -> CsmModel:
+    """Build a model with random weights."""
+    model = empty_model(size)
+    init_weights(model, seed)
     return model
 
 
 def _transformer(size: TransformerSize) -> TransformerDecoder:
-    """Build one without embedding and head: CSM has its own, outside of the transformers."""
+    """Build a transformer without embedding and head; CSM has its own, outside of it."""
     transformer = llama(size)
     transformer.tok_embeddings = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     transformer.output = nn.Identity()
@@ -165,7 +182,7 @@ def _transformer(size: TransformerSize) -> TransformerDecoder:
 
 
 def llama(size: TransformerSize) -> TransformerDecoder:
-    """Build a Llama 3.2 of any size, as Sesame's code builds its two."""
+    """Build a Llama 3.2 of any size, with the constants of Sesame's code."""
     return llama3_2(
         vocab_size=1,
         num_layers=size.layers,

@@ -1,58 +1,57 @@
-"""Speaking with CSM: all prompts as one batch, KV-cached, seeded per prompt.
+"""Sampling from CSM: all prompts as one batch, KV-cached, seeded per prompt.
 
-A prompt sounds the same alone and in company.
+A prompt gives the same sample whether it is sampled alone or in a batch.
 
 Shapes: B prompts, P longest prompt in positions, C cache capacity in positions, K codebooks, V
 audio vocabulary, D backbone width.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchtune.modules.common_utils import local_kv_cache
 
+from csm_ft.errors import PromptError
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
-from csm_ft.families.csm.config import MAX_POSITIONS
+from csm_ft.families.csm.size import MAX_POSITIONS
 
 if TYPE_CHECKING:
+    from csm_ft.families.csm.encoder import CsmEncoder, TextTokenizer
     from csm_ft.families.csm.model import CsmModel
-
 
 Choose = Callable[[Tensor, int], Tensor]  # logits [B, V] of a codebook -> codes [B]
 
 
 @torch.no_grad()
 def sample(
-    model: "CsmModel", prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions
+    model: "CsmModel", prompts: Sequence[Prompt], encoder: "CsmEncoder", options: SamplingOptions
 ) -> list[Sample]:
-    """Generate frames until each prompt's EOS frame (all zero) or `options.max_frames`.
+    """Generate frames until each prompt's EOS frame (all zero) or `options.max_sec`.
 
-    Caches, mode and random state are left as found.
-
-    Turns of the context that the model's 2,048 positions have no room for are left out, oldest
-    first. Raises ValueError when the text alone leaves no room for a frame.
+    The model's caches and mode and torch's random state are left as they were. Turns of the context
+    that do not fit the model's 2,048 positions are left out, oldest first. Raises PromptError when
+    the text alone takes all of them.
     """
     if not prompts:
         return []
+    max_frames = math.ceil(options.max_sec / encoder.frame_sec)
     was_training = model.training
     model.eval()
     try:
-        pieces = [_embed_prompt(model, prompt, tokenizer, options.max_frames) for prompt in prompts]
-        frames = generate(
-            model,
-            [torch.cat(p) for p in pieces],
-            _Draws(model, prompts, options),
-            options.max_frames,
-        )
+        pieces = [_embed_prompt(model, prompt, encoder.tokenizer, max_frames) for prompt in prompts]
+        contexts = [torch.cat(parts) for parts in pieces]
+        frames = generate(model, contexts, _Draws(model, prompts, options), max_frames)
     finally:
         model.train(was_training)
+    # Each turn of the context that was used is two pieces, its text and its frames.
     left_out = [
-        len(prompt.context) - len(p) // 2 for prompt, p in zip(prompts, pieces, strict=True)
+        len(prompt.context) - len(parts) // 2 for prompt, parts in zip(prompts, pieces, strict=True)
     ]
     return [_trim(*row) for row in zip(prompts, frames.cpu().numpy(), left_out, strict=True)]
 
@@ -60,24 +59,23 @@ def sample(
 def generate(
     model: "CsmModel", contexts: Sequence[Tensor], choose: Choose, max_frames: int
 ) -> Tensor:
-    """Embedded contexts ([P_i, D] each) -> frames [B, T, K].
+    """Generate frames [B, T, K] after embedded contexts ([P_i, D] each).
 
-    Rows go on after their EOS frame until all are done.
-
-    `choose` gets the logits of each codebook of each frame in turn. Without gradients, caches
-    removed afterwards.
+    A row continues after its EOS frame until all rows have ended. `choose` gets the logits of each
+    codebook of each frame in turn. Callers disable gradients; the caches are removed afterwards.
     """
     longest = max(len(c) for c in contexts)
     max_frames = min(max_frames, MAX_POSITIONS - longest)
     if max_frames < 1:
-        raise ValueError(
+        raise PromptError(
             f"a prompt of {longest} positions leaves no room within the model's {MAX_POSITIONS};"
             " shorten its text"
         )
-    num_prompts, device, num_codebooks = len(contexts), model.device, model.size.num_codebooks
+    num_prompts, device = len(contexts), model.device
     capacity = longest + max_frames
-    # Left padding: new frames follow every prompt directly. Real positions count from 0; a padded
-    # position sees only itself.
+    # Left padding, so that new frames directly follow every prompt. Positions of RoPE count from 0
+    # at each prompt's first real slot, as without padding. A padded slot attends only to itself: a
+    # row of the mask without any entry would give NaN.
     padding = torch.tensor([longest - len(c) for c in contexts], device=device)
     inputs = torch.stack(
         [torch.cat([c.new_zeros(longest - len(c), c.shape[1]), c]) for c in contexts]
@@ -94,7 +92,7 @@ def generate(
     with ExitStack() as stack:
         for transformer, slots_needed in (
             (model.backbone, capacity),
-            (model.decoder, num_codebooks),
+            (model.decoder, model.size.num_codebooks),
         ):
             caches = {
                 "batch_size": num_prompts,
@@ -107,6 +105,7 @@ def generate(
             hidden = model.backbone(inputs, mask=mask, input_pos=positions)[:, -1]
             frame = _depth(model, hidden, choose)
             frames.append(frame)
+            # From the second frame on, the input is the last frame alone; the caches hold the rest.
             finished |= (frame == 0).all(dim=1)
             inputs = model.embed_codes(frame).sum(1, keepdim=True)
             slot = longest + len(frames) - 1
@@ -116,20 +115,17 @@ def generate(
 
 
 def _embed_prompt(
-    model: "CsmModel", prompt: Prompt, tokenizer: Any, max_frames: int
+    model: "CsmModel", prompt: Prompt, tokenizer: "TextTokenizer", max_frames: int
 ) -> list[Tensor]:
-    """Embed the turns of the context that there is room for, oldest first, each as text and frames.
-
-    And then the text; [*, D] each.
-    """
+    """Embed the turns that fit, oldest first, as text and frames each, then the text; [*, D]."""
+    # Newest first: when positions run out, the oldest turns are those left out.
     pieces = [_embed_text(model, tokenizer, prompt.text, prompt.speaker)]
     room = MAX_POSITIONS - max_frames - len(pieces[0])
     for turn in reversed(prompt.context):
         text = _embed_text(model, tokenizer, turn.text, turn.speaker)
-        codes = torch.from_numpy(turn.codes.astype(np.int64)).to(model.device)
-        frames = model.embed_codes(torch.cat([codes, torch.zeros_like(codes[:1])])).sum(
-            1
-        )  # with the EOS frame
+        codes = torch.from_numpy(turn.arrays["codes"].astype(np.int64)).to(model.device)
+        with_eos = torch.cat([codes, torch.zeros_like(codes[:1])])
+        frames = model.embed_codes(with_eos).sum(1)
         room -= len(text) + len(frames)
         if room < 0:
             break
@@ -137,10 +133,9 @@ def _embed_prompt(
     return pieces
 
 
-def _embed_text(model: "CsmModel", tokenizer: Any, text: str, speaker: str) -> Tensor:
-    return model.text_embeddings(
-        torch.from_numpy(tokenizer.encode(text, speaker or None).astype(np.int64)).to(model.device)
-    )
+def _embed_text(model: "CsmModel", tokenizer: "TextTokenizer", text: str, speaker: str) -> Tensor:
+    tokens = tokenizer.encode(text, speaker or None).astype(np.int64)
+    return model.text_embeddings(torch.from_numpy(tokens).to(model.device))
 
 
 def _depth(model: "CsmModel", hidden: Tensor, choose: Choose) -> Tensor:
@@ -148,9 +143,12 @@ def _depth(model: "CsmModel", hidden: Tensor, choose: Choose) -> Tensor:
     num_codebooks, vocab = model.size.num_codebooks, model.size.audio_vocab_size
     slots = torch.arange(num_codebooks, device=hidden.device)
     causal = slots <= slots[:, None]
+    # The decoder's sequence is one frame, so its cache starts anew for each. Slot 0 holds the
+    # backbone's state and slot k code k - 1; the first pass takes slots 0 and 1 together.
     model.decoder.reset_caches()
     code = choose(model.codebook0_head(hidden), 0)
-    codes, inputs, start = [code], hidden[:, None], 0
+    codes, inputs = [code], hidden[:, None]
+    start = 0  # first slot that is not in the cache
     for k in range(1, num_codebooks):
         embedded = model.audio_embeddings(code + (k - 1) * vocab)[:, None]
         inputs = torch.cat([inputs, embedded], dim=1) if k == 1 else embedded
@@ -166,7 +164,7 @@ def _depth(model: "CsmModel", hidden: Tensor, choose: Choose) -> Tensor:
 
 
 class _Draws:
-    """Sample codes with a generator per prompt, so that neighbours in the batch do not matter."""
+    """Samples codes with one generator per prompt, so the batch does not affect a sample."""
 
     def __init__(
         self, model: "CsmModel", prompts: Sequence[Prompt], options: SamplingOptions
@@ -179,13 +177,12 @@ class _Draws:
         self._noise = torch.empty(0)
 
     def __call__(self, logits: Tensor, codebook: int) -> Tensor:
-        """Sample one code per row.
-
-        Argmax(p / Exp(1)) is a draw from p (the exponential race, as in Sesame's generator).
-        """
+        """Return one code per row, [B], drawn from the logits of a codebook, [B, V]."""
         logits, options = logits.float(), self.options
         if options.temperature == 0:
             return logits.argmax(dim=-1)
+        # argmax(p / Exp(1)), the exponential race, is a draw from p. The noise of a frame is drawn
+        # at once on the CPU, so a seed gives the same noise on every device.
         if codebook == 0:
             self._noise = torch.stack(
                 [torch.empty(self._shape).exponential_(generator=g) for g in self._generators]
@@ -211,6 +208,12 @@ def _seed(seed: int, prompt_id: str) -> int:
 
 
 def _trim(prompt: Prompt, codes: np.ndarray, turns_left_out: int) -> Sample:
+    """Cut frames [T, K] before the first EOS frame."""
     ends = np.flatnonzero((codes == 0).all(axis=1))
     end = int(ends[0]) if len(ends) else len(codes)
-    return Sample(prompt, codes[:end].astype(np.uint16), len(ends) > 0, turns_left_out)
+    return Sample(
+        prompt,
+        {"codes": codes[:end].astype(np.uint16)},
+        is_complete=len(ends) > 0,
+        turns_left_out=turns_left_out,
+    )

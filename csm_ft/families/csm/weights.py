@@ -1,6 +1,6 @@
-"""CSM checkpoints from a hub name, a folder, a run folder or a file.
+"""Loading CSM checkpoints from a hub name, a folder, a run folder or a file.
 
-In Sesame's layout or in that of transformers.
+Reads Sesame's layout and that of transformers, and adapters of either.
 """
 
 import json
@@ -12,34 +12,33 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from csm_ft.config import ConfigError
+from csm_ft import hub
+from csm_ft.errors import ConfigError, HubError, first_line
 from csm_ft.families import lora
-from csm_ft.families.csm.config import PRESETS, CsmSize, TransformerSize
 from csm_ft.families.csm.export import layouts
 from csm_ft.families.csm.model import CsmModel, empty_model
+from csm_ft.families.csm.size import PRESETS, CsmSize, TransformerSize
 
-_CACHE_MASKS = (
-    "backbone_causal_mask",
-    "decoder_causal_mask",
-)  # Sesame's setup_caches leaves them in the state dict
+# Sesame's setup_caches leaves these in the state dict.
+_CACHE_MASKS = ("backbone_causal_mask", "decoder_causal_mask")
 _SHARDED = ("model.safetensors.index.json", "transformers.safetensors.index.json")
-_NAMES = (
-    "model.safetensors",
-    *_SHARDED,
-    "ckpt.pt",
-    lora.WEIGHTS,
-)  # in this order: Sesame's repository has the first, third and fourth
+# In order of preference: Sesame's repository has the first, third and fourth.
+_NAMES = ("model.safetensors", *_SHARDED, "ckpt.pt", lora.WEIGHTS)
+_OTHERWISE = (
+    "download the repository elsewhere and give its folder, or train from random weights with"
+    " --train_from_scratch"
+)
+
+
+# What safetensors and torch.load raise for a damaged file.
+_UNREADABLE = (
+    *(SafetensorError, UnpicklingError, zipfile.BadZipFile),
+    *(RuntimeError, EOFError, OSError, ValueError),
+)
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,20 @@ class Checkpoint:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether these are adapters, and the weights are somewhere else."""
+        """Whether these are adapters, whose base has the weights."""
         return self.files[0].name == lora.WEIGHTS
 
     @property
     def where(self) -> str:
-        """Name for messages."""
+        """The file, or the folder of several, for messages."""
         return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
 
 
 def locate(name: str) -> Checkpoint:
     """Find the files of a hub name, checkpoint folder, run folder or file.
 
-    ConfigError says what was looked for.
+    Raises ConfigError, which names what was looked for, when there are none, and HubError when the
+    hub cannot be reached.
     """
     path = Path(name)
     if path.is_file():
@@ -77,13 +77,12 @@ def locate(name: str) -> Checkpoint:
         for folder in (path, path / "checkpoints" / "best", path / "best"):
             found = next((folder / file for file in _NAMES if (folder / file).is_file()), None)
             if found is not None:
-                return Checkpoint(
-                    _shards(found) if found.name in _SHARDED else (found,), _beside(found)
-                )
+                files = _shards(found) if found.name in _SHARDED else (found,)
+                return Checkpoint(files, _beside(found))
         raise ConfigError(
             f"{path}: none of {', '.join(_NAMES)} in this folder, nor in its checkpoints/best"
         )
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+    if not hub.is_hub_name(name):
         raise ConfigError(f"{name}: no such file or folder, and not a hub name (owner/name)")
     return _download(name)
 
@@ -94,57 +93,82 @@ def load_model(name: str) -> CsmModel:
     Raises ConfigError for a missing or foreign file, and for tensors that are missing, unknown or
     of another shape.
     """
+    model = empty_model(size_of(name))
+    load_weights(model, name)
+    return model
+
+
+def size_of(name: str) -> CsmSize:
+    """Return the size of a checkpoint, by its config.json or else by the shapes of its tensors.
+
+    Raises ConfigError as load_model does.
+    """
     found = locate(name)
     if found.is_adapter:
-        return _merged(found.files[0].parent)
+        adapters = _adapters(found)
+        try:
+            return size_of(adapters.base)
+        except ConfigError as error:
+            raise ConfigError(_unusable_base(adapters, error)) from error
+    if found.config is None:
+        weights = _read(found.files)
+        if layouts.is_transformers_layout(weights):
+            raise ConfigError(
+                f"{found.where}: its size is in config.json, which is not beside it; fetch it from"
+                " where the weights came"
+            )
+        return _size_of(weights, found.where)
+    config = _read_config(found.config)
+    # The published config.json describes both layouts; Sesame's keys are asked first.
+    if "depth_decoder_config" in config and "backbone_flavor" not in config:
+        return layouts.size_of_transformers(config, str(found.config))
+    return CsmSize.from_json(config, str(found.config))
+
+
+def load_weights(model: CsmModel, name: str) -> None:
+    """Load a checkpoint into an empty model of its size; raises ConfigError as load_model does."""
+    found = locate(name)
+    if found.is_adapter:
+        _load_merged(model, _adapters(found))
+        return
     weights = _read(found.files)
     if layouts.is_transformers_layout(weights):
-        size = layouts.size_of_transformers(_config(found.config, found.where), str(found.config))
-        weights = layouts.from_transformers(weights, size)
-    else:
-        size = (
-            CsmSize.from_json(_config(found.config, found.where), str(found.config))
-            if found.config
-            else _size_of(weights, found.where)
-        )
-    model = empty_model(size)
+        weights = layouts.from_transformers(weights, model.size)
     _check(model.state_dict(), weights, found.where)
-    # Tensor by tensor, and away with the old one: a second copy of six gigabytes would be held
-    # otherwise.
-    model.load_state_dict(
-        {
-            name: weights.pop(name).to(torch.float32, copy=True).contiguous()
-            for name in list(weights)
-        },
-        assign=True,
-    )
-    return model.requires_grad_(True)
+    # Each old tensor is dropped as it is converted, so six gigabytes are never held twice.
+    tensors = {
+        name: weights.pop(name).to(torch.float32, copy=True).contiguous() for name in list(weights)
+    }
+    model.load_state_dict(tensors, assign=True)
+    model.requires_grad_(True)
 
 
-def _merged(folder: Path) -> CsmModel:
-    adapters = lora.read_adapters(folder)
+def _adapters(found: Checkpoint) -> lora.Adapters:
+    return lora.read_adapters(found.files[0].parent)
+
+
+def _load_merged(model: CsmModel, adapters: lora.Adapters) -> None:
+    """Load the base of adapters and merge the adapters into it."""
     try:
-        model = load_model(adapters.base)
+        load_weights(model, adapters.base)
     except ConfigError as error:
-        raise ConfigError(
-            f"{folder}: adapters for the base {adapters.base!r}, which {lora.CONFIG} names and"
-            f" cannot be loaded; put it there, or correct base_model_name_or_path. {error}"
-        ) from error
+        raise ConfigError(_unusable_base(adapters, error)) from error
     if layouts.is_transformers_adapter(adapters.tensors):
         tensors, config = layouts.adapter_from_transformers(
             adapters.tensors, adapters.config, model.size
         )
         adapters = replace(adapters, tensors=tensors, config=config)
     lora.merge(adapters, model)
-    return model
 
 
-def _config(path: Path | None, where: str) -> dict[str, Any]:
-    if path is None:
-        raise ConfigError(
-            f"{where}: its size stands in config.json, which is not beside it; fetch it from where"
-            " the weights came"
-        )
+def _unusable_base(adapters: lora.Adapters, error: ConfigError) -> str:
+    return (
+        f"{adapters.folder}: adapters for the base {adapters.base!r}, which {lora.CONFIG} names and"
+        f" cannot be loaded; put it there, or correct base_model_name_or_path. {error}"
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -157,7 +181,7 @@ def _beside(path: Path) -> Path | None:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    """Return the files that an index names; all of them must be there."""
+    """Return the files that an index names; raises ConfigError when one is missing."""
     names = _shard_names(index)
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
@@ -181,7 +205,7 @@ def _shard_names(index: Path) -> list[str]:
 
 
 def _read(files: Sequence[Path]) -> dict[str, Tensor]:
-    """Read all named tensors.
+    """Read the named tensors of all files.
 
     A sweep's worker reads them again for each trial, which the system's page cache makes cheap.
     """
@@ -193,32 +217,18 @@ def _read(files: Sequence[Path]) -> dict[str, Tensor]:
                 if file.suffix == ".safetensors"
                 else torch.load(file, map_location="cpu", weights_only=True)
             )
-        except (
-            SafetensorError,
-            UnpicklingError,
-            zipfile.BadZipFile,
-            RuntimeError,
-            EOFError,
-            OSError,
-            ValueError,
-        ) as error:
-            first = (
-                str(error).strip().splitlines()[0][:200]
-                if str(error).strip()
-                else type(error).__name__
-            )
+        except _UNREADABLE as error:
             raise ConfigError(
-                f"{file}: not readable as tensors ({first}); a whole, plain checkpoint is needed:"
-                " fetch it again"
+                f"{file}: not readable as tensors ({first_line(error)[:200]}); a whole, plain"
+                " checkpoint is needed: fetch it again"
             ) from error
         if not isinstance(values, dict):
             raise ConfigError(
                 f"{file}: holds a {type(values).__name__}, not named tensors; give a checkpoint of"
                 " weights"
             )
-        values = values.get(
-            "model", values
-        )  # checkpoints of the public trainer keep optimiser state besides
+        # Checkpoints of the public trainer also hold the optimiser's state.
+        values = values.get("model", values)
         tensors |= {
             name: value
             for name, value in values.items()
@@ -228,9 +238,9 @@ def _read(files: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def _size_of(weights: Mapping[str, Tensor], where: str) -> CsmSize:
-    """Return the size from tensor shapes alone.
+    """Return the size by the shapes of the tensors alone.
 
-    Known presets only, for shapes do not tell the number of heads.
+    It must be made of presets, because shapes do not tell the number of heads.
     """
     try:
         vocab, width = weights["text_embeddings.weight"].shape
@@ -262,10 +272,8 @@ def _preset(weights: Mapping[str, Tensor], name: str, dim: int, where: str) -> T
 
 
 def _check(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], where: str) -> None:
-    missing, unknown = (
-        sorted(expected.keys() - actual.keys()),
-        sorted(actual.keys() - expected.keys()),
-    )
+    missing = sorted(expected.keys() - actual.keys())
+    unknown = sorted(actual.keys() - expected.keys())
     if missing or unknown:
         raise ConfigError(
             f"{where}: not the tensors of a CSM checkpoint: {len(missing)} missing (e.g."
@@ -280,57 +288,32 @@ def _check(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], where: 
 
 
 def _download(name: str) -> Checkpoint:
-    """Fetch the files of a hub repository, in any layout.
-
-    Or take them from the hub's cache on this disk.
-    """
-    try:
-        cached = [file for file in _NAMES if isinstance(try_to_load_from_cache(name, file), str)]
-        found = next(
-            (path for file in cached[:1] or _NAMES if (path := _fetch(name, file)) is not None),
-            None,
-        )
-        if found is None:
-            raise ConfigError(
-                f"{name}: this repository has none of {', '.join(_NAMES)}; name one with the"
-                " weights of a CSM"
-            )
-        if found.name == lora.WEIGHTS:
-            _fetch(name, lora.CONFIG)
-        files = (
-            tuple(Path(hf_hub_download(name, shard)) for shard in _shard_names(found))
-            if found.name in _SHARDED
-            else (found,)
-        )
-        return Checkpoint(files, _fetch(name, "config.json"))
-    except GatedRepoError as error:
+    """Return the files of a hub repository, in any layout, from the local cache or the hub."""
+    # A layout that is cached goes first: it works offline, and no second one is downloaded.
+    cached = [file for file in _NAMES if hub.cached(name, file) is not None]
+    found = None
+    for file in cached[:1] or _NAMES:
+        found = hub.fetch_if_present(name, file, otherwise=_OTHERWISE)
+        if found is not None:
+            break
+    if found is None:
         raise ConfigError(
-            f"{name} is gated: accept its licence on its hub page, then `hf auth login`; or give a"
-            " local folder"
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(
-            f"{name}: not on this disk, and the hub cannot be reached ({type(error).__name__})."
-            " Ways out: check the name and the network; or download the repository elsewhere and"
-            " give its folder; or train_from_scratch"
-        ) from error
+            f"{name}: this repository has none of {', '.join(_NAMES)}; name one with the weights of"
+            " a CSM"
+        )
+    if found.name == lora.WEIGHTS:
+        _fetch_config(name, lora.CONFIG)
+    files = (found,)
+    if found.name in _SHARDED:
+        shards = _shard_names(found)
+        files = tuple(hub.fetch(name, shard, otherwise=_OTHERWISE) for shard in shards)
+    return Checkpoint(files, _fetch_config(name, "config.json"))
 
 
-def _fetch(name: str, file: str) -> Path | None:
-    """Return the local path of one file of a repository.
-
-    None if the repository is known not to have it.
-    """
+def _fetch_config(name: str, file: str) -> Path | None:
+    """Return a small file from the repository of weights that were found; None if it has none."""
     try:
-        return Path(hf_hub_download(name, file))
-    except LocalEntryNotFoundError:
-        if file in (
-            "config.json",
-            lora.CONFIG,
-        ):  # the weights were found, so what is missing was never there
-            return None
-        raise
-    except EntryNotFoundError:
+        return hub.fetch_if_present(name, file, otherwise=_OTHERWISE)
+    except HubError:
+        # The weights are cached, so a file that is not cached was never in the repository.
         return None

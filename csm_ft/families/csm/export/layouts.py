@@ -10,16 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from csm_ft.config import ConfigError
-from csm_ft.families.csm.config import MAX_POSITIONS, PRESETS, CsmSize, TransformerSize
+from csm_ft.errors import ConfigError
+from csm_ft.families.csm.size import MAX_POSITIONS, PRESETS, CsmSize, TransformerSize
 
 AUDIO_EMBEDDINGS = "backbone_model.embed_tokens.embed_audio_tokens.weight"
 _ADAPTER = re.compile(
     r"base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
 )
-TIED = (  # the second name of the audio embeddings; transformers writes only this one
-    "depth_decoder.model.embed_tokens.weight"
-)
+# The second name of the audio embeddings; transformers writes only this one.
+TIED = "depth_decoder.model.embed_tokens.weight"
 _TOP = {
     "text_embeddings.weight": "embed_text_tokens.weight",
     "audio_embeddings.weight": AUDIO_EMBEDDINGS,
@@ -63,7 +62,7 @@ def to_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str, T
 
 
 def from_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str, Tensor]:
-    """The way back; the codec's tensors and the tied copy of the audio embeddings are left out."""
+    """Rename and permute back; the codec's tensors are left out."""
     top, stacks, layer = ({v: k for k, v in table.items()} for table in (_TOP, _STACKS, _LAYER))
     top[TIED] = "audio_embeddings.weight"
     renamed = {}
@@ -81,9 +80,7 @@ def from_transformers(weights: Mapping[str, Tensor], size: CsmSize) -> dict[str,
 def adapter_to_transformers(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], size: CsmSize
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Rename and permute the adapters of a checkpoint in peft's format.
-
-    So that peft puts them into CsmForConditionalGeneration.
+    """Rename and permute adapters in peft's format, for CsmForConditionalGeneration.
 
     A row of lora_B (and of DoRA's magnitudes) is a row of the weight, so those of q_proj and k_proj
     move with it; lora_A stays. ConfigError for an adapter that has no counterpart there.
@@ -120,7 +117,7 @@ def adapter_to_transformers(
 def adapter_from_transformers(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], size: CsmSize
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The way back, for adapters that were trained on CsmForConditionalGeneration.
+    """Rename and permute adapters back that were trained on CsmForConditionalGeneration.
 
     Adapters on the codec are left out if they do nothing (a list of names such as q_proj puts some
     there, which no loss reaches); ConfigError if they do something, and for adapters that have no
@@ -257,10 +254,7 @@ def _other_name(
 
 
 def _pattern(modules: Sequence[str]) -> str:
-    """Return a regular expression that fully matches these modules and no others.
-
-    The codec has a q_proj, too.
-    """
+    """Return a regular expression of these modules alone; the codec has a q_proj, too."""
     layers: dict[tuple[str, str], set[int]] = {}  # (stack, module in the layer) -> its layers
     patterns = []
     for module in dict.fromkeys(modules):

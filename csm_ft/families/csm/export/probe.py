@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from csm_ft.data.split import Split
-from csm_ft.families.csm.config import CsmSize
 from csm_ft.families.csm.model import CsmModel
+from csm_ft.families.csm.size import CsmSize
 
 # Two programs' fp32 differs by about 1e-6 of the logits' standard deviation. The smallest of the
 # known mistakes, a RoPE without Llama 3.1's scaling, makes 1e-2 (rows in another order: 1). This is
@@ -22,10 +22,6 @@ from csm_ft.families.csm.model import CsmModel
 TOLERANCE = 1e-3
 _MAX_FRAMES = 64  # of a clip: K * V logits each
 _NUM_CLIPS = 2
-
-
-class CheckError(ValueError):
-    """Another program does not read what was written, or says something else by it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Logits:
-    """What a program says about every frame of the probes."""
+    """What a program computes for every frame of the probes."""
 
     c0: Tensor  # [N, V]
     depth: Tensor  # [N, K-1, V]
@@ -52,14 +48,11 @@ class Logits:
 
 @dataclass(frozen=True)
 class Difference:
-    """Largest differences between two programs' logits.
-
-    And the standard deviation of the logits that they are judged by.
-    """
+    """Largest differences between two programs' logits, and what they are measured by."""
 
     c0: float
     depth: float
-    c0_spread: float
+    c0_spread: float  # standard deviation of the logits
     depth_spread: float
 
     @property
@@ -73,15 +66,13 @@ class Difference:
 
 
 def probes_of(split: Split, size: CsmSize) -> list[Probe]:
-    """Return the first clips of a split.
-
-    Or seeded random tokens where it has none that the model knows.
-    """
+    """Return the first clips of a split, or seeded random tokens where it has none."""
+    rows = range(min(_NUM_CLIPS, len(split)))
     clips = [
-        (split.text_tokens(i), split.codes(i)[:_MAX_FRAMES])
-        for i in range(min(_NUM_CLIPS, len(split)))
+        _probe(split.array("text_tokens", row), split.array("codes", row)[:_MAX_FRAMES])
+        for row in rows
     ]
-    return [_probe(text, codes) for text, codes in clips] or random_probes(size)
+    return clips or random_probes(size)
 
 
 def random_probes(size: CsmSize) -> list[Probe]:
@@ -104,12 +95,13 @@ def logits_of(model: CsmModel, probes: Sequence[Probe]) -> Logits:
 
 
 def difference(expected: Logits, actual: Logits) -> Difference:
-    """Compare what two programs say about the same probes."""
-    c0, depth = (
-        (a - b).abs().max().item()
-        for a, b in ((expected.c0, actual.c0), (expected.depth, actual.depth))
+    """Compare the logits of two programs for the same probes."""
+    return Difference(
+        c0=(expected.c0 - actual.c0).abs().max().item(),
+        depth=(expected.depth - actual.depth).abs().max().item(),
+        c0_spread=expected.c0.std().item(),
+        depth_spread=expected.depth.std().item(),
     )
-    return Difference(c0, depth, expected.c0.std().item(), expected.depth.std().item())
 
 
 def _probe(text: np.ndarray, codes: np.ndarray) -> Probe:
@@ -120,7 +112,6 @@ def _probe(text: np.ndarray, codes: np.ndarray) -> Probe:
 def _logits(model: CsmModel, probe: Probe) -> tuple[Tensor, Tensor]:
     frames = model.embed_codes(probe.codes)
     embedded = torch.cat([model.text_embeddings(probe.text), frames.sum(1)])
-    hidden = model.backbone_hidden(embedded[None])[
-        0, len(probe.text) - 1 : -1
-    ]  # position t predicts the frame at t + 1
+    # Position t predicts the frame at t + 1.
+    hidden = model.backbone_hidden(embedded[None])[0, len(probe.text) - 1 : -1]
     return model.codebook0_head(hidden), model.depth_logits(hidden, frames)

@@ -1,9 +1,7 @@
-"""CSM in Sesame's layout.
-
-Model.safetensors + config.json, and Sesame's own models.py as the judge of it.
+"""CSM in Sesame's layout: model.safetensors + config.json, read back by Sesame's own models.py.
 
 Sesame's code is not part of this program: it is taken from where CSM_REPO_PATH points, or from an
-installed `csm` package.
+installed `csm` package (requirements-sesame.txt).
 """
 
 import importlib
@@ -12,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -27,33 +26,57 @@ from torchtune.modules import TransformerDecoder
 from torchtune.modules.common_utils import disable_kv_cache
 
 from csm_ft.atomic import write_whole
-from csm_ft.config import ConfigError
-from csm_ft.families.csm.config import CsmSize
-from csm_ft.families.csm.export.probe import TOLERANCE, CheckError, Logits, Probe, logits_of
+from csm_ft.errors import CheckError, ConfigError
+from csm_ft.families.base import Proof
+from csm_ft.families.csm.export import snippets
+from csm_ft.families.csm.export.exporter import CsmExporter
+from csm_ft.families.csm.export.probe import TOLERANCE, Logits, Probe, logits_of
 from csm_ft.families.csm.model import CsmModel, llama
+from csm_ft.families.csm.size import CsmSize
 from csm_ft.families.csm.weights import load_model
 
-JUDGE = "Sesame's models.py"
+REFERENCE = "Sesame's models.py"
 NOT_CHECKED = (
-    "Sesame's own code did not check this export, only this program's loader: put CSM_REPO_PATH=<a"
-    " checkout of github.com/SesameAILabs/csm> into .env and export again, and it will"
+    "Sesame's own code did not check this export, only this program's loader: get it with"
+    " requirements-sesame.txt (or a checkout of github.com/SesameAILabs/csm), put"
+    " CSM_REPO_PATH=<its folder> into .env, and export again"
 )
+
+
+class SesameExporter(CsmExporter):
+    """Weights for Sesame's code."""
+
+    library = "csm"
+    summary = "Conversational Speech Model, weights in Sesame's layout"
+
+    def write_weights(self, folder: Path, model: CsmModel) -> None:
+        """Write the files that Sesame's `Model.from_pretrained` reads."""
+        write_model(folder, model, self.dtype)
+
+    def read(self, folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
+        """Read them by Sesame's code, or else by our own loader."""
+        return reload(folder, probes)
+
+    def read_back(self, folder: Path) -> Proof:
+        """Compare the logits, and say so when Sesame's code was not there to give them."""
+        proof = super().read_back(folder)
+        return proof if proof.read_by == REFERENCE else replace(proof, warning=NOT_CHECKED)
+
+    def snippet(self) -> str:
+        """Show how Sesame's code loads them."""
+        return snippets.sesame(self.size, sesame_config(self.size), has_mimi=self.has_mimi)
 
 
 def write_model(folder: Path, model: CsmModel, dtype: torch.dtype = torch.float32) -> None:
     """Write the model.safetensors and config.json that Sesame's `Model.from_pretrained` reads."""
-    tensors = {
-        name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()
-    }
+    weights = model.state_dict().items()
+    tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in weights}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_whole(folder / "config.json", json.dumps(sesame_config(model.size), indent=2))
 
 
 def sesame_config(size: CsmSize) -> dict[str, Any]:
-    """Return config.json.
-
-    Sizes that Sesame's FLAVORS lacks get a name each, for FLAVORS tells them apart by it.
-    """
+    """Return config.json; sizes that Sesame's FLAVORS lacks get a name each, to be told apart."""
     config = size.to_json()
     for name in ("backbone", "decoder"):
         if name in config:
@@ -62,16 +85,13 @@ def sesame_config(size: CsmSize) -> dict[str, Any]:
 
 
 def find_sesame() -> ModuleType | None:
-    """Import Sesame's models.py; None if there is none.
-
-    ConfigError when CSM_REPO_PATH names a folder without it.
-    """
+    """Import Sesame's models.py, or return None; ConfigError when CSM_REPO_PATH is wrong."""
     folder = os.environ.get("CSM_REPO_PATH")
     if folder:
         return _import_file(Path(folder) / "models.py")
     if find_spec("csm") and find_spec("csm.models"):
         return importlib.import_module("csm.models")
-    # A module of such a general name is Sesame's only if its package says so.
+    # A module of such a general name is Sesame's only if its package is.
     if any("csm" in distribution for distribution in packages_distributions().get("models", ())):
         return importlib.import_module("models")
     return None
@@ -79,11 +99,9 @@ def find_sesame() -> ModuleType | None:
 
 @torch.no_grad()
 def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
-    """Read an export back by Sesame's code, or else by our own loader.
+    """Read an export back by Sesame's code, or else by our own loader: its logits, and by whom.
 
-    Return its logits and who read it.
-
-    Raises CheckError when Sesame's own generation, with its caches, does not say what these logits
+    Raises CheckError when Sesame's own generation, with its caches, does not give what these logits
     rank first, and ConfigError when CSM_REPO_PATH is wrong.
     """
     module = find_sesame()
@@ -94,7 +112,7 @@ def reload(folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
     model.setup_caches(1)
     for probe in probes:
         _check_generation(model, probe)
-    return logits, JUDGE
+    return logits, REFERENCE
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -144,22 +162,21 @@ def _logits(model: Any, probe: Probe) -> tuple[Tensor, Tensor]:
 
 
 def _check_generation(model: Any, probe: Probe) -> None:
-    """Let the model say the frame after the probe, likeliest code first.
+    """Let the model generate the frame after the probe, likeliest code first.
 
     Its own logits must rank each of these codes first.
     """
     model.reset_caches()
     tokens, mask = _rows(probe)
-    said = model.generate_frame(
-        tokens, mask, torch.arange(tokens.shape[1])[None], temperature=1.0, topk=1
-    )
+    positions = torch.arange(tokens.shape[1])[None]
+    frame = model.generate_frame(tokens, mask, positions, temperature=1.0, topk=1)
     with disable_kv_cache(model.backbone), disable_kv_cache(model.decoder):
-        c0, depth = _logits(model, Probe(probe.text, torch.cat([probe.codes, said.long()])))
+        c0, depth = _logits(model, Probe(probe.text, torch.cat([probe.codes, frame.long()])))
     for k, logits in enumerate([c0[-1], *depth[-1]]):
-        if logits[said[0, k]] < logits.max() - TOLERANCE * logits.std():
+        if logits[frame[0, k]] < logits.max() - TOLERANCE * logits.std():
             raise CheckError(
-                f"Sesame's generate_frame says code {int(said[0, k])} in codebook {k}, its logits"
-                f" {int(logits.argmax())}"
+                f"Sesame's generate_frame gives code {int(frame[0, k])} in codebook {k}, its"
+                f" logits rank {int(logits.argmax())} first"
             )
 
 
@@ -170,9 +187,9 @@ def _causal(inputs: Tensor) -> Tensor:
 
 
 def _rows(probe: Probe) -> tuple[Tensor, Tensor]:
-    """Return a probe as Sesame's rows [1, L + T, K + 1] of K codes and a text token.
+    """Return a probe as Sesame's rows of K codes and a text token, and their mask.
 
-    And the mask of which of them count.
+    Both are [1, L + T, K + 1]; the mask is true where they count.
     """
     length, num_codebooks = len(probe.text), probe.codes.shape[1]
     tokens = torch.zeros(length + len(probe.codes), num_codebooks + 1, dtype=torch.int64)

@@ -1,42 +1,39 @@
 """The code that loads an export, for its model card; THIS_FOLDER stands for where it lies."""
 
-from csm_ft.families.csm.config import MAX_POSITIONS, CsmSize, TransformerSize
-from csm_ft.families.csm.export.sesame import sesame_config
+from collections.abc import Mapping
+from typing import Any
+
+from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
 
 FOLDER = "THIS_FOLDER"
 _WITH_OURS = f"""\
-With csm-ft: `python -m csm_ft.generate --model {FOLDER} --text "Hello."` speaks, and
-`python train.py --data tokens.hdf5 --model_name_or_checkpoint_path {FOLDER}` goes on training."""
+With csm-ft: `python -m csm_ft.generate --model {FOLDER} --text "Hello."` generates speech, and
+`python train.py --data tokens.hdf5 --model_name_or_checkpoint_path {FOLDER}` fine-tunes further."""
 _NO_MIMI = (
-    "Its codes are not Mimi's: what is above gives codes, and only csm-ft, which has their codec,"
-    " makes sound of them.\n\n"
+    "Its codes are not Mimi's: the code above gives codes, and only csm-ft, which has their codec,"
+    " turns them into sound.\n\n"
 )
-_SESAME_SPEAKS = """\
+_SESAME_GENERATES = """\
 # from generator import Generator
 audio = Generator(model).generate(text="Hello.", speaker=0, context=[], max_audio_length_ms=10_000)
 """
-_TRANSFORMERS_SPEAKS = """\
+_TRANSFORMERS_GENERATES = """\
 inputs = processor("[0]Hello.", add_special_tokens=True, return_tensors="pt").to(model.device)
 processor.save_audio(model.generate(**inputs, output_audio=True), "hello.wav")
 """
 
 
-def sesame(size: CsmSize, *, has_mimi: bool) -> str:
-    """Return the Markdown for weights in Sesame's layout."""
-    config = sesame_config(size)
+def sesame(size: CsmSize, config: Mapping[str, Any], *, has_mimi: bool) -> str:
+    """Return the Markdown for weights in Sesame's layout, with this config.json."""
     custom = {name: getattr(size, name) for name in ("backbone", "decoder") if name in config}
-    imports = "from torchtune.models import llama3_2\n" if custom else ""
-    flavours = "".join(
-        _flavour(config[f"{name}_flavor"], transformer) for name, transformer in custom.items()
-    )
-    code = (
-        f"import models\n{imports}\n{flavours}model ="
-        f' models.Model.from_pretrained("{FOLDER}")\n{_SESAME_SPEAKS if has_mimi else ""}'
-    )
-    return (
-        "In a checkout of [Sesame's"
-        f" code](https://github.com/SesameAILabs/csm):\n\n{_block(code)}\n\n{_ours(has_mimi=has_mimi)}"
-    )
+    lines = ["import models"]
+    if custom:
+        lines += ["from torchtune.models import llama3_2", ""]
+    lines += [_flavour(config[f"{name}_flavor"], custom[name]) for name in custom]
+    lines.append(f'model = models.Model.from_pretrained("{FOLDER}")')
+    code = "\n".join(lines) + "\n" + (_SESAME_GENERATES if has_mimi else "")
+    where = "In a checkout of [Sesame's code](https://github.com/SesameAILabs/csm):"
+    return f"{where}\n\n{_block(code)}\n\n{_ours(has_mimi=has_mimi)}"
 
 
 def transformers(*, has_mimi: bool) -> str:
@@ -49,7 +46,7 @@ def transformers(*, has_mimi: bool) -> str:
 from transformers import AutoProcessor, CsmForConditionalGeneration
 
 model = CsmForConditionalGeneration.from_pretrained("{FOLDER}")
-{processor + _TRANSFORMERS_SPEAKS if has_mimi else ""}"""
+{processor + _TRANSFORMERS_GENERATES if has_mimi else ""}"""
     return f"{_block(code)}\n\n{_ours(has_mimi=has_mimi)}"
 
 
@@ -66,15 +63,13 @@ from transformers import AutoProcessor, CsmForConditionalGeneration
 
 base = CsmForConditionalGeneration.from_pretrained("{name}")
 model = PeftModel.from_pretrained(base, "{FOLDER}")
-{processor + _TRANSFORMERS_SPEAKS if has_mimi else ""}"""
-    hint = (
-        ""
-        if is_published
-        else (
+{processor + _TRANSFORMERS_GENERATES if has_mimi else ""}"""
+    hint = ""
+    if not is_published:
+        hint = (
             f"`{name}` is the base in this layout: `python -m csm_ft.export BASE --format"
             f" transformers --output {name}`.\n\n"
         )
-    )
     return f"{_block(code)}\n\n{hint}{_ours(has_mimi=has_mimi)}"
 
 
@@ -88,7 +83,7 @@ def _flavour(name: str, size: TransformerSize) -> str:
         f'models.FLAVORS["{name}"] = lambda: llama3_2.llama3_2(vocab_size=1,'
         f" num_layers={size.layers}, num_heads={size.heads}, num_kv_heads={size.kv_heads},"
         f" embed_dim={size.dim}, max_seq_len={MAX_POSITIONS}, intermediate_dim={size.ffn_dim},"
-        " norm_eps=1e-5, rope_base=500_000, scale_factor=32)\n"
+        " norm_eps=1e-5, rope_base=500_000, scale_factor=32)"
     )
 
 

@@ -1,8 +1,8 @@
-"""Token files of the public CSM trainer, read as if they were our own.
+"""Reading token files of the public CSM trainer.
 
 Layout: groups `train` and `val`, each with `audio` (variable-length int32, one row per clip: K x T
 codes, codebook-first), `text` (variable-length int32) and `length` (int32 = T + text tokens + 1).
-No attributes: K and the vocabularies come from the environment that the trainer was configured by
+There are no attributes: K and the vocabulary sizes come from the trainer's environment variables
 (AUDIO_NUM_CODEBOOKS, AUDIO_VOCAB_SIZE, TEXT_VOCAB_SIZE), with its defaults.
 """
 
@@ -18,62 +18,81 @@ from numpy.typing import NDArray
 
 from csm_ft.data.split import (
     SPLITS,
+    ArrayKind,
     Clip,
     Split,
     Store,
-    StoreError,
     StoreInfo,
     clip_columns,
     content_fingerprint,
 )
+from csm_ft.data.token_file import HDF5_ERRORS, hdf5
+from csm_ft.errors import StoreError
 
 _BLOCK_CLIPS = 1024
+_SAMPLE_RATE_HZ, _FRAME_SAMPLES = 24000, 1920  # of Mimi
 _COLUMNS = ("audio", "text", "length")
 
 
-def is_public(file: Any) -> bool:
-    """Tell whether an open HDF5 file has the public trainer's layout."""
-    return "schema_version" not in file.attrs and all(
-        name in file.get("train", ()) for name in _COLUMNS
-    )
+def foreign_key(path: Path) -> str:
+    """Return a key of the settings that such a file is read with; "" for any other file."""
+    try:
+        with hdf5(path) as file:
+            is_public = "schema_version" not in file.attrs and all(
+                name in file.get("train", ()) for name in _COLUMNS
+            )
+    except HDF5_ERRORS:
+        return ""
+    return repr(_info()) if is_public else ""
 
 
-def environment_key() -> str:
-    """Return a short name of what the environment says about these files."""
-    return hashlib.blake2b(repr(_info()).encode(), digest_size=4).hexdigest()
+def open_store(path: Path) -> Store:
+    """Read a whole file into memory.
 
-
-def read(path: Path, file: Any) -> Store:
-    """Read the whole file into memory.
-
-    Records that a crash of the trainer left empty are left out, with a note on stderr and in
-    `Store.notes`. Raises StoreError for a record that does not fit the number of codebooks or its
-    own length.
+    Records that a crash of the trainer left empty are skipped, with a note on stderr and in
+    `Store.notes`. Raises StoreError for a damaged file, and for a record that does not fit the
+    number of codebooks, its own length or a vocabulary.
     """
     info = _info()
     notes: list[str] = []
-    splits = {name: _read_split(path, file, name, info, notes) for name in SPLITS}
+    try:
+        with hdf5(path) as file:
+            splits = {name: _read_split(path, file, name, info, notes) for name in SPLITS}
+    except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        # Whatever h5py raises on damage.
+        raise StoreError(
+            f"{path} is not readable as a token file of the public trainer ({error}); copy it"
+            " again, or pretokenise"
+        ) from error
     for note in notes:
         print(f"{path}: {note}", file=sys.stderr)
-    return Store(
-        path, replace(info, content_fingerprint=content_fingerprint(splits)), splits, notes=notes
-    )
+    info = replace(info, content_fingerprint=content_fingerprint(splits))
+    return Store(path, info, splits, notes=notes)
 
 
 def _info() -> StoreInfo:
+    num_codebooks = _from_environment("AUDIO_NUM_CODEBOOKS", 32)
+    facts = {
+        "codec": "mimi",
+        "codec_source": "kyutai/mimi",
+        "codec_fingerprint": "",
+        "num_codebooks": num_codebooks,
+        "codec_vocab_size": _from_environment("AUDIO_VOCAB_SIZE", 2051),
+        "sample_rate_hz": _SAMPLE_RATE_HZ,
+        "frame_samples": _FRAME_SAMPLES,
+        "tokenizer": "meta-llama/Llama-3.2-1B",
+        "tokenizer_fingerprint": "",
+        "text_vocab_size": _from_environment("TEXT_VOCAB_SIZE", 128256),
+        "template": "[{speaker}]{text}",
+    }
     return StoreInfo(
         family="csm",
-        codec="mimi",
-        codec_source="kyutai/mimi",
-        codec_fingerprint="",
-        num_codebooks=_from_environment("AUDIO_NUM_CODEBOOKS", 32),
-        codec_vocab_size=_from_environment("AUDIO_VOCAB_SIZE", 2051),
-        sample_rate_hz=24000,
-        frame_samples=1920,
-        tokenizer="meta-llama/Llama-3.2-1B",
-        tokenizer_fingerprint="",
-        text_vocab_size=_from_environment("TEXT_VOCAB_SIZE", 128256),
-        template="[{speaker}]{text}",
+        arrays={"codes": ArrayKind("<u2", num_codebooks), "text_tokens": ArrayKind("<u4")},
+        sample_rate_hz=_SAMPLE_RATE_HZ,
+        frame_sec=_FRAME_SAMPLES / _SAMPLE_RATE_HZ,
+        audio_fingerprint="",
+        text_fingerprint="",
+        facts=facts,
     )
 
 
@@ -106,9 +125,8 @@ def _read_split(path: Path, file: Any, name: str, info: StoreInfo, notes: list[s
                 empty.append(row)
                 continue
             _check_record(f"{path} {name} record {row}", audio, tokens, int(length), info)
-            codes.append(
-                np.ascontiguousarray(audio.reshape(info.num_codebooks, -1).T).astype(np.uint16)
-            )
+            by_codebook = audio.reshape(info.facts["num_codebooks"], -1)  # [K, T]
+            codes.append(np.ascontiguousarray(by_codebook.T).astype(np.uint16))
             text.append(tokens.astype(np.uint32))
     if empty:
         shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
@@ -122,7 +140,7 @@ def _read_split(path: Path, file: Any, name: str, info: StoreInfo, notes: list[s
 def _check_record(
     where: str, audio: NDArray[Any], tokens: NDArray[Any], length: int, info: StoreInfo
 ) -> None:
-    num_codebooks = info.num_codebooks
+    num_codebooks = info.facts["num_codebooks"]
     if len(audio) % num_codebooks:
         raise StoreError(
             f"{where}: {len(audio)} codes are not a multiple of {num_codebooks} codebooks; set"
@@ -136,8 +154,8 @@ def _check_record(
             " number the file was made with, or make the file again"
         )
     for what, values, size, variable in (
-        ("audio code", audio, info.codec_vocab_size, "AUDIO_VOCAB_SIZE"),
-        ("text token", tokens, info.text_vocab_size, "TEXT_VOCAB_SIZE"),
+        ("audio code", audio, info.facts["codec_vocab_size"], "AUDIO_VOCAB_SIZE"),
+        ("text token", tokens, info.facts["text_vocab_size"], "TEXT_VOCAB_SIZE"),
     ):
         if values.min() < 0 or values.max() >= size:
             worst = values.min() if values.min() < 0 else values.max()
@@ -150,26 +168,28 @@ def _check_record(
 def _split(
     name: str, codes: list[NDArray[np.uint16]], text: list[NDArray[np.uint32]], info: StoreInfo
 ) -> Split:
-    """Put records together.
+    """Build a split from records.
 
-    A clip's id is the hash of its codes and text, as there is nothing else to know it by.
+    A clip's id is the hash of its codes and text, because the file names neither audio nor span.
     """
-    clips = [
-        Clip(
-            hashlib.blake2b(c.tobytes() + t.tobytes(), digest_size=16).hexdigest(),
-            "",
-            "",
-            "",
-            0.0,
-            seconds,
-            seconds,
-        )
-        for c, t, seconds in zip(codes, text, (len(c) * info.frame_sec for c in codes), strict=True)
-    ]
+    clips = [_clip(c, t, len(c) * info.frame_sec) for c, t in zip(codes, text, strict=True)]
     arrays = {
-        "codes": np.concatenate([np.empty((0, info.num_codebooks), np.uint16), *codes]),
+        "codes": np.concatenate([np.empty((0, info.facts["num_codebooks"]), np.uint16), *codes]),
         "codes_offsets": np.cumsum([0, *map(len, codes)], dtype=np.int64),
         "text_tokens": np.concatenate([np.empty(0, np.uint32), *text]),
         "text_tokens_offsets": np.cumsum([0, *map(len, text)], dtype=np.int64),
     }
-    return Split(name, {**arrays, **clip_columns(clips)})
+    return Split(name, {**arrays, **clip_columns(clips)}, info.arrays)
+
+
+def _clip(codes: NDArray[np.uint16], text: NDArray[np.uint32], duration_sec: float) -> Clip:
+    content = hashlib.blake2b(codes.tobytes() + text.tobytes(), digest_size=16)
+    return Clip(
+        id=content.hexdigest(),
+        text="",
+        speaker="",
+        source="",
+        start_sec=0.0,
+        end_sec=duration_sec,
+        duration_sec=duration_sec,
+    )

@@ -1,0 +1,39 @@
+"""Rows of metadata, and the rejected ones that cannot be used."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SPEAKER = "speaker:"  # speaker:NAME, where options choose turns
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a metadata file: a clip and its transcript."""
+
+    where: str  # "val.json row 17", counted from 1
+    path: Path  # absolute; relative ones are relative to the metadata file
+    text: str  # stripped, never empty
+    speaker: str | None  # as text: 3, 3.0 and "3" are all "3"
+    start_sec: float | None  # None = from the start of the file
+    end_sec: float | None  # None = to its end
+    conversation: str = ""  # "" = none; else as text, like speaker
+    turn: int = 0  # place in the conversation, from 0; rejected rows count
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A row that cannot be used, with the file's own spelling of path and text ("" = none)."""
+
+    where: str
+    path: str
+    text: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+    def to_json(self) -> str:
+        """Return one line of rejected.jsonl."""
+        text = json.dumps(asdict(self), ensure_ascii=False)
+        return text.encode(errors="backslashreplace").decode()  # file names that are not UTF-8

@@ -1,0 +1,52 @@
+"""The torch half of the contract: micro-batches, losses and models."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from csm_ft.families.base import Prompt, Sample, SamplingOptions
+
+Loss = Mapping[str, Tensor]  # per part: nats summed per sequence, [B] fp32; never a mean
+
+
+@dataclass
+class Batch:
+    """One micro-batch of B sequences; families add their tensors in a subclass."""
+
+    counts: dict[str, Tensor]  # per part: true number of targets per sequence, [B] int64, CPU
+    audio_sec: float  # sound that is trained on
+    num_positions: int  # real positions, without padding
+    num_padded: int  # B * longest
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch with its tensors (but not its counts) on `device`."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return type(self)(**{**vars(self), **moved})
+
+
+class SpeechModel(nn.Module):
+    """A trainable model; the loss is in `forward`, so that DDP and FSDP2 see it."""
+
+    block_classes: ClassVar[tuple[type[nn.Module], ...]] = ()  # what sharding wraps
+    max_positions: int = 0  # longest sequence; 0 = no limit
+    base_fingerprint: str = ""  # of the frozen weights, once there are adapters beside them
+
+    def forward(self, batch: Any) -> Loss:
+        """Return the nats of each part, summed per sequence."""
+        raise NotImplementedError
+
+    def sample(
+        self, prompts: Sequence[Prompt], encoder: Any, options: SamplingOptions
+    ) -> list[Sample]:
+        """Answer all prompts as one batch; `encoder` is the family's own.
+
+        Leaves mode, caches and random state as they were.
+        """
+        raise NotImplementedError
