@@ -1,49 +1,47 @@
-"""Write audio codes and text tokens to one HDF5 file, once.
+"""Encode sound and text into one token file, once.
 
 `python pretokenize.py --train_data train.json --output tokens.hdf5`.
 
-The same command again encodes only what is new, and goes on after a kill. See --help for every
+The same command again encodes only what is new, and resumes after a kill. See --help for every
 option.
 """
 
 import sys
 from collections.abc import Sequence
 
-from csm_ft.cli import parse_args
-from csm_ft.config import load_env_files
-from csm_ft.pretokenize.clips import TooManyRejectedError
-from csm_ft.pretokenize.run import pretokenize
-from csm_ft.pretokenize_config import PretokenizeConfig
+from csm_ft.cli import parse_args, run_program
+from csm_ft.errors import TooManyRejectedError
+from csm_ft.families import named_family, open_family
 
 DESCRIPTION = (
-    "Write the audio codes and text tokens of clips to one HDF5 file. The same command again"
-    " encodes only what is new."
+    "Encode the sound and text of clips into one token file. The same command again encodes only"
+    " what is new."
 )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Command line.
+    """Run the command line.
 
-    0 done, 1 too many rows rejected, 2 a mistake of the user, 130 interrupted (the same command
-    goes on).
+    Returns 0 when done, 1 for too many rejected rows, 2 for a mistake of the user, 130 when
+    interrupted (the same command continues).
     """
-    load_env_files()
+    return run_program(lambda: _pretokenize(argv))
+
+
+def _pretokenize(argv: Sequence[str]) -> int:
+    family = open_family(named_family(argv))
+    config = parse_args(
+        family.pretokenize_config, argv, program="pretokenize.py", description=DESCRIPTION
+    )
+    from csm_ft.pretokenize.run import pretokenize  # torch and soundfile: not for --help
+
     try:
-        pretokenize(
-            parse_args(PretokenizeConfig, argv, program="pretokenize.py", description=DESCRIPTION)
-        )
+        pretokenize(family, config)
     except TooManyRejectedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
-        if (
-            type(error) is ValueError
-        ):  # messages for the user are of its subclasses: this is a mistake in the program
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last saved part", file=sys.stderr)
+        print("stopped; the same command continues from the last saved part", file=sys.stderr)
         return 130
     return 0
 

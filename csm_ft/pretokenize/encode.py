@@ -1,10 +1,10 @@
-"""Encoding what is new.
+"""Encoding what is new. Encoded arrays are kept in parts until the token file is written.
 
-Codes are kept in parts, each there whole or not at all, until the token file is written.
-
-`<output>.parts/plan.json` holds the groups of clips that go through the codec together, made before
-the first is encoded, so that a resumed run encodes the same groups; `part_00012.safetensors` holds
-the codes of some groups, by clip id.
+`<output>.parts/plan.json` holds the groups of clips that are encoded together, made before the
+first is encoded, so that a resumed run encodes the same groups. `part_00012.safetensors` holds the
+arrays of some groups, by clip id (the first array of a clip) and `id/name` (its further ones).
+`fitted.safetensors` holds an encoder that was fitted for this output. Each file is written whole or
+not at all.
 """
 
 import itertools
@@ -13,8 +13,9 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,19 +23,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from csm_ft.atomic import write_whole
-from csm_ft.codecs.base import Codec, Wave
 from csm_ft.console import console, track
-from csm_ft.data import audio
-from csm_ft.data.split import SPLITS, Split, Store
-from csm_ft.pretokenize.clips import Span
-from csm_ft.pretokenize_config import PretokenizeConfig
+from csm_ft.data.audio import Wave
+from csm_ft.data.split import SPLITS, Arrays, Split, Store
+from csm_ft.errors import AudioError
+from csm_ft.pretokenize.clips import Job, Span
 
 Group = list[str]  # clip ids
-FITTED = "fitted"  # codec_source of a codec that only the token file holds
+_MAX_GROUPS_AHEAD = 3  # read while one is encoded
 
 
-class CodeCache:
-    """All codes that are at hand.
+class ClipCache:
+    """The arrays of all sound that was encoded before.
 
     Those of the token file that is about to be replaced, and those of the parts.
     """
@@ -43,109 +43,114 @@ class CodeCache:
         """Take the token file at `output`, opened, or None if there is none."""
         self.folder = Path(f"{output}.parts")
         self._store = old
+        self._arrays: Sequence[str] = ()  # that come from the sound, the first array first
         self._old: dict[str, tuple[Split, int]] = {}
-        self._parts: dict[str, Path] = {}
-        self._frames: dict[str, int] = {}
+        self._parts: dict[str, Path] = {}  # name of a tensor -> its part
+        self._lengths: dict[str, int] = {}  # name of a tensor -> its rows
 
-    def find(self) -> None:
-        """Look up what the old token file and the parts hold.
+    def find(self, arrays: Sequence[str]) -> None:
+        """Look up which clips have all of `arrays` in the old token file or in the parts.
 
-        Ids name the codec, too, so other codecs' codes do no harm.
+        Clip ids name the encoder, too, so what another one encoded does no harm.
         """
+        self._arrays = arrays
         store = self._store
-        if store is not None:
-            self._old = {
-                id_: (store.splits[name], i)
-                for name in SPLITS
-                for i, id_ in enumerate(store.splits[name].ids)
-            }
+        if store is not None and set(arrays) <= set(store.info.arrays):
+            for split in (store.splits[name] for name in SPLITS):
+                self._old |= {id_: (split, i) for i, id_ in enumerate(split.ids)}
         for path in sorted(self.folder.glob("part_*.safetensors")):
             self._add_part(path)
 
     def __contains__(self, clip_id: str) -> bool:
-        return clip_id in self._parts or clip_id in self._old
+        return self._is_in_parts(clip_id) or clip_id in self._old
 
-    def num_frames(self, clip_id: str) -> int:
-        """Return the frames of a clip."""
-        if clip_id in self._frames:
-            return self._frames[clip_id]
+    def lengths(self, clip_id: str) -> dict[str, int]:
+        """Return the rows of each array of a clip."""
+        if self._is_in_parts(clip_id):
+            return {name: self._lengths[self._tensor(clip_id, name)] for name in self._arrays}
         split, index = self._old[clip_id]
-        return int(split.num_frames[index])
+        return {name: int(split.lengths(name)[index]) for name in self._arrays}
 
-    def codes(self, clip_id: str) -> NDArray[np.uint16]:
-        """Return the codes of a clip, [T, K]."""
-        if clip_id in self._parts:
-            with safe_open(self._parts[clip_id], framework="numpy") as part:
-                return part.get_tensor(clip_id)
+    def array(self, clip_id: str, name: str) -> NDArray[Any]:
+        """Return one array of a clip, [T] or [T, width]."""
+        if self._is_in_parts(clip_id):
+            tensor = self._tensor(clip_id, name)
+            with safe_open(self._parts[tensor], framework="numpy") as part:
+                return part.get_tensor(tensor)
         split, index = self._old[clip_id]
-        return split.codes(index)
+        return split.array(name, index)
 
-    def add(self, codes: Mapping[str, NDArray[np.uint16]]) -> None:
-        """Keep the codes of some groups as the next part."""
-        number = 1 + max(
-            (int(p.stem.split("_")[1]) for p in self.folder.glob("part_*.safetensors")), default=-1
-        )
+    def add(self, clips: Mapping[str, Arrays]) -> None:
+        """Keep the arrays of some groups as the next part."""
+        parts = self.folder.glob("part_*.safetensors")
+        number = 1 + max((int(part.stem.split("_")[1]) for part in parts), default=-1)
+        tensors: dict[str, NDArray[Any]] = {}
+        for id_, arrays in clips.items():
+            for name in self._arrays:
+                tensors[self._tensor(id_, name)] = np.ascontiguousarray(arrays[name])
         path = self.folder / f"part_{number:05d}.safetensors"
-        write_whole(path, save({id_: np.ascontiguousarray(c) for id_, c in codes.items()}))
+        write_whole(path, save(tensors))
         self._add_part(path)
 
-    def plan(self, missing: Mapping[str, Span], codec: Codec, batch_sec: float) -> list[Group]:
+    def plan(self, missing: Mapping[str, Span], job: Job) -> list[Group]:
         """Return the groups to encode.
 
         Those of the stored plan, then new ones, sorted by length, for clips that no plan names.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "plan.json"
+        path, fingerprint = self.folder / "plan.json", job.encoder.audio_fingerprint
         stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        groups: list[Group] = (
-            stored["groups"] if stored.get("codec_fingerprint") == codec.fingerprint else []
-        )
-        planned = {id_ for group in groups for id_ in group}
-        frames_per_batch = batch_sec * codec.sample_rate_hz / codec.frame_samples
-        new = sorted((span.num_frames, id_) for id_, span in missing.items() if id_ not in planned)
-        batch: Group = []
-        for num_frames, id_ in new:
-            if batch and num_frames * (len(batch) + 1) > frames_per_batch:
-                groups.append(batch)
-                batch = []
-            batch.append(id_)
-        groups += [batch] if batch else []
-        write_whole(path, json.dumps({"codec_fingerprint": codec.fingerprint, "groups": groups}))
-        return [wanted for group in groups if (wanted := [id_ for id_ in group if id_ in missing])]
+        # Version 0.2 wrote `codec_fingerprint`.
+        planned_for = stored.get("audio_fingerprint", stored.get("codec_fingerprint"))
+        groups: list[Group] = stored["groups"] if planned_for == fingerprint else []
+        planned = set(itertools.chain.from_iterable(groups))
+        new = {id_: span for id_, span in missing.items() if id_ not in planned}
+        groups += _group(new, job)
+        write_whole(path, json.dumps({"audio_fingerprint": fingerprint, "groups": groups}))
+        wanted = [[id_ for id_ in group if id_ in missing] for group in groups]
+        return [group for group in wanted if group]
 
-    def fitted_codec(self) -> bytes | None:
-        """Return the codec that was fitted for this output before, or None."""
-        kept = self.folder / "codec.safetensors"
-        if kept.is_file():
-            return kept.read_bytes()
-        store = self._store
-        return (
-            store.asset("codec")
-            if store is not None and store.info.codec_source == FITTED
-            else None
-        )
+    def fitted(self) -> Iterator[tuple[Mapping[str, Any], Mapping[str, bytes]]]:
+        """Yield facts and assets of encoders that may have been fitted for this output before.
 
-    def keep_fitted_codec(self, blob: bytes) -> None:
-        """Keep a fitted codec until the token file holds it."""
+        What an interrupted run fitted comes first, then what the old token file holds.
+        """
+        path = self.folder / "fitted.safetensors"
+        if path.is_file():
+            with safe_open(path, framework="numpy") as file:
+                facts = json.loads(file.metadata()["facts"])
+                names = file.keys()
+                assets = {name: file.get_tensor(name).tobytes() for name in names}
+            yield facts, assets
+        if self._store is not None:
+            yield self._store.info.facts, self._store.assets
+
+    def keep_fitted(self, facts: Mapping[str, Any], assets: Mapping[str, bytes]) -> None:
+        """Keep a fitted encoder until the token file holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "codec.safetensors", blob)
+        tensors = {name: np.frombuffer(blob, np.uint8) for name, blob in assets.items()}
+        blob = save(tensors, metadata={"facts": json.dumps(dict(facts))})
+        write_whole(self.folder / "fitted.safetensors", blob)
 
-    def remove_parts(self) -> None:
-        """Drop the parts; the token file has it all."""
+    def remove(self) -> None:
+        """Remove the parts, once the token file has it all."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _tensor(self, clip_id: str, name: str) -> str:
+        return clip_id if name == self._arrays[0] else f"{clip_id}/{name}"
+
+    def _is_in_parts(self, clip_id: str) -> bool:
+        return all(self._tensor(clip_id, name) in self._parts for name in self._arrays)
 
     def _add_part(self, path: Path) -> None:
         try:
             with safe_open(path, framework="numpy") as part:
-                for id_ in part.keys():  # noqa: SIM118 - not a dict
-                    self._parts[id_] = path
-                    self._frames[id_] = part.get_slice(id_).get_shape()[0]
+                for tensor in part.keys():  # noqa: SIM118 - not a dict
+                    self._parts[tensor] = path
+                    self._lengths[tensor] = part.get_slice(tensor).get_shape()[0]
         except (SafetensorError, ValueError, OSError) as error:
-            console.print(
-                f"{path} is damaged ({error}); its clips are encoded again",
-                markup=False,
-                style="yellow",
-            )
+            message = f"{path} is damaged ({error}); its clips are encoded again"
+            console.print(message, markup=False, style="yellow")
             path.unlink()
 
 
@@ -153,10 +158,12 @@ class CodeCache:
 class Encoded:
     """What one run added."""
 
-    num_clips: int
-    audio_sec: float
-    wall_sec: float
-    unusable: Mapping[str, str]  # clips that have no codes, with the reason
+    num_clips: int = 0
+    audio_sec: float = 0.0
+    wall_sec: float = 0.0
+    rejected: Mapping[str, str] = field(
+        default_factory=dict
+    )  # clip ids that cannot be used, with the reason
 
     @property
     def times_real_time(self) -> float:
@@ -164,83 +171,83 @@ class Encoded:
         return self.audio_sec / max(self.wall_sec, 1e-9)
 
 
-def encode_missing(
-    wanted: Mapping[str, Span], cache: CodeCache, codec: Codec, config: PretokenizeConfig
-) -> Encoded:
+def encode_missing(wanted: Mapping[str, Span], cache: ClipCache, job: Job) -> Encoded:
     """Encode every wanted clip that the cache does not have.
 
     A clip that could not be used is tried again in the next run.
     """
     missing = {id_: span for id_, span in wanted.items() if id_ not in cache}
     if not missing:
-        console.print(f"nothing to encode: the codes of all {len(wanted)} clips are at hand")
-        return Encoded(0, 0.0, 0.0, {})
-    groups = cache.plan(missing, codec, config.batch_sec)
+        console.print(f"nothing to encode: all {len(wanted)} clips are already encoded")
+        return Encoded()
+    groups = cache.plan(missing, job)
     seconds = [sum(missing[id_].duration_sec for id_ in group) for group in groups]
     console.print(
         f"encoding {len(missing)} of {len(wanted)} clips, {sum(seconds) / 60:.1f} minutes, in"
         f" {len(groups)} batches"
     )
     started = time.monotonic()
-    codes: dict[str, NDArray[np.uint16]] = {}
-    unusable: dict[str, str] = {}
-    for waves in track(
-        _load_groups(groups, missing, codec, config), "encoding", sum(seconds), weights=seconds
-    ):
-        unusable |= {id_: reason for id_, reason in waves.items() if isinstance(reason, str)}
-        good = {id_: wave for id_, wave in waves.items() if not isinstance(wave, str)}
-        for id_, frames in zip(
-            good, codec.encode(list(good.values())) if good else [], strict=True
-        ):
-            assert frames.shape == (
-                -(-len(good[id_]) // codec.frame_samples),
-                codec.num_codebooks,
-            ), f"{codec.name} gave {frames.shape}"
-            assert int(frames.max()) < codec.vocab_size, (
-                f"{codec.name} gave a code of {frames.max()}"
-            )
-            if frames.any(axis=1).all():
-                codes[id_] = frames
+    clips: dict[str, Arrays] = {}  # encoded, and not yet in a part
+    rejected: dict[str, str] = {}
+    waves = _load_groups(groups, missing, job)
+    for group in track(waves, "encoding", sum(seconds), weights=seconds):
+        for id_, outcome in _encode_group(group, job).items():
+            if isinstance(outcome, str):
+                rejected[id_] = outcome
             else:
-                unusable[id_] = (
-                    "a frame of its codes is all zero, which means end of speech to the model; cut"
-                    " the clip differently"
-                )
-        if len(codes) >= config.save_every:
-            cache.add(codes)
-            codes = {}
-    if codes:
-        cache.add(codes)
-    return Encoded(len(missing) - len(unusable), sum(seconds), time.monotonic() - started, unusable)
+                clips[id_] = outcome
+        if len(clips) >= job.config.save_every:
+            cache.add(clips)
+            clips = {}
+    if clips:
+        cache.add(clips)
+    return Encoded(len(missing) - len(rejected), sum(seconds), time.monotonic() - started, rejected)
+
+
+def _group(spans: Mapping[str, Span], job: Job) -> list[Group]:
+    """Group clips of similar lengths, each group padded no longer than `batch_sec`."""
+    max_rows = job.config.batch_sec * job.encoder.sample_rate_hz / job.frame_samples
+    groups: list[Group] = []
+    group: Group = []
+    for num_rows, id_ in sorted((span.num_rows, id_) for id_, span in spans.items()):
+        if group and num_rows * (len(group) + 1) > max_rows:
+            groups.append(group)
+            group = []
+        group.append(id_)
+    return [*groups, group] if group else groups
+
+
+def _encode_group(waves: Mapping[str, Wave | str], job: Job) -> dict[str, Arrays | str]:
+    """Return the arrays of each clip, or why it cannot be used."""
+    outcomes: dict[str, Arrays | str] = {
+        id_: wave for id_, wave in waves.items() if isinstance(wave, str)
+    }
+    good = {id_: wave for id_, wave in waves.items() if not isinstance(wave, str)}
+    if good:
+        encoded = job.encoder.encode_audio(list(good.values()))
+        outcomes |= dict(zip(good, encoded, strict=True))
+    return outcomes
 
 
 def _load_groups(
-    groups: Sequence[Group], spans: Mapping[str, Span], codec: Codec, config: PretokenizeConfig
+    groups: Sequence[Group], spans: Mapping[str, Span], job: Job
 ) -> Iterator[dict[str, Wave | str]]:
     """Yield the waves of each group (or why one cannot be read).
 
-    Reading the next groups while this one is encoded.
+    The next groups are read while one is encoded.
     """
 
     def load(id_: str) -> Wave | str:
-        span = spans[id_]
-        row = span.row
         try:
-            return audio.load(
-                row.path,
-                sample_rate_hz=codec.sample_rate_hz,
-                start_sec=row.start_sec,
-                end_sec=row.end_sec,
-                channel=config.channel,
-            )
-        except audio.AudioError as error:
-            return str(error)
+            return job.load(spans[id_])
+        except AudioError as error:
+            return f"{error}; fix the span or drop the row"
 
-    with ThreadPoolExecutor(config.num_workers) as pool:
+    with ThreadPoolExecutor(job.config.num_workers) as pool:
         ahead: list[dict[str, Future[Wave | str]]] = []
         coming = iter(groups)
         while True:
-            for group in itertools.islice(coming, 3 - len(ahead)):
+            for group in itertools.islice(coming, _MAX_GROUPS_AHEAD - len(ahead)):
                 ahead.append({id_: pool.submit(load, id_) for id_ in group})
             if not ahead:
                 return

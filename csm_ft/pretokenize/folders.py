@@ -1,8 +1,7 @@
 """A folder as metadata: the one table in it, or its sound files with a text file beside each.
 
-And LJSpeech's list without a header.
-
-As in tables.py, what the values mean is decided in metadata.py.
+And LJSpeech's list without a header. As in formats.py, what the values mean is decided in
+metadata.py.
 """
 
 import os
@@ -10,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from csm_ft.console import shorten
 from csm_ft.data.token_file import is_token_file
-from csm_ft.pretokenize.formats import (
+from csm_ft.errors import MetadataError
+from csm_ft.pretokenize.tables import (
     SUFFIXES,
-    MetadataError,
     Table,
     TableRow,
     Unreadable,
@@ -22,61 +22,36 @@ from csm_ft.pretokenize.formats import (
     reading,
 )
 
-SOUND_SUFFIXES = (
-    *(
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aiff",
-        ".aif",
-        ".aifc",
-        ".au",
-        ".caf",
-        ".w64",
-        ".rf64",
-        ".voc",
-        ".sph",
-    ),
-    *(
-        ".m4a",
-        ".aac",
-        ".wma",
-        ".amr",
-    ),  # libsndfile cannot read these: they are rejected with that reason
-)
+_READ = ".wav .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .caf .w64 .rf64 .voc .sph"
+_NOT_READ = ".m4a .aac .wma .amr"  # not by libsndfile: they are rejected with that reason
+SOUND_SUFFIXES = (*_READ.split(), *_NOT_READ.split())
 TEXT_SUFFIXES = (".txt", ".lab", ".normalized.txt")  # the first that is there counts
 _OWN_LISTS = (".rejected.jsonl", ".report.json")  # what pretokenize.py writes beside its output
 _LJSPEECH_FIELDS = (2, 3)  # id|text, id|text|normalised
 
 
 def find_metadata(path: Path) -> Path:
-    """Return the metadata file in a folder, or the folder itself where there is none.
+    """Return the metadata file in a folder, or `path` itself: a folder without one, or a file.
 
-    A file as it is. MetadataError for more than one.
+    MetadataError for more than one.
     """
     with reading(path):
         if not path.is_dir():
             return path
         found = sorted(file.name for file in path.iterdir() if _is_metadata(file))
     if len(found) > 1:
-        shown = ", ".join(found[:12]) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
         raise MetadataError(
-            f"{path}: is a folder with {len(found)} metadata files, {shown}; name the one to read,"
-            f" as {path / found[0]}"
+            f"{path}: is a folder with {len(found)} metadata files, {shorten(found)}; name the one"
+            f" to read, as {path / found[0]}"
         )
     return path / found[0] if found else path
 
 
 def read_folder(folder: Path) -> list[tuple[str, dict[str, Any] | Unreadable]]:
-    """Return a row for every sound file, at any depth.
+    """Return a row for every sound file, at any depth, sorted by path.
 
-    Its name, and path and text, or why there is no text.
-
-    Sorted by path; hidden files and folders are left out. MetadataError when there is no sound file
-    at all.
+    Each is the file's name, and its path and text, or why there is no text. Hidden files and
+    folders are left out. MetadataError when there is no sound file at all.
     """
     with reading(folder):
         sounds = sorted(_walk(folder))
@@ -90,22 +65,18 @@ def read_folder(folder: Path) -> list[tuple[str, dict[str, Any] | Unreadable]]:
 
 
 def is_ljspeech(path: Path) -> bool:
-    """Tell whether a file is a list `id|text` or `id|text|normalised` without a header.
+    """Tell whether a file is a list `id|text` or `id|text|normalised` beside a folder wavs/.
 
-    Beside a folder wavs/ with the sound.
+    Such a list has no header.
     """
     with reading(path):
-        if (
-            path.suffix.lower() != ".csv"
-            or not (path.parent / "wavs").is_dir()
-            or not path.is_file()
-        ):
+        has_sound = (path.parent / "wavs").is_dir()
+        if path.suffix.lower() != ".csv" or not has_sound or not path.is_file():
             return False
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             fields = file.readline().split("|")
-    return len(fields) in _LJSPEECH_FIELDS and "path" not in {
-        field_of(name.strip('" \r\n')) for name in fields
-    }
+    is_header = "path" in {field_of(name.strip('" \r\n')) for name in fields}
+    return len(fields) in _LJSPEECH_FIELDS and not is_header
 
 
 def read_ljspeech(path: Path) -> Table:
@@ -142,13 +113,10 @@ def _rank(file: Path) -> int:
 
 
 def _is_metadata(file: Path) -> bool:
-    if (
-        file.name.startswith(".")
-        or file.name.endswith(_OWN_LISTS)
-        or file.suffix.lower() not in SUFFIXES.split()
-    ):
+    if file.name.startswith(".") or file.name.endswith(_OWN_LISTS):
         return False
-    return file.is_file() and not is_token_file(file)
+    is_table = file.suffix.lower() in SUFFIXES.split()
+    return is_table and file.is_file() and not is_token_file(file)
 
 
 def _is_sound(name: str) -> bool:
@@ -160,11 +128,10 @@ def _walk(folder: Path) -> Iterator[tuple[Path, Path | None]]:
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(parent)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and real not in seen
-        )
         if real in seen:
+            folders.clear()
             continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         seen.add(real)
         spelled = {f"{Path(name).stem}{Path(name).suffix.lower()}": name for name in names}
         for name in filter(_is_sound, names):
@@ -182,15 +149,12 @@ def _refuse(error: OSError) -> None:
 def _row(folder: Path, sound: Path, transcript: Path | None) -> dict[str, Any] | Unreadable:
     path = f"./{sound.relative_to(folder)}"  # a name with a blank or ~ in front stays what it is
     if transcript is None:
-        return Unreadable(
-            f"no transcript; write what is said into {sound.stem}.txt beside it", path
-        )
+        reason = f"no transcript; write what is said into {sound.stem}.txt beside it"
+        return Unreadable(reason, path)
     try:
         text = " ".join(read_text(transcript).split())
     except (MetadataError, OSError) as error:
         return Unreadable(f"its transcript cannot be read: {error}", path)
-    return (
-        {"path": path, "text": text}
-        if text
-        else Unreadable(f"{transcript.name} is empty; write what is said into it", path)
-    )
+    if not text:
+        return Unreadable(f"{transcript.name} is empty; write what is said into it", path)
+    return {"path": path, "text": text}

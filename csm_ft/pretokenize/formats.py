@@ -1,21 +1,21 @@
-"""Metadata files to tables.
-
-Json jsonl csv tsv sqlite parquet hdf5, each to its column names and its rows as they stand there.
+"""Metadata files to tables: json jsonl csv tsv sqlite parquet hdf5, each as its rows stand there.
 
 What the values mean is decided in metadata.py; here a file is only found readable or not, with a
 MetadataError, and a line or row of it readable or not, with an Unreadable in its place. In JSON and
 parquet a row may be a whole conversation: Turns.
 """
 
-import codecs
+# Not read by pandas: it guesses types per column (speaker 007 becomes 7, and an absent number turns
+# its column into floats), and its parser neither says which line of a CSV file is wrong nor tells
+# closed quotes from open ones.
+
 import csv
 import io
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,67 +23,25 @@ import pyarrow
 import pyarrow.parquet
 
 from csm_ft.data.token_file import read_hdf5_table
+from csm_ft.errors import MetadataError
+from csm_ft.pretokenize.tables import (
+    NEEDED,
+    SUFFIXES,
+    TURNS,
+    Table,
+    TableRow,
+    Turns,
+    Unreadable,
+    check_header,
+    field_of,
+    read_text,
+    reading,
+    repeated,
+    show,
+    show_all,
+)
 
-SUFFIXES = ".json .jsonl .csv .tsv .sql .sqlite .db .parquet .hdf5 .h5"
-ALIASES = {
-    "path": ("path", "audio"),
-    "text": ("text", "transcription", "transcript", "sentence"),
-    "start": ("start", "start_sec"),
-    "end": ("end", "end_sec"),
-    "duration": ("duration", "duration_sec"),
-    "speaker": ("speaker", "speaker_id"),
-    "conversation": ("conversation", "conversation_id"),
-    "turn": ("turn",),
-}
-TURNS = "turns"  # the column that holds a list of turns
-NEEDED = " and ".join(f"{field} (or {', '.join(ALIASES[field][1:])})" for field in ("path", "text"))
-
-_FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in aliases}
 _STRING_OR_TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\])*"?|,(?=\s*[\]}])', re.DOTALL)
-
-
-class MetadataError(ValueError):
-    """A metadata file that cannot be read as a whole.
-
-    The message names the file, the rule and the way out.
-    """
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands for a row that cannot be read as columns."""
-
-    reason: str
-    path: str = ""  # of the sound file, where it is known
-
-
-@dataclass(frozen=True)
-class Turns:
-    """A row that is a conversation.
-
-    The records of its turns, and the columns beside them, which hold for each turn that lacks them.
-    """
-
-    turns: Sequence[dict[str, Any] | Unreadable]
-    defaults: Mapping[str, Any]
-
-
-TableRow = dict[str, Any] | Turns | Unreadable
-Table = tuple[Sequence[str], Sequence[TableRow]]  # names of the columns, rows
-
-
-def field_of(column: str) -> str | None:
-    """Return which field a column fills, None for none.
-
-    Capitals and spaces around its name do not matter.
-    """
-    return _FIELD_OF.get(column) or _FIELD_OF.get(str(column).strip().lower())
-
-
-def show(value: Any) -> str:
-    """Return a value as a message shows it: on one line, not endlessly."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def read_table(path: Path, *, sql_table: str) -> Table:
@@ -99,25 +57,15 @@ def read_table(path: Path, *, sql_table: str) -> Table:
             )
         names, rows = _read_by_suffix(path, sql_table)
     fields = {field_of(name) for name in names}
-    if names and (missing := [field for field in ("path", "text") if field not in fields]):
+    missing = [field for field in ("path", "text") if field not in fields]
+    if names and missing:
         raise MetadataError(
             f"{path}: no column for {' and '.join(missing)}; needed are {NEEDED}; found are"
-            f" {_list(names)}: rename them"
+            f" {show_all(names)}: rename them"
         )
     if not rows:
         raise MetadataError(f"{path}: holds no rows; each row needs {NEEDED}")
     return names, rows
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Say of which file it is that the system refuses to read it."""
-    try:
-        yield
-    except OSError as error:
-        raise MetadataError(
-            f"{path}: cannot be read: {error.strerror or error}; make it readable or write it again"
-        ) from error
 
 
 def _read_by_suffix(path: Path, sql_table: str) -> Table:
@@ -142,60 +90,28 @@ def _read_by_suffix(path: Path, sql_table: str) -> Table:
             )
 
 
-def read_text(path: Path) -> str:
-    """Read UTF-8, with or without a byte order mark; MetadataError for anything else."""
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
-        raise MetadataError(
-            f"{path}: is UTF-16, UTF-32 or no text at all; save it as UTF-8 (iconv -f UTF-16 -t"
-            " UTF-8)"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise MetadataError(
-            f"{path} line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as"
-            " UTF-8"
-        ) from error
-
-
 # JSON
 
 
 def _read_json(path: Path) -> Table:
-    """Read an array of objects, alone or under "data".
-
-    Commas before a closing bracket are forgiven.
-    """
+    """Read an array of objects, alone or under "data"; trailing commas are accepted."""
     text = read_text(path)
     try:
-        try:
-            top = json.loads(text, object_pairs_hook=_json_object)
-        except json.JSONDecodeError:
-            without = _STRING_OR_TRAILING_COMMA.sub(
-                lambda match: "" if match[0] == "," else match[0], text
-            )
-            top = json.loads(without, object_pairs_hook=_json_object)
+        top = _parse_json(text)
     except json.JSONDecodeError as error:
-        hint = (
-            "name a file with one object per line .jsonl"
-            if error.msg == "Extra data"
-            else "fix that place"
-        )
+        hint = "fix that place"
+        if error.msg == "Extra data":
+            hint = "name a file with one object per line .jsonl"
         raise MetadataError(
             f"{path} line {error.lineno} column {error.colno}: not JSON: {error.msg}; {hint}"
         ) from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a number of thousands of digits, thousands of brackets
+    except (ValueError, RecursionError) as error:  # thousands of digits, thousands of brackets
         raise MetadataError(
             f"{path}: not JSON that can be read: {error}; write an array of objects with {NEEDED}"
         ) from error
     array = top.get("data") if isinstance(top, dict) else top
     if not isinstance(array, list):
-        found = f"an object with {_list(top)}" if isinstance(top, dict) else show(top)
+        found = f"an object with {show_all(top)}" if isinstance(top, dict) else show(top)
         raise MetadataError(
             f'{path}: holds {found}; write an array of objects, [{{...}}, ...] or {{"data":'
             f" [...]}}, with {NEEDED}"
@@ -203,16 +119,23 @@ def _read_json(path: Path) -> Table:
     return _with_own_columns([_json_row(row) for row in array])
 
 
+def _parse_json(text: str) -> Any:
+    """Parse JSON; if that fails, once more without the commas before closing brackets."""
+    try:
+        return json.loads(text, object_pairs_hook=_json_object)
+    except json.JSONDecodeError:
+        without = _STRING_OR_TRAILING_COMMA.sub(
+            lambda match: "" if match[0] == "," else match[0], text
+        )
+        return json.loads(without, object_pairs_hook=_json_object)
+
+
 def _read_jsonl(path: Path) -> Table:
     """Read one object per line; a line that cannot be read costs one row."""
-    lines = [
-        line for line in read_text(path).split("\n") if line.strip()
-    ]  # splitlines would cut strings at U+2028
-    if (
-        lines
-        and lines[0].lstrip().startswith("[")
-        and (len(lines) == 1 or isinstance(_json_line(lines[0]), Unreadable))
-    ):
+    # splitlines would cut strings at U+2028.
+    lines = [line for line in read_text(path).split("\n") if line.strip()]
+    starts_array = bool(lines) and lines[0].lstrip().startswith("[")
+    if starts_array and (len(lines) == 1 or isinstance(_json_line(lines[0]), Unreadable)):
         raise MetadataError(
             f"{path}: starts with [, so it is an array; name it .json, or write one object (or"
             ' {"turns": [...]}) per line'
@@ -262,20 +185,24 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unreadable:
     if len(columns) == len(pairs):
         return columns
     names = [name for name, _ in pairs]
-    return Unreadable(f"the object has {_list(_twice(names))} twice; keep one")
+    return Unreadable(f"the object has {show_all(repeated(names))} twice; keep one")
 
 
 def _with_own_columns(rows: list[TableRow]) -> Table:
-    """Name the columns of rows that each bring their own."""
-    records = (
-        record
-        for row in rows
-        for record in ((row.defaults, *row.turns) if isinstance(row, Turns) else (row,))
-    )
-    return (
-        list({name: None for record in records if isinstance(record, Mapping) for name in record}),
-        rows,
-    )
+    """Return the rows with the columns that each of them brings, in the order of appearance."""
+    names: dict[str, None] = {}
+    for row in rows:
+        for record in _records_of(row):
+            names |= dict.fromkeys(record)
+    return list(names), rows
+
+
+def _records_of(row: TableRow) -> Iterator[Mapping[str, Any]]:
+    if isinstance(row, Turns):
+        yield row.defaults
+        yield from (turn for turn in row.turns if isinstance(turn, Mapping))
+    elif isinstance(row, Mapping):
+        yield row
 
 
 # CSV
@@ -288,17 +215,16 @@ def _read_csv(path: Path) -> Table:
     """
     text = read_text(path)
     header = text.lstrip().split("\n", 1)[0]
-    fitting = (
-        mark
-        for mark in ",;|\t"
-        if {"path", "text"} <= {field_of(name.strip('" \r')) for name in header.split(mark)}
-    )
-    mark = next(fitting, None)
-    if (
-        mark is None and header
-    ):  # say that before anything about quotes: files without a header end here
-        return [name.strip('" \r') for name in header.split(",")], []
-    return _parse_csv(path, text, mark or ",", csv.QUOTE_MINIMAL)
+    for mark in ",;|\t":
+        if {"path", "text"} <= {field_of(name) for name in _header_names(header, mark)}:
+            return _parse_csv(path, text, mark, csv.QUOTE_MINIMAL)
+    if header:  # report that before anything about quotes: files without a header end here
+        return _header_names(header, ","), []
+    return _parse_csv(path, text, ",", csv.QUOTE_MINIMAL)
+
+
+def _header_names(header: str, mark: str) -> list[str]:
+    return [name.strip('" \r') for name in header.split(mark)]
 
 
 def _read_tsv(path: Path) -> Table:
@@ -313,11 +239,8 @@ def _read_tsv(path: Path) -> Table:
     except MetadataError:
         return as_texts
     names, rows = as_texts
-    if len(rows) > len(as_quotes[1]) and all(
-        isinstance(row, dict) and len(row) == len(names) for row in rows
-    ):
-        return as_texts
-    return as_quotes
+    are_whole = all(isinstance(row, dict) and len(row) == len(names) for row in rows)
+    return as_texts if len(rows) > len(as_quotes[1]) and are_whole else as_quotes
 
 
 def _parse_csv(path: Path, text: str, delimiter: str, quoting: Any) -> Table:
@@ -338,7 +261,7 @@ def _parse_csv(path: Path, text: str, delimiter: str, quoting: Any) -> Table:
     if not records:
         return [], []
     header, *records = records
-    _check_header(path, header)
+    check_header(path, header)
     return header, [_csv_row(header, fields, delimiter) for fields in records]
 
 
@@ -351,7 +274,7 @@ def _csv_row(header: list[str], fields: list[str], delimiter: str) -> TableRow:
     return dict(zip(header, fields, strict=False))  # a short row lacks its last columns
 
 
-# Data bases and binary tables
+# Databases and binary tables
 
 
 def _read_sqlite(path: Path, table: str) -> Table:
@@ -364,21 +287,18 @@ def _read_sqlite(path: Path, table: str) -> Table:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
             database.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-            tables = [
-                name
-                for (name,) in database.execute(
-                    "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
-                )
-            ]
+            query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
+            tables = [name for (name,) in database.execute(query)]
             if table.lower() not in [name.lower() for name in tables]:
                 raise MetadataError(
-                    f"{path}: has no table {table!r}; it has {_list(tables)}: name one with"
+                    f"{path}: has no table {table!r}; it has {show_all(tables)}: name one with"
                     " --sql_table"
                 )
+            # The name is one of those listed above.
             quoted = table.replace('"', '""')
-            cursor = database.execute(f'SELECT * FROM "{quoted}"')  # noqa: S608 - a name of the list above, quoted
+            cursor = database.execute(f'SELECT * FROM "{quoted}"')  # noqa: S608
             names = [column[0] for column in cursor.description]
-            _check_header(path, names)
+            check_header(path, names)
             return names, [dict(zip(names, values, strict=True)) for values in cursor]
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise MetadataError(
@@ -391,60 +311,37 @@ def _read_parquet(path: Path) -> Table:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         names = file.schema_arrow.names
-        _check_header(path, names)
-        kinds = {name: file.schema_arrow.field(name).type for name in names}
-        known = [
-            name
-            for name in names
-            if field_of(name) or (name == TURNS and _is_list_of_records(kinds[name]))
-        ]
+        check_header(path, names)
+        known = [name for name in names if _is_known(name, file.schema_arrow.field(name).type)]
         for name in known:
-            if pyarrow.types.is_nested(kinds[name]) and name != TURNS:
+            if pyarrow.types.is_nested(file.schema_arrow.field(name).type) and name != TURNS:
                 raise MetadataError(
                     f"{path}: column {name} holds records; write out the sound files and put their"
                     " paths there"
                 )
-        inner, rows = _with_own_columns(
-            [_json_row(row) for row in file.read(columns=known).to_pylist()] if known else []
-        )
-        return list(dict.fromkeys([*names, *inner])), (
-            rows if known else [{}] * file.metadata.num_rows
-        )
+        if not known:
+            return names, [{}] * file.metadata.num_rows
+        records = file.read(columns=known).to_pylist()
+        inner, rows = _with_own_columns([_json_row(row) for row in records])
+        return list(dict.fromkeys([*names, *inner])), rows
     except MetadataError:
         raise
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise MetadataError(f"{path}: not readable as parquet: {error}; write it again") from error
 
 
-def _is_list_of_records(kind: Any) -> bool:
-    return (
-        pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
-    ) and pyarrow.types.is_struct(kind.value_type)
+def _is_known(name: str, kind: Any) -> bool:
+    if name != TURNS:
+        return field_of(name) is not None
+    is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
+    return is_list and pyarrow.types.is_struct(kind.value_type)
 
 
 def _read_hdf5(path: Path) -> Table:
     try:
         return _with_own_columns([*read_hdf5_table(path)])
-    except ValueError as error:
+    except ValueError as error:  # a StoreError, or what h5py raises on damage
         raise MetadataError(
             f"{path}: not readable as an HDF5 table: {error}; write columns or records with"
             f" {NEEDED}"
         ) from error
-
-
-def _check_header(path: Path, names: Sequence[str]) -> None:
-    if twice := _twice([str(name).strip().lower() for name in names if field_of(name)]):
-        raise MetadataError(f"{path}: has column {_list(twice)} twice; keep one")
-
-
-def _twice(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
-
-
-def _list(names: Iterable[str]) -> str:
-    shown = [show(name) for name in names]
-    return (
-        ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
-        if shown
-        else "nothing"
-    )

@@ -1,0 +1,117 @@
+"""What every metadata format is read into: a table of columns, rows, lists of turns.
+
+And what all readers share: the names of columns, texts in UTF-8, errors that name the file.
+"""
+
+import codecs
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csm_ft.console import shorten
+from csm_ft.errors import MetadataError
+
+SUFFIXES = ".json .jsonl .csv .tsv .sql .sqlite .db .parquet .hdf5 .h5"
+ALIASES = {
+    "path": ("path", "audio"),
+    "text": ("text", "transcription", "transcript", "sentence"),
+    "start": ("start", "start_sec"),
+    "end": ("end", "end_sec"),
+    "duration": ("duration", "duration_sec"),
+    "speaker": ("speaker", "speaker_id"),
+    "conversation": ("conversation", "conversation_id"),
+    "turn": ("turn",),
+}
+TURNS = "turns"  # the column that holds a list of turns
+_OTHER_NAMES = {field: ", ".join(aliases[1:]) for field, aliases in ALIASES.items()}
+NEEDED = " and ".join(f"{field} (or {_OTHER_NAMES[field]})" for field in ("path", "text"))
+
+_FIELD_OF: dict[str, str] = {}
+for _field, _aliases in ALIASES.items():
+    _FIELD_OF |= dict.fromkeys(_aliases, _field)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a row that cannot be read as columns."""
+
+    reason: str
+    path: str = ""  # of the sound file, where it is known
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A row that is a conversation.
+
+    The records of its turns, and the columns beside them, which hold for each turn that lacks them.
+    """
+
+    turns: Sequence[dict[str, Any] | Unreadable]
+    defaults: Mapping[str, Any]
+
+
+TableRow = dict[str, Any] | Turns | Unreadable
+Table = tuple[Sequence[str], Sequence[TableRow]]  # names of the columns, rows
+
+
+def field_of(column: str) -> str | None:
+    """Return which field a column fills, None for none.
+
+    Capitals and spaces around its name do not matter.
+    """
+    return _FIELD_OF.get(column) or _FIELD_OF.get(str(column).strip().lower())
+
+
+def show(value: Any) -> str:
+    """Return a value as a message shows it: on one line, and not too long."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def show_all(values: Iterable[Any]) -> str:
+    """Return values as a message shows them: the first dozen, or `nothing`."""
+    return shorten(map(show, values)) or "nothing"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an error of the system while `path` is read into a MetadataError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise MetadataError(
+            f"{path}: cannot be read: {error.strerror or error}; make it readable or write it again"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8, with or without a byte order mark; MetadataError for anything else."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise MetadataError(
+            f"{path}: is UTF-16, UTF-32 or no text at all; save it as UTF-8 (iconv -f UTF-16 -t"
+            " UTF-8)"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MetadataError(
+            f"{path} line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as"
+            " UTF-8"
+        ) from error
+
+
+def check_header(path: Path, names: Sequence[str]) -> None:
+    """Raise MetadataError when a column that is read is there twice."""
+    known = [str(name).strip().lower() for name in names if field_of(name)]
+    twice = repeated(known)
+    if twice:
+        raise MetadataError(f"{path}: has column {show_all(twice)} twice; keep one")
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Return the names that occur more than once, sorted."""
+    return sorted({name for name in names if names.count(name) > 1})
