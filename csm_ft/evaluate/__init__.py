@@ -1,1 +1,1 @@
-"""What a model is measured by."""
+"""Evaluation of models."""

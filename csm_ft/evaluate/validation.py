@@ -1,55 +1,92 @@
-"""The yardstick: every frame of the validation examples, fixed order, fp32, no swept parameter."""
+"""The validation loss: all targets of the validation examples, in fixed order and fp32.
 
+No option that a sweep can search affects how it is computed.
+
+Shapes: n examples, p parts of the loss, t terms.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from csm_ft.config import TrainConfig
+from csm_ft.config.train import TrainConfig
 from csm_ft.data.batches import evaluation_batches
 from csm_ft.data.examples import Examples
-from csm_ft.families.base import Family, Loss, SpeechModel, Tally
+from csm_ft.families.base import Family, Yardstick, parts_of, weighted_loss
+from csm_ft.families.model import SpeechModel
 
-BUDGET_TOKENS = 2048  # not an option: the batches of the yardstick are the same for every trial
+BUDGET_TOKENS = 2048  # not an option: validation batches are the same for every trial
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Result of one validation, in nats."""
+class Validation:
+    """The result of a validation."""
 
-    val_loss: float  # weighted sum of the parts' means
-    parts: dict[str, float]  # mean per target
-    clips: dict[
-        str, tuple[float, int]
-    ]  # id of the example -> (nats, frames); sum of nats / sum of frames = val_loss
+    metrics: dict[str, float]  # val_loss, val_<part> (nats per target), and the family's own
+    clips: dict[str, tuple[float, float]]  # id of the example -> (nats, targets)
+
+    @property
+    def loss(self) -> float:
+        """The validation loss; it equals the sum of nats / the sum of targets over `clips`."""
+        return self.metrics["val_loss"]
 
 
-def evaluate(
+def validate(
     model: SpeechModel, family: Family, examples: Examples, config: TrainConfig
-) -> Evaluation:
-    """Measure the model on all `examples`; the model's mode is left as found."""
+) -> Validation:
+    """Measure a model on all `examples`; restores the model's mode."""
     device = next(model.parameters()).device
-    weights = family.yardstick_weights()
-    tally, nats, counts, ids = Tally(), [], [], []
+    parts = parts_of(family.yardstick.terms)
+    nats: list[NDArray[np.float64]] = []
+    counts: list[NDArray[np.int64]] = []
+    ids: list[str] = []
     was_training = model.training
     model.eval()
     with torch.no_grad():
         for indices in evaluation_batches(examples.costs, BUDGET_TOKENS):
             batch = family.collate(examples, indices, config, draw=None)
-            loss: Loss = model(batch.to(device))
-            nats.append(np.stack([loss[part].double().cpu().numpy() for part in weights], axis=1))
-            counts.append(np.stack([batch.counts[part].numpy() for part in weights], axis=1))
+            loss = model(batch.to(device))
+            nats.append(np.stack([loss[part].double().cpu().numpy() for part in parts], axis=1))
+            counts.append(np.stack([batch.counts[part].numpy() for part in parts], axis=1))
             ids += [examples.id(i) for i in indices]
+        scores = family.score(model, examples, config)
     model.train(was_training)
-    all_nats, all_counts = np.concatenate(nats), np.concatenate(counts)  # [clips, parts]
-    for column, part in enumerate(weights):
-        tally.add(part, float(all_nats[:, column].sum()), int(all_counts[:, column].sum()))
-    parts = tally.means()
-    # An example's share: each part's nats, rescaled from its own targets to frames (the targets of
-    # the first part).
-    totals = all_counts.sum(axis=0)
-    share = (all_nats * np.array(list(weights.values())) * totals[0] / totals).sum(axis=1)
+    all_nats, all_counts = np.concatenate(nats), np.concatenate(counts)  # [n, p] each
+    return summarise(family.yardstick, ids, all_nats, all_counts, scores)
+
+
+def summarise(
+    yardstick: Yardstick,
+    ids: list[str],
+    nats: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    scores: Mapping[str, float],
+) -> Validation:
+    """Return the metrics, and each example's share of the loss, from nats and targets [n, p].
+
+    The loss is sum_t(W_t * N_t / D_t), where N_t and D_t are the weighted sums of nats and targets
+    of term t over all examples. An example's share is sum_t(W_t * n_t * D_0 / D_t), with n_t its
+    part of N_t: then the sum of shares / the sum of the first term's targets is the loss, as paired
+    standard errors need.
+    """
+    terms = yardstick.terms
+    columns = {part: column for column, part in enumerate(parts_of(terms))}
+    sums = {part: float(nats[:, column].sum()) for part, column in columns.items()}
+    totals = {part: int(counts[:, column].sum()) for part, column in columns.items()}
+    share, targets = np.zeros(len(ids)), np.zeros(len(ids))
+    for place, term in enumerate(terms):
+        weights = np.array([term.parts.get(part, 0.0) for part in columns])
+        term_nats, term_targets = nats @ weights, counts @ weights  # [n]
+        if place == 0:
+            targets = term_targets
+        # A term without any target in the split adds nothing to the shares.
+        share += term.weight * term_nats * (targets.sum() / (term_targets.sum() or 1.0))
+    metrics = {"val_loss": weighted_loss(terms, sums, totals)}
+    metrics |= {f"val_{part}": sums[part] / max(1, totals[part]) for part in columns}
     clips = {
-        id_: (float(n), int(c)) for id_, n, c in zip(ids, share, all_counts[:, 0], strict=True)
+        id_: (float(own), float(count)) for id_, own, count in zip(ids, share, targets, strict=True)
     }
-    return Evaluation(sum(weights[p] * parts[p] for p in weights), parts, clips)
+    return Validation({**metrics, **scores}, clips)

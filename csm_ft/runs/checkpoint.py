@@ -1,8 +1,7 @@
-"""Checkpoints: folders that are there whole or not at all.
+"""Checkpoints: folders of safetensors and JSON, written atomically, without pickle.
 
-`step_000500/{model.safetensors, optimizer.safetensors, config.json, state.json}` to go on from, and
-`best/` without the optimiser. With method lora, adapters in peft's format stand in the place of
-model.safetensors.
+Runs resume from `step_000500/{model.safetensors, optimizer.safetensors, config.json, state.json}`;
+`best/` has no optimiser. With method lora, adapters in peft's format replace model.safetensors.
 """
 
 import json
@@ -13,102 +12,103 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from csm_ft.atomic import whole_folder, write_whole
 from csm_ft.families import lora
-from csm_ft.families.base import SpeechModel
-from csm_ft.training.optim import load_optimizer_tensors, optimizer_tensors
+from csm_ft.families.model import SpeechModel
+from csm_ft.runs.folder import RunFolder
+
+_STATE = "state.json"
 
 
 @dataclass
 class TrainState:
-    """Where a run stands.
+    """The progress of a run.
 
-    Order and random choices are functions of seed, epoch and step, so no generator state needs
-    saving.
+    Data order and random draws are functions of seed, epoch and step, so that no generator state
+    is needed.
     """
 
     step: int = 0
     examples: int = 0
     epoch: float = 0.0
     train_sec: float = 0.0  # time in optimiser steps, over all sessions
-    best: dict[str, Any] | None = None  # val_loss, step, examples, epoch
-    final_val_loss: float | None = None  # of the last validation
+    best: dict[str, Any] | None = None  # metrics of the best validation, step, examples, epoch
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
     stopped: bool = False  # ended by the reporter
     metrics_bytes: int = 0  # length of metrics.jsonl when this was saved
-    window: dict[str, float] = field(
-        default_factory=dict
-    )  # sums since the last logged training row
+    window: dict[str, float] = field(default_factory=dict)  # sums since the last logged row
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read state.json of a checkpoint."""
-        return cls(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+        """Read the state.json of a checkpoint, also of earlier versions."""
+        values = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        last = values.pop("final_val_loss", None)  # before 0.3, instead of metrics
+        if last is not None:
+            values.setdefault("metrics", {"val_loss": last})
+        return cls(**values)
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Tell whether a folder is a checkpoint of a run."""
+        return (folder / _STATE).is_file()
 
 
-def save_checkpoint(
-    root: Path,
-    model: SpeechModel,
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
-    config: Mapping[str, object],
-    *,
-    keep_last: int,
-) -> None:
-    """Save everything a run needs to go on.
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint saves besides the TrainState."""
 
-    Then drop all but the last `keep_last`, by step number.
-    """
-    with whole_folder(root / f"step_{state.step:06d}") as folder:
-        save_weights(folder, model, config)
-        save_file(optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
-        write_whole(folder / "state.json", json.dumps(asdict(state)))
-    for old in checkpoints(root)[:-keep_last]:
+    model: SpeechModel
+    optimizer: torch.optim.Optimizer
+    config: Mapping[str, object]  # config.json
+
+
+def save_checkpoint(run: RunFolder, trained: Trained, state: TrainState, *, keep_last: int) -> None:
+    """Save a checkpoint to resume from, then delete all but the last `keep_last`."""
+    with whole_folder(run.step_folder(state.step)) as folder:
+        save_weights(folder, trained.model, trained.config)
+        _save_tensors(
+            optimizer_tensors(trained.model, trained.optimizer), folder / "optimizer.safetensors"
+        )
+        write_whole(folder / _STATE, json.dumps(asdict(state)))
+    for old in run.step_folders()[:-keep_last]:
         shutil.rmtree(old)
 
 
 def save_best(
-    root: Path,
-    model: SpeechModel,
+    run: RunFolder,
+    trained: Trained,
     state: TrainState,
-    config: Mapping[str, object],
-    val_clips: Mapping[str, tuple[float, int]],
+    val_clips: Mapping[str, tuple[float, float]],
 ) -> None:
-    """Save the weights of the best validation so far.
+    """Save the weights of the best validation so far, and each example's share of its loss.
 
-    With each validation clip's share of it ([nats, frames]).
+    `val_clips` maps the id of an example to (nats, targets).
     """
-    with whole_folder(root / "best") as folder:
-        save_weights(folder, model, config)
-        write_whole(folder / "state.json", json.dumps(asdict(state)))
-        write_whole(folder / "val_clips.json", json.dumps(val_clips))
+    with whole_folder(run.best) as folder:
+        save_weights(folder, trained.model, trained.config)
+        write_whole(folder / _STATE, json.dumps(asdict(state)))
+        write_whole(folder / run.best_val_clips.name, json.dumps(val_clips))
 
 
 def save_weights(folder: Path, model: SpeechModel, config: Mapping[str, object]) -> None:
-    """Write weights (or adapters) and config.json under the published names.
-
-    Any folder of them is a base for another run.
-    """
+    """Write weights (or adapters) and config.json; any such folder is a base for another run."""
     if lora.has_adapters(model):
         lora.save_adapters(folder, model)
     else:
-        tensors = {
-            name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()
-        }
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        state = model.state_dict()
+        tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+        _save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
     write_whole(folder / "config.json", json.dumps(dict(config), indent=2))
-
-
-def checkpoints(root: Path) -> list[Path]:
-    """Return the complete checkpoints of a run, oldest first."""
-    return sorted(root.glob("step_*"), key=lambda p: int(p.name.removeprefix("step_")))
 
 
 def load_checkpoint(
     folder: Path, model: SpeechModel, optimizer: torch.optim.Optimizer
 ) -> TrainState:
-    """Restore weights and optimiser in place and return where the run stood."""
+    """Restore weights and optimiser in place and return the state of the run."""
     if lora.has_adapters(model):
         lora.put_back(lora.read_adapters(folder), model)
     else:
@@ -117,3 +117,39 @@ def load_checkpoint(
     if tensors:
         load_optimizer_tensors(model, optimizer, tensors)
     return TrainState.read(folder)
+
+
+def optimizer_tensors(model: SpeechModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's state as `<parameter name>.<entry>`, for safetensors."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            # A scalar is stored as [1]; loading restores its shape.
+            tensors[f"{name}.{entry}"] = value.detach().reshape(value.shape or (1,)).contiguous()
+    return tensors
+
+
+def load_optimizer_tensors(
+    model: SpeechModel, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Restore the tensors of `optimizer_tensors`; raises KeyError when one is missing."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        optimizer.state[parameter] = {
+            entry: tensors[f"{name}.{entry}"]
+            .to(parameter.device, torch.float32)
+            .reshape(shape)
+            .clone()
+            for entry, shape in shapes.items()
+        }
+
+
+def _save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(str(error)) from error

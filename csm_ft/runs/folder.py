@@ -1,185 +1,127 @@
-"""The folder of a run: what was chosen, whether it may go on, and one process at a time in it."""
+"""The folders of runs and sweeps: the only place that knows the names of their files. No torch."""
 
-import fcntl
+import itertools
 import json
-import os
-import platform
-import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import torch
-import yaml
-
-from csm_ft.atomic import recover, write_whole
-from csm_ft.config import ConfigError, TrainConfig, build
+from csm_ft.atomic import exclusive, recover, write_whole
 from csm_ft.console import console
-from csm_ft.data.token_file import Store
-from csm_ft.families.base import Family
-from csm_ft.families.prompts import check_clips, read_prompts
-from csm_ft.runs.checkpoint import checkpoints
-
-C = TypeVar("C", bound=TrainConfig)
 
 
-@contextmanager
-def reproducible(config: TrainConfig) -> Iterator[None]:
-    """Fix threads and seeds for the run.
+class RunFolder:
+    """The folder of one run; it need not exist yet."""
 
-    Torch's settings are put back afterwards, so that a worker's next trial starts clean.
-    """
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    torch.set_flush_denormal(True)  # peaked logits make denormals, 20 times slower on CPUs
-    if config.device == "cpu":
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        torch.set_flush_denormal(False)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"  # resolved: nothing is left at "auto"
+        self.environment = path / "env.json"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "log.txt"  # copy of the console
+        self.samples = path / "samples"
+        self.references = self.samples / "reference"
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best"
+        self.best_val_clips = self.best / "val_clips.json"
+        self.val_clips = path / "val_clips.json"  # of the best, where it outlives the weights
+        self.lock = path / ".lock"
 
+    @property
+    def is_run(self) -> bool:
+        """Whether a run has begun here."""
+        return self.config.is_file()
 
-def resolve(config: C, store: Store, family: Family) -> C:
-    """Replace every `auto` by what it means on this machine and for this token file.
+    def step_folder(self, step: int) -> Path:
+        """Return the checkpoint of a step."""
+        return self.checkpoints / f"step_{step:06d}"
 
-    And say what was chosen and why.
+    def step_folders(self) -> list[Path]:
+        """Return the complete checkpoints to resume from, oldest first."""
+        return sorted(self.checkpoints.glob("step_*"), key=lambda p: int(p.name[len("step_") :]))
 
-    What would only be found out after the model is loaded is checked here, too. ConfigError says
-    what is wrong.
-    """
-    changes: dict[str, object] = {}
-    if config.device == "auto":
-        changes["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    device = str(changes.get("device", config.device))
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            f"device {device}: this torch sees no GPU; check the driver with nvidia-smi, or use"
-            " --device cpu"
+    def sample_stem(self, prompt_id: str, step: int) -> Path:
+        """Return the path of a sample without its suffix."""
+        return self.samples / prompt_id / f"step_{step:06d}"
+
+    def read_environment(self) -> dict[str, Any]:
+        """Return what the run recorded of its machine and its data."""
+        return json.loads(self.environment.read_text(encoding="utf-8"))
+
+    def write_environment(self, facts: dict[str, Any]) -> None:
+        """Record the machine and the data."""
+        write_whole(self.environment, json.dumps(facts, indent=2))
+
+    def rows(self, kind: str, notes: list[str] | None = None) -> list[dict[str, Any]]:
+        """Return the rows of one kind (train, val, sample) in metrics.jsonl.
+
+        Lines that are not JSON objects (cut short by a kill, or still being written) are left out
+        and counted in `notes`.
+        """
+        if not self.metrics.is_file():
+            return []
+        rows: list[dict[str, Any]] = []
+        num_torn = 0
+        for line in self.metrics.read_bytes().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                num_torn += bool(line.strip())
+            elif row.get("kind") == kind:
+                rows.append(row)
+        if num_torn and notes is not None:
+            name = "/".join(self.metrics.parts[-3:])
+            notes.append(f"{name}: {num_torn} torn line{'s' * (num_torn > 1)} left out")
+        return rows
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Lock the folder for this process, and copy the console into its log.
+
+        Raises ConfigError when another process holds the lock.
+        """
+        message = (
+            f"{self.path}: another process is training in this folder; wait for it, or choose"
+            " another --output_dir"
         )
-    if config.dtype == "auto":
-        has_bf16 = device.startswith("cuda") and torch.cuda.is_bf16_supported(
-            including_emulation=False
-        )
-        changes["dtype"] = "bf16" if has_bf16 else "fp32"
-    if config.threads == 0:
-        changes["threads"] = torch.get_num_threads()
-    if config.model_name_or_checkpoint_path == "auto" and not config.train_from_scratch:
-        changes["model_name_or_checkpoint_path"] = family.default_base(store)
-    if config.wandb == "auto":
-        changes["wandb"] = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-    config = config.replace(**changes)
-    if config.output_dir == "auto":
-        config = config.replace(output_dir=f"exp/{Path(config.data).stem}-{config.fingerprint()}")
-    defaults = type(config).model_fields
-    if config.gen_prompts:
-        check_clips(read_prompts(Path(config.gen_prompts)))
-    unused = [
-        name
-        for name in defaults
-        if name.startswith("lora_") and getattr(config, name) != defaults[name].default
-    ]
-    if unused and config.method != "lora":
-        console.print(
-            f"[yellow]{', '.join(unused)}: not used, as method is {config.method}; add --method"
-            " lora[/]"
-        )
-    base = "random weights" if config.train_from_scratch else config.model_name_or_checkpoint_path
-    console.print(
-        f"[bold]{config.data}[/]: {store.info.codec}, {store.info.num_codebooks} codebooks ->"
-        f" {config.family} from {base}"
-    )
-    console.print(
-        f"{config.device}, {config.dtype}, {config.threads} threads, W&B {config.wandb}; run folder"
-        f" {config.output_dir}"
-    )
-    return config
+        with exclusive(self.lock, message), console.copy_to(self.log):
+            recover(self.best)
+            yield
+
+    def move_aside(self) -> None:
+        """Rename the folder, if it exists, to make room for a new run."""
+        if not self.path.exists():
+            return
+        asides = (self.path.with_name(f"{self.path.name}.before-{n}") for n in itertools.count(1))
+        aside = next(path for path in asides if not path.exists())
+        self.path.rename(aside)
+        console.print(f"the run that was in {self.path} is now in {aside}", markup=False)
 
 
-@contextmanager
-def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[Path, Path | None]]:
-    """Yield the run folder, locked, and the checkpoint to go on from (None = a fresh run).
+class SweepFolder:
+    """The folder of one sweep; it need not exist yet."""
 
-    Raises ConfigError when another process holds the folder, or when it holds a run that this
-    config would not continue.
-    """
-    folder = Path(config.output_dir)
-    if not config.resume:
-        _set_aside(folder)
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder}: another process is training in this folder; wait for it, or choose"
-                " another --output_dir"
-            ) from None
-        recover(folder / "checkpoints" / "best")
-        done = checkpoints(folder / "checkpoints")
-        if done:
-            _check_same(config, store, folder)
-        write_whole(folder / "config.yaml", config.to_yaml())
-        write_whole(folder / "env.json", json.dumps(_environment(store), indent=2))
-        try:
-            yield folder, done[-1] if done else None
-        except ConfigError:  # nothing was trained: leave no folder that looks like a run
-            if is_new and not (folder / "metrics.jsonl").exists():
-                shutil.rmtree(folder)
-            raise
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = path / "study.journal"
+        self.events = path / "events.jsonl"
+        self.summary = path / "summary.json"
+        self.table = path / "trials.csv"
+        self.best_config = path / "best.yaml"
+        self.best = path / "best"  # weights
+        self.report = path / "report.html"
+        self.trials = path / "trials"
+        self.workers = path / "workers"  # logs
+        self.lock = path / ".lock"
 
+    @property
+    def baseline(self) -> RunFolder:
+        """The run that measured the untrained model."""
+        return RunFolder(self.path / "baseline")
 
-def _check_same(config: TrainConfig, store: Store, folder: Path) -> None:
-    """Refuse to go on with another training than the one in the folder."""
-    before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    now = config.training_keys()
-    then = {
-        **build(type(config), {}).training_keys(),
-        **before,
-    }  # an option younger than the run had its default
-    changed = [
-        f"{name}: {then[name]!r} there, {value!r} now"
-        for name, value in now.items()
-        if then[name] != value
-    ]
-    environment = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    if environment["data_fingerprint"] != store.info.content_fingerprint:
-        changed.append(f"tokens: {config.data} has other content than when the run began")
-    if changed:
-        raise ConfigError(
-            f"{folder} holds a run of another training:\n  "
-            + "\n  ".join(changed)
-            + "\nWays out: give the same options to go on with it; choose another --output_dir;"
-            " --resume false to set it aside; or start from its weights:"
-            f" --model_name_or_checkpoint_path {folder}"
-        )
-
-
-def _set_aside(folder: Path) -> None:
-    if folder.exists():
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
-            number += 1
-        folder.rename(aside)
-        console.print(f"the run that was in {folder} is now in {aside}")
-
-
-def _environment(store: Store) -> dict[str, object]:
-    packages = ("torch", "torchtune", "transformers", "numpy", "safetensors", "optuna", "wandb")
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: version(name) for name in packages},
-        "data_fingerprint": store.info.content_fingerprint,
-        "codec_fingerprint": store.info.codec_fingerprint,
-        "tokenizer_fingerprint": store.info.tokenizer_fingerprint,
-    }
+    def trial(self, number: int) -> RunFolder:
+        """Return the run of a trial."""
+        return RunFolder(self.trials / f"{number:04d}")

@@ -1,44 +1,69 @@
-"""What a run tells.
-
-Metrics.jsonl is the truth, the console and Weights & Biases mirror it and can never stop it.
-"""
+"""Metrics of a run: metrics.jsonl is the record; the console and Weights & Biases mirror it."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.markup import escape
 
-from csm_ft.config import TrainConfig
-from csm_ft.console import console
+from csm_ft.config.train import TrainConfig
+from csm_ft.console import clock, console
+from csm_ft.families.base import Term, parts_of, weighted_loss
+from csm_ft.runs.folder import RunFolder
 
-CLOCKS = (
-    "time",
-    "sec",
-    "data_sec",
-    "compute_sec",
-    "update_sec",
-    "audio_sec_per_sec",
-    "eta_sec",
-)  # fields that differ from run to run
+# Fields that differ from run to run.
+CLOCKS = ("time", "sec", "data_sec", "compute_sec", "update_sec", "audio_sec_per_sec", "eta_sec")
+_TIMES = ("micro_batches", "sec", "data_sec", "compute_sec", "update_sec")  # logged per step
+
+Totals = dict[str, float]  # sums since the last logged row; kept in checkpoints
+
+
+def add(totals: Totals, sums: Mapping[str, float]) -> None:
+    """Add the sums of one optimiser step to the totals."""
+    for name, value in sums.items():
+        totals[name] = totals.get(name, 0.0) + value
+
+
+def training_row(totals: Totals, terms: Sequence[Term]) -> dict[str, Any]:
+    """Return the means: the loss, nats per target of each part, times per step, and rates."""
+    parts, steps = parts_of(terms), totals["steps"]
+    nats = {part: totals[f"nats_{part}"] for part in parts}
+    counts = {part: totals[f"count_{part}"] for part in parts}
+    return {
+        "loss": weighted_loss(terms, nats, counts),
+        **{part: nats[part] / max(1, counts[part]) for part in parts},
+        "grad_norm": totals["grad_norm"] / steps,
+        "padding_share": 1 - totals["positions"] / totals["padded"],
+        **{name: totals[name] / steps for name in _TIMES},
+        "audio_sec_per_sec": totals["audio_sec"] / totals["sec"],
+    }
+
+
+def training_line(
+    step: int, total_steps: int, row: Mapping[str, Any], terms: Sequence[Term]
+) -> str:
+    """Return a training row as a line for the console."""
+    parts = " ".join(f"{part} {row[part]:.3f}" for part in parts_of(terms))
+    return (
+        f"step {step}/{total_steps}  epoch {row['epoch']:.2f}  loss {row['loss']:.4f}"
+        f" ({parts})  lr {row['learning_rate']:.2e}  {row['audio_sec_per_sec']:.0f}x real time,"
+        f" padding {row['padding_share']:.1%}, {clock(row['eta_sec'])} left"
+    )
 
 
 class Tracker:
-    """Writes rows of one run; `with Tracker(...) as tracker`."""
+    """Writes the metrics of one run; a context manager."""
 
-    def __init__(self, folder: Path, config: TrainConfig, *, keep_bytes: int) -> None:
-        """Open metrics.jsonl.
-
-        Cut back to `keep_bytes` (its length at the checkpoint that the run goes on from).
-        """
-        self._path = folder / "metrics.jsonl"
+    def __init__(self, folder: RunFolder, config: TrainConfig, *, keep_bytes: int) -> None:
+        """Open metrics.jsonl, truncated to `keep_bytes`, its length at the last checkpoint."""
+        self._path = folder.metrics
         self._path.touch()
         os.truncate(self._path, min(keep_bytes, self._path.stat().st_size))
         self._file = self._path.open("a", encoding="utf-8")
-        self._wandb = _start_wandb(folder, config)
+        self._wandb = _start_wandb(folder.path, config)
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +80,7 @@ class Tracker:
 
     @property
     def num_bytes(self) -> int:
-        """Length of metrics.jsonl so far."""
+        """Length of metrics.jsonl, all of which is on disk when this returns."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._path.stat().st_size
@@ -65,25 +90,31 @@ class Tracker:
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
         numbers = {
-            f"{kind}/{k}": v
-            for k, v in values.items()
-            if isinstance(v, int | float) and kind != "sample"
+            f"{kind}/{name}": value
+            for name, value in values.items()
+            if isinstance(value, int | float)
         }
-        if numbers:
+        if numbers and kind != "sample":
             self._mirror(lambda run: run.log(numbers, step=step))
 
-    def audio(self, step: int, name: str, wav: Path, caption: str) -> None:
-        """Log a recording to W&B, with the sentence as caption."""
+    def sample(self, step: int, stem: Path, facts: Mapping[str, Any]) -> None:
+        """Log a sample to W&B: its recording with the prompt as caption, or its text."""
+        wav = stem.with_suffix(".wav")
+        name = facts["prompt"]
 
         def log(run: Any) -> None:
             import wandb
 
-            run.log({f"speech/{name}": wandb.Audio(str(wav), caption=caption)}, step=step)
+            if wav.is_file():
+                sound = wandb.Audio(str(wav), caption=facts["text"])
+                run.log({f"speech/{name}": sound}, step=step)
+            if "answer" in facts:
+                run.log({f"text/{name}": facts["answer"]}, step=step)
 
         self._mirror(log)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Set the numbers that W&B shows beside a run's name."""
+        """Set the summary values of the W&B run."""
         self._mirror(lambda run: run.summary.update(dict(values)))
 
     def _mirror(self, action: Any) -> None:
@@ -91,24 +122,20 @@ class Tracker:
             return
         try:
             action(self._wandb)
-        except Exception as error:  # the mirror must never stop the run, whatever breaks in it
+        except Exception as error:  # no failure of the mirror may stop the run
             console.print(
-                f"[yellow]W&B: {escape(str(error))}; going on without it (metrics.jsonl has"
+                f"[yellow]W&B: {escape(str(error))}; continuing without it (metrics.jsonl has"
                 " everything)[/]"
             )
             self._wandb = None
 
 
 def _start_wandb(folder: Path, config: TrainConfig) -> Any:
-    """Return a W&B run, or None when it is off or cannot start.
+    """Start a W&B run; returns None when it is off or cannot start.
 
-    Offline runs are sent later with `wandb sync`.
+    An online run that cannot start is started offline; `wandb sync` uploads it later.
     """
-    mode = (
-        config.wandb
-        if config.wandb != "auto"
-        else ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-    )
+    mode: Any = config.wandb  # resolved: no longer "auto"
     if mode == "off":
         return None
     try:
@@ -128,12 +155,12 @@ def _start_wandb(folder: Path, config: TrainConfig) -> Any:
                 silent=True, console="off", init_timeout=30, x_disable_stats=True
             ),
         )
-    except Exception as error:  # no key, no network, a broken install: say it and train
+    except Exception as error:  # no key, no network, a broken install: training does not need it
         if mode == "online":
             console.print(
                 f"[yellow]W&B is not reachable ({escape(type(error).__name__)}); recording offline,"
                 " send later with `wandb sync`[/]"
             )
             return _start_wandb(folder, config.replace(wandb="offline"))
-        console.print(f"[yellow]W&B did not start ({escape(str(error))}); going on without it[/]")
+        console.print(f"[yellow]W&B did not start ({escape(str(error))}); continuing without it[/]")
         return None

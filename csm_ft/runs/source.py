@@ -4,35 +4,45 @@ A run, a sweep's best, a checkpoint; or just weights.
 """
 
 import json
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from csm_ft.config import ConfigError, TrainConfig, build, read_yaml
-from csm_ft.data.token_file import Store, StoreError, is_public_layout, open_store
-from csm_ft.families import config_class
-from csm_ft.runs.checkpoint import TrainState, checkpoints
+from csm_ft.config.train import TrainConfig
+from csm_ft.data.split import Store, StoreInfo
+from csm_ft.errors import ConfigError, DataError
+from csm_ft.families import read_config
+from csm_ft.families.stores import is_foreign, open_store
+from csm_ft.hub import is_hub_name
+from csm_ft.runs.folder import RunFolder, SweepFolder
+
+if TYPE_CHECKING:
+    from csm_ft.runs.checkpoint import TrainState
 
 _MAX_ANCESTORS = 100  # a run may start from a run
+_OLD_KEYS = {  # of env.json, until runs of all families had the same ones
+    "audio_fingerprint": "codec_fingerprint",
+    "text_fingerprint": "tokenizer_fingerprint",
+}
 
 
 @dataclass(frozen=True)
-class Origin:
+class Source:
     """Weights, with the run and the sweep that they are of; None = not known."""
 
     weights: str  # a folder, a file or a hub name
     home: Path | None = None  # of the run or the sweep: where what is made of it belongs
-    run: Path | None = None
-    sweep: Path | None = None
+    run: RunFolder | None = None
+    sweep: SweepFolder | None = None
     config: TrainConfig | None = None  # as the run resolved it
-    state: TrainState | None = None  # when the weights were saved
+    state: "TrainState | None" = None  # when the weights were saved
 
     @property
     def label(self) -> str:
         """Name for people, without the folders above."""
-        if self.home is None:
-            return self.weights if is_hub_name(self.weights) else Path(self.weights).resolve().name
-        return self.home.resolve().name
+        if self.home is not None:
+            return self.home.resolve().name
+        return self.weights if is_hub_name(self.weights) else Path(self.weights).resolve().name
 
     @property
     def base(self) -> str:
@@ -45,136 +55,146 @@ class Origin:
             run = _run_of(Path(name))
             if run is None:
                 break
-            name = _base(_read_config(run))
+            name = _base(read_config(run.config))
         return name
 
 
-def find(name: str, checkpoint: str = "") -> Origin:
-    """Resolve a run folder, a sweep folder, a checkpoint folder, or any other name of weights.
+def find(name: str, checkpoint: str = "") -> Source:
+    """Resolve a run folder, a sweep folder, a checkpoint, or any other name of weights.
 
-    `checkpoint` is best, last or step_000500 of a run; "" = best. Raises ConfigError when that is
-    not there.
+    `checkpoint` is best, last or step_000500 of a run; "" = best. Raises ConfigError when there is
+    no such checkpoint.
     """
     path = Path(name)
-    if (path / "config.yaml").is_file():
-        weights = _checkpoint(path, checkpoint or "best")
-        return _origin(weights, path, home=path)
-    if (path / "trials").is_dir():
-        return _sweep(path, checkpoint)
+    if path.resolve().name == "checkpoints" and RunFolder(path.resolve().parent).is_run:
+        path = path.resolve().parent
+    run, sweep = RunFolder(path), SweepFolder(path)
+    if run.is_run:
+        return _of_run(run, _checkpoint(run, checkpoint or "best"))
+    if sweep.trials.is_dir():
+        return _of_sweep(sweep, checkpoint)
     if checkpoint:
         raise ConfigError(
             f"--checkpoint {checkpoint}: {name} is not the folder of a run or a sweep; leave the"
             " flag out"
         )
-    run = _run_of(path)
+    folder = path.parent if path.is_file() else path
+    run, sweep = _run_of(folder), SweepFolder(folder.parent)
     if run is not None:
-        return _origin(path, run, home=run)
-    if (path.parent / "trials").is_dir() and path.name == "best":
-        return _sweep(path.parent, "")
-    return Origin(name)
+        return replace(_of_run(run, folder), weights=name)
+    if sweep.trials.is_dir() and folder.name == sweep.best.name:
+        return replace(_of_sweep(sweep, ""), weights=name)
+    return Source(name)
 
 
-def open_data(origin: Origin) -> tuple[Store | None, str]:
-    """Open the token file that a run was trained on.
+def open_data(source: Source) -> tuple[Store | None, str]:
+    """Open the token file that a run was trained on; None, and why, when it is not found.
 
-    None, and why, when it is gone or has become another.
+    Nor is it when another encoder has made it since.
     """
-    if origin.config is None or origin.run is None:
+    if source.config is None or source.run is None:
         return None, ""
     # A run that is looked at from elsewhere: its paths are relative to a folder above it.
-    places = [folder / origin.config.data for folder in (Path(), *origin.run.resolve().parents)]
+    above = source.run.path.resolve().parents
+    places = [folder / source.config.data for folder in (Path(), *above)]
     path = next((place for place in places if place.is_file()), places[0])
     try:
-        store = open_store(path, in_memory=is_public_layout(path))
-    except (StoreError, OSError) as error:
+        store = open_store(path, in_memory=is_foreign(path))
+    except DataError as error:
         return None, f"the run's token file cannot be read ({error})"
-    recorded = json.loads((origin.run / "env.json").read_text(encoding="utf-8"))
-    for what in ("codec_fingerprint", "tokenizer_fingerprint"):
-        if recorded[what] != getattr(store.info, what):
-            return (
-                None,
-                f"{path} was made with another {what.split('_')[0]} than when the run began",
-            )
+    recorded = fingerprints(source)
+    for what, was in recorded.items():
+        if was != getattr(store.info, f"{what}_fingerprint"):
+            return None, f"{path}: its {what} was encoded otherwise when the run began"
     return store, ""
 
 
-def is_same_data(origin: Origin, store: Store) -> bool:
+def fingerprints(source: Source) -> dict[str, str]:
+    """Return the fingerprints of the encoder when the run began: audio, text."""
+    recorded = _environment(source)
+    found = {name: recorded.get(name, recorded.get(old)) for name, old in _OLD_KEYS.items()}
+    return {
+        name.removesuffix("_fingerprint"): was for name, was in found.items() if was is not None
+    }
+
+
+def data_fingerprint(source: Source) -> str:
+    """Return the fingerprint of the tokens that a run was trained on; "" = not known."""
+    return _environment(source).get("data_fingerprint", "")
+
+
+def is_same_data(source: Source, info: StoreInfo) -> bool:
     """Tell whether a token file still has the content that the run was trained on."""
-    assert origin.run is not None, "a run's token file"
-    recorded = json.loads((origin.run / "env.json").read_text(encoding="utf-8"))
-    return recorded["data_fingerprint"] == store.info.content_fingerprint
+    return data_fingerprint(source) == info.content_fingerprint
 
 
-def is_hub_name(name: str) -> bool:
-    """Tell a hub name (owner/name) from a path."""
-    return (
-        re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name, re.ASCII) is not None
-        and not Path(name).exists()
-    )
+def _environment(source: Source) -> dict[str, Any]:
+    if source.run is None or not source.run.environment.is_file():
+        return {}
+    return source.run.read_environment()
 
 
-def _sweep(folder: Path, checkpoint: str) -> Origin:
+def _of_sweep(sweep: SweepFolder, checkpoint: str) -> Source:
     """Resolve a sweep to its best trial; best/ outlives the trial's own checkpoints."""
-    summary = folder / "summary.json"
-    best = (
-        json.loads(summary.read_text(encoding="utf-8")).get("best") if summary.is_file() else None
-    )
-    if best is None or not (folder / "best").is_dir():
+    summary = sweep.summary
+    best = None
+    if summary.is_file():
+        best = json.loads(summary.read_text(encoding="utf-8")).get("best")
+    if best is None or not sweep.best.is_dir():
         raise ConfigError(
-            f"{folder}: no trial of this sweep has completed yet, so it has no best/; wait, or name"
-            " a trial's folder"
+            f"{sweep.path}: no trial of this sweep has completed yet, so it has no best/; wait, or"
+            " name a trial's folder"
         )
-    run = folder / "trials" / f"{best:04d}"
-    weights = folder / "best" if checkpoint in ("", "best") else _checkpoint(run, checkpoint)
-    return _origin(weights, run, home=folder)
+    run = sweep.trial(best)
+    weights = sweep.best if checkpoint in ("", "best") else _checkpoint(run, checkpoint)
+    return replace(_of_run(run, weights), home=sweep.path)
 
 
-def _origin(weights: Path, run: Path, *, home: Path) -> Origin:
-    sweep = run.resolve().parents[1]
-    state = TrainState.read(weights) if (weights / "state.json").is_file() else None
-    is_trial = run.resolve().parent.name == "trials" and (sweep / "trials.csv").is_file()
-    return Origin(str(weights), home, run, sweep if is_trial else None, _read_config(run), state)
+def _of_run(run: RunFolder, weights: Path) -> Source:
+    from csm_ft.runs.checkpoint import TrainState  # imports torch
+
+    sweep = SweepFolder(run.path.resolve().parents[1])
+    is_trial = run.path.resolve().parent == sweep.trials and sweep.table.is_file()
+    return Source(
+        str(weights),
+        home=run.path,
+        run=run,
+        sweep=sweep if is_trial else None,
+        config=read_config(run.config),
+        state=TrainState.read(weights) if (weights / "state.json").is_file() else None,
+    )
 
 
-def _checkpoint(run: Path, which: str) -> Path:
-    folder = run / "checkpoints"
-    steps = checkpoints(folder)
+def _checkpoint(run: RunFolder, which: str) -> Path:
+    steps = run.step_folders()
     if which == "last" and steps:
         return steps[-1]
-    if (
-        which != "last"
-        and (folder / which).is_dir()
-        and which in ("best", *(step.name for step in steps))
-    ):
-        return folder / which
-    there = ", ".join(
-        [*(["best"] if (folder / "best").is_dir() else []), *(step.name for step in steps)]
-    )
-    if there:
+    by_name = {step.name: step for step in steps}
+    if run.best.is_dir():
+        by_name = {"best": run.best, **by_name}
+    if which in by_name:
+        return by_name[which]
+    if by_name:
         why = " (no validation since the first step)" if which == "best" else ""
         raise ConfigError(
-            f"{run} has no checkpoint {which!r}{why}; it has {there}: name one with --checkpoint,"
-            " or last"
+            f"{run.path} has no checkpoint {which!r}{why}; it has {', '.join(by_name)}: name one"
+            " with --checkpoint, or last"
         )
     raise ConfigError(
-        f"{run} has no checkpoint: it has not saved one yet, or it is a trial whose weights its"
-        f" sweep has dropped. Go on with `python train.py --config {run / 'config.yaml'}`"
+        f"{run.path} has no checkpoint: it has not saved one yet, or it is a trial whose weights"
+        f" its sweep has dropped. Resume it with `python train.py --config {run.config}`"
     )
 
 
-def _run_of(path: Path) -> Path | None:
+def _run_of(path: Path) -> RunFolder | None:
     """Return the run that a folder is, or is a checkpoint of."""
-    for folder in (path, path.parent.parent) if path.is_dir() else ():
-        if (folder / "config.yaml").is_file() and (
-            folder == path or path.parent.name == "checkpoints"
-        ):
-            return folder
-    return None
-
-
-def _read_config(run: Path) -> TrainConfig:
-    options = config_class()
-    return build(options, read_yaml(options, run / "config.yaml"))
+    if not path.is_dir():
+        return None
+    run, above = RunFolder(path), RunFolder(path.parent.parent)
+    if run.is_run:
+        return run
+    is_checkpoint = path.parent == above.checkpoints and above.is_run
+    return above if is_checkpoint else None
 
 
 def _base(config: TrainConfig) -> str:

@@ -1,0 +1,118 @@
+"""The setup of a run, in order: data, family, folder, model, optimiser, schedule, samples."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from csm_ft.config.train import TrainConfig
+from csm_ft.console import console
+from csm_ft.data.batches import Step, prefetch
+from csm_ft.data.examples import Examples
+from csm_ft.device import reproducible
+from csm_ft.families import open_family
+from csm_ft.families.base import Draw, Family
+from csm_ft.families.model import Batch, SpeechModel
+from csm_ft.families.stores import open_tokens
+from csm_ft.runs.checkpoint import Trained, TrainState, load_checkpoint
+from csm_ft.runs.folder import RunFolder
+from csm_ft.runs.metrics import Tracker
+from csm_ft.training.optim import build_optimizer, choose_parameters
+from csm_ft.training.plan import RunPlan
+from csm_ft.training.resolve import open_run, resolve
+from csm_ft.training.samples import Sampler, open_sampler
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that is ready for its next optimiser step."""
+
+    config: TrainConfig  # resolved
+    family: Family
+    train: Examples
+    val: Examples
+    trained: Trained  # model and optimiser
+    state: TrainState
+    plan: RunPlan
+    folder: RunFolder
+    sampler: Sampler | None
+    tracker: Tracker
+    is_resumed: bool
+
+    def batches(self) -> Iterator[tuple[Step, list[Batch]]]:
+        """Yield the remaining steps and their micro-batches, collated one step ahead."""
+
+        def collate(step: Step) -> list[Batch]:
+            draw = Draw(self.config.seed, step.epoch)
+            return [
+                self.family.collate(self.train, indices, self.config, draw=draw)
+                for indices in step.micro_batches
+            ]
+
+        return prefetch(collate, self.plan.steps(self.state))
+
+
+@contextmanager
+def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
+    """Open a new run, or one to resume; raises UserError for wrong options, data or machine."""
+    in_memory = not config.partial_data_loading
+    store = open_tokens(Path(config.data), config.family, in_memory=in_memory)
+    family = open_family(config.family)
+    config = resolve(config, store, family)
+    train = family.arrange(store.splits["train"], config, evaluate=False)
+    val = family.arrange(store.splits["val"], config, evaluate=True)
+    with (
+        reproducible(config.device, config.threads, config.seed),
+        open_run(config, store) as (folder, checkpoint),
+    ):
+        # An empty model comes first, so that it could be sharded before it has weights.
+        model = family.empty_model(config, store)
+        family.load_weights(model, config)
+        choose_parameters(model, family, config)
+        model.to(config.device)
+        optimizer = build_optimizer(model, family, config)
+        state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else TrainState()
+        plan = RunPlan(config, train, only_measure=only_measure)
+        sampler = open_sampler(config, store, family, folder)
+        trained = Trained(model, optimizer, family.checkpoint_config(model))
+        with Tracker(folder, config, keep_bytes=state.metrics_bytes) as tracker:
+            setup = Setup(
+                config=config,
+                family=family,
+                train=train,
+                val=val,
+                trained=trained,
+                state=state,
+                plan=plan,
+                folder=folder,
+                sampler=sampler,
+                tracker=tracker,
+                is_resumed=checkpoint is not None,
+            )
+            _announce(setup)
+            yield setup
+
+
+def _announce(setup: Setup) -> None:
+    """Print the sizes of model and data, and the step that a run resumes from."""
+    method, plan = setup.config.method, setup.plan
+    millions = _millions(setup.trained.model, only_trained=False)
+    trained = _millions(setup.trained.model, only_trained=True)
+    part = "" if trained == millions else f" (method {method} trains {trained:.3g} M)"
+    console.print(f"{millions:.1f} M weights{part}; {plan.total_steps} optimiser steps")
+    console.print(f"{_count(setup.train)} to train on, {_count(setup.val)} to validate")
+    if setup.is_resumed:
+        is_complete = plan.is_last(setup.state)
+        resuming = f"resuming from step {setup.state.step}"
+        console.print("this run is complete" if is_complete else resuming)
+
+
+def _millions(model: SpeechModel, *, only_trained: bool) -> float:
+    sizes = [p.numel() for p in model.parameters() if p.requires_grad or not only_trained]
+    return sum(sizes) / 1e6
+
+
+def _count(examples: Examples) -> str:
+    pieces = f"{examples.num_pieces} clips"
+    is_one_each = examples.num_pieces == len(examples)
+    return pieces if is_one_each else f"{pieces} in {len(examples)} examples"

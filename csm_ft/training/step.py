@@ -1,0 +1,73 @@
+"""One optimiser step: micro-batches forward and backward, clipping, update."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from csm_ft.config.train import TrainConfig
+from csm_ft.data.batches import Step
+from csm_ft.device import autocast
+from csm_ft.errors import Diverged
+from csm_ft.families.base import Term, parts_of, weighted_loss
+from csm_ft.families.lora import seed_dropout
+from csm_ft.families.model import Batch, SpeechModel
+
+
+def optimizer_step(
+    model: SpeechModel,
+    optimizer: torch.optim.Optimizer,
+    step: Step,
+    batches: Sequence[Batch],
+    config: TrainConfig,
+    terms: Sequence[Term],
+) -> dict[str, float]:
+    """Take one optimiser step on micro-batches; return its sums, counts and times.
+
+    The loss is divided by the counts of the whole step, so the split into micro-batches never
+    changes the gradient. Raises Diverged, before the weights are updated, for a loss or gradient
+    that is not finite.
+    """
+    began = time.perf_counter()
+    parts = parts_of(terms)
+    # The divisors are known from collate, before any forward pass.
+    counts = {part: sum(int(batch.counts[part].sum()) for batch in batches) for part in parts}
+    nats = {part: torch.zeros((), device=config.device) for part in parts}
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    for number, batch in enumerate(batches):
+        seed_dropout(config.seed, step.number, number)
+        with autocast(config.device, config.dtype):
+            loss = model(batch.to(config.device))
+        sums = {part: loss[part].sum() for part in parts}
+        weighted_loss(terms, sums, counts).backward()
+        for part in parts:
+            nats[part] += sums[part].detach()
+    limit = config.max_grad_norm or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)
+    # One transfer for all values: here, and only here, the host waits for the device.
+    values = torch.stack([*nats.values(), norm]).tolist()
+    total_nats, grad_norm = dict(zip(parts, values[:-1], strict=True)), values[-1]
+    _check_finite(step.number, total_nats, grad_norm)
+    compute_sec = time.perf_counter() - began
+    optimizer.step()
+    return {
+        **{f"nats_{part}": value for part, value in total_nats.items()},
+        **{f"count_{part}": count for part, count in counts.items()},
+        "grad_norm": grad_norm,
+        "positions": sum(batch.num_positions for batch in batches),
+        "padded": sum(batch.num_padded for batch in batches),
+        "micro_batches": len(batches),
+        "audio_sec": sum(batch.audio_sec for batch in batches),
+        "compute_sec": compute_sec,
+        "update_sec": time.perf_counter() - began - compute_sec,
+    }
+
+
+def _check_finite(step: int, nats: Mapping[str, float], grad_norm: float) -> None:
+    for part, value in nats.items():
+        if not math.isfinite(value):
+            raise Diverged(step, f"loss of {part}")
+    if not math.isfinite(grad_norm):
+        raise Diverged(step, "gradient norm")
