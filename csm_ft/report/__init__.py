@@ -1,9 +1,5 @@
-"""One static page per sweep: what was found, what it sounds like, why.
+"""One static page per sweep, made from the files of its folder: results, samples, curves.
 
-Reads only the files of the sweep folder.
+page.py makes it: data.py reads the runs, listen.py lines up the samples, charts.py draws. spoken.py
+makes the page of a folder of samples.
 """
-
-from csm_ft.report.data import ReportError
-from csm_ft.report.page import build_report
-
-__all__ = ["ReportError", "build_report"]

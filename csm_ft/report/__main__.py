@@ -1,27 +1,32 @@
 """`python -m csm_ft.report SWEEP_DIR` writes SWEEP_DIR/report.html again."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from csm_ft.report import ReportError, build_report
+from csm_ft.cli import parse_args, run_program
+from csm_ft.errors import ConfigError
+from csm_ft.report.config import ReportConfig
+
+PROGRAM = "-m csm_ft.report"
+DESCRIPTION = "Write report.html from the files of a sweep folder."
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Build the page and print where it is; 2 = the folder holds no sweep."""
-    parser = argparse.ArgumentParser(
-        prog="python -m csm_ft.report",
-        description="Write report.html from the files of a sweep folder.",
-    )
-    parser.add_argument("sweep_dir", type=Path, help="folder that sweep.py wrote (--output_dir)")
-    try:
-        page = build_report(parser.parse_args(argv).sweep_dir)
-    except ReportError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{page} ({page.stat().st_size / 1e6:.1f} MB)\n")
-    return 0
+def main(argv: Sequence[str]) -> int:
+    """Make the page and print its path; 2 when the folder holds no sweep."""
+
+    def program() -> int:
+        config = parse_args(ReportConfig, argv, program=PROGRAM, description=DESCRIPTION)
+        if not config.sweep_dir:
+            raise ConfigError("sweep_dir: name the folder that sweep.py wrote (its --output_dir)")
+        from csm_ft.report.page import build_report  # here: --help needs no plotly
+
+        page = build_report(Path(config.sweep_dir))
+        print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
+        return 0
+
+    return run_program(program)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,151 +1,116 @@
-"""The figures, as plotly's own JSON.
-
-Colours are names of CSS properties (`--best`); page.js looks them up, so that charts follow light
-and dark.
-"""
+"""The figures of the page, as plotly's own JSON."""
 
 import html
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from csm_ft.report.data import FAILED, STATE_WORDS, Run, State, Summary, Trial, Validation
+from csm_ft.report import traces
+from csm_ft.report.data import Run, Validation
+from csm_ft.report.traces import MARKS, Axis, Figure
+from csm_ft.sweep.records import Summary, TrialRecord
 
-Figure = dict[str, Any]
-
-# Shape and colour both, so that neither a printer nor a colour-blind reader loses the state.
-MARKS: dict[State, tuple[str, str]] = {
-    "completed": ("circle", "--ink"),
-    "stopped": ("triangle-down-open", "--muted"),
-    "diverged": ("x-thin-open", "--bad"),
-    "infeasible": ("square-x-open", "--bad"),
-    "poison": ("diamond-x-open", "--bad"),
-    "running": ("circle-open-dot", "--muted"),
-    "waiting": ("circle-open", "--muted"),
-}
-MAX_POINTS = 200
 LOG_FROM_RATIO = 5  # a parameter tried over more than this ratio is drawn on a log axis
 FEW_TRIALS = 20
 MAX_TICKS = 6  # a whole number tried at so few values has its ticks there
+FEW_NUMBERS = 16  # of trials: each has its own tick
 
 
 def history(summary: Summary) -> Figure | None:
     """Return value per trial with the best so far.
 
-    Failed trials, whose told value only ranks them, stand at the top edge.
+    Failed trials have no value that counts, and stand at the top edge.
     """
-    shown = summary.valued
-    failed = [t for t in summary.trials if t.state in FAILED]
-    if not shown and not failed:
+    shown = [*summary.valued, *(t for t in summary.trials if t.has_failed)]
+    if not shown:
         return None
-    low, high = _range([t.value for t in shown if t.value is not None] + _baseline_value(summary))
-    traces = [
-        _points(summary, [t for t in summary.trials if t.state == state], state, ceiling=high)
-        for state in MARKS
-        if any(t.state == state for t in (*shown, *failed))
-    ]
-    data = [_best_so_far(summary), *(t for t in traces if t["x"])]
-    if summary.baseline and summary.baseline.value is not None:
-        data.insert(
-            0, _horizontal("base", summary.baseline.value, [t.number for t in summary.begun])
-        )
-    data += [_ring(name, trial) for name, trial in _named(summary) if trial.value is not None]
-    return _figure(
-        "history",
-        data,
-        x="trial",
-        y="nats per frame",
-        y_range=[low, high],
-        x_extra={"dtick": 1 if len(summary.begun) <= 16 else None},
+    values = [t.value for t in summary.valued if t.value is not None]
+    low, high = traces.value_range(values + _baseline_value(summary))
+    data = [traces.best_so_far(summary)]
+    for state in MARKS:
+        of_state = [t for t in shown if t.state == state]
+        if of_state:
+            data.append(traces.points(summary, of_state, state, ceiling=high))
+    for value in _baseline_value(summary):
+        data.insert(0, traces.horizontal("base", value, [t.number for t in summary.begun]))
+    for name, trial in traces.named_trials(summary):
+        if trial.value is not None:
+            data.append(traces.ring(name, trial))
+    ticks = {"dtick": 1 if len(summary.begun) <= FEW_NUMBERS else None}
+    title = traces.axis_title(summary)
+    return traces.figure(
+        "history", data, Axis("trial", extra=ticks), Axis(title, range=[low, high])
     )
 
 
 def learning_curves(summary: Summary, runs: Mapping[int, Run]) -> Figure | None:
-    """Return the yardstick against examples seen, one line per trial, rungs as vertical lines."""
-    named = {trial.number: name for name, trial in _named(summary)}
-    lines = [
-        (t, _thin(runs[t.number].validations))
-        for t in summary.trials
-        if t.number in runs and runs[t.number].validations
-    ]
+    """Return the objective against examples seen, one line per trial; rungs as vertical lines."""
+    named = {trial.number: name for name, trial in traces.named_trials(summary)}
+    lines: list[tuple[TrialRecord, list[Validation]]] = []
+    for trial in summary.trials:
+        if trial.number in runs and runs[trial.number].validations:
+            lines.append((trial, traces.thin(runs[trial.number].validations)))
     if not lines:
         return None
+    # The named ones are drawn last, on top of the others.
     lines.sort(key=lambda line: (line[0].number in named, line[0].number == summary.best))
-    data = [_line(trial, points, named.get(trial.number)) for trial, points in lines]
-    if not all(t.number in named for t, _ in lines):
-        data.append(_legend_only("other trials"))
-    xs = [p.examples for _, points in lines for p in points]
-    if summary.baseline and summary.baseline.value is not None:
-        data.insert(0, _horizontal("base", summary.baseline.value, xs))
-    base = _baseline_value(summary)
-    healthy = [p.value for t, points in lines for p in points if t.state not in FAILED] or [
-        p.value for _, ps in lines for p in ps
-    ]
-    figure = _figure(
+    data = [traces.curve(trial, points, named.get(trial.number)) for trial, points in lines]
+    if not all(trial.number in named for trial, _ in lines):
+        data.append(traces.legend_only("other trials"))
+    points = list(chain.from_iterable(of_trial for _, of_trial in lines))
+    for value in _baseline_value(summary):
+        data.insert(0, traces.horizontal("base", value, [p.examples for p in points]))
+    # A diverged curve must not squeeze the others into one line.
+    healthy = chain.from_iterable(of_trial for trial, of_trial in lines if not trial.has_failed)
+    values = [p.value for p in healthy] or [p.value for p in points]
+    y_range = traces.value_range(values + _baseline_value(summary))
+    made = traces.figure(
         "curves",
         data,
-        x="training examples seen",
-        y="nats per frame",
-        y_range=_range(healthy + base),
+        Axis("training examples seen"),
+        Axis(traces.axis_title(summary), range=y_range),
     )
-    figure["layout"]["shapes"] = [
-        {
-            "type": "line",
-            "x0": r,
-            "x1": r,
-            "yref": "paper",
-            "y0": 0,
-            "y1": 1,
-            "line": {"color": "--muted", "width": 1, "dash": "dot"},
-            "opacity": 0.6,
-        }
-        for r in summary.rungs
-    ]
-    figure["layout"]["annotations"] = [
-        {
-            "x": r,
-            "yref": "paper",
-            "y": 1,
-            "yanchor": "bottom",
-            "text": f"rung {i}",
-            "showarrow": False,
-            "font": {"size": 11, "color": "--muted"},
-        }
-        for i, r in enumerate(summary.rungs, 1)
-    ]
-    return figure
+    made["layout"]["shapes"] = [_rung_line(x) for x in summary.rungs]
+    made["layout"]["annotations"] = [_rung_label(x, i) for i, x in enumerate(summary.rungs, 1)]
+    return made
 
 
 def importance(summary: Summary) -> Figure | None:
     """Return each parameter's share of the importance by each method, as bars side by side."""
-    methods = {
-        m: {p: s for p, s in shares.items() if s is not None}
-        for m, shares in summary.importance.items()
-    }
-    methods = {m: shares for m, shares in methods.items() if shares}
+    methods: dict[str, dict[str, float]] = {}
+    for method, shares in summary.importance.items():
+        known = {name: share for name, share in shares.items() if share is not None}
+        if known:
+            methods[method] = known
     if not methods:
         return None
-    mean = {
-        p: sum(s.get(p, 0.0) for s in methods.values())
-        for shares in methods.values()
-        for p in shares
-    }
-    names = sorted(mean, key=lambda p: mean[p])
+    total: dict[str, float] = {}
+    for shares in methods.values():
+        for name, share in shares.items():
+            total[name] = total.get(name, 0.0) + share
+    names = sorted(total, key=lambda name: total[name])
     colours = ("--ink", "--muted", "--line")
-    data = [
+    bars = [
         {
             "type": "bar",
             "orientation": "h",
             "name": html.escape(method),
-            "y": [html.escape(n) for n in names],
-            "x": [shares.get(n) for n in names],
-            "marker": {"color": colours[i % 3]},
+            "y": [html.escape(name) for name in names],
+            "x": [shares.get(name) for name in names],
+            "marker": {"color": colours[index % len(colours)]},
             "hovertemplate": "%{y}: %{x:.2f}<extra>" + html.escape(method) + "</extra>",
         }
-        for i, (method, shares) in reversed(list(enumerate(methods.items())))
+        for index, (method, shares) in enumerate(methods.items())
     ]
-    figure = _figure("importance", data, x="share of importance", y="")
-    figure["layout"] |= {
+    words = {"automargin": True, "ticks": "", "type": "category"}
+    made = traces.figure(
+        "importance",
+        bars[::-1],  # horizontal bars are stacked from below
+        Axis("share of importance", extra={"rangemode": "tozero"}),
+        Axis("", extra=words),
+    )
+    made["layout"] |= {
         "barmode": "group",
         "bargap": 0.35,
         "legend": {
@@ -157,83 +122,84 @@ def importance(summary: Summary) -> Figure | None:
         },
         "height": 90 + 44 * len(names),
     }
-    figure["layout"]["xaxis"] |= {"rangemode": "tozero"}
-    figure["layout"]["yaxis"] |= {"automargin": True, "ticks": "", "type": "category"}
-    return figure
+    return made
 
 
 def slices(summary: Summary) -> list[tuple[str, Figure]]:
-    """Return (parameter, figure) for each parameter that varied: its value against the yardstick.
-
-    Where the good region lies.
+    """Return (parameter, figure) for each parameter that varied: where the good region lies.
 
     The axis spans the completed trials; those that were stopped above it stand at its top edge.
     """
     shown = summary.valued
-    varied = [
-        name
-        for name in summary.parameters
-        if len({str(t.params.get(name)) for t in shown if name in t.params}) > 1
-    ]
     completed = [t.value for t in shown if t.state == "completed" and t.value is not None]
-    y_range = _range(
-        completed if len(completed) > 2 else [t.value for t in shown if t.value is not None]
-    )
-    return [
-        (name, _slice(summary, [t for t in shown if name in t.params], name, i, y_range))
-        for i, name in enumerate(varied)
-    ]
+    values = completed if len(completed) > 2 else [t.value for t in shown if t.value is not None]
+    y_axis = Axis("", range=traces.value_range(values))
+    figures = []
+    for name in summary.parameters:
+        trials = [t for t in shown if name in t.params]
+        if len({str(t.params[name]) for t in trials}) > 1:
+            made = _slice(summary, trials, name, y_axis)
+            figures.append((name, {**made, "id": f"slice{len(figures)}"}))
+    return figures
 
 
-def _slice(
-    summary: Summary, trials: Sequence[Trial], name: str, index: int, y_range: list[float]
-) -> Figure:
-    named = {trial.number: which for which, trial in _named(summary)}
-    trials = sorted(
-        trials, key=lambda t: t.number in named
-    )  # best and default are drawn last, on top
+def _slice(summary: Summary, trials: Sequence[TrialRecord], name: str, y_axis: Axis) -> Figure:
+    named = {trial.number: which for which, trial in traces.named_trials(summary)}
+    trials = sorted(trials, key=lambda t: t.number in named)  # best and default on top
     values = [t.params[name] for t in trials]
-    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    xs = values if numeric else [html.escape(str(v)) for v in values]
-    colours = [_colour(named[t.number]) if t.number in named else MARKS[t.state][1] for t in trials]
+    is_numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    xs = values if is_numeric else [html.escape(str(v)) for v in values]
+    marks = [_mark(trial, named.get(trial.number)) for trial in trials]
+    colours = [colour for _, colour, _ in marks]
+    assert y_axis.range is not None
     data = {
         "type": "scatter",
         "mode": "markers",
         "x": xs,
-        "y": [min(t.value or 0.0, y_range[1]) for t in trials],
+        "y": [min(t.value or 0.0, y_axis.range[1]) for t in trials],
         "cliponaxis": False,
-        "text": [_hover(summary, t) for t in trials],
+        "text": [traces.hover(summary, t) for t in trials],
         "hovertemplate": html.escape(name) + " %{x}<br>%{text}<extra></extra>",
         "showlegend": False,
         "marker": {
-            "size": [11 if t.number in named else 8 for t in trials],
-            "symbol": [
-                MARKS[t.state][0].removesuffix("-open") if t.number in named else MARKS[t.state][0]
-                for t in trials
-            ],
+            "size": [size for _, _, size in marks],
+            "symbol": [symbol for symbol, _, _ in marks],
             "color": colours,
             "line": {"width": 1.5, "color": colours},
             "opacity": 1,
         },
     }
-    figure = _figure(f"slice{index}", [data], x=html.escape(name), y="", y_range=y_range)
-    figure["layout"]["xaxis"]["exponentformat"] = "e"
-    if numeric and len(set(values)) <= MAX_TICKS and all(isinstance(v, int) for v in values):
-        figure["layout"]["xaxis"] |= {"tickvals": sorted(set(values))}
-    if numeric and min(values) > 0 and max(values) / min(values) > LOG_FROM_RATIO:
-        figure["layout"]["xaxis"] |= {"type": "log"}
-    elif not numeric:
-        figure["layout"]["xaxis"] |= {
-            "type": "category",
-            "categoryorder": "array",
-            "categoryarray": sorted(set(xs), key=_by_number),
-        }
-    figure["layout"] |= {
+    scale = _number_scale(values) if is_numeric else _word_scale(xs)
+    x_axis = Axis(html.escape(name), extra={"exponentformat": "e", **scale})
+    made = traces.figure("", [data], x_axis, y_axis)
+    made["layout"] |= {
         "height": 210,
         "margin": {"l": 46, "r": 12, "t": 8, "b": 42},
         "showlegend": False,
     }
-    return figure
+    return made
+
+
+def _mark(trial: TrialRecord, name: str | None) -> tuple[str, str, int]:
+    """Return symbol, colour and size of a trial; named ones are larger and filled."""
+    symbol, colour = MARKS[trial.state]
+    if name is None:
+        return symbol, colour, 8
+    return symbol.removesuffix("-open"), traces.colour_of(name), 11
+
+
+def _number_scale(values: Sequence[Any]) -> dict[str, Any]:
+    scale: dict[str, Any] = {}
+    if len(set(values)) <= MAX_TICKS and all(isinstance(v, int) for v in values):
+        scale["tickvals"] = sorted(set(values))
+    if min(values) > 0 and max(values) / min(values) > LOG_FROM_RATIO:
+        scale["type"] = "log"
+    return scale
+
+
+def _word_scale(words: Sequence[str]) -> dict[str, Any]:
+    ordered = sorted(set(words), key=_by_number)
+    return {"type": "category", "categoryorder": "array", "categoryarray": ordered}
 
 
 def _by_number(word: str) -> tuple[float, str]:
@@ -244,190 +210,32 @@ def _by_number(word: str) -> tuple[float, str]:
         return math.inf, word
 
 
-def _points(summary: Summary, trials: Sequence[Trial], state: State, *, ceiling: float) -> Figure:
-    failed = state in FAILED
-    trials = [t for t in trials if failed or t.value is not None]
-    symbol, colour = MARKS[state]
+def _rung_line(x: float) -> Figure:
     return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": STATE_WORDS[state],
-        "x": [t.number for t in trials],
-        "y": [ceiling if failed else t.value for t in trials],
-        "text": [_hover(summary, t) for t in trials],
-        "hovertemplate": "%{text}<extra></extra>",
-        "cliponaxis": False,
-        "marker": {
-            "symbol": symbol,
-            "color": colour,
-            "size": 9,
-            "line": {"width": 1.8, "color": colour},
-        },
+        "type": "line",
+        "x0": x,
+        "x1": x,
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "line": {"color": "--muted", "width": 1, "dash": "dot"},
+        "opacity": 0.6,
     }
 
 
-def _best_so_far(summary: Summary) -> Figure:
-    xs, ys, best = [], [], math.inf
-    for trial in sorted(summary.begun, key=lambda t: t.number):
-        if trial.state == "completed" and trial.value is not None:
-            best = min(best, trial.value)
-        if best < math.inf:
-            xs.append(trial.number)
-            ys.append(best)
-    line = {"color": "--best", "width": 1.5, "shape": "hv"}
+def _rung_label(x: float, number: int) -> Figure:
     return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "best so far",
-        "x": xs,
-        "y": ys,
-        "line": line,
-        "hoverinfo": "skip",
+        "x": x,
+        "yref": "paper",
+        "y": 1,
+        "yanchor": "bottom",
+        "text": f"rung {number}",
+        "showarrow": False,
+        "font": {"size": 11, "color": "--muted"},
     }
-
-
-def _horizontal(name: str, value: float, xs: Sequence[float]) -> Figure:
-    ends = [min(xs, default=0), max(xs, default=1)]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": ends,
-        "y": [value, value],
-        "line": {"color": "--base", "width": 1.5, "dash": "dash"},
-        "hovertemplate": f"{name} %{{y:.4f}}<extra></extra>",
-    }
-
-
-def _ring(name: str, trial: Trial) -> Figure:
-    marker = {
-        "symbol": "circle-open",
-        "color": _colour(name),
-        "size": 17,
-        "line": {"width": 2, "color": _colour(name)},
-    }
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": [trial.number],
-        "y": [trial.value],
-        "marker": marker,
-        "hoverinfo": "skip",
-    }
-
-
-def _line(trial: Trial, points: Sequence[Validation], name: str | None) -> Figure:
-    ends = ["circle"] * (len(points) - 1) + [MARKS[trial.state][0]]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": f"{name} (trial {trial.number})" if name else f"trial {trial.number}",
-        "showlegend": name is not None,
-        "x": [p.examples for p in points],
-        "y": [round(p.value, 5) for p in points],
-        "line": {"color": _colour(name), "width": 2.6 if name else 1},
-        "marker": {
-            "symbol": ends,
-            "size": [3] * (len(points) - 1) + [8],
-            "color": _colour(name),
-            "line": {"color": _colour(name), "width": 1.2},
-        },
-        "opacity": 1 if name else 0.75,
-        "hovertemplate": (
-            f"trial {trial.number} · {STATE_WORDS[trial.state]}<br>%{{x}} examples:"
-            " %{y:.4f}<extra></extra>"
-        ),
-    }
-
-
-def _legend_only(name: str) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": [None],
-        "y": [None],
-        "line": {"color": "--muted", "width": 1},
-    }
-
-
-def _named(summary: Summary) -> list[tuple[str, Trial]]:
-    best, default = summary.best_trial, summary.default_trial
-    pairs = [("default", default)] if default and default != best else []
-    return pairs + ([("best", best)] if best else [])
-
-
-def _colour(name: str | None) -> str:
-    return {"best": "--best", "default": "--default"}.get(name or "", "--muted")
-
-
-def _hover(summary: Summary, trial: Trial) -> str:
-    value = "no value" if trial.value is None else f"{trial.value:.4f}"
-    if trial.state in FAILED:
-        value = "no value that counts"
-    marks = [name for name, named in _named(summary) if named == trial]
-    reason = f"<br>{html.escape(trial.reason[:120])}" if trial.reason else ""
-    return (
-        f"trial {trial.number}{' (' + ', '.join(marks) + ')' if marks else ''} ·"
-        f" {STATE_WORDS[trial.state]}<br>{value}{reason}"
-    )
 
 
 def _baseline_value(summary: Summary) -> list[float]:
-    return (
-        [summary.baseline.value] if summary.baseline and summary.baseline.value is not None else []
-    )
-
-
-def _range(values: Sequence[float]) -> list[float]:
-    """Return an axis range with some air around `values`."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    air = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    return [low - air, high + air]
-
-
-def _thin(points: Sequence[Validation]) -> list[Validation]:
-    """Keep at most MAX_POINTS of a curve, evenly, ends and lowest point included."""
-    if len(points) <= MAX_POINTS:
-        return list(points)
-    kept = {round(i * (len(points) - 1) / (MAX_POINTS - 1)) for i in range(MAX_POINTS)}
-    kept.add(min(range(len(points)), key=lambda i: points[i].value))
-    return [points[i] for i in sorted(kept)]
-
-
-def _figure(
-    name: str,
-    data: list[Figure],
-    *,
-    x: str,
-    y: str,
-    y_range: list[float] | None = None,
-    x_extra: Mapping[str, Any] | None = None,
-) -> Figure:
-    axis = {
-        "gridcolor": "--line",
-        "linecolor": "--line",
-        "zeroline": False,
-        "ticks": "outside",
-        "tickcolor": "--line",
-        "ticklen": 4,
-    }
-    layout = {
-        "height": 360,
-        "margin": {"l": 58, "r": 16, "t": 22, "b": 44},
-        "xaxis": {
-            **axis,
-            "showgrid": False,
-            "title": {"text": x, "standoff": 8},
-            **(x_extra or {}),
-        },
-        "yaxis": {
-            **axis,
-            "title": {"text": y, "standoff": 8},
-            **({"range": y_range} if y_range else {}),
-        },
-        "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
-        "hovermode": "closest",
-    }
-    return {"id": name, "data": data, "layout": layout}
+    """Return the value of the untrained model, if it was measured."""
+    baseline = summary.baseline
+    return [baseline.value] if baseline and baseline.value is not None else []

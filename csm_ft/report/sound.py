@@ -1,7 +1,4 @@
-"""Recordings small enough for one page.
-
-MP3 as a data URI, and an outline to see silence and length before listening.
-"""
+"""Sounds small enough for one page: MP3 as a data URI, and an outline to see before listening."""
 
 import base64
 import io
@@ -13,25 +10,21 @@ import soundfile
 
 NUM_BARS = 72
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-MP3_COMPRESSION = (
-    0.7  # libsndfile's 0..1; constant bit rate: 48 kbit/s at 24 kHz, more than speech needs
-)
+# libsndfile's 0..1; constant bit rate: 48 kbit/s at 24 kHz, more than a voice needs.
+MP3_COMPRESSION = 0.7
 
 
 @dataclass(frozen=True)
 class Sound:
-    """`uri`: data URI of the recording.
+    """A sound as it stands in a page."""
 
-    `outline`: SVG path of its loudness, NUM_BARS wide and 2 high around 0; `seconds` as decoded.
-    """
-
-    uri: str
-    outline: str
-    seconds: float
+    uri: str  # data URI
+    outline: str  # SVG path of its loudness, NUM_BARS wide and 2 high around 0
+    seconds: float  # as decoded
 
 
 def load(wav: Path) -> Sound:
-    """Compress one recording; OSError or soundfile.LibsndfileError if it cannot be read."""
+    """Compress one sound file; OSError or soundfile.LibsndfileError if it cannot be read."""
     wave, sample_rate_hz = soundfile.read(wav, dtype="float32", always_2d=True)
     wave = np.nan_to_num(wave.mean(axis=1)).clip(-1, 1)
     file = io.BytesIO()
@@ -49,17 +42,16 @@ def load(wav: Path) -> Sound:
         kind = "audio/wav"
         soundfile.write(file, wave, sample_rate_hz, format="WAV", subtype="PCM_16")
     uri = f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-    return Sound(uri, _outline(wave), len(wave) / sample_rate_hz)
+    return Sound(uri, outline(wave), len(wave) / sample_rate_hz)
 
 
-def _outline(wave: np.ndarray) -> str:
-    """Return one bar per NUM_BARS-th of the recording, as high as its peak.
+def outline(wave: np.ndarray) -> str:
+    """Return one bar per NUM_BARS-th of a wave [N], as high as its peak, as an SVG path.
 
     The page stretches it to the width of the player.
     """
-    peaks = [
-        float(np.abs(part).max()) if len(part) else 0.0 for part in np.array_split(wave, NUM_BARS)
-    ]
+    parts = np.array_split(wave, NUM_BARS)
+    peaks = [float(np.abs(part).max()) if len(part) else 0.0 for part in parts]
     top = max(max(peaks), 0.05)  # so that near-silence looks like silence
     heights = (max(0.04, peak / top) for peak in peaks)
     return "".join(f"M{i + 0.5:g} {-h:.2f}V{h:.2f}" for i, h in enumerate(heights))

@@ -1,10 +1,8 @@
-"""What every page here has in common.
-
-Templates, and scripts and styles that stand in the page itself.
-"""
+"""What every page has in common: templates, scripts and styles in the page, words for numbers."""
 
 import base64
 import hashlib
+from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,10 +34,7 @@ def style(environment: Environment) -> Markup:
 
 
 def script(text: str) -> tuple[Markup, str]:
-    """Return a script and its hash for the content security policy.
-
-    Which lets nothing but these scripts run.
-    """
+    """Return a script and its hash for the content security policy, which lets no other run."""
     assert "</script" not in text, "would end its own element"
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     policy = f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
@@ -55,3 +50,40 @@ def short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
     return str(value)
+
+
+def number(value: float | None) -> str:
+    """Write a validation metric."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """Write a difference of validation metrics."""
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds as a person would: 48 s, 4 min 12 s, 2 h 05 min."""
+    if seconds is None:
+        return "–"
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def moment(text: str | None) -> datetime | None:
+    """Read a time as ISO 8601 or as seconds since 1970; None if it is neither."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromtimestamp(float(text), UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)

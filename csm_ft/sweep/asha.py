@@ -1,14 +1,13 @@
-"""When a trial stops early.
+"""When a trial stops early: asynchronous successive halving at equal numbers of examples seen.
 
-Asynchronous successive halving, stopping kind (arXiv 1810.05934), at equal numbers of examples
-seen.
+The stopping kind of arXiv 1810.05934.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-Curve = Mapping[int, float]  # examples seen -> validation loss, step 0 left out
+Curve = Mapping[int, float]  # examples seen -> objective, step 0 left out
 
 
 @dataclass(frozen=True)
@@ -38,37 +37,34 @@ class Rungs:
         )
 
     def value(self, curve: Curve, rung: int) -> float | None:
-        """Return the lowest loss from the first rung up to rung number `rung`.
-
-        Or None if it is not reached.
-        """
+        """Return the lowest value from the first rung up to rung number `rung`; None before it."""
         last, first = self.reached(curve, rung), self.reached(curve, 0)
         if last is None or first is None:
             return None
         return min(value for examples, value in curve.items() if first <= examples <= last)
 
     def best(self, curve: Curve) -> float | None:
-        """Return the lowest loss from the first rung on: the objective so far."""
+        """Return the lowest value from the first rung on; None before it."""
         first = self.reached(curve, 0)
-        return (
-            None
-            if first is None
-            else min(value for examples, value in curve.items() if examples >= first)
-        )
+        if first is None:
+            return None
+        return min(value for examples, value in curve.items() if examples >= first)
 
 
-def go_on(own: Curve, others: Sequence[Curve], rungs: Rungs, eta: int) -> bool:
-    """Decide on a trial whose last validation is the newest point of `own`.
+def may_continue(own: Curve, others: Sequence[Curve], rungs: Rungs, eta: int) -> bool:
+    """Decide whether a trial continues whose last validation is the newest point of `own`.
 
-    At a rung it goes on if it is among the best 1/eta of all trials seen there so far; with fewer
-    than `eta` of them nothing is decided. Between rungs, and at the end, it goes on.
+    At a rung it does if it is among the best 1/eta of all trials seen there so far; with fewer than
+    `eta` of them nothing is decided. Between rungs, and at the end, it always continues.
     """
     newest = max(own)
     for rung in range(len(rungs.shares)):
         if rungs.reached(own, rung) != newest:
             continue
         value = rungs.value(own, rung)
-        seen = sorted(v for curve in (own, *others) if (v := rungs.value(curve, rung)) is not None)
+        values = [rungs.value(curve, rung) for curve in (own, *others)]
+        seen = sorted(v for v in values if v is not None)
+        # A tie with the last of the best 1/eta continues: equal values must not depend on order.
         if value is not None and len(seen) >= eta and value > seen[len(seen) // eta - 1]:
             return False
     return True

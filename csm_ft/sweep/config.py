@@ -1,7 +1,4 @@
-"""What sweep.py can be told.
-
-Its own options, and every option of train.py as a value that all trials share.
-"""
+"""The options of sweep.py: its own, and every option of train.py, shared by all trials."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +10,14 @@ from typing import Any, Literal, Self
 from pydantic import create_model, field_validator, model_validator
 
 from csm_ft.cli import read_values
-from csm_ft.config import Options, TrainConfig, build, option
-from csm_ft.console import console
-from csm_ft.families import config_class
+from csm_ft.config.base import Options, build, option
+from csm_ft.config.train import TrainConfig
+from csm_ft.families import choose_family, open_family
 from csm_ft.schedule import Duration
 
 DESCRIPTION = (
     "Search hyper-parameters: trials of train.py over all GPUs (or on the CPU), a best config,"
-    " recordings and a report. The same command goes on where it was stopped; a larger --n_trials"
+    " samples and a report. The same command resumes a sweep that was stopped; a larger --n_trials"
     " extends the study. Every option of train.py is accepted, too: it is the same for all trials"
     " or, where the sweep config searches it, the value of trial 0."
 )
@@ -33,47 +30,52 @@ class SweepConfig(Options):
 
     sweep_config: str = option(DEFAULT_SPACE, "YAML file with the search space.", group="sweep")
     n_trials: int = option(
-        20, "Trials in the study, counted over all calls of this command.", group="sweep"
+        20, "Trials in the study, counted over all calls of this command.", group="sweep", ge=1
     )
-    n_gpus: int = option(1, "GPUs to use; without a GPU, workers on the CPU.", group="sweep")
-    trials_per_gpu: int = option(1, "Trials at the same time on each GPU.", group="sweep")
+    n_gpus: int = option(1, "GPUs to use; without a GPU, workers on the CPU.", group="sweep", ge=1)
+    trials_per_gpu: int = option(1, "Trials at the same time on each GPU.", group="sweep", ge=1)
     study_name: str = option(
         "csm-sweep", "Name of the study, and the W&B group of its trials.", group="sweep"
     )
     output_dir: str = option(
-        "./sweep", "Folder of the study; the same folder goes on with it.", group="sweep"
+        "./sweep", "Folder of the study; the same folder resumes it.", group="sweep"
     )
     sampler: Literal["tpe", "random"] = option(
-        "tpe", "Where to look next: by what was found so far, or anywhere.", group="sweep"
+        "tpe", "Where to look next: by the results so far, or anywhere.", group="sweep"
     )
     startup_trials: int = option(
-        8, "Trials before tpe takes over from random draws.", group="sweep"
+        8, "Trials before tpe takes over from random draws.", group="sweep", ge=0
     )
     pruner: Literal["asha", "none"] = option(
         "asha",
         "asha = stop the trials that are behind at a rung; none = run all to the end.",
         group="sweep",
     )
-    eta: int = option(3, "At each rung the best 1/eta of the trials go on.", group="sweep")
+    eta: int = option(
+        3,
+        "At each rung the best 1/eta of the trials continue; --pruner none lets all of them.",
+        group="sweep",
+        ge=2,
+    )
     rungs: list[str] = option(
         ["1/9", "1/3"],
         "Where trials are compared, as shares of the run in examples seen.",
         group="sweep",
     )
     max_attempts: int = option(
-        3, "Worker deaths without progress before a trial is set aside.", group="sweep"
+        3, "Worker deaths without progress before a trial is set aside.", group="sweep", ge=1
     )
     seed: int = option(0, "Seed of the sampler, and of every trial.", group="run")
     wandb_project: str = option("csm-sweep", "W&B project.", group="tracking")
     gen_every: str = option(
         "1/3",
-        "Speak the gen_sentences (in train.py's units); the last step is always heard unless 0.",
-        group="now and then",
+        "Generate samples (train.py's units), and at the last step; 0 disables.",
+        group="schedule",
     )
     save_every: str = option(
         "1/9",
-        "Save what a killed trial goes on from (same units); 0 = only at its end.",
-        group="now and then",
+        "Save a checkpoint that a killed trial resumes from (same units); 0 = only at its end.",
+        group="schedule",
     )
 
     @field_validator("rungs", mode="before")
@@ -81,19 +83,15 @@ class SweepConfig(Options):
     def _one_rung(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | int | float) else value
 
+    @field_validator("study_name")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("it is empty; give the study a name")
+        return value
+
     @model_validator(mode="after")
-    def _ranges(self) -> Self:
-        for name in ("n_trials", "n_gpus", "trials_per_gpu", "max_attempts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is not at least 1")
-        if self.startup_trials < 0:
-            raise ValueError(f"startup_trials {self.startup_trials} is below 0")
-        if self.eta < 2:
-            raise ValueError(
-                f"eta {self.eta} is not at least 2; --pruner none lets all trials run to the end"
-            )
-        if not self.study_name.strip():
-            raise ValueError("study_name is empty; give the study a name")
+    def _rising_rungs(self) -> Self:
         shares = self.rung_shares
         if not shares or shares != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] < 1:
             raise ValueError(
@@ -120,24 +118,21 @@ class SweepConfig(Options):
     @property
     def validation_share(self) -> Fraction:
         """The largest interval between validations that meets every rung and the end of the run."""
+        # Over a common denominator every rung is a whole number of parts, and the end is all of
+        # them: the largest step that divides each is their greatest common divisor.
         bottom = math.lcm(*(share.denominator for share in self.rung_shares))
-        return Fraction(
-            math.gcd(bottom, *(int(share * bottom) for share in self.rung_shares)), bottom
-        )
+        parts = [int(share * bottom) for share in self.rung_shares]
+        return Fraction(math.gcd(bottom, *parts), bottom)
 
 
-SHARED = (
-    "seed",
-    "wandb_project",
-    "gen_every",
-    "save_every",
-)  # options of both; the sweep's default goes to the trials
+# Options of both programs; the sweep's default goes to the trials.
+SHARED = ("seed", "wandb_project", "gen_every", "save_every")
 SET_BY_SWEEP: Mapping[str, str] = {
     "val_every": "all trials are validated at the same numbers of examples seen",
     "best_from": "the best is counted from the first rung on",
     "measure_base": "the untrained model is measured once for all trials",
-    "keep_last": "a trial keeps one checkpoint to go on from",
-    "resume": "the same command goes on; another --output_dir begins again",
+    "keep_last": "a trial keeps one checkpoint to resume from",
+    "resume": "the same command resumes; another --output_dir starts a new study",
     "wandb_group": "it is the study's name",
     "wandb_name": "it is the study's name and the trial's number",
 }
@@ -145,25 +140,17 @@ SET_BY_SWEEP: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """One parsed command.
-
-    The sweep's options, the options all trials share, and which of the latter the user named.
-    """
+    """One parsed command: the sweep's options, and those that all trials share."""
 
     sweep: SweepConfig
     train_class: type[TrainConfig]
-    given: Mapping[
-        str, Any
-    ]  # options of train.py named in the YAML of --config or by a flag, not yet validated
-    defaults: Mapping[str, Any]  # the sweep's defaults of options that both have
+    # Options of train.py named by a flag or in the YAML of --config, not yet validated.
+    given: Mapping[str, Any]
+    defaults: Mapping[str, Any]  # the sweep's defaults of options that both programs have
 
 
-def options_class(family: str = "csm") -> type[Options]:
-    """Return the class of everything sweep.py accepts, for its --help and the README.
-
-    Its own options first.
-    """
-    train_class = config_class(family)
+def options_class(train_class: type[TrainConfig]) -> type[Options]:
+    """Return the class of everything that sweep.py accepts, its own options first."""
     fields = {
         name: copy(SweepConfig.model_fields.get(name) or train_class.model_fields[name])
         for name in (*SHARED, "output_dir", *SET_BY_SWEEP)
@@ -176,21 +163,23 @@ def options_class(family: str = "csm") -> type[Options]:
 
 def parse(argv: Sequence[str]) -> SweepRequest:
     """Parse a command line; ConfigError names the wrong option, its value and the rule."""
-    values = read_values(options_class(), argv, program="sweep.py", description=DESCRIPTION)
-    train_class = config_class(str(values.get("family", "csm")))
-    sweep = build(
-        SweepConfig,
-        {name: value for name, value in values.items() if name in SweepConfig.model_fields},
+    family = choose_family(argv)
+    train_class = open_family(family).train_config
+    values = read_values(
+        options_class(train_class), argv, program="sweep.py", description=DESCRIPTION
     )
-    given = {
-        name: value
-        for name, value in values.items()
-        if name not in SweepConfig.model_fields or name in SHARED
-    }
+    own = {name: value for name, value in values.items() if name in SweepConfig.model_fields}
+    sweep = build(SweepConfig, own)
+    given = {name: value for name, value in values.items() if name not in own or name in SHARED}
     for name in [name for name in given if name in SET_BY_SWEEP]:
-        console.print(
-            f"[yellow]{name} {given.pop(name)} is not used: in a sweep, {SET_BY_SWEEP[name]}[/]"
-        )
+        _warn(f"{name} {given.pop(name)} is not used: in a sweep, {SET_BY_SWEEP[name]}")
+    given["family"] = family
     return SweepRequest(
         sweep, train_class, given, defaults={name: getattr(sweep, name) for name in SHARED}
     )
+
+
+def _warn(text: str) -> None:
+    from csm_ft.console import console  # here, so that --help is quick
+
+    console.print(f"[yellow]{text}[/]")

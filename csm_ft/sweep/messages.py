@@ -1,14 +1,14 @@
-"""What orchestrator and workers tell each other.
+"""What orchestrator and workers send each other, each tagged with its trial and attempt."""
 
-One JSON object a line over a socket, each tagged with its trial and attempt.
-"""
-
-import socket
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
 
 BASELINE = -1  # in place of a trial's number: the untrained model
+
+Metrics = dict[str, FiniteFloat | None]  # of one validation; None = not finite
 
 
 class _Message(BaseModel):
@@ -25,17 +25,17 @@ class RunTrial(_Message):
 
 
 class Answer(_Message):
-    """To a worker: whether the trial goes on after its validation at `examples`."""
+    """To a worker: whether the trial continues after its validation at `examples`."""
 
     type: Literal["answer"] = "answer"
     trial: int
     attempt: int
     examples: int
-    go_on: bool
+    may_continue: bool
 
 
 class Pause(_Message):
-    """To a worker: save and come back."""
+    """To a worker: save and return."""
 
     type: Literal["pause"] = "pause"
 
@@ -57,13 +57,13 @@ class Progress(_Message):
 
 
 class Validated(_Message):
-    """From a worker: a validation, in nats per frame; it waits for the Answer."""
+    """From a worker: all metrics of a validation, the objective finite; it waits for the Answer."""
 
     type: Literal["validated"] = "validated"
     trial: int
     attempt: int
     examples: int
-    val_loss: FiniteFloat
+    metrics: Metrics
 
 
 class Done(_Message):
@@ -73,28 +73,36 @@ class Done(_Message):
     trial: int
     attempt: int
     status: Literal["completed", "stopped", "interrupted"]
-    best: dict[str, Any] | None  # val_loss, step, examples, epoch
-    final_val_loss: float | None
+    best: dict[str, Any] | None  # val_loss and further metrics, step, examples, epoch
+    metrics: Metrics  # of the last validation
 
 
 class Failed(_Message):
-    """From a worker: the run raised."""
+    """From a worker: the run raised an exception."""
 
     type: Literal["failed"] = "failed"
     trial: int
     attempt: int
-    kind: Literal["diverged", "infeasible", "error"]
-    error: str  # one line
+    kind: Literal["diverged", "infeasible", "machine", "error"]
+    name: str  # of the exception's class
+    message: str
     where: str  # exception class and the line of code: two failures with the same are the same bug
     trace: str
 
+    @property
+    def reason(self) -> str:
+        """The failure in one line."""
+        return f"{self.name}: {self.message}"
 
-ToWorker = Annotated[RunTrial | Answer | Pause, Field(discriminator="type")]
-FromWorker = Annotated[Ready | Progress | Validated | Done | Failed, Field(discriminator="type")]
-TO_WORKER: TypeAdapter[RunTrial | Answer | Pause] = TypeAdapter(ToWorker)
-FROM_WORKER: TypeAdapter[Ready | Progress | Validated | Done | Failed] = TypeAdapter(FromWorker)
+
+ToWorker = RunTrial | Answer | Pause
+FromWorker = Ready | Progress | Validated | Done | Failed
+TO_WORKER: TypeAdapter[ToWorker] = TypeAdapter(Annotated[ToWorker, Field(discriminator="type")])
+FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(
+    Annotated[FromWorker, Field(discriminator="type")]
+)
 
 
-def send(link: socket.socket, message: BaseModel) -> None:
-    """Write one message; OSError when the other side is gone."""
-    link.sendall(message.model_dump_json().encode() + b"\n")
+def as_metrics(metrics: Mapping[str, float]) -> Metrics:
+    """Return metrics as they travel: JSON has no number for one that is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

@@ -1,44 +1,45 @@
 """What a sweep leaves behind, brought up to date after every trial.
 
-Best.yaml, best/, trials.csv, summary.json; each whole or not there.
+best.yaml, best/, trials.csv and summary.json; each is replaced as a whole.
 """
 
-import csv
-import io
 import json
 import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
 
 import yaml
 
 from csm_ft.atomic import recover, whole_folder, write_whole
-from csm_ft.sweep.slots import Machine
-from csm_ft.sweep.study import SweepStudy, TrialRecord, best_of
+from csm_ft.sweep.records import (
+    Baseline,
+    Objective,
+    Summary,
+    SweepState,
+    TrialRecord,
+    Verdict,
+)
+from csm_ft.sweep.study import SweepStudy, best_of
+from csm_ft.sweep.table import to_csv
 from csm_ft.sweep.trials import Configs
-from csm_ft.sweep.verdict import Verdict, judge, read_clips
+from csm_ft.sweep.verdict import Contest, reach_verdict, read_clips
 
 KEEP_WEIGHTS = 3  # trials
-OBJECTIVE = (
-    "lowest validation loss (nats per frame, all frames, no swept weight) from the first rung on"
-)
 
 
 class Results:
     """Writes the results of one study into its folder."""
 
-    def __init__(self, study: SweepStudy, configs: Configs, machine: Machine) -> None:
-        self._study, self._configs, self._machine = study, configs, machine
-        self._out = configs.out
+    def __init__(self, study: SweepStudy, configs: Configs, objective: Objective) -> None:
+        self._study, self._configs, self._objective = study, configs, objective
+        self._folder = configs.folder
 
-    def write(self, state: Literal["running", "finished", "unfinished"]) -> Verdict | None:
+    def write(self, state: SweepState) -> Verdict | None:
         """Bring all files up to date and return the verdict so far.
 
-        Weights that can no longer be the best are dropped.
+        Weights that can no longer be the best are removed.
         """
         records = self._study.records()
         best = best_of(records)
@@ -46,88 +47,76 @@ class Results:
         self._write_best_weights(best)
         self._write_best_config(best, records)
         self._drop_weights(records)
-        clips = {
-            r.number: read_clips(self._configs.folder(r.number) / "val_clips.json")
-            for r in (best, records[0] if records else None)
-            if r
-        }
-        verdict = judge(best, records[0] if records else None, self._study.baseline, clips)
-        write_whole(self._out / "trials.csv", _table(records))
-        write_whole(
-            self._out / "summary.json",
-            json.dumps(self._summary(state, records, best, verdict), indent=1, allow_nan=False),
-        )
+        verdict = self._reach_verdict(best, records)
+        write_whole(self._folder.table, to_csv(records))
+        summary = self._summary(state, records, verdict).model_dump(mode="json")
+        write_whole(self._folder.summary, json.dumps(summary, indent=1, allow_nan=False))
         return verdict
 
-    def _keep_clips(self, records: Sequence[TrialRecord]) -> None:
-        """Keep each ended trial's validation clips beside its metrics.
+    def _reach_verdict(
+        self, best: TrialRecord | None, records: Sequence[TrialRecord]
+    ) -> Verdict | None:
+        default = records[0] if records else None
+        clips = {
+            record.number: read_clips(self._folder.trial(record.number).val_clips)
+            for record in (best, default)
+            if record
+        }
+        contest = Contest(best, default, self._study.baseline, clips)
+        return reach_verdict(contest, self._objective)
 
-        Where they outlive its weights.
-        """
+    def _keep_clips(self, records: Sequence[TrialRecord]) -> None:
+        """Keep each ended trial's validation clips beside its metrics: they outlive its weights."""
         for record in records:
-            folder = self._configs.folder(record.number)
-            source = folder / "checkpoints" / "best" / "val_clips.json"
-            if record.has_ended and source.is_file() and not (folder / "val_clips.json").is_file():
-                write_whole(folder / "val_clips.json", source.read_text(encoding="utf-8"))
+            run = self._folder.trial(record.number)
+            if record.has_ended and run.best_val_clips.is_file() and not run.val_clips.is_file():
+                write_whole(run.val_clips, run.best_val_clips.read_text(encoding="utf-8"))
 
     def _write_best_weights(self, best: TrialRecord | None) -> None:
-        """Make best/ the best trial's best checkpoint.
-
-        By hard links where the file system has them.
-        """
-        target = self._out / "best"
+        """Make best/ the best trial's best checkpoint, by hard links where there are any."""
+        target = self._folder.best
         recover(target)
-        source = self._configs.folder(best.number) / "checkpoints" / "best" if best else None
+        source = self._folder.trial(best.number).best if best else None
         if source is None or not source.is_dir() or _is_same(source, target):
             return
         with whole_folder(target) as draft:
             shutil.copytree(source, draft, copy_function=_link, dirs_exist_ok=True)
 
     def _write_best_config(self, best: TrialRecord | None, records: Sequence[TrialRecord]) -> None:
-        """Write best.yaml.
-
-        The best trial's complete, resolved config, which train.py takes as it is.
-        """
-        ranked = sorted((r for r in records if r.value is not None), key=lambda r: r.value or 0.0)
-        trial = best or (ranked[0] if ranked else None)
-        path = self._configs.folder(trial.number) / "config.yaml" if trial else None
+        """Write best.yaml: the best trial's complete config, which train.py takes as it is."""
+        valued = [r for r in records if r.value is not None]
+        trial = best or min(valued, key=lambda r: r.value or 0.0, default=None)
+        path = self._folder.trial(trial.number).config if trial else None
         if path is not None and path.is_file():
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         else:
-            values = self._configs.trial(
-                0, trial.params if trial else {}, threads=self._machine.threads
-            ).model_dump(mode="json")
+            params, threads = trial.params if trial else {}, self._configs.machine.threads
+            values = self._configs.trial(0, params, threads=threads).model_dump(mode="json")
         values |= {"output_dir": "auto", "wandb_group": "", "wandb_name": ""}
+        header = self._header(best, trial, str(values["device"]))
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        write_whole(
-            self._out / "best.yaml", self._header(best, trial, str(values["device"])) + text
-        )
+        write_whole(self._folder.best_config, header + text)
 
     def _header(self, best: TrialRecord | None, trial: TrialRecord | None, device: str) -> str:
         study = json.dumps(self._configs.sweep.study_name)  # one line, whatever the name
         if best is None:
-            what = (
-                f"the settings of trial {trial.number}, the best seen so far"
-                if trial
-                else "the settings without a sweep"
-            )
+            what = "the settings without a sweep"
+            if trial is not None:
+                what = f"the settings of trial {trial.number}, the best so far"
             return f"# UNFINISHED: no trial of study {study} has completed yet; these are {what}.\n"
-        exact = (
-            "bit for bit on the same machine with the same threads"
-            if device == "cpu"
-            else "to about 1e-4 on the same kind of GPU (not bit for bit)"
-        )
+        exact = "to about 1e-4 on the same kind of GPU (not bit for bit)"
+        if device == "cpu":
+            exact = "bit for bit on the same machine with the same threads"
+        metric, unit = self._objective.metric, self._objective.unit
+        value = f"{metric} {best.value!r} {unit}".rstrip()
         at = f" at epoch {best.best_epoch:.2f}" if best.best_epoch is not None else ""
         return (
-            f"# Study {study}, trial {best.number}: val_loss {best.value!r} nats per frame{at}.\n"
-            f"# `python train.py --config {self._out / 'best.yaml'}` reproduces it {exact}.\n"
+            f"# Study {study}, trial {best.number}: {value}{at}.\n"
+            f"# `python train.py --config {self._folder.best_config}` reproduces it {exact}.\n"
         )
 
     def _drop_weights(self, records: Sequence[TrialRecord]) -> None:
-        """Keep the weights of the best few trials and of those that run.
-
-        Metrics and samples stay.
-        """
+        """Keep the weights of the best few trials and of those that run; metrics all stay."""
         ranked = sorted(
             (r for r in records if r.is_good and r.value is not None),
             key=lambda r: (r.state != "completed", r.value),
@@ -135,84 +124,59 @@ class Results:
         kept = {r.number for r in ranked[:KEEP_WEIGHTS]}
         for record in records:
             if record.has_ended and record.number not in kept:
-                shutil.rmtree(
-                    self._configs.folder(record.number) / "checkpoints", ignore_errors=True
-                )
+                shutil.rmtree(self._folder.trial(record.number).checkpoints, ignore_errors=True)
 
     def _summary(
-        self,
-        state: str,
-        records: Sequence[TrialRecord],
-        best: TrialRecord | None,
-        verdict: Verdict | None,
-    ) -> dict[str, Any]:
-        sweep, study = self._configs.sweep, self._study
+        self, state: SweepState, records: Sequence[TrialRecord], verdict: Verdict | None
+    ) -> Summary:
+        sweep, study, objective = self._configs.sweep, self._study, self._objective
         explained, importance = study.importance() if state != "running" else ("", {})
-        waiting = [_row(None, number) for number in range(len(records), sweep.n_trials)]
-        return {
-            "study": sweep.study_name,
-            "created": study.created,
-            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "state": state,
-            "data": self._configs.base.data,
-            "objective": OBJECTIVE,
-            "n_trials": max(sweep.n_trials, len(records)),
-            "n_workers": len(self._machine.slots),
-            "device": self._machine.device,
-            "horizon_examples": study.rungs.horizon_examples,
-            "rungs": study.rungs.examples,
-            "baseline": (
-                None if study.baseline is None else {"value": study.baseline, "dir": "baseline"}
-            ),
-            "trials": [_row(r, r.number) for r in records] + waiting,
-            "best": best.number if best else None,
-            "verdict": asdict(verdict) if verdict else None,
-            "importance": importance,
-            "importance_of": explained,
-        }
+        unit = f" ({objective.unit})" if objective.unit else ""
+        best = best_of(records)
+        return Summary(
+            study=sweep.study_name,
+            created=study.created,
+            updated=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            state=state,
+            data=self._configs.base.data,
+            objective=f"lowest {objective.label}{unit} from the first rung on",
+            objective_metric=objective.metric,
+            unit=objective.unit,
+            formula=objective.formula,
+            n_trials=max(sweep.n_trials, len(records)),
+            n_workers=len(self._configs.machine.slots),
+            device=self._configs.machine.device,
+            horizon_examples=study.plan.rungs.horizon_examples,
+            rungs=study.plan.rungs.examples,
+            baseline=self._baseline(),
+            trials=[*records, *self._waiting(len(records))],
+            best=best.number if best else None,
+            verdict=verdict,
+            importance=importance,
+            importance_of=explained,
+        )
 
+    def _baseline(self) -> Baseline | None:
+        if self._study.baseline is None:
+            return None
+        folder = self._folder.baseline.path.relative_to(self._folder.path).as_posix()
+        metrics = self._study.baseline_metrics
+        return Baseline(value=self._study.baseline, dir=folder, metrics=metrics)
 
-def _row(record: TrialRecord | None, number: int) -> dict[str, Any]:
-    return {
-        "number": number,
-        "state": record.state if record else "waiting",
-        "reason": record.reason if record else "",
-        "value": record.value if record else None,
-        "final_value": record.final_value if record else None,
-        "best_examples": record.best_examples if record else None,
-        "best_epoch": record.best_epoch if record else None,
-        "params": dict(record.params) if record else {},
-        "attempts": record.attempts if record else 0,
-        "seconds": round(record.seconds, 3) if record else 0.0,
-        "slot": record.slot if record else "",
-        "dir": f"trials/{number:04d}",
-        "is_default": number == 0,
-    }
-
-
-def _table(records: Sequence[TrialRecord]) -> str:
-    """Return trials.csv: one row per trial, one column per searched option.
-
-    Text cannot become a spreadsheet's formula.
-    """
-    names = list(dict.fromkeys(name for record in records for name in record.params))
-    rows = [
-        {k: v for k, v in _row(r, r.number).items() if k != "params"}
-        | {f"params.{n}": r.params.get(n, "") for n in names}
-        for r in records
-    ]
-    columns = [k for k in _row(None, 0) if k != "params"] + [f"params.{n}" for n in names]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {
-            k: f"'{v}" if isinstance(v, str) and v[:1] in ("=", "+", "-", "@") else v
-            for k, v in row.items()
-        }
-        for row in rows
-    )
-    return text.getvalue()
+    def _waiting(self, num_begun: int) -> list[TrialRecord]:
+        """Return the trials that have not begun."""
+        return [
+            TrialRecord(
+                number=number,
+                state="waiting",
+                reason="",
+                seconds=0.0,
+                slot="",
+                dir=self._study.run_dir(number),
+                is_default=number == 0,
+            )
+            for number in range(num_begun, self._configs.sweep.n_trials)
+        ]
 
 
 def _link(source: str, target: str) -> None:
@@ -224,9 +188,9 @@ def _link(source: str, target: str) -> None:
 
 def _is_same(source: Path, target: Path) -> bool:
     """Tell whether `target` already holds links to, or copies of, all files of `source`."""
-    return target.is_dir() and {_identity(p) for p in source.iterdir()} == {
-        _identity(p) for p in target.iterdir()
-    }
+    if not target.is_dir():
+        return False
+    return {_identity(p) for p in source.iterdir()} == {_identity(p) for p in target.iterdir()}
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from csm_ft.config import ConfigError
 from csm_ft.console import console
+from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import SweepConfig
 
 
@@ -30,11 +30,10 @@ class Machine:
 
 
 def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> Machine:
-    """Return one slot per worker.
+    """Return one slot per worker: n_gpus x trials_per_gpu of them.
 
-    N_gpus x trials_per_gpu, on the CPU where there is no GPU or `device` says so.
-
-    Raises ConfigError when more GPUs are asked for than there are.
+    They are on the CPU where there is no GPU or `device` says so. Raises ConfigError when more GPUs
+    are asked for than there are.
     """
     num_workers = sweep.n_gpus * sweep.trials_per_gpu
     num_cores = len(os.sched_getaffinity(0))
@@ -52,29 +51,32 @@ def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> Machine:
         )
     if not gpus:
         reason = "as --device says" if device == "cpu" else "no GPU on this machine"
-        console.print(
-            f"{reason}: {num_workers} worker{'s' * (num_workers != 1)} on the CPU, {threads} of"
-            f" {num_cores} cores each"
-        )
-        if num_workers * threads > num_cores:
-            console.print(
-                f"[yellow]{num_workers} workers share {num_cores} cores; fewer workers (--n_gpus)"
-                " may be as fast[/]"
-            )
-        return Machine(
-            "cpu", [Slot(f"cpu{i}", _environment("", threads)) for i in range(num_workers)], threads
-        )
+        return _cpu_machine(reason, num_workers, threads, num_cores)
     if sweep.n_gpus > len(gpus):
         raise ConfigError(
             f"n_gpus {sweep.n_gpus} is more than the {len(gpus)} GPUs of this machine; use --n_gpus"
             f" {len(gpus)}, with --trials_per_gpu above 1 if several trials fit one GPU"
         )
-    slots = [
-        Slot(f"gpu{gpu}" + (f".{k}" if k else ""), _environment(gpu, threads))
-        for k in range(sweep.trials_per_gpu)
-        for gpu in gpus[: sweep.n_gpus]
-    ]
+    slots = []
+    for place in range(sweep.trials_per_gpu):  # all GPUs get their first worker first
+        for gpu in gpus[: sweep.n_gpus]:
+            name = f"gpu{gpu}.{place}" if place else f"gpu{gpu}"
+            slots.append(Slot(name, _environment(gpu, threads)))
     return Machine("cuda", slots, threads)
+
+
+def _cpu_machine(reason: str, num_workers: int, threads: int, num_cores: int) -> Machine:
+    console.print(
+        f"{reason}: {num_workers} worker{'s' * (num_workers != 1)} on the CPU, {threads} of"
+        f" {num_cores} cores each"
+    )
+    if num_workers * threads > num_cores:
+        console.print(
+            f"[yellow]{num_workers} workers share {num_cores} cores; fewer workers (--n_gpus) may"
+            " be as fast[/]"
+        )
+    slots = [Slot(f"cpu{i}", _environment("", threads)) for i in range(num_workers)]
+    return Machine("cpu", slots, threads)
 
 
 def visible_gpus() -> list[str]:
@@ -83,14 +85,12 @@ def visible_gpus() -> list[str]:
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi"):
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, check=False
-        ).stdout
-        return [
-            str(i)
-            for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))
-        ]
-    return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+        command = ["nvidia-smi", "-L"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        gpus = [line for line in listed.splitlines() if line.startswith("GPU ")]
+    else:
+        gpus = list(Path("/proc/driver/nvidia/gpus").glob("*"))
+    return [str(number) for number in range(len(gpus))]
 
 
 def _environment(gpu: str, threads: int) -> dict[str, str]:

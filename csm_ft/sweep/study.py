@@ -4,79 +4,43 @@ Private corners of Optuna 5 that are used, all here: `optuna.trial.Trial(study, 
 RUNNING trial, and `FrozenTrial._trial_id`.
 """
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Self, TextIO
+from contextlib import ExitStack
+from typing import Any, Self
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from csm_ft.atomic import exclusive
+from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep import asha
-from csm_ft.sweep.config import SweepConfig
-from csm_ft.sweep.space import Space
+from csm_ft.sweep.importance import Point, measure_importance
+from csm_ft.sweep.journal import open_journal
+from csm_ft.sweep.records import (
+    FAILED,
+    Outcome,
+    State,
+    TrialRecord,
+    metrics_in,
+    objective_label,
+)
+from csm_ft.sweep.trials import Plan
 
-Outcome = Literal["completed", "stopped", "diverged", "infeasible", "poison"]
-FAILED = ("diverged", "infeasible", "poison")
-WORST_FACTOR = 2.0  # a failed trial is told this many times the untrained model's loss
-
-
-class SweepError(ValueError):
-    """A sweep that cannot start or go on like this; the message says why and the way out."""
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the study knows it; values in nats per frame."""
-
-    number: int
-    state: Outcome | Literal["running"]
-    reason: str
-    value: float | None  # the objective: lowest validation from the first rung on
-    final_value: float | None
-    best_examples: int | None
-    best_epoch: float | None
-    params: Mapping[str, Any]
-    attempts: int
-    seconds: float
-    slot: str
-    curve: Mapping[int, float]  # examples -> validation loss
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether a value or a failure was told."""
-        return self.state != "running"
-
-    @property
-    def is_good(self) -> bool:
-        """Whether it ended as trials should: at the end of the run, or at a rung."""
-        return self.state in ("completed", "stopped")
+WORST_FACTOR = 2.0  # a failed trial counts as this many times the untrained model's value
 
 
 class SweepStudy:
-    """The study in `<folder>`, locked for this process.
+    """The study in a sweep's folder, locked for this process.
 
     Every method writes through to the journal before it returns.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        study: optuna.Study,
-        lock: TextIO,
-        sweep: SweepConfig,
-        space: Space,
-        rungs: asha.Rungs,
-    ) -> None:
-        self.folder, self.rungs, self._study, self._lock = folder, rungs, study, lock
-        self._sweep, self._space = sweep, space
-        self._first_points = space.first_points()
+    def __init__(self, folder: SweepFolder, plan: Plan, study: optuna.Study) -> None:
+        self.folder, self.plan, self._study = folder, plan, study
+        self._closing = ExitStack()
+        self._first_points = plan.space.first_points()
         self._running: dict[int, Trial] = {}
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.sampler = self._sampler(frozen.number)
@@ -85,42 +49,25 @@ class SweepStudy:
                 self._tell(frozen.number)
 
     @classmethod
-    def open(
-        cls,
-        folder: Path,
-        sweep: SweepConfig,
-        space: Space,
-        rungs: asha.Rungs,
-        agreement: Mapping[str, Any],
-    ) -> Self:
+    def open(cls, folder: SweepFolder, plan: Plan) -> Self:
         """Open or create the study.
 
-        SweepError if another sweep is running there, or another kind of sweep lives there.
-
-        `agreement` is everything that must stay the same while the study grows.
+        Raises ConfigError when another sweep is running there, and SweepError when the folder holds
+        a study of something else.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
-        try:
-            journal = folder.resolve() / "study.journal"
-            cut_torn_line(journal)
-            cut_torn_line(folder / "events.jsonl")
-            for stale in folder.glob(
-                "study.journal.lock*"
-            ):  # we hold the folder, so whoever held these is dead
-                stale.unlink()
-            optuna.logging.set_verbosity(optuna.logging.WARNING)
-            storage = JournalStorage(JournalFileBackend(str(journal)))
-            study = _load_or_create(folder, storage, sweep.study_name)
-            _agree(folder, study, json.loads(json.dumps(agreement)))
-            return cls(folder, study, lock, sweep, space, rungs)
-        except BaseException:
-            lock.close()
-            raise
+        message = (
+            f"{folder.path}: another sweep is running there; wait for it, or choose another"
+            " --output_dir"
+        )
+        with ExitStack() as stack:
+            stack.enter_context(exclusive(folder.lock, message))
+            study = cls(folder, plan, open_journal(folder, plan.sweep.study_name, plan.agreement))
+            study._closing = stack.pop_all()
+        return study
 
     def close(self) -> None:
         """Let another process have the folder."""
-        self._lock.close()
+        self._closing.close()
 
     @property
     def created(self) -> str:
@@ -129,13 +76,23 @@ class SweepStudy:
 
     @property
     def baseline(self) -> float | None:
-        """Validation loss of the untrained model, or None while it is not measured."""
+        """Objective of the untrained model, or None while it is not measured."""
         return self._study.user_attrs.get("baseline")
 
-    def set_baseline(self, value: float) -> None:
-        """Keep the untrained model's loss, and with it the value that failed trials are told."""
-        self._study.set_user_attr("worst", WORST_FACTOR * value)
-        self._study.set_user_attr("baseline", value)
+    @property
+    def baseline_metrics(self) -> dict[str, float | None]:
+        """All metrics of the untrained model; empty for studies that did not keep them."""
+        return self._study.user_attrs.get("baseline_metrics", {})
+
+    def set_baseline(self, metrics: Mapping[str, float | None]) -> None:
+        """Keep the untrained model's metrics, and with them the value of failed trials."""
+        value = metrics[self.plan.metric]
+        assert value is not None, "a baseline that is not finite ends the sweep"
+        # Other metrics than a loss may be 0 or below, where a multiple is not worse.
+        worst = WORST_FACTOR * value if value > 0 else value + 1
+        self._study.set_user_attr("worst", worst)
+        self._study.set_user_attr("baseline_metrics", dict(metrics))
+        self._study.set_user_attr("baseline", value)  # last: it says that all is there
 
     @property
     def num_started(self) -> int:
@@ -144,7 +101,7 @@ class SweepStudy:
 
     @property
     def running(self) -> list[int]:
-        """Trials that are begun and have not ended."""
+        """Trials that have begun and not ended."""
         return sorted(self._running)
 
     def ask(self) -> int:
@@ -153,17 +110,16 @@ class SweepStudy:
         The default first, its neighbours in learning rate, then what the sampler finds.
         """
         number = self.num_started
-        if number < len(self._first_points) and not self._study.get_trials(
-            deepcopy=False, states=(TrialState.WAITING,)
-        ):
+        is_first = number < len(self._first_points)
+        if is_first and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self._study.enqueue_trial(self._first_points[number])
         self._study.sampler = self._sampler(number)
         trial = self._study.ask()
         assert trial.number == number, (
-            f"expected trial {number}, got {trial.number}: does another program write to this study?"
+            f"expected trial {number}, got {trial.number}: is another program writing to it?"
         )
         self._running[number] = trial
-        self._space.suggest(trial)
+        self.plan.space.suggest(trial)
         return number
 
     def params(self, number: int) -> dict[str, Any]:
@@ -172,7 +128,7 @@ class SweepStudy:
         What a kill left undrawn is drawn now, from the same seed.
         """
         self._study.sampler = self._sampler(number)
-        return self._space.suggest(self._running[number])
+        return self.plan.space.suggest(self._running[number])
 
     def begin_attempt(self, number: int, slot: str) -> int:
         """Count one more attempt at a trial and return its number, from 1."""
@@ -194,30 +150,25 @@ class SweepStudy:
             trial.set_user_attr(name, value)
         return trial.user_attrs[name]
 
-    def validated(self, number: int, examples: int, val_loss: float) -> bool:
-        """Keep a validation and decide whether the trial goes on.
+    def validated(self, number: int, examples: int, metrics: Mapping[str, float | None]) -> bool:
+        """Keep a validation and decide whether the trial continues.
 
-        Told the same again, after a re-dispatch, it answers the same.
-
-        The default trial is never stopped: the verdict compares with its full run.
+        Given the same again, after a restart, it answers the same. The default trial is never
+        stopped: the verdict compares with its full run.
         """
-        trial = self._running[number]
+        trial, value = self._running[number], metrics[self.plan.metric]
+        assert value is not None, "a worker reports finite objectives only"
         curve = _curve(self._frozen(number))
         stop_at = trial.user_attrs.get("stop_at")
         is_new = examples > 0 and examples not in curve
-        if is_new and stop_at is None and number != 0 and self._sweep.pruner == "asha":
-            others = [
-                _curve(t)
-                for t in self._study.get_trials(deepcopy=False)
-                if t.number != number and _state(t) not in FAILED
-            ]
-            if not asha.go_on({**curve, examples: val_loss}, others, self.rungs, self._sweep.eta):
-                stop_at = examples
-                trial.set_user_attr(
-                    "stop_at", stop_at
-                )  # before the report: a kill in between must not let it slip through
         if is_new:
-            trial.report(val_loss, examples)
+            # Both before the report: a kill in between must neither lose the metrics, nor let a
+            # trial pass that was to be stopped.
+            trial.set_user_attr(_metrics_key(examples), dict(metrics))
+            if stop_at is None and not self._may_continue(number, {**curve, examples: value}):
+                stop_at = examples
+                trial.set_user_attr("stop_at", stop_at)
+            trial.report(value, examples)
         return stop_at is None or examples < stop_at
 
     def finish(
@@ -229,16 +180,16 @@ class SweepStudy:
         best: Mapping[str, Any] | None = None,
         final_value: float | None = None,
     ) -> TrialRecord:
-        """End a trial.
+        """End a trial and return its record.
 
-        `best` is {val_loss, step, examples, epoch}; failed trials are told a worst value and never
+        `best` holds the metrics of the best validation, and its step, examples and epoch;
+        `final_value` is the objective of the last one. Failed trials get a worst value and never
         count as best.
         """
         trial = self._running[number]
         if outcome == "stopped":
-            reason = (
-                f"behind the best 1/{self._sweep.eta} after {trial.user_attrs['stop_at']} examples"
-            )
+            after = f"after {trial.user_attrs['stop_at']} examples"
+            reason = f"behind the best 1/{self.plan.sweep.eta} {after}"
         facts = {
             "state": outcome,
             "reason": reason,
@@ -251,40 +202,41 @@ class SweepStudy:
 
     def record(self, number: int) -> TrialRecord:
         """Return one trial."""
-        return _record(self._frozen(number), self.rungs)
+        return self._record(self._frozen(number))
 
     def records(self) -> list[TrialRecord]:
         """Return all trials that count, by number."""
-        return [
-            _record(t, self.rungs)
-            for t in self._study.get_trials(deepcopy=False)
-            if t.state != TrialState.WAITING
-        ]
+        trials = self._study.get_trials(deepcopy=False)
+        return [self._record(t) for t in trials if t.state != TrialState.WAITING]
 
     def importance(self) -> tuple[str, dict[str, dict[str, float]]]:
         """Return (which values it explains, {method: {parameter: share}}).
 
-        Empty below four comparable trials.
-
         Where most trials were stopped early, the value at the first rung stands in: there all
         trials are compared at equal examples.
         """
-        good = [
-            t
-            for t in self._study.get_trials(deepcopy=False)
-            if t.state.is_finished() and _state(t) in ("completed", "stopped")
-        ]
+        label, rungs = objective_label(self.plan.metric), self.plan.rungs
+        ended = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
+        good = [t for t in ended if _state(t) not in FAILED]
         completed = [t for t in good if _state(t) == "completed"]
         if 2 * len(completed) >= len(good):
-            return "lowest validation loss", _importance(completed, [t.value for t in completed])
-        return f"loss at {self.rungs.shares[0]} of the run", _importance(
-            good, [self.rungs.value(_curve(t), 0) for t in good]
-        )
+            points = [Point(t, t.value) for t in completed]
+            return f"lowest {label}", measure_importance(points)
+        points = [Point(t, rungs.value(_curve(t), 0)) for t in good]
+        return f"{label} at {rungs.shares[0]} of the run", measure_importance(points)
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append to events.jsonl what happened, for people."""
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        with self.folder.events.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time.time(), "event": kind, **facts}) + "\n")
+
+    def _may_continue(self, number: int, curve: asha.Curve) -> bool:
+        if number == 0 or self.plan.sweep.pruner != "asha":
+            return True
+        trials = self._study.get_trials(deepcopy=False)
+        rivals = [t for t in trials if t.number != number and _state(t) not in FAILED]
+        others = [_curve(t) for t in rivals]
+        return asha.may_continue(curve, others, self.plan.rungs, self.plan.sweep.eta)
 
     def _tell(self, number: int) -> None:
         """Tell Optuna the outcome that is written down.
@@ -297,27 +249,62 @@ class SweepStudy:
         trial = self._running.pop(number)
         facts = trial.user_attrs["outcome"]
         if facts["state"] in FAILED:
-            trial.set_constraint("failed", 1.0)
+            if not trial.constraints:  # set already when a kill came before the telling
+                trial.set_constraint("failed", 1.0)
             self._study.tell(trial, self._study.user_attrs["worst"])
         elif facts["state"] == "stopped":
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._study.tell(trial, facts["best"]["val_loss"])
+            self._study.tell(trial, facts["best"][self.plan.metric])
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
+
+    def _record(self, frozen: FrozenTrial) -> TrialRecord:
+        attrs, curve = frozen.user_attrs, _curve(frozen)
+        state = _state(frozen)
+        outcome = attrs["outcome"] if frozen.state.is_finished() else {}
+        best = outcome.get("best") or {}
+        value = best.get(self.plan.metric, self.plan.rungs.best(curve))
+        # A running trial has no `best` yet: its best validation is where the curve is lowest.
+        best_examples = best.get("examples")
+        at = best_examples or next((e for e, v in curve.items() if v == value), None)
+        metrics = {**attrs.get(_metrics_key(at), {}), **metrics_in(best)}
+        has_failed = state in FAILED
+        return TrialRecord(
+            number=frozen.number,
+            state=state,
+            reason=outcome.get("reason", ""),
+            value=None if has_failed else value,
+            final_value=outcome.get("final_value"),
+            best_examples=best_examples,
+            best_epoch=best.get("epoch"),
+            params=dict(frozen.params),
+            attempts=attrs.get("attempts", 0),
+            seconds=round(attrs.get("seconds", 0.0), 3),
+            slot=attrs.get("slot", ""),
+            dir=self.run_dir(frozen.number),
+            is_default=frozen.number == 0,
+            metrics={} if has_failed else metrics,
+            curve=curve,
+        )
+
+    def run_dir(self, number: int) -> str:
+        """Return the run folder of a trial, relative to the sweep's."""
+        return self.folder.trial(number).path.relative_to(self.folder.path).as_posix()
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """Return the sampler of one trial.
 
         A restarted seeded sampler would repeat its draws, one per trial cannot.
         """
-        seed = self._sweep.seed * 1_000_003 + number
-        if self._sweep.sampler == "random":
+        sweep = self.plan.sweep
+        seed = sweep.seed * 1_000_003 + number
+        if sweep.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(
             seed=seed,
-            n_startup_trials=self._sweep.startup_trials,
+            n_startup_trials=sweep.startup_trials,
             multivariate=True,
             constant_liar=True,
         )
@@ -325,149 +312,18 @@ class SweepStudy:
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return the completed trial with the lowest value, or None."""
-    return min(
-        (r for r in records if r.state == "completed" and r.value is not None),
-        key=lambda r: (r.value, r.number),
-        default=None,
-    )
+    completed = [r for r in records if r.state == "completed" and r.value is not None]
+    return min(completed, key=lambda r: (r.value, r.number), default=None)
 
 
-def cut_torn_line(path: Path) -> None:
-    """Cut a file of lines back to its last whole one.
-
-    What follows was being written when something was killed.
-    """
-    if not path.is_file():
-        return
-    with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 65536)
-            file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                file.truncate(start + found + 1)
-                return
-            end = start
-        file.truncate(0)
-
-
-def _lock(folder: Path) -> TextIO:
-    """Take the folder; the kernel gives it back on any death."""
-    lock = (folder / ".lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip()
-        lock.close()
-        raise SweepError(
-            f"{folder}: another sweep is running there (process {holder}); wait for it, or choose"
-            " another --output_dir"
-        ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
-
-
-def _load_or_create(folder: Path, storage: JournalStorage, name: str) -> optuna.Study:
-    names = [study.study_name for study in storage.get_all_studies()]
-    if not names:
-        return optuna.create_study(storage=storage, study_name=name, direction="minimize")
-    if names != [name]:
-        raise SweepError(
-            f"{folder} holds the study {names[0]!r}, not {name!r}; choose another --output_dir, or"
-            f" --study_name {names[0]}"
-        )
-    return optuna.load_study(storage=storage, study_name=name)
-
-
-def _agree(folder: Path, study: optuna.Study, agreement: dict[str, Any]) -> None:
-    """Check that the study in the folder is the one that this command describes."""
-    if "created" not in study.user_attrs:
-        study.set_user_attr("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    before = study.user_attrs.get("agreement")
-    if before is None:
-        study.set_user_attr("agreement", agreement)
-        return
-    names = sorted({*before, *agreement})
-    changed = [
-        f"{n}: {before.get(n)!r} there, {agreement.get(n)!r} now"
-        for n in names
-        if before.get(n) != agreement.get(n)
-    ]
-    if changed:
-        raise SweepError(
-            f"{folder} holds a study whose trials cannot be compared with these:\n  "
-            + "\n  ".join(changed)
-            + "\nWays out: give the same options to go on with it, or choose another --output_dir"
-            " for a new study"
-        )
+def _metrics_key(examples: int | None) -> str:
+    return f"metrics after {examples} examples"
 
 
 def _curve(frozen: FrozenTrial) -> dict[int, float]:
-    return {
-        examples: value for examples, value in frozen.intermediate_values.items() if examples > 0
-    }
+    return {e: value for e, value in frozen.intermediate_values.items() if e > 0}
 
 
-def _state(frozen: FrozenTrial) -> Any:
-    return (
-        frozen.user_attrs["outcome"]["state"] if frozen.state.is_finished() else "running"
-    )  # WAITING: asked for in a moment
-
-
-def _record(frozen: FrozenTrial, rungs: asha.Rungs) -> TrialRecord:
-    attrs, curve = frozen.user_attrs, _curve(frozen)
-    outcome = attrs["outcome"] if frozen.state.is_finished() else {}
-    best = outcome.get("best") or {}
-    value = best.get("val_loss", rungs.best(curve))
-    return TrialRecord(
-        number=frozen.number,
-        state=_state(frozen),
-        reason=outcome.get("reason", ""),
-        value=None if outcome.get("state") in FAILED else value,
-        final_value=outcome.get("final_value"),
-        best_examples=best.get("examples"),
-        best_epoch=best.get("epoch"),
-        params=dict(frozen.params),
-        attempts=attrs.get("attempts", 0),
-        seconds=attrs.get("seconds", 0.0),
-        slot=attrs.get("slot", ""),
-        curve=curve,
-    )
-
-
-def _importance(
-    trials: Sequence[FrozenTrial], values: Sequence[float | None]
-) -> dict[str, dict[str, float]]:
-    study = optuna.create_study(direction="minimize")
-    for trial, value in zip(trials, values, strict=True):
-        if value is not None:
-            study.add_trial(
-                optuna.create_trial(
-                    params=trial.params, distributions=trial.distributions, value=value
-                )
-            )
-    shared = set.intersection(*(set(t.params) for t in study.trials)) if study.trials else set()
-    varied = sorted(name for name in shared if len({t.params[name] for t in study.trials}) > 1)
-    if len(study.trials) < 4 or not varied or len({t.value for t in study.trials}) < 2:
-        return {}
-    from optuna.importance import (
-        MeanDecreaseImpurityImportanceEvaluator,
-        PedAnovaImportanceEvaluator,
-        get_param_importances,
-    )
-
-    methods = {
-        "PED-ANOVA": PedAnovaImportanceEvaluator(),
-        "MDI": MeanDecreaseImpurityImportanceEvaluator(seed=0),
-    }
-    return {
-        name: {
-            p: float(share)
-            for p, share in get_param_importances(study, evaluator=method, params=varied).items()
-        }
-        for name, method in methods.items()
-    }
+def _state(frozen: FrozenTrial) -> State:
+    # WAITING counts as running: it is asked for in a moment.
+    return frozen.user_attrs["outcome"]["state"] if frozen.state.is_finished() else "running"

@@ -1,14 +1,21 @@
-"""What a trial is: train.py with a complete config, in a folder of its own."""
+"""What a study is about, and what a trial is: train.py with a config and a folder of its own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from csm_ft.config import TrainConfig, build
-from csm_ft.families import arrange
+from csm_ft.config.base import build
+from csm_ft.config.train import TrainConfig
+from csm_ft.families import open_family
+from csm_ft.runs.folder import RunFolder, SweepFolder
 from csm_ft.sweep.asha import Rungs
 from csm_ft.sweep.config import SweepConfig
+from csm_ft.sweep.records import VAL_LOSS, Objective
+from csm_ft.sweep.slots import Machine
+
+if TYPE_CHECKING:
+    from csm_ft.sweep.space import Space
 
 
 @dataclass(frozen=True)
@@ -24,74 +31,62 @@ Describe = Callable[[TrainConfig], DataFacts]
 
 def describe_data(config: TrainConfig) -> DataFacts:
     """Read the facts from the token file; StoreError if it cannot be trained on."""
-    from csm_ft.data.token_file import (
-        open_tokens,
-    )  # here, so that --help and a wrong flag need no HDF5
+    from csm_ft.families.stores import open_tokens  # here: a wrong option needs no HDF5
 
-    store = open_tokens(Path(config.data), in_memory=False)
-    return DataFacts(len(arrange(store.splits["train"], config)), store.info.content_fingerprint)
-
-
-def rungs_of(sweep: SweepConfig, base: TrainConfig, data: DataFacts) -> Rungs:
-    """Return where trials are compared, in examples seen."""
-    horizon = (
-        base.max_steps * base.batch_size * base.grad_acc_steps
-        or base.n_epochs * data.num_train_examples
-    )
-    return Rungs(sweep.rung_shares, sweep.validation_share, horizon)
+    store = open_tokens(Path(config.data), config.family, in_memory=False)
+    examples = open_family(config.family).arrange(store.splits["train"], config, evaluate=False)
+    return DataFacts(len(examples), store.info.content_fingerprint)
 
 
-def agreement(
-    sweep: SweepConfig, base: TrainConfig, space: Mapping[str, Any], data: DataFacts
-) -> dict[str, Any]:
-    """Return all that must stay the same for trials to be comparable.
+@dataclass(frozen=True)
+class Plan:
+    """What a study is about."""
 
-    Options that change the training, space, tokens, rungs.
-    """
-    facts = {f"space of {name}": text for name, text in space.items()}
-    facts |= {name: value for name, value in base.training_keys().items() if name not in space}
-    facts |= {
-        f"value of trial 0 for {name}": value
-        for name, value in base.training_keys().items()
-        if name in space
-    }
-    facts |= {
-        "content of the token file": data.fingerprint,
-        "rungs": [str(share) for share in sweep.rung_shares],
-    }
-    return facts | {"eta": sweep.eta, "pruner": sweep.pruner}
+    sweep: SweepConfig
+    space: "Space"
+    rungs: Rungs
+    agreement: Mapping[str, Any]  # all that must stay the same while the study grows
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that trials are compared by."""
+        return self.space.base.best_by
+
+
+def plan_study(sweep: SweepConfig, space: "Space", data: DataFacts) -> Plan:
+    """Return the plan of a study."""
+    return Plan(sweep, space, _rungs(sweep, space.base, data), _agreement(sweep, space, data))
+
+
+def objective_of(config: TrainConfig) -> Objective:
+    """Return what trials of this config are compared by."""
+    yardstick = open_family(config.family).yardstick
+    metric = config.best_by
+    unit = yardstick.unit if metric == VAL_LOSS else yardstick.metric_units.get(metric, "")
+    return Objective(metric, unit, yardstick.formula)
 
 
 @dataclass(frozen=True)
 class Configs:
     """Makes the config of each run of the sweep."""
 
-    out: Path
+    folder: SweepFolder
     sweep: SweepConfig
     base: TrainConfig
-    device: str
-    threads: int
-
-    def folder(self, number: int) -> Path:
-        """Return the run folder of a trial."""
-        return self.out / "trials" / f"{number:04d}"
+    machine: Machine
 
     def trial(self, number: int, params: Mapping[str, Any], *, threads: int) -> TrainConfig:
-        """Return the complete config of a trial.
-
-        ConfigError if its parameters do not go together.
-        """
-        name = f"{number:04d}"
-        return self._run(self.folder(number), name, threads, params)
+        """Return the complete config of a trial; ConfigError if its parameters do not fit."""
+        return self._run(self.folder.trial(number), threads, params)
 
     def baseline(self) -> TrainConfig:
         """Return the config under which the untrained model is measured."""
-        return self._run(self.out / "baseline", "baseline", self.threads, {})
+        return self._run(self.folder.baseline, self.machine.threads, {})
 
-    def _run(self, folder: Path, name: str, threads: int, params: Mapping[str, Any]) -> TrainConfig:
+    def _run(self, folder: RunFolder, threads: int, params: Mapping[str, Any]) -> TrainConfig:
         fixed = {
-            "output_dir": str(folder),
-            "device": self.device,
+            "output_dir": str(folder.path),
+            "device": self.machine.device,
             "threads": threads,
             "val_every": str(self.sweep.validation_share),
             "best_from": str(self.sweep.rung_shares[0]),
@@ -99,6 +94,29 @@ class Configs:
             "keep_last": 1,
             "resume": True,
             "wandb_group": self.sweep.study_name,
-            "wandb_name": f"{self.sweep.study_name}-{name}",
+            "wandb_name": f"{self.sweep.study_name}-{folder.path.name}",
         }
         return build(type(self.base), {**self.base.model_dump(), **params, **fixed})
+
+
+def _rungs(sweep: SweepConfig, base: TrainConfig, data: DataFacts) -> Rungs:
+    """Return where trials are compared, in examples seen."""
+    steps_examples = base.max_steps * base.batch_size * base.grad_acc_steps
+    horizon = steps_examples or base.n_epochs * data.num_train_examples
+    return Rungs(sweep.rung_shares, sweep.validation_share, horizon)
+
+
+def _agreement(sweep: SweepConfig, space: "Space", data: DataFacts) -> dict[str, Any]:
+    """Return all that must stay the same for trials to be comparable."""
+    texts = space.describe()
+    facts: dict[str, Any] = {f"space of {name}": text for name, text in texts.items()}
+    for name, value in space.base.training_keys().items():
+        facts[f"value of trial 0 for {name}" if name in texts else name] = value
+    if space.base.best_by != VAL_LOSS:  # studies that are older than best_by must stay resumable
+        facts["best_by"] = space.base.best_by
+    return facts | {
+        "content of the token file": data.fingerprint,
+        "rungs": [str(share) for share in sweep.rung_shares],
+        "eta": sweep.eta,
+        "pruner": sweep.pruner,
+    }

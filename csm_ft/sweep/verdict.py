@@ -8,17 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from csm_ft.sweep.study import TrialRecord
+from csm_ft.sweep.records import Objective, TrialRecord, Verdict
 
-Clips = Mapping[
-    str, tuple[float, int]
-]  # clip id -> (nats, frames) of one model on one validation clip
+# {clip id: (nats, number of targets)} of one model on each validation clip.
+Clips = Mapping[str, tuple[float, int]]
 TIE_BELOW = 2.0  # standard errors
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much lower the second model's loss is than the first's, in nats per frame."""
+    """How much lower the second model's value is than the first's."""
 
     gain: float
     standard_error: float | None  # over validation clips; None with fewer than two
@@ -30,19 +29,19 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The `verdict` of summary.json."""
+class Contest:
+    """The trials that a verdict is about, and what the models scored on each validation clip."""
 
-    text: str
-    tie: bool
-    gain_over_default: float | None
-    standard_error: float | None
+    best: TrialRecord | None
+    default: TrialRecord | None
+    baseline: float | None  # value of the untrained model
+    clips: Mapping[int, Clips | None]  # by trial
 
 
 def compare(first: Clips, second: Clips) -> Comparison:
     """Compare two models clip by clip; ValueError if they were not validated on the same clips.
 
-    The gain is a ratio of sums R = sum(d) / sum(n), d = difference in nats and n = frames of a
+    The gain is a ratio of sums R = sum(d) / sum(n), d = difference in nats and n = targets of a
     clip. Its standard error is that of the ratio estimator (Cochran, Sampling Techniques, 3rd ed.,
     eq. 2.47): sqrt(c/(c-1) * sum((d - R n)^2)) / sum(n) over c clips.
     """
@@ -52,94 +51,120 @@ def compare(first: Clips, second: Clips) -> Comparison:
             " two only"
         )
     ids = sorted(first)
-    frames = np.array([first[i][1] for i in ids], dtype=np.float64)
+    num_clips = len(ids)
+    targets = np.array([first[i][1] for i in ids], dtype=np.float64)
+    # Paired: what makes a clip hard for both models cancels, so the error is that of the gain.
     differences = np.array([first[i][0] - second[i][0] for i in ids])
-    gain = float(differences.sum() / frames.sum())
-    if len(ids) < 2:
+    gain = float(differences.sum() / targets.sum())
+    if num_clips < 2:
         return Comparison(gain, None)
-    residuals = differences - gain * frames
-    return Comparison(
-        gain, float(math.sqrt(len(ids) / (len(ids) - 1) * (residuals**2).sum()) / frames.sum())
-    )
+    # A ratio, not a mean of per-clip means: long clips weigh more, as they do in the loss itself.
+    residuals = differences - gain * targets
+    # c/(c-1): the residuals sum to zero by construction, which takes one degree of freedom.
+    spread = num_clips / (num_clips - 1) * (residuals**2).sum()
+    return Comparison(gain, float(math.sqrt(spread) / targets.sum()))
 
 
 def read_clips(path: Path) -> dict[str, tuple[float, int]] | None:
     """Read val_clips.json of a run, or None if it has none."""
     if not path.is_file():
         return None
-    return {
-        id_: (float(nats), int(frames))
-        for id_, (nats, frames) in json.loads(path.read_text(encoding="utf-8")).items()
-    }
+    clips = json.loads(path.read_text(encoding="utf-8"))
+    return {name: (float(nats), int(targets)) for name, (nats, targets) in clips.items()}
 
 
-def judge(
-    best: TrialRecord | None,
-    default: TrialRecord | None,
-    baseline: float | None,
-    clips: Mapping[int, Clips | None],
-) -> Verdict | None:
-    """Say how the best trial compares with the default one, and that with the untrained model.
+def reach_verdict(contest: Contest, objective: Objective) -> Verdict | None:
+    """Compare the best trial with the default one, and that one with the untrained model.
 
     None while nothing has completed.
     """
+    best, default = contest.best, contest.default
     if best is None or best.value is None:
         return None
-    sentences = []
-    comparison = None
+    gain, standard_error, is_tie = None, None, True
     if default is None or default.state != "completed" or default.value is None:
-        state = (
-            "has not ended"
-            if default is None or not default.has_ended
-            else f"ended as {default.state}"
-        )
-        sentences.append(
-            f"Trial {best.number} is the best ({best.value:.3f} nats per frame); the default (trial"
-            f" 0) {state}: no comparison."
-        )
+        first = _no_comparison(best, best.value, default, objective)
     elif best.number == default.number:
-        sentences.append(
-            f"No trial beats the default (trial 0, {default.value:.3f} nats per frame)."
-        )
+        gain = 0.0
+        first = f"No trial beats the default (trial 0, {objective.write(default.value)})."
+    elif objective.is_loss:
+        comparison = _compare_losses(contest, default.value - best.value)
+        gain, standard_error = comparison.gain, comparison.standard_error
+        is_tie = comparison.is_tie
+        first = _loss_against_default(best, comparison, objective)
     else:
-        first, second = clips.get(default.number), clips.get(best.number)
-        if first and second and first.keys() == second.keys():
-            comparison = compare(first, second)
-        else:
-            comparison = Comparison(default.value - best.value, None)
-        sentences.append(_against_default(best, comparison))
-    trained = default if default is not None and default.state == "completed" else best
-    if baseline is not None and trained.value is not None:
-        name = "The default" if trained is default else f"Trial {trained.number}"
-        gain = baseline - trained.value
-        sentences.append(
-            f"{name} is {abs(gain):.3f} nats per frame {'better' if gain > 0 else 'WORSE'} than the"
-            f" untrained model ({baseline:.3f})."
-        )
+        gain = default.value - best.value
+        is_tie = gain <= 0
+        first = _metric_against_default(best, gain, objective)
     return Verdict(
-        " ".join(sentences),
-        tie=comparison is None or comparison.is_tie,
-        gain_over_default=comparison.gain if comparison else (0.0 if best is default else None),
-        standard_error=comparison.standard_error if comparison else None,
+        text=" ".join([first, *_against_untrained(contest, objective)]),
+        tie=is_tie,
+        gain_over_default=gain,
+        standard_error=standard_error,
     )
 
 
-def _against_default(best: TrialRecord, comparison: Comparison) -> str:
-    gain = f"{comparison.gain:.3f} nats per frame"
+def _compare_losses(contest: Contest, gain: float) -> Comparison:
+    """Compare the default with the best trial clip by clip where that is possible."""
+    assert contest.default is not None
+    assert contest.best is not None
+    first = contest.clips.get(contest.default.number)
+    second = contest.clips.get(contest.best.number)
+    if first and second and first.keys() == second.keys():
+        return compare(first, second)
+    return Comparison(gain, None)
+
+
+def _no_comparison(
+    best: TrialRecord, value: float, default: TrialRecord | None, objective: Objective
+) -> str:
+    has_ended = default is not None and default.has_ended
+    state = f"ended as {default.state}" if default and has_ended else "has not ended"
+    return (
+        f"Trial {best.number} is the best ({objective.write(value)}); the default (trial 0)"
+        f" {state}: no comparison."
+    )
+
+
+def _loss_against_default(best: TrialRecord, comparison: Comparison, objective: Objective) -> str:
+    gain = objective.write(comparison.gain)
     if comparison.standard_error is None:
         return (
             f"Trial {best.number} is {gain} below the default; too few validation clips to say"
             " whether that is more than chance."
         )
-    errors = (
-        f"{abs(comparison.gain) / comparison.standard_error:.1f} standard errors over the"
-        " validation clips"
-        if comparison.standard_error
-        else "the same on every clip"
-    )
+    errors = "the same on every clip"
+    if comparison.standard_error:
+        ratio = abs(comparison.gain) / comparison.standard_error
+        errors = f"{ratio:.1f} standard errors over the validation clips"
     if comparison.is_tie:
         return (
             f"A tie: trial {best.number} is {gain} below the default, which is within the noise"
             f" ({errors})."
         )
     return f"Trial {best.number} beats the default by {gain} ({errors})."
+
+
+def _metric_against_default(best: TrialRecord, gain: float, objective: Objective) -> str:
+    if gain <= 0:
+        return f"A tie: trial {best.number} and the default have the same {objective.label}."
+    return (
+        f"Trial {best.number} is {objective.write(gain)} below the default in {objective.label}."
+        " Whether that is more than chance is not known: a standard error over the validation"
+        " clips is measured for val_loss only."
+    )
+
+
+def _against_untrained(contest: Contest, objective: Objective) -> list[str]:
+    """Return the sentence on the untrained model, if it was measured."""
+    default, baseline = contest.default, contest.baseline
+    is_default = default is not None and default.state == "completed"
+    trained = default if is_default else contest.best
+    if baseline is None or trained is None or trained.value is None:
+        return []
+    name = "The default" if is_default else f"Trial {trained.number}"
+    gain = baseline - trained.value
+    word = "better" if gain > 0 else "WORSE"
+    return [
+        f"{name} is {objective.write(abs(gain))} {word} than the untrained model ({baseline:.3f})."
+    ]

@@ -1,6 +1,4 @@
-"""A warm worker.
-
-Imports the trainer once and runs trial after trial through the `run` that train.py uses.
+"""A warm worker: imports the trainer once and runs trial after trial through train.py's `run`.
 
 Started by the orchestrator as `python -m csm_ft.sweep.worker --link FD --trainer MODULE`, with its
 GPU and threads set in the environment before anything is imported. It dies with the orchestrator,
@@ -15,29 +13,30 @@ import math
 import os
 import queue
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from csm_ft.config import ConfigError, build
-from csm_ft.data.split import StoreError
-from csm_ft.families import config_class
+from csm_ft.errors import ConfigError, Diverged, MachineError, UserError
+from csm_ft.families import build_config
+from csm_ft.sweep.link import Link, LinkClosed
 from csm_ft.sweep.messages import (
     BASELINE,
     TO_WORKER,
     Answer,
     Done,
     Failed,
+    FromWorker,
     Pause,
     Progress,
     Ready,
     RunTrial,
+    ToWorker,
     Validated,
-    send,
+    as_metrics,
 )
 
 PROGRESS_EVERY_SEC = 0.2
@@ -46,62 +45,63 @@ PR_SET_PDEATHSIG = 1
 
 
 class Orchestrator:
-    """The other end of the link.
+    """The other end of the link; a thread reads it, so that its end is noticed in mid-step."""
 
-    A thread reads it, so that its end is noticed in the middle of a step.
-    """
-
-    def __init__(self, link: socket.socket) -> None:
-        self.link = link
+    def __init__(self, link: Link[ToWorker]) -> None:
         self.paused = threading.Event()
+        self._link = link
         self._messages: queue.SimpleQueue[RunTrial | Answer] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True, name="orchestrator").start()
 
+    def send(self, message: FromWorker) -> None:
+        """Send one message."""
+        self._link.send(message)
+
     def receive(self) -> RunTrial | Answer:
-        """Return the next message; waits for it."""
+        """Wait for the next message and return it."""
         return self._messages.get()
 
     def _read(self) -> None:
         try:
-            with self.link.makefile("rb") as lines:
-                for line in lines:
-                    message = TO_WORKER.validate_json(line)
-                    if isinstance(message, Pause):
-                        self.paused.set()
-                    else:
-                        self._messages.put(message)
-        except OSError:
-            pass  # a broken link is the same as a closed one
-        os._exit(
-            0
-        )  # the orchestrator is gone, or wants this worker gone; checkpoints are whole or not there
+            while True:
+                message = self._link.receive()
+                if isinstance(message, Pause):
+                    self.paused.set()
+                else:
+                    self._messages.put(message)
+        except LinkClosed:
+            # The orchestrator is gone, or wants this worker gone: leave at once, in the middle of
+            # a step. Checkpoints are replaced as a whole, so none is torn.
+            os._exit(0)
 
 
 class TrialReporter:
-    """Speaks for one attempt at one trial (train.Reporter)."""
+    """Reports one attempt at one trial to the orchestrator (train.Reporter)."""
 
-    def __init__(self, orchestrator: Orchestrator, trial: int, attempt: int) -> None:
-        self._orchestrator, self._trial, self._attempt = orchestrator, trial, attempt
+    def __init__(self, orchestrator: Orchestrator, job: RunTrial, metric: str) -> None:
+        self._orchestrator, self._job, self._metric = orchestrator, job, metric
         self._last_sec = 0.0
 
     def progress(self, step: int, examples: int) -> None:
-        """Tell how far the trial is, a few times a second at most."""
+        """Report how far the trial is, a few times a second at most."""
         if time.monotonic() - self._last_sec >= PROGRESS_EVERY_SEC:
             self._last_sec = time.monotonic()
-            self._send(
-                Progress(trial=self._trial, attempt=self._attempt, step=step, examples=examples)
+            trial, attempt = self._job.trial, self._job.attempt
+            self._orchestrator.send(
+                Progress(trial=trial, attempt=attempt, step=step, examples=examples)
             )
 
     def validated(self, examples: int, metrics: Mapping[str, float]) -> bool:
-        """Tell a validation and wait until the study has written it down and decided."""
-        if not math.isfinite(metrics["val_loss"]):
-            raise FloatingPointError(f"the validation loss after {examples} examples is not finite")
-        self._send(
+        """Report a validation and wait until the study has written it down and decided."""
+        check_measured(self._metric, metrics)
+        if not math.isfinite(metrics[self._metric]):
+            raise FloatingPointError(f"{self._metric} after {examples} examples is not finite")
+        self._orchestrator.send(
             Validated(
-                trial=self._trial,
-                attempt=self._attempt,
+                trial=self._job.trial,
+                attempt=self._job.attempt,
                 examples=examples,
-                val_loss=metrics["val_loss"],
+                metrics=as_metrics(metrics),
             )
         )
         answer = self._orchestrator.receive()
@@ -109,66 +109,77 @@ class TrialReporter:
         assert answer.examples == examples, (
             f"expected an answer for {examples} examples, got {answer}"
         )
-        return answer.go_on
+        return answer.may_continue
 
-    def _send(self, message: Progress | Validated) -> None:
-        send(self._orchestrator.link, message)
+
+def check_measured(metric: str, metrics: Mapping[str, float]) -> None:
+    """Raise ConfigError when a validation does not measure what trials are compared by."""
+    if metric not in metrics:
+        raise ConfigError(
+            f"best_by {metric!r} is not among the validation metrics; choose among"
+            f" {', '.join(metrics)}"
+        )
 
 
 def work(orchestrator: Orchestrator, trainer: Any) -> None:
-    """Run what comes, for ever; the link's end is the end of the process."""
-    send(orchestrator.link, Ready())
+    """Run one job after the other; the end of the link ends the process."""
+    orchestrator.send(Ready())
     while True:
         job = orchestrator.receive()
         assert isinstance(job, RunTrial), f"expected a trial, got {job}"
         print(f"\n== trial {job.trial}, attempt {job.attempt}", flush=True)
-        send(orchestrator.link, _run(orchestrator, trainer, job))
+        orchestrator.send(_run(orchestrator, trainer, job))
         _clean()
 
 
 def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Failed:
     try:
-        config = build(config_class(job.config["family"]), job.config)
+        config = build_config(job.config)
         if job.trial == BASELINE:
             result = trainer.run_baseline(config)
+            check_measured(config.best_by, result.metrics)
         else:
-            reporter = TrialReporter(orchestrator, job.trial, job.attempt)
+            reporter = TrialReporter(orchestrator, job, config.best_by)
             result = trainer.run(config, reporter, should_pause=orchestrator.paused.is_set)
         return Done(
             trial=job.trial,
             attempt=job.attempt,
             status=result.status,
             best=result.best,
-            final_val_loss=result.final_val_loss,
+            metrics=as_metrics(result.metrics),
         )
     except Exception as error:  # whatever it is, the orchestrator decides what becomes of the trial
         traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
+        name = type(error).__name__
         return Failed(
             trial=job.trial,
             attempt=job.attempt,
             kind=_kind(error),
-            error=f"{type(error).__name__}: {error}",
-            where=f"{type(error).__name__} at {where.filename}:{where.lineno}",
+            name=name,
+            message=str(error),
+            where=f"{name} at {where.filename}:{where.lineno}",
             trace="".join(traceback.format_exception(error))[-LONGEST_TRACE:],
         )
 
 
-def _kind(error: Exception) -> Any:
-    if isinstance(error, ConfigError | StoreError) or type(error).__name__ == "OutOfMemoryError":
+def _kind(error: Exception) -> Literal["diverged", "infeasible", "machine", "error"]:
+    if isinstance(error, MachineError):
+        return "machine"
+    if isinstance(error, UserError) or _is_out_of_memory(error):
         return "infeasible"
-    return (
-        "diverged"
-        if isinstance(error, FloatingPointError) or type(error).__name__ == "Diverged"
-        else "error"
-    )
+    if isinstance(error, Diverged | FloatingPointError):
+        return "diverged"
+    return "error"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")  # a trainer without torch cannot run out of its memory
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _clean() -> None:
-    """Leave nothing of a trial behind but the imports.
-
-    `run` itself sets seeds and threads, and builds its own model.
-    """
+    """Free what a trial leaves behind; `run` itself sets seeds and threads and builds its model."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -186,13 +197,11 @@ def main(argv: Sequence[str]) -> None:
     die_with_parent()
     parser = argparse.ArgumentParser(prog="csm_ft.sweep.worker")
     parser.add_argument(
-        "--link", type=int, required=True, help="file descriptor of the socket to the orchestrator"
+        "--link", type=int, required=True, help="file descriptor of the link to the orchestrator"
     )
     parser.add_argument("--trainer", required=True, help="module with run and run_baseline")
     arguments = parser.parse_args(argv)
-    link = socket.socket(fileno=arguments.link)
-    link.set_inheritable(False)
-    orchestrator = Orchestrator(link)
+    orchestrator = Orchestrator(Link[ToWorker].attach(arguments.link, TO_WORKER))
     work(orchestrator, importlib.import_module(arguments.trainer))
 
 

@@ -8,7 +8,7 @@ function compare() {
     const template = slot.parentElement.querySelector(`template[data-option="${CSS.escape(menu.value)}"]`);
     const empty = document.createElement("p");
     empty.className = "empty";
-    empty.textContent = "no recording of this sentence";
+    empty.textContent = "no sample of this prompt";
     slot.replaceChildren(template ? template.content.cloneNode(true) : empty);
     slot.querySelectorAll(".player").forEach(setUp);
   });

@@ -1,6 +1,6 @@
 "use strict";
 
-// Players: one plays at a time; arrows walk the grid of sentences (rows) and models (columns).
+// Players: one plays at a time; arrows walk the grid of prompts (rows) and models (columns).
 
 let playing = null; // set with the call, not by the audio's events: those come late
 
@@ -11,6 +11,7 @@ function pause() {
 
 function setUp(player) {
   const [audio, button, wave, clock] = ["audio", ".play", ".wave", ".clock"].map((s) => player.querySelector(s));
+  if (!audio) return; // its answer is text
   const played = wave.querySelector(".played");
   const length = clock.textContent;
   audio.controls = false;
@@ -38,7 +39,7 @@ function setUp(player) {
     follow();
   });
   audio.addEventListener("pause", () => {
-    if (!audio.paused) return; // and went on since
+    if (!audio.paused) return; // and has started again since
     mark(false);
     if (playing === player) playing = null;
   });
@@ -57,7 +58,7 @@ function play(player) {
   if (playing !== player) pause();
   playing = player;
   const audio = player.querySelector("audio");
-  audio.play().catch(() => { // a missing file is told by its error event
+  audio.play().catch(() => { // a missing file is reported by its error event
     if (playing === player && audio.paused) playing = null;
   });
 }
@@ -73,7 +74,7 @@ document.addEventListener("keydown", (event) => {
   const next = grid[row + step[0]]?.[grid[row].indexOf(here) + step[1]]?.querySelector(".play");
   if (!next) return;
   event.preventDefault();
-  const goOn = playing !== null;
+  const wasPlaying = playing !== null;
   next.focus();
-  if (goOn) play(next.closest(".player"));
+  if (wasPlaying) play(next.closest(".player"));
 });

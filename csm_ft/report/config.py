@@ -1,0 +1,11 @@
+"""The options of `python -m csm_ft.report`."""
+
+from csm_ft.config.base import Options, option
+
+
+class ReportConfig(Options):
+    """Which sweep's page to make."""
+
+    sweep_dir: str = option(
+        "", "Folder that sweep.py wrote (its --output_dir).", group="report", positional=True
+    )

@@ -1,0 +1,210 @@
+"""The records of a sweep: written by the study and its results, read by the report page.
+
+Reading is lenient: unknown keys are ignored, numbers that are not finite read as None.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+Outcome = Literal["completed", "stopped", "diverged", "infeasible", "poison"]
+State = Literal["completed", "stopped", "diverged", "infeasible", "poison", "running", "waiting"]
+SweepState = Literal["running", "finished", "unfinished"]
+
+FAILED: tuple[State, ...] = ("diverged", "infeasible", "poison")
+STATE_WORDS: Mapping[State, str] = {
+    "completed": "completed",
+    "stopped": "stopped early",
+    "diverged": "diverged",
+    "infeasible": "infeasible",
+    "poison": "set aside",
+    "running": "running",
+    "waiting": "waiting",
+}
+VAL_LOSS = "val_loss"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Count = Annotated[int | float | None, BeforeValidator(_finite)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
+
+
+class TrialRecord(_Record):
+    """One trial; values are in the unit of the objective, None = not measured."""
+
+    number: int
+    state: State
+    reason: str | None = None
+    value: Number = None  # lowest objective from the first rung on; None for failed trials
+    final_value: Number = None  # objective of the last validation
+    best_examples: Count = None  # training examples seen at the best validation
+    best_epoch: Number = None
+    params: dict[str, Any] = {}
+    attempts: int = 0
+    seconds: Number = None
+    slot: str | None = None
+    dir: str  # run folder, relative to the sweep's
+    is_default: bool = False
+    metrics: dict[str, Number] = {}  # all validation metrics at the best validation
+    # Examples seen -> objective. The study alone needs it, and it stands in metrics.jsonl.
+    curve: dict[int, float] = Field(default={}, exclude=True)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a value or a failure was recorded."""
+        return self.state not in ("running", "waiting")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without a value that counts."""
+        return self.state in FAILED
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it ended as trials should: at the end of the run, or at a rung."""
+        return self.state in ("completed", "stopped")
+
+
+class Baseline(_Record):
+    """The untrained model, measured once; not a trial."""
+
+    value: Number = None
+    dir: str = "baseline"
+    metrics: dict[str, Number] = {}
+
+
+class Verdict(_Record):
+    """What the sweep found, in words; a positive gain means better than the default."""
+
+    text: str
+    tie: bool = False
+    gain_over_default: Number = None
+    standard_error: Number = None  # over validation clips
+
+
+class Summary(_Record):
+    """The content of summary.json; files of earlier versions lack the later fields."""
+
+    study: str
+    created: str | None = None
+    updated: str | None = None
+    state: SweepState
+    data: str = ""
+    objective: str = ""  # in words
+    objective_metric: str = VAL_LOSS
+    unit: str = ""  # of the objective
+    formula: str = ""  # of the validation loss, in words
+    n_trials: int = 0
+    n_workers: int | None = None
+    device: str = ""
+    horizon_examples: Number = None
+    rungs: list[float] = []
+    baseline: Baseline | None = None
+    trials: list[TrialRecord] = []
+    best: int | None = None
+    verdict: Verdict | None = None
+    importance: Mapping[str, Mapping[str, Number]] = {}  # {method: {parameter: share}}
+    importance_of: str = ""  # the values that it explains
+
+    @field_validator("rungs", "trials", "importance", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any, info: Any) -> Any:
+        return value if value is not None else cls.model_fields[info.field_name].get_default()
+
+    @property
+    def best_trial(self) -> TrialRecord | None:
+        """The best completed trial, if there is one."""
+        return next((t for t in self.trials if t.number == self.best), None)
+
+    @property
+    def default_trial(self) -> TrialRecord | None:
+        """The trial of the default settings, if it is among the trials."""
+        return next((t for t in self.trials if t.is_default), None)
+
+    @property
+    def begun(self) -> list[TrialRecord]:
+        """The trials that have been started."""
+        return [t for t in self.trials if t.state != "waiting"]
+
+    @property
+    def num_ended(self) -> int:
+        """How many trials have ended, well or not."""
+        return sum(t.has_ended for t in self.trials)
+
+    @property
+    def valued(self) -> list[TrialRecord]:
+        """The trials whose value counts."""
+        return [t for t in self.trials if t.value is not None and not t.has_failed]
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """The trials that have begun, best first; those without a value that counts come last."""
+        return sorted(
+            self.begun, key=lambda t: (t.value is None or t.has_failed, t.value or 0.0, t.number)
+        )
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of everything that was searched, in order of first appearance."""
+        return keys_of(trial.params for trial in self.trials)
+
+    @property
+    def other_metrics(self) -> list[str]:
+        """Names of the validation metrics besides the objective."""
+        measured = [self.baseline.metrics] if self.baseline else []
+        measured += [trial.metrics for trial in self.trials]
+        return [name for name in keys_of(measured) if name != self.objective_metric]
+
+    @property
+    def objective_label(self) -> str:
+        """Name of the objective, for people."""
+        return objective_label(self.objective_metric)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What trials are compared by: the lowest value of one validation metric."""
+
+    metric: str = VAL_LOSS
+    unit: str = ""
+    formula: str = ""  # of the validation loss, in words
+
+    @property
+    def label(self) -> str:
+        """Its name, for people."""
+        return objective_label(self.metric)
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is the validation loss, whose share of each clip is known."""
+        return self.metric == VAL_LOSS
+
+    def write(self, value: float, digits: int = 3) -> str:
+        """Write a value with its unit."""
+        return f"{value:.{digits}f} {self.unit}".rstrip()
+
+
+def objective_label(metric: str) -> str:
+    """Return a metric's name for people."""
+    return "validation loss" if metric == VAL_LOSS else metric
+
+
+def keys_of(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of all mappings, in order of first appearance."""
+    return list(dict.fromkeys(chain.from_iterable(mappings)))
+
+
+def metrics_in(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the validation metrics among the facts of a validation."""
+    return {name: value for name, value in facts.items() if name.startswith("val_")}

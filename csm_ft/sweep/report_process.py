@@ -1,0 +1,49 @@
+"""report.html, made by a process of its own, so that workers never wait for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from csm_ft.console import console
+
+_ROOT = Path(__file__).resolve().parents[2]
+_ERROR_CHARACTERS = 500  # of the end of what a failed process printed
+
+
+class ReportProcess:
+    """Makes the page of one sweep folder."""
+
+    def __init__(self, out: Path) -> None:
+        self._command = [sys.executable, "-m", "csm_ft.report", str(out.resolve())]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def refresh(self) -> None:
+        """Begin to make the page again, unless it is being made."""
+        if self._process is None:
+            self._process = self._start()
+        elif self._process.poll() is not None:
+            self._process.communicate()
+            self._process = self._start()
+
+    def finish(self) -> None:
+        """Make the page from the final files and wait for it.
+
+        A failure is printed; it never fails the sweep.
+        """
+        if self._process is not None:
+            self._process.communicate()
+        self._process = self._start()
+        _, error = self._process.communicate()
+        if self._process.returncode:
+            text = error.decode(errors="replace").strip()[-_ERROR_CHARACTERS:]
+            console.print("[yellow]report.html could not be made[/]:", end=" ")
+            console.print(text, markup=False)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            cwd=_ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )

@@ -1,0 +1,215 @@
+"""A sweep config: a YAML file with one row per option, in the public CSM trainer's format.
+
+learning_rate: {type: float, min: 5e-6, max: 1.5e-4, log: true}
+batch_size: {type: categorical, values: [8, 16, 32], default: 16}
+min_lr_ratio: {type: float, min: 0, max: 0.3, when: {lr_decay: cosine}}
+max_grad_norm: {type: fixed, value: 1.3}
+
+`default` (the value of trial 0) and `when` are ours.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
+
+from csm_ft import assets
+from csm_ft.config.base import build, extra
+from csm_ft.config.train import TrainConfig
+from csm_ft.errors import ConfigError
+from csm_ft.sweep.config import DEFAULT_SPACE, SET_BY_SWEEP, SweepRequest
+
+_KINDS = "type: categorical (values), float or int (min, max, log), or fixed (value)"
+# Options that no sweep searches, but that a sweep config may fix for all trials.
+_MAY_BE_FIXED = ("n_epochs", "max_steps", "seed")
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value
+
+
+_Whole = Annotated[int, BeforeValidator(_number)]  # 1e3 is a string in YAML 1.1
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    default: Any = None
+    when: dict[str, Any] | None = None
+
+
+class Categorical(_Row):
+    """One of several values."""
+
+    type: Literal["categorical"]
+    values: list[Any] = Field(min_length=1)
+
+
+class FloatRange(_Row):
+    """A number between two ends."""
+
+    type: Literal["float"]
+    min: FiniteFloat
+    max: FiniteFloat
+    log: bool = False
+
+
+class IntRange(_Row):
+    """A whole number between two ends, both included."""
+
+    type: Literal["int"]
+    min: _Whole
+    max: _Whole
+    log: bool = False
+
+
+class Fixed(BaseModel):
+    """The same value for all trials."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    type: Literal["fixed"]
+    value: Any
+
+
+Searched = Categorical | FloatRange | IntRange
+_ROW: TypeAdapter[Searched | Fixed] = TypeAdapter(
+    Annotated[Searched | Fixed, Field(discriminator="type")]
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A sweep config and the options that all trials share, checked together."""
+
+    path: Path
+    searched: Mapping[str, Searched]
+    base: TrainConfig
+
+    def checked(self, what: str, name: str, value: Any) -> Any:
+        """Return `value` as the config class takes it for `name`; ConfigError begins with `what`.
+
+        So a bad choice is an error now, not a lost trial later.
+        """
+        values = self.base.model_dump() | {name: value}
+        return getattr(build_checked(self.path, what, type(self.base), values), name)
+
+
+def read_rows(path: Path, request: SweepRequest) -> Rows:
+    """Read a sweep config; ConfigError names file, key, value, rule and way out."""
+    train_class, given = request.train_class, request.given
+    rows = {
+        name: _parse_row(path, name, row, train_class) for name, row in _read_yaml(path).items()
+    }
+    fixed = {name: row.value for name, row in rows.items() if isinstance(row, Fixed)}
+    for name in [name for name in fixed if name in given]:
+        by_flag, by_row = (
+            build(train_class, {name: value}) for value in (given[name], fixed[name])
+        )
+        if by_flag != by_row:
+            raise ConfigError(
+                f"{path}: {name} is fixed to {fixed[name]!r} here and given as {given[name]!r};"
+                " drop one of the two"
+            )
+    values = {**request.defaults, **given, **fixed}
+    base = build_checked(path, "fixed values", train_class, values)
+    searched = {name: row for name, row in rows.items() if not isinstance(row, Fixed)}
+    if not searched:
+        raise ConfigError(
+            f"{path}: nothing is searched; give at least one key a type of float, int or"
+            " categorical"
+        )
+    if base.max_steps and {"batch_size", "grad_acc_steps", "batch_tokens"} & set(searched):
+        raise ConfigError(
+            f"max_steps {base.max_steps} with a searched batch size lets trials see different"
+            " amounts of data; use --n_epochs instead"
+        )
+    return Rows(path, searched, base)
+
+
+def find_space(path: str) -> Path:
+    """Return the sweep config; the default one is found from any folder."""
+    bundled = assets.path_of(DEFAULT_SPACE)
+    if path == DEFAULT_SPACE and not Path(path).is_file() and bundled.is_file():
+        return bundled
+    return Path(path)
+
+
+def build_checked(
+    path: Path, what: str, train_class: type[TrainConfig], values: Mapping[str, Any]
+) -> TrainConfig:
+    """Validate a config; ConfigError begins with the file and `what`."""
+    try:
+        return build(train_class, values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {what}: {error}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(
+            f"--sweep_config {path}: no such file; the one of this repository is {DEFAULT_SPACE}"
+        )
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(rows, dict) or not rows:
+        raise ConfigError(
+            f"{path}: a sweep config has one key per option, such as `learning_rate: {{type: float,"
+            " min: 5e-6, max: 1.5e-4, log: true}`"
+        )
+    return {str(name): row for name, row in rows.items()}
+
+
+def _parse_row(path: Path, name: str, row: Any, train_class: type[TrainConfig]) -> Searched | Fixed:
+    names = list(train_class.model_fields)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = (
+            f"; did you mean {near[0]}?" if near else "; train.py --help lists what can be searched"
+        )
+        raise ConfigError(f"{path}: {name} is not an option of train.py{hint}")
+    try:
+        parsed = _ROW.validate_python(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        kinds = ("categorical", "float", "int", "fixed")
+        where = ".".join([name, *(str(part) for part in first["loc"] if part not in kinds)])
+        raise ConfigError(
+            f"{path}: {where}: {first['input']!r}: {first['msg']}; a row has {_KINDS}"
+        ) from None
+    if isinstance(parsed, Fixed):
+        _check_fixed(path, name, train_class)
+    else:
+        _check_searched(path, name, parsed, train_class)
+    return parsed
+
+
+def _check_searched(path: Path, name: str, row: Searched, train_class: type[TrainConfig]) -> None:
+    values: Sequence[Any] = row.values if isinstance(row, Categorical) else (row.min, row.max)
+    reason = train_class.refuse_search(name, values)
+    if not reason and not extra(train_class.model_fields[name])["trains"]:
+        reason = "it does not change what the model learns; give it as a flag for all trials"
+    if reason:
+        raise ConfigError(f"{path}: {name} cannot be searched: {reason}")
+
+
+def _check_fixed(path: Path, name: str, train_class: type[TrainConfig]) -> None:
+    """Refuse to fix what the sweep sets itself, and what decides how the data is read."""
+    flags = set(train_class.not_searchable) - set(_MAY_BE_FIXED)
+    if name in {"data", "output_dir", "family", *flags, *SET_BY_SWEEP}:
+        raise ConfigError(
+            f"{path}: {name} cannot be fixed here: the sweep sets it for every trial, or it is a"
+            " flag of sweep.py; drop the row"
+        )

@@ -1,0 +1,111 @@
+"""Runs a sweep from its parsed command to the files that it leaves. Imports no torch."""
+
+from pathlib import Path
+
+from rich.markup import escape
+
+from csm_ft.console import console, interruptible
+from csm_ft.runs.folder import SweepFolder
+from csm_ft.sweep.broker import Broker
+from csm_ft.sweep.config import SweepRequest
+from csm_ft.sweep.display import Display
+from csm_ft.sweep.records import TrialRecord, Verdict
+from csm_ft.sweep.report_process import ReportProcess
+from csm_ft.sweep.results import Results
+from csm_ft.sweep.rows import find_space, read_rows
+from csm_ft.sweep.slots import choose_machine
+from csm_ft.sweep.space import make_space
+from csm_ft.sweep.study import SweepStudy, best_of
+from csm_ft.sweep.trials import Configs, Describe, describe_data, objective_of, plan_study
+
+INTERRUPTED = 130
+
+
+class _Followers:
+    """Everything that follows the sweep: the terminal, the files of results and the page."""
+
+    def __init__(self, display: Display, results: Results, page: ReportProcess) -> None:
+        self._display, self._results, self._page = display, results, page
+
+    def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
+        """Bring everything up to date after a trial."""
+        self._display.ended(trial, best)
+        self._results.write("running")
+        self._page.refresh()
+
+    def update(self, num_running: int, best: TrialRecord | None) -> None:
+        """Redraw the bar."""
+        self._display.update(num_running, best)
+
+
+def run_sweep(
+    request: SweepRequest, *, trainer: str = "train", describe: Describe | None = None
+) -> int:
+    """Run or resume a study and return the exit code: 0, 1 = nothing completed, 130 = interrupted.
+
+    Raises UserError, and SweepAborted when the trainer cannot run.
+    """
+    options = request.sweep
+    rows = read_rows(find_space(options.sweep_config), request)
+    data = (describe or describe_data)(rows.base)
+    space = make_space(rows, data.num_train_examples)
+    base = space.base
+    machine = choose_machine(options, device=base.device, threads=base.threads)
+    folder = SweepFolder(Path(options.output_dir))
+    configs = Configs(folder, options, base, machine)
+    study = SweepStudy.open(folder, plan_study(options, space, data))
+    try:
+        end, verdict = _search(study, configs, trainer)
+        return _conclude(study, end, verdict)
+    finally:
+        study.close()
+
+
+def _search(study: SweepStudy, configs: Configs, trainer: str) -> tuple[str, Verdict | None]:
+    """Run the trials that are left; return how that ended, and the verdict."""
+    options, folder = configs.sweep, configs.folder
+    objective = objective_of(configs.base)
+    results, page = Results(study, configs, objective), ReportProcess(folder.path)
+    num_ended = sum(record.has_ended for record in study.records())
+    where = f"[bold]{escape(options.study_name)}[/] in {escape(str(folder.path))}"
+    done = f"{num_ended} of {options.n_trials} trials done"
+    console.print(f"{where}: {done}, {len(study.running)} to resume")
+    results.write("running")
+    display = Display(
+        objective.metric,
+        n_trials=options.n_trials,
+        num_workers=len(configs.machine.slots),
+        num_done=num_ended,
+    )
+    with display:
+        followers = _Followers(display, results, page)
+        broker = Broker(study, configs, objective, trainer=trainer, watcher=followers)
+        end = "aborted"
+        message = "running trials are being saved; press Ctrl-C again to quit"
+        try:
+            with interruptible(message, lambda _: broker.stop()):
+                end = broker.run()
+        finally:
+            verdict = results.write("finished" if end == "finished" else "unfinished")
+            page.finish()
+    return end, verdict
+
+
+def _conclude(study: SweepStudy, end: str, verdict: Verdict | None) -> int:
+    """Print what was found and what to do next; return the exit code."""
+    folder = study.folder
+    if end == "interrupted":
+        console.print("stopped; running trials are saved. The same command resumes them")
+        return INTERRUPTED
+    if best_of(study.records()) is None:
+        console.print(
+            f"[red]no trial completed[/]; {folder.table} says why; {folder.best_config} is marked"
+            " unfinished"
+        )
+        return 1
+    console.print(
+        f"\n[bold]{verdict.text if verdict else ''}[/]\nnext: python train.py --config"
+        f" {folder.best_config}"
+    )
+    console.print(f"report: {folder.report}", markup=False)
+    return 0

@@ -1,0 +1,99 @@
+"""A worker as the orchestrator sees it: a process in its slot, its link, and its job."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from csm_ft.sweep.link import Link, LinkClosed
+from csm_ft.sweep.messages import (
+    BASELINE,
+    FROM_WORKER,
+    Answer,
+    FromWorker,
+    Pause,
+    RunTrial,
+)
+from csm_ft.sweep.slots import Slot
+
+_ROOT = Path(__file__).resolve().parents[2]
+_LEAVE_SEC = 1.0  # for an idle worker to leave by itself
+_LOG_LINES = 20  # of the log's end, for messages
+
+
+class Job(NamedTuple):
+    """What a worker is doing; trial BASELINE is the untrained model."""
+
+    trial: int
+    attempt: int
+
+
+class WorkerProcess:
+    """One worker process; started by the constructor."""
+
+    def __init__(self, slot: Slot, trainer: str, log: Path) -> None:
+        self.slot = slot
+        self.is_ready = False
+        self.job: Job | None = None
+        self._began_sec = 0.0
+        self._log = log
+        self.link, theirs = Link[FromWorker].open(FROM_WORKER)
+        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **os.environ,
+            **slot.environment,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+        }
+        arguments = ["--link", str(theirs.fileno()), "--trainer", trainer]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with theirs, log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "csm_ft.sweep.worker", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C reaches the orchestrator only
+            )
+
+    @property
+    def trial(self) -> int | None:
+        """Number of the trial that it runs; None when idle or measuring the untrained model."""
+        return self.job.trial if self.job and self.job.trial != BASELINE else None
+
+    def start(self, job: Job, config: dict[str, object]) -> None:
+        """Give it something to do."""
+        self.job, self._began_sec = job, time.monotonic()
+        self.send(RunTrial(trial=job.trial, attempt=job.attempt, config=config))
+
+    def seconds(self) -> float:
+        """Return the time since its job began."""
+        return time.monotonic() - self._began_sec
+
+    def send(self, message: RunTrial | Answer | Pause) -> None:
+        """Send a message; a dead worker is noticed by the end of its link, not here."""
+        with contextlib.suppress(LinkClosed):
+            self.link.send(message)
+
+    def kill(self) -> str:
+        """End the process and all it started; return how it ended, in words."""
+        is_idle = self.process.poll() is None and self.job is None
+        self.link.close()  # an idle worker leaves by itself, quietly
+        if is_idle:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=_LEAVE_SEC)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        code = self.process.wait()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def log_end(self) -> str:
+        """Return the last lines of its log."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:])
