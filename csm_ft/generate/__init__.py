@@ -1,1 +1,1 @@
-"""Recordings from trained weights: `python -m csm_ft.generate`."""
+"""Samples from trained weights: `python -m csm_ft.generate`."""
