@@ -1,7 +1,4 @@
-"""A small token file of bundled speech.
-
-Made once per session by the product's own pretokenize.py.
-"""
+"""A small token file of bundled speech, made once per session by the product itself."""
 
 import json
 from pathlib import Path
@@ -28,24 +25,10 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pretokenize
 
     folder = tmp_path_factory.mktemp("tokens")
-    train, val = (
-        write_metadata(folder / "train.json", "train", 24),
-        write_metadata(folder / "val.json", "val", 4),
-    )
     output = folder / "tokens.hdf5"
-    assert (
-        pretokenize.main(
-            [
-                "--train_data",
-                str(train),
-                "--val_data",
-                str(val),
-                "--output",
-                str(output),
-                "--codec",
-                "melrvq",
-            ]
-        )
-        == 0
-    )
+    argv = ["--codec", "melrvq", "--output", str(output)]
+    for split, count in (("train", 24), ("val", 4)):
+        metadata = write_metadata(folder / f"{split}.json", split, count)
+        argv += [f"--{split}_data", str(metadata)]
+    assert pretokenize.main(argv) == 0
     return output

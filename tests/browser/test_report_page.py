@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from csm_ft.report import build_report, page
+from csm_ft.report import page
+from csm_ft.report.page import build_report
 from tests.helpers.sweep_folder import make_sweep, write_summary
 
 pytestmark = pytest.mark.browser
@@ -96,7 +97,7 @@ def now_playing(page: Page) -> list[int]:
     )
 
 
-def test_it_opens_from_a_file_with_nothing_else(watched: Watched) -> None:
+def test_page_opens_from_a_file(watched: Watched) -> None:
     assert [u for u in watched.requests if not u.startswith("data:")] == [watched.page.url]
     expect(watched.page).to_have_title("demo-voice · csm-ft sweep")
 
@@ -126,7 +127,7 @@ def test_one_plays_at_a_time(watched: Watched) -> None:
     expect(watched.page.locator(".player.playing")).to_have_count(0)
 
 
-def test_keyboard_walks_the_grid_and_keeps_playing(watched: Watched) -> None:
+def test_keyboard_walks_the_grid(watched: Watched) -> None:
     wait_until_loaded(watched.page)
     buttons = watched.page.locator(".play")
     buttons.nth(1).focus()
@@ -145,7 +146,7 @@ def test_keyboard_walks_the_grid_and_keeps_playing(watched: Watched) -> None:
     assert now_playing(watched.page) == []
 
 
-def test_a_click_in_the_outline_seeks(watched: Watched) -> None:
+def test_click_in_outline_seeks(watched: Watched) -> None:
     wait_until_loaded(watched.page)
     wave = watched.page.locator(".wave").nth(2)
     box = wave.bounding_box()
@@ -159,7 +160,7 @@ def test_a_click_in_the_outline_seeks(watched: Watched) -> None:
     assert now_playing(watched.page) == [2]
 
 
-def test_menu_puts_another_trial_beside(watched: Watched) -> None:
+def test_menu_adds_another_trial(watched: Watched) -> None:
     slots = watched.page.locator(".slot")
     expect(slots.nth(0)).to_contain_text("Trial 6")
     watched.page.select_option("#other", "t3")
@@ -175,14 +176,16 @@ def test_menu_puts_another_trial_beside(watched: Watched) -> None:
 
 def test_table_sorts_by_click(watched: Watched) -> None:
     heads = watched.page.locator("#table thead th")
-    heads.nth(6).locator("button").click()
-    rates = [float(x) for x in column(watched.page, 7)]
+    names = [name.strip() for name in heads.all_inner_texts()]
+    rate, epoch = names.index("learning_rate"), names.index("best epoch")
+    heads.nth(rate).locator("button").click()
+    rates = [float(x) for x in column(watched.page, rate + 1)]
     assert rates == sorted(rates)
-    expect(heads.nth(6)).to_have_attribute("aria-sort", "ascending")
-    heads.nth(6).locator("button").click()
-    assert [float(x) for x in column(watched.page, 7)] == sorted(rates, reverse=True)
-    heads.nth(4).locator("button").click()
-    epochs = column(watched.page, 5)
+    expect(heads.nth(rate)).to_have_attribute("aria-sort", "ascending")
+    heads.nth(rate).locator("button").click()
+    assert [float(x) for x in column(watched.page, rate + 1)] == sorted(rates, reverse=True)
+    heads.nth(epoch).locator("button").click()
+    epochs = column(watched.page, epoch + 1)
     known = [float(x) for x in epochs if x]
     assert epochs[len(known) :] == [""] * 3
     assert known == sorted(known)
@@ -210,9 +213,7 @@ def test_log_axes_and_back(watched: Watched) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_readable_at_any_width_and_scheme(
-    browser: Browser, report: Path, scheme: Any, width: int
-) -> None:
+def test_readable_at_any_width(browser: Browser, report: Path, scheme: Any, width: int) -> None:
     opened = Watched(browser, report, viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
     contrasts = opened.page.evaluate(CONTRASTS)
@@ -221,7 +222,7 @@ def test_readable_at_any_width_and_scheme(
     opened.close()
 
 
-def test_colours_of_charts_follow_the_scheme(watched: Watched) -> None:
+def test_chart_colours_follow_scheme(watched: Watched) -> None:
     ink = "getComputedStyle(document.querySelector('#curves .xtick text')).fill"
     light = watched.page.evaluate(ink)
     watched.page.emulate_media(color_scheme="dark")
@@ -246,14 +247,14 @@ def test_foreign_text_stays_text(browser: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_trials", [0, 1])
-def test_hardly_begun(browser: Browser, tmp_path: Path, num_trials: int) -> None:
+def test_sweep_has_hardly_begun(browser: Browser, tmp_path: Path, num_trials: int) -> None:
     make_sweep(tmp_path, num_trials=num_trials)
     opened = Watched(browser, build_report(tmp_path))
     expect(opened.page.locator("h2")).to_have_count(5)
     opened.close()
 
 
-def test_linked_recordings_play_beside_the_page(
+def test_linked_recordings_play(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_sweep(tmp_path, num_trials=2)
@@ -264,6 +265,17 @@ def test_linked_recordings_play_beside_the_page(
         "[...document.querySelectorAll('audio')].every((a) => a.duration > 1 &&"
         " a.src.endsWith('.wav'))"
     )
+    opened.close()
+
+
+def test_text_answers_compare_without_players(browser: Browser, tmp_path: Path) -> None:
+    make_sweep(tmp_path, num_trials=10, text_only=True)
+    opened = Watched(browser, build_report(tmp_path))
+    slots = opened.page.locator(".slot")
+    opened.page.select_option("#other", "t3")
+    expect(slots.nth(0)).to_contain_text("Trial 3")
+    expect(slots.nth(0)).to_contain_text("as heard at")
+    assert opened.page.locator("audio").count() == 0
     opened.close()
 
 

@@ -1,7 +1,4 @@
-"""The page of csm_ft.generate in a real browser.
-
-Opened from a file, everything in it can be heard.
-"""
+"""The page of csm_ft.generate in a real browser, opened from a file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +8,24 @@ import pytest
 from playwright.sync_api import expect
 
 from csm_ft.report.spoken import build_index
-from tests.browser.test_report_page import NASTY, Watched, now_playing, wait_for, wait_until_loaded
+from tests.browser.test_report_page import (
+    NASTY,
+    Watched,
+    browser,  # noqa: F401 - a fixture
+    now_playing,
+    wait_for,
+    wait_until_loaded,
+)
 from tests.unit.report.test_spoken import take
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def watched(browser: Any, tmp_path: Path) -> Iterator[Watched]:
+def watched(
+    browser: Any,  # noqa: F811
+    tmp_path: Path,
+) -> Iterator[Watched]:
     for number in (1, 2):
         take(tmp_path, f"001-nasty-take{number}", NASTY, number=number)
     take(tmp_path, "002-yes", "Yes.", context=[{"speaker": "ben", "text": NASTY}])
@@ -27,7 +34,7 @@ def watched(browser: Any, tmp_path: Path) -> Iterator[Watched]:
     opened.close()
 
 
-def test_it_opens_from_a_file_and_every_recording_decodes(watched: Watched) -> None:
+def test_every_recording_decodes(watched: Watched) -> None:
     wait_until_loaded(watched.page)
     durations = watched.page.evaluate(
         "[...document.querySelectorAll('audio')].map((a) => a.duration)"
@@ -37,7 +44,7 @@ def test_it_opens_from_a_file_and_every_recording_decodes(watched: Watched) -> N
     expect(watched.page.locator(".sentence").nth(1)).to_contain_text("after 1 turn of context")
 
 
-def test_one_plays_at_a_time_and_arrows_walk(watched: Watched) -> None:
+def test_one_plays_and_arrows_walk(watched: Watched) -> None:
     wait_until_loaded(watched.page)
     buttons = watched.page.locator(".play")
     buttons.nth(0).focus()
@@ -54,6 +61,6 @@ def test_one_plays_at_a_time_and_arrows_walk(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_any_width(watched: Watched, width: int) -> None:
+def test_page_fits_any_width(watched: Watched, width: int) -> None:
     watched.page.set_viewport_size({"width": width, "height": 800})
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= width

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from csm_ft.families.base import Prompt, SamplingOptions
-from csm_ft.families.csm.config import CsmSize, TransformerSize
 from csm_ft.families.csm.data import CsmBatch
 from csm_ft.families.csm.model import CsmModel, empty_model
 from csm_ft.families.csm.sample import generate
+from csm_ft.families.csm.size import PRESETS, CsmSize, TransformerSize
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-4
@@ -54,10 +56,7 @@ def model(golden: dict[str, torch.Tensor]) -> CsmModel:
 
 
 def as_batch(tokens: torch.Tensor, mask: torch.Tensor) -> CsmBatch:
-    """Sesame's [B, S, K+1] rows as our ragged micro-batch.
-
-    Every frame goes to the depth decoder.
-    """
+    """Sesame's [B, S, K+1] rows as our micro-batch; every frame goes to the depth decoder."""
     num_sequences, width, columns = tokens.shape
     is_frame, is_text = mask[..., 0].flatten().bool(), mask[..., -1].flatten().bool()
     frame_at, text_at = is_frame.nonzero()[:, 0], is_text.nonzero()[:, 0]
@@ -65,6 +64,7 @@ def as_batch(tokens: torch.Tensor, mask: torch.Tensor) -> CsmBatch:
     counts = torch.bincount(owner, minlength=num_sequences)
     return CsmBatch(
         counts={"c0": counts, "depth": counts * (columns - 2)},
+        audio_sec=0.0,
         num_positions=int(mask.any(-1).sum()),
         num_padded=num_sequences * width,
         num_sequences=num_sequences,
@@ -86,9 +86,7 @@ def test_every_tensor_name_is_sesames(model: CsmModel, golden: dict[str, torch.T
     }
 
 
-def test_csm_1b_has_187_tensors_of_the_published_size() -> None:
-    from csm_ft.families.csm.config import PRESETS
-
+def test_csm_1b_has_the_published_size() -> None:
     state = empty_model(
         CsmSize(PRESETS["llama-1B"], PRESETS["llama-100M"], 128256, 2051, 32)
     ).state_dict()
@@ -114,7 +112,7 @@ def test_activations_logits_and_losses(model: CsmModel, golden: dict[str, torch.
         assert abs(loss[part].sum() / batch.counts[part].sum() - golden[name]) < TOLERANCE
 
 
-def test_greedy_frames(model: CsmModel, golden: dict[str, torch.Tensor]) -> None:
+def test_greedy_frames_are_sesames(model: CsmModel, golden: dict[str, torch.Tensor]) -> None:
     prompt = golden["gen.prompt_tokens"]
     batch = as_batch(prompt, golden["gen.prompt_mask"])
     with torch.no_grad():
@@ -123,22 +121,24 @@ def test_greedy_frames(model: CsmModel, golden: dict[str, torch.Tensor]) -> None
     np.testing.assert_array_equal(frames[0].numpy(), golden["gen.greedy_frames"].numpy())
 
 
-def test_sampling_leaves_the_model_as_it_found_it(model: CsmModel) -> None:
+def test_sampling_leaves_the_model_as_found(model: CsmModel) -> None:
     class Letters:
         def encode(self, text: str, speaker: str) -> np.ndarray:
             return np.frombuffer((speaker + text).encode(), dtype=np.uint8).astype(np.uint32) % 96
 
+    encoder: Any = SimpleNamespace(tokenizer=Letters(), frame_sec=0.1)
     names, was_training = set(model.state_dict()), model.training
-    options = SamplingOptions(max_frames=5, temperature=0.9, topk=20, seed=3)
+    options = SamplingOptions(max_sec=0.5, temperature=0.9, topk=20, seed=3)
     prompts = [
         Prompt("a", "hello", "1"),
         Prompt("b", "a longer sentence", "1"),
         Prompt("c", "x", "1"),
     ]
-    together = model.sample(prompts, tokenizer=Letters(), options=options)
-    alone = [model.sample([p], tokenizer=Letters(), options=options)[0] for p in prompts]
+    together = model.sample(prompts, encoder, options)
+    assert [len(sample.arrays["codes"]) for sample in together] == [5, 5, 5]
+    alone = [model.sample([prompt], encoder, options)[0] for prompt in prompts]
     for a, b in zip(together, alone, strict=True):
-        np.testing.assert_array_equal(a.codes, b.codes)
+        np.testing.assert_array_equal(a.arrays["codes"], b.arrays["codes"])
     assert set(model.state_dict()) == names
     assert model.training == was_training
     assert model.backbone.layers[0].attn.kv_cache is None

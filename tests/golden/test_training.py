@@ -1,6 +1,6 @@
-"""Ten optimiser steps, full and LoRA.
+"""Ten optimiser steps: the committed losses, whatever is trained.
 
-The committed losses, and the same losses from transformers' model, peft and torch's own AdamW.
+And the same losses from transformers' model, peft and torch's own AdamW.
 
 `python -m tests.golden.test_training` writes training_losses.json anew, after a change that is
 meant to change them.
@@ -11,22 +11,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 import train
-from csm_ft.data.token_file import StoreInfo, write_store
-from csm_ft.families.base import SpeechModel
+from csm_ft.data.token_file import write_store
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.export import layouts
 from csm_ft.families.csm.family import CsmFamily
+from csm_ft.families.model import SpeechModel
 from csm_ft.runs.checkpoint import save_weights
 from csm_ft.training.optim import choose_parameters
-from tests.helpers.splits import SIZE, examples_of, make_model, make_split
+from tests.helpers.splits import INFO, SIZE, examples_of, make_model, make_split
 from tests.helpers.theirs import their_model
 
 GOLDEN = Path(__file__).parent / "training_losses.json"
@@ -54,34 +53,20 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def train_losses(folder: Path, **options: Any) -> list[float]:
-    """Train on random clips, in conversations of three turns where turns matter.
+    """Train on random clips (in conversations of three turns, where turns matter).
 
-    And return the loss of each step.
+    Return the loss of each step.
     """
     folder.mkdir(exist_ok=True)
-    split = make_split(FRAMES)
+    places: dict[str, Any] = {}
     if "loss_turns" in options:
-        split.conversations = [str(i // 3) for i in range(len(FRAMES))]
-        split.turns = np.array([i % 3 for i in range(len(FRAMES))], dtype=np.int32)
+        places["conversations"] = [str(i // 3) for i in range(len(FRAMES))]
+        places["turns"] = [i % 3 for i in range(len(FRAMES))]
+    split = make_split(FRAMES, **places)
     base, data = folder / "base", folder / "tokens.hdf5"
     base.mkdir()
     save_weights(base, make_model(seed=1), SIZE.to_json())
-    sizes = {
-        "num_codebooks": SIZE.num_codebooks,
-        "codec_vocab_size": SIZE.audio_vocab_size,
-        "text_vocab_size": SIZE.text_vocab_size,
-    }
-    codec = {
-        "codec": "melrvq",
-        "codec_source": "none",
-        "codec_fingerprint": "",
-        "sample_rate_hz": 16000,
-        "frame_samples": 1280,
-    }
-    text = {"tokenizer": "none", "tokenizer_fingerprint": "", "template": "{text}"}
-    write_store(
-        data, StoreInfo(family="csm", **sizes, **codec, **text), {"train": split, "val": split}
-    )
+    write_store(data, INFO, {"train": split, "val": split})
     paths = {
         "data": str(data),
         "output_dir": str(folder / "run"),
@@ -112,7 +97,7 @@ def train_losses(folder: Path, **options: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_ten_losses(tmp_path: Path, name: str) -> None:
+def test_ten_losses_are_the_committed_ones(tmp_path: Path, name: str) -> None:
     losses = train_losses(tmp_path, **RUNS[name])
     assert len(losses) == NUM_STEPS
     assert losses == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=2e-5)
@@ -128,11 +113,8 @@ def test_every_option_changes_the_losses() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["full", "lora", "lora_rslora_dora"])
-def test_transformers_and_peft_train_to_the_same_losses(tmp_path: Path, name: str) -> None:
-    """One batch of all clips, every frame.
-
-    The same ten losses from another model, another adapter and another loop.
-    """
+def test_transformers_and_peft_lose_the_same(tmp_path: Path, name: str) -> None:
+    """One batch of all clips, every frame: another model, other adapters and another loop."""
     options = {**RUNS[name], "lora_dropout": 0.0, "batch_size": len(FRAMES), "depth_fraction": 1.0}
     ours = train_losses(tmp_path, **options)
     assert their_losses(
@@ -194,9 +176,9 @@ def inputs(model: Any) -> tuple[Tensor, Tensor]:
 
 
 def with_adapters_of(start: SpeechModel, model: Any, config: CsmConfig) -> Any:
-    """Put peft's adapters on transformers' model, beginning where ours begin (B is zero.
+    """Put peft's adapters on transformers' model, beginning where ours begin.
 
-    So only A counts).
+    B is zero, so only A counts.
     """
     choose_parameters(start, CsmFamily(), config)
     modules = r"(backbone_model|depth_decoder\.model)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"

@@ -4,7 +4,8 @@
 
 Loss is a smooth function of the config and of the examples seen; a checkpoint is a JSON file.
 FAKE_TRAINER (JSON in the environment) asks for faults by trial number: {"diverge": [3],
-"infeasible": [4], "raise": [5], "kill": {"6": times}, "slow_sec": seconds per step}.
+"infeasible": [4], "raise": [5], "out_of_memory": [6], "full_disk": [7], "kill": {"8": times},
+"slow_sec": seconds per step}.
 """
 
 import json
@@ -14,12 +15,14 @@ import shutil
 import signal
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csm_ft.config import ConfigError, TrainConfig
+from csm_ft.config.train import TrainConfig
+from csm_ft.errors import ConfigError, Diverged, MachineError
 from csm_ft.schedule import Clock, Duration
 from csm_ft.sweep.trials import DataFacts
 
@@ -33,17 +36,13 @@ def write_whole(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-class Diverged(RuntimeError):
-    pass
-
-
 @dataclass(frozen=True)
 class RunResult:
     status: str
     step: int
     examples: int
     best: dict[str, Any] | None
-    final_val_loss: float | None
+    metrics: dict[str, float]
 
 
 def describe(config: TrainConfig) -> DataFacts:
@@ -64,6 +63,13 @@ def val_loss(config: TrainConfig, share: float) -> float:
     )
 
 
+def measure(config: TrainConfig, share: float) -> dict[str, float]:
+    """All metrics of a validation: `val_error` is lowest for other rates than the loss."""
+    loss = val_loss(config, share)
+    error = 0.1 + abs(math.log10(config.learning_rate / 1e-6)) + math.exp(-4 * share)
+    return {"val_loss": loss, "val_c0": 0.4 * loss, "val_depth": 0.6 * loss, "val_error": error}
+
+
 def clips(loss: float) -> dict[str, tuple[float, int]]:
     """Validation clips whose sum of nats over sum of frames is `loss`."""
     frames = [20 + i for i in range(NUM_VAL_CLIPS)]
@@ -78,13 +84,10 @@ def run_baseline(config: TrainConfig) -> RunResult:
     folder.mkdir(parents=True, exist_ok=True)
     _fault(folder, "baseline")
     write_whole(folder / "config.yaml", config.to_yaml())
-    loss = val_loss(config.replace(learning_rate=1e-4), 0.0)
-    write_whole(
-        folder / "metrics.jsonl",
-        json.dumps({"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, "val_loss": loss})
-        + "\n",
-    )
-    return RunResult("completed", 0, 0, None, loss)
+    metrics = measure(config.replace(learning_rate=1e-4), 0.0)
+    row = {"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, **metrics}
+    write_whole(folder / "metrics.jsonl", json.dumps(row) + "\n")
+    return RunResult("completed", 0, 0, None, metrics)
 
 
 def run(
@@ -99,7 +102,7 @@ def run(
         "step": 0,
         "examples": 0,
         "best": None,
-        "final": None,
+        "metrics": {},
         "stopped": False,
         "rows": [],
     }
@@ -115,26 +118,18 @@ def run(
     before = state["examples"]
     while True:
         is_last = state["step"] == total_steps or state["stopped"]
-        due = {
-            n: (
-                is_last
-                or clock.is_due(
-                    d, step=state["step"], examples=state["examples"], examples_before=before
-                )
-            )
-            for n, d in every.items()
+        seen = {
+            "step": state["step"],
+            "examples": state["examples"],
+            "examples_before": before,
         }
+        due = {name: is_last or clock.is_due(each, **seen) for name, each in every.items()}
         if not is_resumed:
             if due["val"] and state["step"]:
-                _validate(
-                    config,
-                    folder,
-                    state,
-                    state["examples"] / total,
-                    is_candidate=state["step"] >= best_from,
-                )
+                share, is_candidate = state["examples"] / total, state["step"] >= best_from
+                _validate(config, folder, state, share, is_candidate=is_candidate)
                 if reporter is not None and not reporter.validated(
-                    state["examples"], {"val_loss": state["final"]}
+                    state["examples"], state["metrics"]
                 ):
                     state["stopped"] = is_last = True
             _fault(folder, folder.name, state["step"], total_steps)
@@ -145,17 +140,9 @@ def run(
                     "".join(json.dumps(row) + "\n" for row in state["rows"]),
                 )
             if should_pause() and not is_last:
-                return RunResult(
-                    "interrupted", state["step"], state["examples"], state["best"], state["final"]
-                )
+                return _result("interrupted", state)
         if is_last:
-            return RunResult(
-                "stopped" if state["stopped"] else "completed",
-                state["step"],
-                state["examples"],
-                state["best"],
-                state["final"],
-            )
+            return _result("stopped" if state["stopped"] else "completed", state)
         is_resumed, before = False, state["examples"]
         time.sleep(faults.get("slow_sec", 0))
         state["step"] += 1
@@ -165,21 +152,25 @@ def run(
             reporter.progress(state["step"], state["examples"])
 
 
+def _result(status: str, state: dict[str, Any]) -> RunResult:
+    return RunResult(status, state["step"], state["examples"], state["best"], state["metrics"])
+
+
 def _validate(
     config: TrainConfig, folder: Path, state: dict[str, Any], share: float, *, is_candidate: bool
 ) -> None:
-    loss = val_loss(config, share)
+    metrics = measure(config, share)
     where = {
         "step": state["step"],
         "examples": state["examples"],
         "epoch": state["examples"] / NUM_CLIPS,
     }
-    state["rows"] = [row for row in state["rows"] if row["step"] != state["step"]] + [
-        {"kind": "val", **where, "val_loss": loss}
-    ]
-    state["final"] = loss
-    if is_candidate and (state["best"] is None or loss < state["best"]["val_loss"]):
-        state["best"] = {"val_loss": loss, **where}
+    state["rows"] = [row for row in state["rows"] if row["step"] != state["step"]]
+    state["rows"].append({"kind": "val", **where, **metrics})
+    state["metrics"] = metrics
+    objective = config.best_by
+    if is_candidate and (state["best"] is None or metrics[objective] < state["best"][objective]):
+        state["best"] = {**metrics, **where}
         best = folder / "checkpoints" / "best"
         shutil.rmtree(best, ignore_errors=True)
         best.mkdir()
@@ -188,7 +179,7 @@ def _validate(
             f"weights of {config.learning_rate!r} after {state['step']} steps",
         )
         write_whole(best / "state.json", json.dumps(state))
-        write_whole(best / "val_clips.json", json.dumps(clips(loss)))
+        write_whole(best / "val_clips.json", json.dumps(clips(metrics["val_loss"])))
 
 
 def _log_step(folder: Path, step: int) -> None:
@@ -204,10 +195,14 @@ def _fault(folder: Path, name: str, step: int = 1, total_steps: int = 2) -> None
         raise KeyError("a bug in the trainer")
     if number in faults.get("infeasible", []):
         raise ConfigError("backbone: 33 heads do not go into 2048")
+    if number in faults.get("out_of_memory", []):
+        raise _torch().OutOfMemoryError("CUDA out of memory")
+    if number in faults.get("full_disk", []):
+        raise MachineError("checkpoints could not be written: No space left on device")
     if number in faults.get("diverge", []) and step >= total_steps // 2:
-        raise Diverged(f"step {step}: the loss is not finite")
+        raise Diverged(step, "loss")
     if number in faults.get("diverge_at_once", []):
-        raise Diverged("step 1: the loss is not finite")
+        raise Diverged(1, "loss")
     if str(number) in faults.get("kill", {}) and step >= total_steps // 2:
         count = folder / "kills"
         kills = int(count.read_text()) if count.is_file() else 0
@@ -216,8 +211,18 @@ def _fault(folder: Path, name: str, step: int = 1, total_steps: int = 2) -> None
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _torch() -> Any:
+    """Stand in for torch, which would take seconds to import."""
+    torch: Any = types.ModuleType("torch")
+    torch.OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})
+    torch.cuda = types.SimpleNamespace(is_available=lambda: False)
+    sys.modules["torch"] = torch
+    return torch
+
+
 if __name__ == "__main__":
     import sweep
+    from csm_ft.sweep import run as sweep_run
 
     class NoPage:
         """The report has its own tests and takes seconds."""
@@ -227,5 +232,5 @@ if __name__ == "__main__":
         def finish(self) -> None: ...
 
     if "page" not in os.environ.get("FAKE_TRAINER", ""):
-        sweep.Page = NoPage
+        sweep_run.ReportProcess = NoPage
     sys.exit(sweep.main(sys.argv[1:], trainer="tests.helpers.fake_trainer", describe=describe))

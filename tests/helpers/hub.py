@@ -1,6 +1,4 @@
-"""The hub's cache with Mimi and CSM-1B in it.
-
-Real names, real file formats, small random weights, no network.
+"""The hub's cache with Mimi and CSM-1B: real names and formats, small random weights, no network.
 
 What the two models' widths do not touch is as published: 24 kHz, 12.5 frames a second, 32 codebooks
 of 2048 codes (2051 ids), 128,256 text ids. So token files fit, and the product's own loading code
@@ -18,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import MimiConfig, MimiModel
 
-from csm_ft.families.csm.config import CsmSize, TransformerSize
 from csm_ft.families.csm.model import random_model
+from csm_ft.families.csm.size import CsmSize, TransformerSize
 
 ROOT = Path(__file__).resolve().parents[2]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -58,10 +56,7 @@ FOREIGN_KEYS = {
 
 
 def make_hub_cache(cache: Path) -> Path:
-    """Fill `cache` (HF_HUB_CACHE) with kyutai/mimi and sesame/csm-1b as a download leaves them.
-
-    Return it.
-    """
+    """Fill and return `cache` (HF_HUB_CACHE), with kyutai/mimi and sesame/csm-1b as downloaded."""
     torch.manual_seed(0)
     mimi = MimiModel(MIMI)
     for name, buffer in mimi.named_buffers():
@@ -101,9 +96,7 @@ def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _speak_briefly(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Make every fifth frame or so the EOS frame (all codes 0).
 
-    Random weights never say it, and would speak up to the cap.
-
-    Dimension 0 is made a constant, which the heads read as a preference for code 0: slight in
+    Random weights never say it, and would speak up to the cap. So dimension 0 is made a constant, which the heads read as a preference for code 0: slight in
     codebook 0, strong after it.
     """
     for name in ("text_embeddings.weight", "audio_embeddings.weight"):

@@ -1,12 +1,9 @@
-"""pretokenize.py in tests.
-
-A codec that takes no time and shows what it was given, and a folder to run the program in.
-"""
+"""pretokenize.py in tests: a family whose encoder takes no time, and a folder to run it in."""
 
 import json
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +11,42 @@ import numpy as np
 import soundfile
 
 import pretokenize
-from csm_ft.data.token_file import Store, open_store, verify
+from csm_ft.config.base import option
+from csm_ft.config.pretokenize import PretokenizeConfig
+from csm_ft.data import __main__ as data_main
+from csm_ft.data.rows import Row
+from csm_ft.data.split import ArrayKind, Arrays, Store
+from csm_ft.families import open_family, stores
+from csm_ft.families.base import Encoder, Family
 
 Json = dict[str, Any]
 SAMPLE_RATE_HZ = 16000
+FRAME_SAMPLES = 1280
+NUM_SUMS = 4
 
 
-class FakeCodec:
-    """4 codebooks, 80 ms frames, codes are checksums of the samples.
+class FakeConfig(PretokenizeConfig):
+    """Options of the fake family."""
 
-    Digital silence gets all-zero codes.
+    family: str = option("fake", "Model family.", group="data")
+    default_speaker: str = option("999", "Speaker of rows that name none.", group="data")
+    max_positions: int = option(2048, "Letters + frames + 1 of a clip.", group="checks")
+
+
+class FakeEncoder(Encoder):
+    """80 ms frames; `sums` are checksums of their samples, `peaks` their largest samples.
+
+    `letters` are the code points of `speaker|text`. A frame of digital silence is rejected.
     """
 
-    name = "melrvq"
-    source = "fake"
+    arrays: Mapping[str, ArrayKind] = {
+        "sums": ArrayKind("<u2", NUM_SUMS),
+        "peaks": ArrayKind("<f4"),
+        "letters": ArrayKind("<u4"),
+    }
     sample_rate_hz = SAMPLE_RATE_HZ
-    frame_samples = 1280
-    num_codebooks = 4
-    vocab_size = 256
+    frame_sec = FRAME_SAMPLES / SAMPLE_RATE_HZ
+    text_fingerprint = "letters"
 
     def __init__(
         self,
@@ -41,38 +56,103 @@ class FakeCodec:
         on_batch: Callable[[int], None] = lambda number: None,
     ) -> None:
         self.version, self.pause_sec, self.on_batch = version, pause_sec, on_batch
+        self.max_positions = 2048
         self.batches: list[list[int]] = []  # lengths in samples of the waves of each call
+        self.fitted_on: list[list[int]] = []  # the same, of each fit
 
     @property
-    def fingerprint(self) -> str:
+    def audio_fingerprint(self) -> str:
         return f"fake-{self.version}"
 
-    def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        self.batches.append([len(wave) for wave in waves])
-        time.sleep(self.pause_sec * len(waves))
-        self.on_batch(len(self.batches))
-        return [self._encode(wave) for wave in waves]
+    @property
+    def facts(self) -> Mapping[str, str]:
+        return {"version": self.version}
 
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        return np.zeros(len(codes) * self.frame_samples, np.float32)
-
-    def to_bytes(self) -> bytes | None:
-        return None
+    @property
+    def assets(self) -> Mapping[str, bytes]:
+        return {"version": self.version.encode()}
 
     @property
     def num_encoded(self) -> int:
         return sum(map(len, self.batches))
 
-    def _encode(self, wave: np.ndarray) -> np.ndarray:
-        padded = np.pad(wave, (0, -len(wave) % self.frame_samples)).reshape(-1, self.frame_samples)
+    def encode_audio(self, waves: Sequence[np.ndarray]) -> list[Arrays | str]:
+        self.batches.append([wave.shape[-1] for wave in waves])
+        time.sleep(self.pause_sec * len(waves))
+        self.on_batch(len(self.batches))
+        return [self._encode(wave) for wave in waves]
+
+    def encode_text(self, row: Row) -> Arrays:
+        letters = [ord(letter) for letter in f"{row.speaker or ''}|{row.text}"]
+        return {"letters": np.array(letters, np.uint32)}
+
+    def rejects(self, row: Row, lengths: Mapping[str, int]) -> str:
+        letters, frames = lengths["letters"], lengths["sums"]
+        if letters + frames + 1 <= self.max_positions:
+            return ""
+        return (
+            f"{letters} letters + {frames} frames + 1 are more than --max_positions"
+            f" {self.max_positions}; cut the clip"
+        )
+
+    def decode(self, arrays: Arrays) -> np.ndarray:
+        return np.zeros(len(arrays["sums"]) * FRAME_SAMPLES, np.float32)
+
+    def fit(self, waves: Sequence[np.ndarray]) -> None:
+        self.fitted_on.append([wave.shape[-1] for wave in waves])
+        self.version = f"fitted on {len(waves)}"
+
+    def restore(self, facts: Mapping[str, Any], assets: Mapping[str, bytes]) -> bool:
+        if not str(facts.get("version")).startswith("fitted"):
+            return False
+        self.version = assets["version"].decode()
+        return True
+
+    def _encode(self, wave: np.ndarray) -> Arrays | str:
+        wave = wave.reshape(-1, wave.shape[-1])  # [channels, N]
+        padded = np.pad(wave, ((0, 0), (0, -wave.shape[1] % FRAME_SAMPLES)))
+        frames = padded.reshape(len(wave), -1, FRAME_SAMPLES).swapaxes(0, 1)
+        if not frames.any(axis=(1, 2)).all():
+            return "a frame is silent; cut the clip differently"
         sums = [
-            zlib.crc32(f"{self.version}{k}".encode() + frame.tobytes()) % 255 + 1
-            for frame in padded
-            for k in range(4)
+            zlib.crc32(f"{self.version}{k}".encode() + frame.tobytes()) % 65535 + 1
+            for frame in frames
+            for k in range(NUM_SUMS)
         ]
-        codes = np.array(sums, np.uint16).reshape(-1, 4)
-        codes[~padded.any(axis=1)] = 0
-        return codes
+        return {
+            "sums": np.array(sums, np.uint16).reshape(-1, NUM_SUMS),
+            "peaks": np.abs(frames).max(axis=(1, 2)),
+        }
+
+
+class FakeFamily(Family):
+    """Only what pretokenize.py asks of a family."""
+
+    name = "fake"
+    pretokenize_config = FakeConfig
+
+    def __init__(self, encoder: FakeEncoder) -> None:
+        self.encoder = encoder
+
+    def open_encoder(self, source: PretokenizeConfig | Store, device: str) -> FakeEncoder:
+        assert isinstance(source, FakeConfig)
+        self.encoder.max_positions = source.max_positions
+        return self.encoder
+
+
+FakeFamily.__abstractmethods__ = frozenset()
+
+
+def use_fake_family(
+    encoder: FakeEncoder, patch: Callable[[object, str, object], None] = setattr
+) -> None:
+    """Let the programs that read token files know a family `fake` with this encoder."""
+
+    def open_one(name: str) -> Family:
+        return FakeFamily(encoder) if name == "fake" else open_family(name)
+
+    for module in (pretokenize, stores, data_main):
+        patch(module, "open_family", open_one)
 
 
 def write_wave(
@@ -90,6 +170,7 @@ class Work:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.output = folder, folder / "tokens.hdf5"
+        self.flags = ["--family", "fake"]
 
     def clips(self, seconds: list[float], *, first: int = 0, **more: Any) -> list[Json]:
         rows = []
@@ -98,17 +179,13 @@ class Work:
             rows.append({"path": f"audio/{i}.wav", "text": f"This is sentence {i}.", **more})
         return rows
 
+    def command(self) -> list[str]:
+        """Return the flags of every run."""
+        output = ["--output", str(self.output)]
+        return [*self.flags, *output, "--num_workers", "2", "--device", "cpu"]
+
     def run(self, train: list[Json], val: list[Json] | None = None, *more: str) -> int:
-        argv = [
-            "--codec",
-            "melrvq",
-            "--output",
-            str(self.output),
-            "--num_workers",
-            "2",
-            "--device",
-            "cpu",
-        ]
+        argv = self.command()
         for name, rows in (("train", train), ("val", val)):
             if rows is not None:
                 (self.folder / f"{name}.json").write_text(json.dumps(rows))
@@ -116,8 +193,8 @@ class Work:
         return pretokenize.main([*argv, *more])
 
     def store(self) -> Store:
-        assert verify(self.output) == []
-        return open_store(self.output)
+        assert stores.verify(self.output) == []
+        return stores.open_store(self.output)
 
     def rejected(self) -> list[Json]:
         path = Path(f"{self.output}.rejected.jsonl")

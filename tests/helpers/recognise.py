@@ -1,7 +1,4 @@
-"""Which of some candidate sentences was spoken? pocketsphinx.
-
-Restricted to a grammar of whole sentences.
-"""
+"""Which of some candidate sentences was spoken? By pocketsphinx, with a grammar of sentences."""
 
 import re
 from collections.abc import Sequence

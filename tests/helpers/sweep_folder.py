@@ -1,7 +1,4 @@
-"""A synthetic sweep folder with the files that sweep.py leaves.
-
-Curves of a plausible shape, and recordings that can be heard.
-"""
+"""A synthetic sweep folder with the files that sweep.py leaves: plausible curves, audible samples."""
 
 import json
 import math
@@ -42,12 +39,14 @@ def make_sweep(
     num_trials: int = 6,
     sentences: dict[str, tuple[str, str]] = SENTENCES,
     samples: bool = True,
+    text_only: bool = False,
 ) -> dict[str, Any]:
-    """Write a finished sweep of `num_trials` trials into `out`.
+    """Write a finished sweep of `num_trials` trials into `out`; `text_only`: of a transcriber.
 
     Return what stands in summary.json, for tests to change and write again.
     """
     rng = np.random.default_rng(0)
+    unit = "nats per text token" if text_only else "nats per frame"
     make_run(
         out / "baseline",
         sentences if samples else {},
@@ -55,36 +54,42 @@ def make_sweep(
         last_step=0,
         quality=0.1,
         rng=rng,
-        references=samples,
+        references=samples and not text_only,
+        text_only=text_only,
     )
     trials = [
-        _make_trial(out, number, sentences if samples else {}, rng) for number in range(num_trials)
+        _make_trial(out, number, sentences if samples else {}, rng, text_only=text_only)
+        for number in range(num_trials)
     ]
     done = [t for t in trials if t["state"] == "completed"]
     best = min(done, key=lambda t: t["value"], default=None)
     gain = round(trials[0]["value"] - best["value"], 3) if best else 0.0
     summary = {
-        "study": "demo-voice",
+        "study": "demo-dictation" if text_only else "demo-voice",
         "created": "2026-03-01T10:00:00+00:00",
         "updated": "2026-03-01T10:04:31+00:00",
         "state": "finished",
         "data": "data/demo.hdf5",
-        "objective": (
-            "lowest val_loss over the scheduled validations from the first rung on (c0 + mean of"
-            " codebooks 1..7, nats per frame)"
-        ),
+        "objective": f"lowest validation loss ({unit}) from the first rung on",
+        "objective_metric": "val_loss",
+        "unit": unit,
+        "formula": "the text of all segments" if text_only else "codebook 0 + mean of the others",
         "n_trials": num_trials,
         "n_workers": 2,
         "device": "cpu",
         "horizon_examples": 1440,
         "rungs": [160, 480, 1440],
-        "baseline": {"value": 7.812, "dir": "baseline"},
+        "baseline": {
+            "value": 7.812,
+            "dir": "baseline",
+            "metrics": {"val_loss": 7.812, **parts(7.812)},
+        },
         "trials": trials,
         "best": best["number"] if best else None,
         "verdict": (
             {
                 "text": (
-                    f"Trial {best['number']} beats the default by {gain} nats per frame, more than"
+                    f"Trial {best['number']} beats the default by {gain} {unit}, more than"
                     " twice the noise between seeds (0.02)."
                 ),
                 "tie": False,
@@ -118,6 +123,23 @@ def make_sweep(
     return summary
 
 
+def as_old(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary as it was before units, formulas and further metrics stood in it."""
+    new = ("objective_metric", "unit", "formula")
+    old = {name: value for name, value in summary.items() if name not in new}
+    old["baseline"] = {"value": 7.812, "dir": "baseline"}
+    old["trials"] = [
+        {name: value for name, value in trial.items() if name != "metrics"}
+        for trial in summary["trials"]
+    ]
+    return old
+
+
+def parts(value: float) -> dict[str, float]:
+    """Further metrics of a validation."""
+    return {"val_first": round(0.4 * value, 4), "val_rest": round(0.6 * value, 4)}
+
+
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
     """Write summary.json."""
     (out / "summary.json").write_text(json.dumps(summary))
@@ -132,48 +154,35 @@ def make_run(
     quality: float,
     rng: np.random.Generator,
     references: bool = False,
+    text_only: bool = False,
 ) -> None:
-    """Write one run folder.
-
-    Metrics.jsonl with `curve` as (examples, val_loss), and recordings at the half and the end.
-    """
+    """Write one run folder: a `curve` of (examples, val_loss), samples at the half and the end."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("seed: 0\n")
     rows: list[dict[str, Any]] = [
         {"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, "val_loss": 7.812}
     ]
     for examples, value in curve:
-        rows.append(
-            {
-                "kind": "train",
-                "step": examples // 8,
-                "examples": examples,
-                "epoch": examples / 288,
-                "loss": value - 0.1,
-                "lr": 1e-4,
-            }
-        )
-        rows.append(
-            {
-                "kind": "val",
-                "step": examples // 8,
-                "examples": examples,
-                "epoch": examples / 288,
-                "val_loss": value,
-            }
-        )
+        where = {"step": examples // 8, "examples": examples, "epoch": examples / 288}
+        rows.append({"kind": "train", **where, "loss": value - 0.1, "lr": 1e-4})
+        rows.append({"kind": "val", **where, "val_loss": value, **parts(value)})
     for prompt, (text, speaker) in sentences.items():
         for step in sorted({last_step // 2, last_step}):
             stopped = quality > 0.3
-            wave = speech(len(text) * (0.06 if stopped else 0.1), quality, rng)
             facts = {
                 "text": text,
                 "speaker": speaker,
                 "step": step,
                 "examples": step * 8,
-                "stopped_by_eos": stopped,
+                "is_complete": stopped,
             }
-            write_take(folder / "samples" / prompt / f"step_{step:06d}", wave, facts)
+            stem = folder / "samples" / prompt / f"step_{step:06d}"
+            if text_only:
+                write_answer(stem, f"{text.lower()} as heard at {step}", facts | {"speaker": ""})
+            else:
+                write_take(
+                    stem, speech(len(text) * (0.06 if stopped else 0.1), quality, rng), facts
+                )
             rows.append({"kind": "sample", "step": step, "prompt": prompt, "text": text})
     if references:
         for index, (text, _) in enumerate(sentences.values()):
@@ -184,6 +193,12 @@ def make_run(
                 {"text": text, "clip_id": f"clip{index}"},
             )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_answer(stem: Path, answer: str, facts: dict[str, Any]) -> None:
+    """Write one sample whose answer is text as a run does."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps({**facts, "answer": answer}))
 
 
 def write_take(stem: Path, wave: np.ndarray, facts: dict[str, Any]) -> None:
@@ -219,7 +234,12 @@ def speech(seconds: float, quality: float, rng: np.random.Generator) -> np.ndarr
 
 
 def _make_trial(
-    out: Path, number: int, sentences: dict[str, tuple[str, str]], rng: np.random.Generator
+    out: Path,
+    number: int,
+    sentences: dict[str, tuple[str, str]],
+    rng: np.random.Generator,
+    *,
+    text_only: bool,
 ) -> dict[str, Any]:
     state = STATES[number % len(STATES)]
     learning_rate = 3e-5 if number == 0 else float(10 ** rng.uniform(-5.5, -2.5))
@@ -258,6 +278,7 @@ def _make_trial(
         last_step=last // 8,
         quality=0.9 if last == 1440 else 0.25,
         rng=rng,
+        text_only=text_only,
     )
     return {
         "number": number,
@@ -273,4 +294,5 @@ def _make_trial(
         "slot": number % 2,
         "dir": folder,
         "is_default": number == 0,
+        "metrics": {"val_loss": value, **parts(value)} if best_at else {},
     }

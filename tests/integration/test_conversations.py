@@ -10,18 +10,14 @@ from safetensors.torch import load_file
 
 import pretokenize
 import train
-from csm_ft.families.csm.config import CsmConfig
 from csm_ft.sweep.trials import describe_data
 from tests.integration.test_methods import SHORT
-from tests.integration.test_train import ROOT, rows
+from tests.integration.test_train import ROOT, config_of, rows
 
 
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four conversations of five turns by two speakers, as lists of turns.
-
-    And four clips by themselves; one conversation to validate.
-    """
+    """Four conversations of five turns, and four clips by themselves; one to validate."""
     folder = tmp_path_factory.mktemp("talks")
     clips = json.loads((ROOT / "demo/new_voice/train.json").read_text())[:29]
     for i, clip in enumerate(clips):
@@ -63,7 +59,7 @@ def options(tokens: Path, run: Path, *more: str) -> list[str]:
         (["--context_positions", "130"], 16),
     ],
 )
-def test_examples_of_a_run_and_of_a_sweep(
+def test_runs_and_sweeps_count_alike(
     talks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], examples: int
 ) -> None:
     run = tmp_path / "run"
@@ -72,7 +68,7 @@ def test_examples_of_a_run_and_of_a_sweep(
     assert re.search(
         rf"\d+ clips in {examples} examples to train on, 5 clips in 1 examples to validate", said
     )
-    config = train.parse_args(CsmConfig, options(talks, run, *more), program="", description="")
+    config = config_of(options(talks, run, *more))
     assert describe_data(config).num_train_examples == examples, (
         "a sweep counts what its trials see"
     )
@@ -81,7 +77,7 @@ def test_examples_of_a_run_and_of_a_sweep(
     )
 
 
-def test_validation_does_not_depend_on_what_is_learned(talks: Path, tmp_path: Path) -> None:
+def test_validation_ignores_what_is_learned(talks: Path, tmp_path: Path) -> None:
     def base(name: str, *more: str) -> float:
         assert train.main(options(talks, tmp_path / name, "--max_steps", "1", *more)) == 0
         return rows(tmp_path / name, "val")[0]["val_loss"]
@@ -91,24 +87,10 @@ def test_validation_does_not_depend_on_what_is_learned(talks: Path, tmp_path: Pa
     assert base("bob", "--val_turns", "speaker:bob") != everything
 
 
-def test_a_conversational_run_goes_on_exactly(talks: Path, tmp_path: Path) -> None:
-    more = [
-        "--loss_turns",
-        "last",
-        "--max_steps",
-        "5",
-        "--batch_size",
-        "3",
-        "--micro_batch_tokens",
-        "400",
-    ]
+def test_a_conversational_run_resumes_exactly(talks: Path, tmp_path: Path) -> None:
+    more = "--loss_turns last --max_steps 5 --batch_size 3 --micro_batch_tokens 400".split()
     assert train.main(options(talks, tmp_path / "whole", *more)) == 0
-    config = train.parse_args(
-        CsmConfig,
-        options(talks, tmp_path / "parts", *more, "--partial_data_loading"),
-        program="",
-        description="",
-    )
+    config = config_of(options(talks, tmp_path / "parts", *more, "--partial_data_loading"))
     paused: list[bool] = []
     assert (
         train.run(config, should_pause=lambda: len(paused.append(True) or paused) > 2).status
@@ -123,7 +105,7 @@ def test_a_conversational_run_goes_on_exactly(talks: Path, tmp_path: Path) -> No
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_samples_of_a_conversational_run_follow_their_context(talks: Path, tmp_path: Path) -> None:
+def test_samples_follow_their_context(talks: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert (
         train.main(

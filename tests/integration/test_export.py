@@ -1,7 +1,4 @@
-"""Exports as a user makes them.
-
-Read back by other programs before they count, and the way back into train.py.
-"""
+"""Exports as a user makes them, read back by other programs, and the way back into train.py."""
 
 import json
 import os
@@ -18,16 +15,22 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CsmForConditionalGeneration
 
 import pretokenize
 import train
 from csm_ft import codecs
-from csm_ft.export import run as export
+from csm_ft.cli import parse_args
+from csm_ft.errors import CodecError
+from csm_ft.export.__main__ import main as export
+from csm_ft.export.run import EXPORT
 from csm_ft.families.base import Prompt, SamplingOptions
-from csm_ft.families.csm.encoder import open_tokenizer
+from csm_ft.families.csm.config import CsmConfig
+from csm_ft.families.csm.encoder import CsmEncoder, open_tokenizer
 from csm_ft.families.csm.export import layouts
+from csm_ft.families.csm.export import sesame as sesame_layout
+from csm_ft.families.csm.export import transformers as transformers_layout
 from csm_ft.families.csm.export.probe import difference, logits_of, random_probes
 from csm_ft.families.csm.weights import load_model
 from tests.conftest import write_metadata
@@ -68,7 +71,7 @@ def lora_run(tokens: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(autouse=True)
 def _no_sesame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CSM_REPO_PATH", raising=False)
-    monkeypatch.setattr(export, "load_env_files", lambda: None)
+    monkeypatch.setattr("csm_ft.cli.load_env_files", lambda: None)
 
 
 @pytest.fixture
@@ -80,7 +83,7 @@ def sesame(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def val_loss(tokens: Path, weights: Path, folder: Path) -> float:
-    """The yardstick of weights, as train.py measures it before the first step."""
+    """The validation loss of weights, as train.py measures it before the first step."""
     argv = [
         "--data",
         str(tokens),
@@ -90,11 +93,8 @@ def val_loss(tokens: Path, weights: Path, folder: Path) -> float:
         str(weights),
         *BRIEF,
     ]
-    result = train.run_baseline(
-        train.parse_args(train.config_class(), argv, program="", description="")
-    )
-    assert result.final_val_loss is not None
-    return result.final_val_loss
+    result = train.run_baseline(parse_args(CsmConfig, argv, program="", description=""))
+    return result.metrics["val_loss"]
 
 
 def best(run: Path) -> float:
@@ -103,7 +103,7 @@ def best(run: Path) -> float:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("which", ["run", "lora_run"])
-def test_each_export_says_what_the_run_says(
+def test_export_equals_the_run(
     which: str,
     kind: str,
     request: pytest.FixtureRequest,
@@ -114,14 +114,14 @@ def test_each_export_says_what_the_run_says(
 ) -> None:
     source: Path = request.getfixturevalue(which)
     output = tmp_path / "export"
-    assert export.main([str(source), "--format", kind, "--output", str(output)]) == 0
+    assert export([str(source), "--format", kind, "--output", str(output)]) == 0
     said = capsys.readouterr().out
     is_adapter = which == "lora_run" and kind == "transformers"
-    judge = {"sesame": "Sesame's models.py"}.get(
+    reference = {"sesame": "Sesame's models.py"}.get(
         kind, "peft and transformers" if is_adapter else "transformers"
     )
-    assert f"read back by {judge}: c0 logits differ by at most " in said
-    record = json.loads((output / export.RECORD).read_text())
+    assert f"read back by {reference}: c0 logits differ by at most " in said
+    record = json.loads((output / EXPORT).read_text())
     assert record["difference"]["c0"] < 1e-4 * record["difference"]["c0_spread"]
     assert record["difference"]["depth"] < 1e-4 * record["difference"]["depth_spread"]
     assert val_loss(tokens, output, tmp_path / "back") == pytest.approx(best(source), abs=1e-4)
@@ -144,27 +144,30 @@ def test_each_export_says_what_the_run_says(
     )
 
 
-def test_the_default_output_is_in_the_run_and_may_be_written_again(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert export.main([str(run), "--format", "sesame"]) == 0
-    assert "Sesame's own code did not check this export" in capsys.readouterr().out
-    assert "CSM_REPO_PATH" in export.export_sesame.NOT_CHECKED
+def test_default_output_may_be_replaced(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export([str(run), "--format", "sesame"]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "Sesame's own code did not check this",
+        "requirements-sesame.txt",
+        "CSM_REPO_PATH",
+    ):
+        assert words in said
     output = run / "export-sesame"
     assert json.loads((output / "config.json").read_text())["backbone_flavor"] == "backbone-2x32"
-    assert export.main([str(run / "checkpoints/step_000004"), "--format", "sesame"]) == 0, (
+    assert export([str(run / "checkpoints/step_000004"), "--format", "sesame"]) == 0, (
         "an export may be replaced by another"
     )
-    assert export.main([str(run), "--format", "sesame", "--checkpoint", "last"]) == 0
-    (output / export.RECORD).unlink()
-    assert export.main([str(run), "--format", "sesame"]) == 2
+    assert export([str(run), "--format", "sesame", "--checkpoint", "last"]) == 0
+    (output / EXPORT).unlink()
+    assert export([str(run), "--format", "sesame"]) == 2
     assert "was not made by this program" in capsys.readouterr().err
     shutil.rmtree(output)
 
 
-def test_a_checkpoint_of_choice(run: Path, tmp_path: Path) -> None:
+def test_any_checkpoint_is_exported(run: Path, tmp_path: Path) -> None:
     assert (
-        export.main(
+        export(
             [
                 str(run),
                 "--format",
@@ -186,13 +189,11 @@ def test_a_checkpoint_of_choice(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sesame", "merged"])
-def test_bf16_says_what_it_costs(
+def test_cost_of_bf16_is_shown(
     run: Path, tokens: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "export"
-    assert (
-        export.main([str(run), "--format", kind, "--dtype", "bf16", "--output", str(output)]) == 0
-    )
+    assert export([str(run), "--format", kind, "--dtype", "bf16", "--output", str(output)]) == 0
     assert (
         "rounding the weights to bf16 costs: c0 logits differ by at most" in capsys.readouterr().out
     )
@@ -210,7 +211,7 @@ def test_adapters_stay_fp32(
     lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        export.main(
+        export(
             [
                 str(lora_run),
                 "--format",
@@ -226,21 +227,19 @@ def test_adapters_stay_fp32(
     assert "--format merged" in capsys.readouterr().err
 
 
-def test_transformers_generates_what_we_generate(run: Path, tmp_path: Path) -> None:
+def test_transformers_generates_the_same_codes(run: Path, tmp_path: Path) -> None:
     """Greedy frames by the library's own generate, from text alone."""
-    assert export.main([str(run), "--format", "transformers", "--output", str(tmp_path / "x")]) == 0
+    assert export([str(run), "--format", "transformers", "--output", str(tmp_path / "x")]) == 0
     theirs = CsmForConditionalGeneration.from_pretrained(tmp_path / "x")
     tokenizer = open_tokenizer(str(tmp_path / "x"))
-    sample = load_model(str(run)).sample(
-        [Prompt("a", "A clear morning.", "0")],
-        tokenizer=tokenizer,
-        options=SamplingOptions(6, 0, 0, 0),
-    )[0]
+    encoder = CsmEncoder(codecs.open_codec("melrvq"), tokenizer)
+    prompts, options = [Prompt("a", "A clear morning.", "0")], SamplingOptions(max_sec=6 * 0.08)
+    (sample,) = load_model(str(run)).sample(prompts, encoder, options)
     ids = torch.from_numpy(tokenizer.encode("A clear morning.", "0").astype(np.int64))[None]
     said = theirs.generate(
         input_ids=ids, do_sample=False, depth_decoder_do_sample=False, max_new_tokens=6
     )
-    np.testing.assert_array_equal(said[0].numpy(), sample.codes)
+    np.testing.assert_array_equal(said[0].numpy(), sample.arrays["codes"])
 
 
 def snippet(folder: Path) -> str:
@@ -248,13 +247,13 @@ def snippet(folder: Path) -> str:
     return text.split("```python\n")[1].split("```")[0].replace("THIS_FOLDER", str(folder))
 
 
-def test_the_code_on_the_card_loads_the_export(
+def test_code_on_the_card_runs(
     run: Path, lora_run: Path, tmp_path: Path, sesame: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, sesames, adapter = (tmp_path / name for name in ("base", "sesame", "adapter"))
-    assert export.main([str(run), "--format", "transformers", "--output", str(base)]) == 0
-    assert export.main([str(run), "--format", "sesame", "--output", str(sesames)]) == 0
-    assert export.main([str(lora_run), "--format", "transformers", "--output", str(adapter)]) == 0
+    assert export([str(run), "--format", "transformers", "--output", str(base)]) == 0
+    assert export([str(run), "--format", "sesame", "--output", str(sesames)]) == 0
+    assert export([str(lora_run), "--format", "transformers", "--output", str(adapter)]) == 0
     probes, expected = random_probes(load_model(str(run)).size), load_model(str(run))
 
     def run_code(code: str) -> Any:
@@ -265,22 +264,22 @@ def test_the_code_on_the_card_loads_the_export(
     module = types.ModuleType("models")
     exec((sesame / "models.py").read_text(), vars(module))
     monkeypatch.setitem(sys.modules, "models", module)
-    said = export.export_sesame._logits(run_code(snippet(sesames)).eval(), probes[0])
+    said = sesame_layout._logits(run_code(snippet(sesames)).eval(), probes[0])
     assert torch.equal(said[0], logits_of(expected, probes[:1]).c0)
     theirs = run_code(snippet(base))
     assert difference(
-        logits_of(expected, probes), export.export_transformers.logits_of(theirs, probes)
+        logits_of(expected, probes), transformers_layout.logits_of(theirs, probes)
     ).is_same
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
         adapted = run_code(snippet(adapter).replace("BASE_FOLDER", str(base)))
     assert isinstance(adapted, PeftModel)
     wanted = logits_of(load_model(str(lora_run)), probes)
-    assert difference(wanted, export.export_transformers.logits_of(adapted, probes)).is_same
+    assert difference(wanted, transformers_layout.logits_of(adapted, probes)).is_same
     assert not difference(wanted, logits_of(expected, probes)).is_same, "adapters that do something"
 
 
 @pytest.mark.parametrize("kind", ["sesame", "transformers"])
-def test_an_export_that_says_something_else_is_not_kept(
+def test_wrong_export_is_not_kept(
     run: Path,
     tmp_path: Path,
     kind: str,
@@ -288,51 +287,46 @@ def test_an_export_that_says_something_else_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A judge without the scaling of RoPE, and rows in another order.
-
-    Both must be seen, and cost an older export nothing.
-    """
+    """Other code without the scaling of RoPE, and rows in another order: an older export stays."""
     output = tmp_path / "export"
-    assert export.main([str(run), "--format", kind, "--output", str(output)]) == 0
-    before = (output / export.RECORD).read_bytes()
+    assert export([str(run), "--format", kind, "--output", str(output)]) == 0
+    before = (output / EXPORT).read_bytes()
     monkeypatch.setenv("STAND_IN_FORGETS_ROPE_SCALING", "1")
     monkeypatch.setattr(layouts, "_rope_heads", lambda name, size: 0)
     for place in (output, tmp_path / "new"):
-        assert export.main([str(run), "--format", kind, "--output", str(place)]) == 1
-        assert "the export is not what the run says" in capsys.readouterr().err
-    assert (output / export.RECORD).read_bytes() == before
+        assert export([str(run), "--format", kind, "--output", str(place)]) == 1
+        assert "the export differs from the run" in capsys.readouterr().err
+    assert (output / EXPORT).read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["export"], "nothing else is left"
 
 
-def test_tensors_that_the_library_would_make_up_are_seen(
+def test_missing_tensors_are_seen(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write = export.export_transformers.write_model
+    write = transformers_layout.write_model
 
     def forgetful(folder: Path, *rest: Any) -> None:
         write(folder, *rest)
         tensors = load_file(folder / "model.safetensors")
         del tensors["lm_head.weight"]
-        export.export_transformers.save_file(
-            tensors, folder / "model.safetensors", metadata={"format": "pt"}
-        )
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(export.export_transformers, "write_model", forgetful)
-    assert export.main([str(run), "--format", "merged", "--output", str(tmp_path / "x")]) == 1
+    monkeypatch.setattr(transformers_layout, "write_model", forgetful)
+    assert export([str(run), "--format", "merged", "--output", str(tmp_path / "x")]) == 1
     assert "lm_head.weight" in capsys.readouterr().err
 
 
-def test_killed_in_the_middle_leaves_no_half_folder(run: Path, tmp_path: Path) -> None:
+def test_kill_leaves_no_half_folder(run: Path, tmp_path: Path) -> None:
     code = f"""
 import os, signal
-from csm_ft import codecs
-from csm_ft.export import run as export
-write = export.export_sesame.write_model
+from csm_ft.export.__main__ import main
+from csm_ft.families.csm.export import sesame
+write = sesame.write_model
 def die(*arguments):
     write(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-export.export_sesame.write_model = die
-export.main([{str(run)!r}, "--format", "sesame", "--output", {str(tmp_path / "x")!r}])
+sesame.write_model = die
+main([{str(run)!r}, "--format", "sesame", "--output", {str(tmp_path / "x")!r}])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -340,23 +334,23 @@ export.main([{str(run)!r}, "--format", "sesame", "--output", {str(tmp_path / "x"
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "x").exists()
     assert list(tmp_path.iterdir()) != [], "it was killed in the middle"
-    assert export.main([str(run), "--format", "sesame", "--output", str(tmp_path / "x")]) == 0
+    assert export([str(run), "--format", "sesame", "--output", str(tmp_path / "x")]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_full_disk(
+def test_full_disk_leaves_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*arguments: Any, **keywords: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.export_sesame, "save_file", full)
-    assert export.main([str(run), "--format", "sesame", "--output", str(tmp_path / "x")]) == 1
+    monkeypatch.setattr(sesame_layout, "save_file", full)
+    assert export([str(run), "--format", "sesame", "--output", str(tmp_path / "x")]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_its_token_file_a_run_is_exported_all_the_same(
+def test_run_without_token_file_is_exported(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "copy"
@@ -365,7 +359,7 @@ def test_without_its_token_file_a_run_is_exported_all_the_same(
     (copy / "config.yaml").write_text(
         "\n".join(["data: gone.hdf5" if line.startswith("data:") else line for line in config])
     )
-    assert export.main([str(copy), "--format", "sesame"]) == 0
+    assert export([str(copy), "--format", "sesame"]) == 0
     assert "gone.hdf5: no such token file" in capsys.readouterr().out
     output = copy / "export-sesame"
     assert not (output / "speech.json").exists()
@@ -374,37 +368,34 @@ def test_without_its_token_file_a_run_is_exported_all_the_same(
     ).text.replace("\\", "")
 
 
-def test_an_adapter_that_lacks_tensors(
+def test_damaged_adapter_is_refused(
     lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "adapter"
     shutil.copytree(lora_run / "checkpoints/best", folder)
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.pop(next(iter(tensors)))
-    export.export_transformers.save_file(tensors, folder / "adapter_model.safetensors")
+    save_file(tensors, folder / "adapter_model.safetensors")
     for kind in FORMATS:
-        assert export.main([str(folder), "--format", kind, "--output", str(tmp_path / "x")]) == 2
+        assert export([str(folder), "--format", kind, "--output", str(tmp_path / "x")]) == 2
         assert "1 tensors missing" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
 def unreachable(*arguments: Any, **keywords: Any) -> None:
-    raise ValueError("the hub is gone")
+    raise CodecError("the hub is gone")
 
 
-def test_mimi_goes_along_and_the_converter_comes_back(
+def test_hub_weights_convert_with_mimi(
     hub: Path,
     tmp_path: Path,
     sesame: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A hub name to transformers, that to bf16, and back to Sesame's layout.
-
-    Mimi inside, what the processor needs beside it.
-    """
+    """A hub name to transformers with Mimi inside, that to bf16, and back to Sesame's layout."""
     there, half, back = (tmp_path / name for name in ("there", "half", "back"))
-    assert export.main(["sesame/csm-1b", "--format", "transformers", "--output", str(there)]) == 0
+    assert export(["sesame/csm-1b", "--format", "transformers", "--output", str(there)]) == 0
     assert (there / "tokenizer.json").read_bytes() == (ROOT / "demo/tokenizer.json").read_bytes()
     theirs, mimi = (
         load_file(there / "model.safetensors"),
@@ -425,27 +416,25 @@ def test_mimi_goes_along_and_the_converter_comes_back(
         codecs, "open_codec", unreachable
     )  # from here on the codec is taken from the weights themselves
     assert (
-        export.main(
-            [str(there), "--format", "transformers", "--dtype", "bf16", "--output", str(half)]
-        )
+        export([str(there), "--format", "transformers", "--dtype", "bf16", "--output", str(half)])
         == 0
     )
     halved = load_file(half / "model.safetensors")
     assert all(
         torch.equal(halved[f"codec_model.{name}"], tensor) for name, tensor in mimi.items()
     ), "codes must not change"
-    assert export.main([str(there), "--format", "sesame", "--output", str(back)]) == 0
+    assert export([str(there), "--format", "sesame", "--output", str(back)]) == 0
     original = load_file(next(hub.glob("models--sesame--csm-1b/snapshots/*/model.safetensors")))
     returned = load_file(back / "model.safetensors")
     assert returned.keys() == original.keys()
     assert all(torch.equal(returned[name], tensor) for name, tensor in original.items())
     assert "Generator(model).generate" in (back / "README.md").read_text()
     capsys.readouterr()
-    assert export.main(["sesame/csm-1b", "--format", "sesame"]) == 2
+    assert export(["sesame/csm-1b", "--format", "sesame"]) == 2
     assert "--output DIR" in capsys.readouterr().err
 
 
-def test_a_run_on_mimis_codes(
+def test_run_on_mimis_codes(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_data, val_data = (
@@ -472,7 +461,7 @@ def test_a_run_on_mimis_codes(
         train.main(["--data", str(tokens), "--output_dir", str(run), *BRIEF, "--max_steps", "1"])
         == 0
     )
-    assert export.main([str(run), "--format", "transformers"]) == 0
+    assert export([str(run), "--format", "transformers"]) == 0
     card = ModelCard.load(run / "export-transformers/README.md")
     assert card.data.base_model == "sesame/csm-1b"
     assert card.data.license == "apache-2.0"
@@ -485,20 +474,20 @@ def test_a_run_on_mimis_codes(
     assert not (run / "export-transformers/codec.safetensors").exists(), (
         "Mimi is named, with its hash"
     )
-    monkeypatch.setattr(codecs, "from_store", unreachable)
+    monkeypatch.setattr(codecs, "from_facts", unreachable)
     capsys.readouterr()
-    assert export.main([str(run), "--format", "merged"]) == 2
+    assert export([str(run), "--format", "merged"]) == 2
     assert "the hub is gone; --format sesame needs none" in capsys.readouterr().err
-    assert export.main([str(run), "--format", "sesame"]) == 0
+    assert export([str(run), "--format", "sesame"]) == 0
 
 
-def test_a_sweep_and_its_trials(
+def test_sweep_exports_its_best_trial(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The best trial's best weights, with the leaderboard; of a trial by itself, too."""
     sweep = tmp_path / "my-sweep"
     shutil.copytree(run, sweep / "trials/0001")
-    assert export.main([str(sweep), "--format", "sesame"]) == 2
+    assert export([str(sweep), "--format", "sesame"]) == 2
     assert "no trial of this sweep has completed yet" in capsys.readouterr().err
     shutil.copytree(run / "checkpoints/best", sweep / "best")
     (sweep / "summary.json").write_text(json.dumps({"best": 1}))
@@ -511,12 +500,12 @@ def test_a_sweep_and_its_trials(
     (sweep / "trials.csv").write_text("\n".join([columns, *rows]))
     shutil.rmtree(sweep / "trials/0001/checkpoints")
     for name in (sweep, sweep / "best"):
-        assert export.main([str(name), "--format", "sesame"]) == 0
+        assert export([str(name), "--format", "sesame"]) == 0
         card = ModelCard.load(sweep / "export-sesame/README.md").text
         assert "# my-sweep" in card
         assert "| 1 | 1 | 5.862 | 5.4 | completed | 0.0015 |\n| 2 | 0 (default) | 6.36 |" in card
-    assert export.main([str(sweep / "trials/0001"), "--format", "sesame"]) == 2
+    assert export([str(sweep / "trials/0001"), "--format", "sesame"]) == 2
     assert "a trial whose weights its sweep has dropped" in capsys.readouterr().err
     shutil.copytree(sweep / "best", sweep / "trials/0001/checkpoints/best")
-    assert export.main([str(sweep / "trials/0001"), "--format", "sesame"]) == 0
+    assert export([str(sweep / "trials/0001"), "--format", "sesame"]) == 0
     assert "0 (default)" in (sweep / "trials/0001/export-sesame/README.md").read_text()

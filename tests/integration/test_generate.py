@@ -1,7 +1,4 @@
-"""Speaking as a user does.
-
-With weights of every kind, after context, more than once, and from files of prompts.
-"""
+"""`generate` as a user runs it: weights of every kind, context, takes, files of prompts."""
 
 import json
 import os
@@ -11,13 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
 import train
-from csm_ft.export.run import main as export
+from csm_ft.export.__main__ import main as export
+from csm_ft.families.base import Prompt, Sample
+from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.prompts import read_prompts
-from csm_ft.generate import run as generate
+from csm_ft.generate.__main__ import main
 from tests.conftest import ROOT
 
 BASE = ROOT / "demo/base"
@@ -71,15 +71,15 @@ def run(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def speak(model: Path, output: Path, *argv: str) -> int:
-    return generate.main(["--model", str(model), "--output", str(output), *FAST, *argv])
+def generate(model: Path, output: Path, *argv: str) -> int:
+    return main(["--model", str(model), "--output", str(output), *FAST, *argv])
 
 
 def wav(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_training_speaks_prompts_after_their_context(run: Path) -> None:
+def test_training_samples_follow_their_context(run: Path) -> None:
     facts = [
         json.loads(path.read_text()) for path in sorted(run.glob("samples/*/step_000002.json"))
     ]
@@ -90,11 +90,9 @@ def test_training_speaks_prompts_after_their_context(run: Path) -> None:
     assert len({one["prompt"] for one in facts}) == 2
 
 
-def test_stdout_is_the_recordings_and_the_folder_has_all_to_listen(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stdout_lists_the_files_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        speak(
+        generate(
             BASE,
             tmp_path,
             "--text",
@@ -127,13 +125,13 @@ def test_stdout_is_the_recordings_and_the_folder_has_all_to_listen(
     wave, rate = soundfile.read(tmp_path / "001-hello.wav")
     assert rate == 16000
     assert len(wave) / rate == facts["seconds"] <= 1.2
-    assert facts["stopped_by_eos"] is (facts["seconds"] < 1.2)
+    assert facts["stopped_by_eos"] is facts["is_complete"] is (facts["seconds"] < 1.2)
     page = (tmp_path / "index.html").read_text()
     assert page.count("<audio") == 2
     assert "The ferry leaves at noon." in page
 
 
-def test_the_same_prompt_sounds_the_same_alone_in_company_and_as_a_later_take(
+def test_samples_depend_on_seed_and_prompt_only(
     tmp_path: Path,
 ) -> None:
     texts = [
@@ -144,14 +142,14 @@ def test_the_same_prompt_sounds_the_same_alone_in_company_and_as_a_later_take(
         "--text",
         "Yes.",
     ]
-    assert speak(BASE, tmp_path / "all", *texts, "--num_takes", "2") == 0
-    assert speak(BASE, tmp_path / "alone", "--text", "Yes.") == 0
-    assert speak(BASE, tmp_path / "second", "--text", "Yes.", "--seed", "1") == 0
+    assert generate(BASE, tmp_path / "all", *texts, "--num_takes", "2") == 0
+    assert generate(BASE, tmp_path / "alone", "--text", "Yes.") == 0
+    assert generate(BASE, tmp_path / "second", "--text", "Yes.", "--seed", "1") == 0
     first, second = wav(tmp_path / "all/003-yes-take1.wav"), wav(tmp_path / "all/003-yes-take2.wav")
     assert first != second
     assert wav(tmp_path / "alone/001-yes.wav") == first
     assert wav(tmp_path / "second/001-yes.wav") == second
-    assert speak(BASE, tmp_path / "batch", *texts, "--num_takes", "2", "--batch_size", "3") == 0
+    assert generate(BASE, tmp_path / "batch", *texts, "--num_takes", "2", "--batch_size", "3") == 0
     codes = [
         len(soundfile.read(tmp_path / folder / "003-yes-take1.wav")[0])
         for folder in ("all", "batch")
@@ -161,16 +159,16 @@ def test_the_same_prompt_sounds_the_same_alone_in_company_and_as_a_later_take(
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     for number in (1, 2):
-        assert speak(BASE, tmp_path, "--text", "Hello.") == 0
+        assert generate(BASE, tmp_path, "--text", "Hello.") == 0
         assert (tmp_path / f"{number:03d}-hello.wav").is_file()
     assert wav(tmp_path / "001-hello.wav") == wav(tmp_path / "002-hello.wav")
     assert (tmp_path / "index.html").read_text().count("<audio") == 2
 
 
-def test_context_changes_what_is_said_and_is_told(tmp_path: Path) -> None:
-    assert speak(BASE, tmp_path, "--text", "It is here.", "--speaker", "ben") == 0
+def test_context_changes_the_sample(tmp_path: Path) -> None:
+    assert generate(BASE, tmp_path, "--text", "It is here.", "--speaker", "ben") == 0
     assert (
-        speak(
+        generate(
             BASE,
             tmp_path,
             "--text",
@@ -196,11 +194,9 @@ def test_context_changes_what_is_said_and_is_told(tmp_path: Path) -> None:
     assert "nora: Could you give me the yellow camera?" in page
 
 
-def test_context_that_the_model_has_no_room_for_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_long_context_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     contexts = [part for _ in range(60) for part in ("--context", CONTEXT[0])]
-    assert speak(BASE, tmp_path, "--text", "It is here.", *contexts) == 0
+    assert generate(BASE, tmp_path, "--text", "It is here.", *contexts) == 0
     facts = json.loads((tmp_path / "001-it-is-here.json").read_text())
     assert 0 < facts["turns_left_out"] < 60
     assert (
@@ -209,7 +205,7 @@ def test_context_that_the_model_has_no_room_for_is_told(
     )
 
 
-def test_a_file_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompts_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(CLIPS / "0081.flac", tmp_path / "question.flac")
     context = [
         {
@@ -226,7 +222,7 @@ def test_a_file_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
     assert (
-        speak(
+        generate(
             BASE, tmp_path / "out", "--prompts", str(tmp_path / "prompts.json"), "--speaker", "anna"
         )
         == 0
@@ -242,7 +238,7 @@ def test_a_file_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ] == pytest.approx(1.04)
 
 
-def test_a_run_its_checkpoints_and_its_export_say_the_same(
+def test_run_checkpoint_and_export_agree(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export([str(run), "--format", "sesame", "--output", str(tmp_path / "export")]) == 0
@@ -254,28 +250,23 @@ def test_a_run_its_checkpoints_and_its_export_say_the_same(
         tmp_path / "export",
     ]
     for model in models:
-        assert speak(model, tmp_path / "out", "--text", "Yes.") == 0
+        assert generate(model, tmp_path / "out", "--text", "Yes.") == 0
     said = capsys.readouterr().err
     assert said.count("speaker nora (the one the model was trained on)") == 5
     recordings = {wav(path) for path in (tmp_path / "out").glob("*.wav")}
     assert len(recordings) == 1
-    assert speak(run, tmp_path / "out", "--text", "Yes.", "--speaker", "zoe") == 0
+    assert generate(run, tmp_path / "out", "--text", "Yes.", "--speaker", "zoe") == 0
     assert "the model was not trained on speaker zoe, but on nora" in capsys.readouterr().err
 
 
-def test_a_model_that_says_nothing(
+def test_silent_model_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from csm_ft.families.base import Sample
-    from csm_ft.families.csm.model import CsmModel
-
-    def silent(self: object, prompts: list, **_: object) -> list[Sample]:
-        import numpy as np
-
-        return [Sample(prompt, np.zeros((0, 8), np.uint16), True) for prompt in prompts]
+    def silent(self: object, prompts: list[Prompt], *_: object) -> list[Sample]:
+        return [Sample(prompt, {"codes": np.zeros((0, 8), np.uint16)}) for prompt in prompts]
 
     monkeypatch.setattr(CsmModel, "sample", silent)
-    assert speak(BASE, tmp_path, "--text", "Hello.") == 1
+    assert generate(BASE, tmp_path, "--text", "Hello.") == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert "no speech: the model stopped at once; try another --seed" in said.err
@@ -288,7 +279,7 @@ def test_a_model_that_says_nothing(
         (["--model", "nowhere", "--text", "a"], "nowhere: no such file or folder"),
         (
             ["--model", str(BASE), "--text", "a", "--context", "none.wav:b:"],
-            "none.wav: no such file; check its path",
+            "none.wav: no such file; correct the clip's path",
         ),
         (["--model", str(BASE), "--text", "word " * 3000], "cut the text into several prompts"),
         (["--model", str(BASE), "--prompts", "none.json"], "none.json: No such file"),
@@ -303,11 +294,11 @@ def test_a_model_that_says_nothing(
                 "--codec_source",
                 str(BASE / "config.json"),
             ],
-            "base cannot be heard",
+            "base: ",
         ),
     ],
 )
-def test_mistakes_are_told_and_leave_nothing(
+def test_mistakes_leave_nothing_behind(
     argv: list[str],
     message: str,
     tmp_path: Path,
@@ -315,33 +306,31 @@ def test_mistakes_are_told_and_leave_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert generate.main(argv) == 2
+    assert main(argv) == 2
     said = capsys.readouterr()
     assert message in said.err
     assert said.out == ""
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_written_before_an_interruption_stays(
+def test_interruption_keeps_what_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from csm_ft.families.csm.model import CsmModel
-
-    speaks, calls = CsmModel.sample, []
+    sample, calls = CsmModel.sample, []
 
     def interrupted(self: CsmModel, *arguments: Any, **keywords: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return speaks(self, *arguments, **keywords)
+        return sample(self, *arguments, **keywords)
 
     monkeypatch.setattr(CsmModel, "sample", interrupted)
-    assert speak(BASE, tmp_path, "--text", "Hello.", "--num_takes", "5") == 130
+    assert generate(BASE, tmp_path, "--text", "Hello.", "--num_takes", "5") == 130
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert (tmp_path / "index.html").read_text().count("<audio") == 2
 
 
-def test_as_a_command(tmp_path: Path) -> None:
+def test_command_of_the_readme(tmp_path: Path) -> None:
     """As in the README, in a process of its own; Ctrl-C and pipes see nothing but paths."""
     argv = [
         sys.executable,
@@ -362,7 +351,7 @@ def test_as_a_command(tmp_path: Path) -> None:
     assert f"{tmp_path}/a [b]/001-bold-hello.wav" in done.stderr
 
 
-def test_the_readme_shows_a_file_of_prompts(tmp_path: Path) -> None:
+def test_readme_shows_a_prompt_file(tmp_path: Path) -> None:
     (example,) = [
         part.split("```")[0]
         for part in (ROOT / "README.md").read_text().split("```json\n")
@@ -373,15 +362,12 @@ def test_the_readme_shows_a_file_of_prompts(tmp_path: Path) -> None:
     assert (first.text, second.context[0].path) == ("A sentence.", tmp_path / "question.wav")
 
 
-def test_a_hub_name_speaks_through_mimi_after_context(
+def test_hub_weights_use_mimi(
     hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By its size alone: Mimi and Llama's tokenizer, from the hub.
-
-    A context clip of another rate and format goes in.
-    """
+    """By its size alone: Mimi and Llama's tokenizer; a clip of another rate and format."""
     argv = ["--model", "sesame/csm-1b", "--output", str(tmp_path), *FAST]
-    assert generate.main([*argv, "--text", "Yes.", "--context", CONTEXT[0]]) == 0
+    assert main([*argv, "--text", "Yes.", "--context", CONTEXT[0]]) == 0
     assert "sesame/csm-1b: mimi and tokenizer by its size (32 codebooks)" in capsys.readouterr().err
     facts = json.loads((tmp_path / "001-yes.json").read_text())
     assert (facts["speaker"], facts["context"][0]["seconds"]) == (

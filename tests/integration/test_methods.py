@@ -1,7 +1,4 @@
-"""Other methods than full training, as a user runs them.
-
-What is trained, what is left alone, and a sweep over them.
-"""
+"""Other methods than full training: what is trained, what is left alone, and a sweep over them."""
 
 import json
 from pathlib import Path
@@ -15,9 +12,9 @@ from safetensors.torch import load_file
 import sweep
 import train
 from csm_ft.families import lora
-from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.weights import load_model
-from tests.integration.test_train import ROOT, Killed, Killer, rows
+from csm_ft.runs.checkpoint import save_weights
+from tests.integration.test_train import ROOT, Killed, Killer, config_of, rows
 
 BASE = ROOT / "demo/base"
 LORA = ["--method", "lora", "--lora_rank", "4", "--lora_dropout", "0.2", "--learning_rate", "3e-3"]
@@ -35,7 +32,7 @@ def val(run: Path) -> list[float]:
     return [row["val_loss"] for row in rows(run, "val")]
 
 
-def test_lora_leaves_adapters_and_goes_on_exactly(
+def test_lora_leaves_adapters_and_resumes_exactly(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -51,7 +48,7 @@ def test_lora_leaves_adapters_and_goes_on_exactly(
         "val_clips.json",
     }
     assert (best / lora.WEIGHTS).stat().st_size < (BASE / "model.safetensors").stat().st_size / 3
-    config = train.parse_args(CsmConfig, options(tokens, parts, *LORA), program="", description="")
+    config = config_of(options(tokens, parts, *LORA))
 
     for step in (1, 3, 5):
         with pytest.raises(Killed):
@@ -63,7 +60,7 @@ def test_lora_leaves_adapters_and_goes_on_exactly(
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_run_starts_from_the_merged_adapters_of_another(tokens: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_merged_adapters(tokens: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert train.main(options(tokens, first, *LORA)) == 0
     assert (
@@ -78,7 +75,7 @@ def test_a_run_starts_from_the_merged_adapters_of_another(tokens: Path, tmp_path
     assert (second / "checkpoints/best/model.safetensors").is_file()
 
 
-def test_another_base_under_a_lora_run_is_refused(
+def test_another_base_under_lora_is_refused(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = tmp_path / "base"
@@ -90,8 +87,6 @@ def test_another_base_under_a_lora_run_is_refused(
     other = load_model(str(BASE))
     with torch.no_grad():
         other.projection.weight.add_(1.0)
-    from csm_ft.runs.checkpoint import save_weights
-
     save_weights(base, other, other.size.to_json())
     capsys.readouterr()
     assert train.main([*run, "--max_steps", "2"]) == 2
@@ -141,23 +136,11 @@ def test_what_is_frozen_keeps_every_bit(
     assert (first["val_c0"] == last["val_c0"]) == ("depth_only" in more)
 
 
-def test_each_part_has_its_own_learning_rate(tokens: Path, tmp_path: Path) -> None:
-    """Adam's first step is as long as the learning rate.
-
-    The largest change of each part shows its factor.
-    """
-    more = [
-        "--learning_rate",
-        "1e-3",
-        "--warmup_steps",
-        "0",
-        "--weight_decay",
-        "0",
-        "--max_steps",
-        "1",
-        "--lr_decay",
-        "constant",
-    ]
+def test_each_part_has_its_own_rate(tokens: Path, tmp_path: Path) -> None:
+    """Adam's first step is as long as the learning rate, so that changes show the factors."""
+    more = (
+        "--learning_rate 1e-3 --warmup_steps 0 --weight_decay 0 --max_steps 1 --lr_decay constant"
+    ).split()
     factors = {"backbone": 0.5, "decoder": 2.0, "embeddings": 0.25, "heads": 4.0}
     flags = [
         word for name, factor in factors.items() for word in (f"--{name}_lr_factor", str(factor))
@@ -192,13 +175,13 @@ def test_each_part_has_its_own_learning_rate(tokens: Path, tmp_path: Path) -> No
         ),
         (["--method", "heads_only", "--heads_lr_factor", "0"], "nothing is left to train"),
         (["--method", "LoRA"], "'LoRA' is not valid"),
-        (["--decoder_lr_factor", "-1"], "below 0 (0 = frozen)"),
+        (["--decoder_lr_factor", "-1"], "decoder_lr_factor -1 is below 0"),
         (["--gen_prompts", "./no-prompts.json"], "no-prompts.json: No such file"),
         (["--model_name_or_checkpoint_path", "./nowhere"], "no such file or folder"),
         (["--loss_turns", "speaker:nobody"], "no train clip is by this speaker; there are"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_leave_no_run(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     assert train.main(options(tokens, tmp_path / "run", *more)) == 2
@@ -206,7 +189,7 @@ def test_mistakes_are_told(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistake_does_not_set_a_good_run_aside(
+def test_a_mistake_keeps_a_good_run(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = options(tokens, tmp_path / "run", "--max_steps", "1")
@@ -216,7 +199,7 @@ def test_a_mistake_does_not_set_a_good_run_aside(
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_sentence_too_long_for_the_model_leaves_no_run(
+def test_a_too_long_sentence_leaves_no_run(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["--gen_every", "1", "--gen_sentences", "word " * 3000]
@@ -227,10 +210,7 @@ def test_a_sentence_too_long_for_the_model_leaves_no_run(
 
 @pytest.mark.slow
 def test_a_sweep_over_methods(tokens: Path, tmp_path: Path) -> None:
-    """The committed space with the real trainer.
-
-    Each method gets its trials, and the best can be trained again and started from.
-    """
+    """The committed space: each method gets trials, and the best can be trained again."""
     out = tmp_path / "sweep"
     space = yaml.safe_load((ROOT / "configs/sweep_methods.yaml").read_text())
     space["batch_size"] = {"type": "fixed", "value": 4}

@@ -16,24 +16,14 @@ import numpy as np
 import pytest
 
 import pretokenize
-from csm_ft import codecs
-from csm_ft.data.token_file import Store, open_store, verify
-from tests.helpers.pretokenizing import FakeCodec, write_wave
+from csm_ft.data.split import Store
+from csm_ft.families.stores import open_store, verify
+from tests.helpers.pretokenizing import FakeEncoder, use_fake_family, write_wave
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLIPS = 40
-FLAGS = [
-    "--codec",
-    "melrvq",
-    "--batch_sec",
-    "3",
-    "--save_every",
-    "4",
-    "--num_workers",
-    "2",
-    "--device",
-    "cpu",
-]
+SPEED = ["--batch_sec", "3", "--save_every", "4", "--num_workers", "2", "--device", "cpu"]
+FLAGS = ["--family", "fake", *SPEED]
 
 
 def make_data(folder: Path) -> Path:
@@ -76,8 +66,8 @@ def assert_same_content(left: Store, right: Store) -> None:
         assert split.ids == other.ids
         for i in range(len(split)):
             assert split.clip(i) == other.clip(i)
-            np.testing.assert_array_equal(split.codes(i), other.codes(i))
-            np.testing.assert_array_equal(split.text_tokens(i), other.text_tokens(i))
+            for array in split.kinds:
+                np.testing.assert_array_equal(split.array(array, i), other.array(array, i))
 
 
 def wait_for_parts(process: "subprocess.Popen[bytes]", output: Path) -> None:
@@ -92,8 +82,14 @@ def wait_for_parts(process: "subprocess.Popen[bytes]", output: Path) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(autouse=True)
+def fake_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `verify` of this process know the family of the token files."""
+    use_fake_family(FakeEncoder(), monkeypatch.setattr)
+
+
 @pytest.mark.slow
-def test_killed_at_random_moments_it_finishes_with_the_same_content(tmp_path: Path) -> None:
+def test_killed_runs_finish_with_same_content(tmp_path: Path) -> None:
     metadata = make_data(tmp_path)
     calm = tmp_path / "calm.hdf5"
     assert subprocess.run(command(metadata, calm), cwd=ROOT, check=False).returncode == 0
@@ -120,7 +116,7 @@ def test_killed_at_random_moments_it_finishes_with_the_same_content(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_kill_costs_at_most_the_unfinished_part(tmp_path: Path) -> None:
+def test_kill_costs_at_most_unfinished_part(tmp_path: Path) -> None:
     metadata, output = make_data(tmp_path), tmp_path / "tokens.hdf5"
     process = start(metadata, output)
     wait_for_parts(process, output)
@@ -135,7 +131,7 @@ def test_a_kill_costs_at_most_the_unfinished_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_continue(tmp_path: Path) -> None:
     metadata, output = make_data(tmp_path), tmp_path / "tokens.hdf5"
     process = subprocess.Popen(
         command(metadata, output),
@@ -148,12 +144,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on" in error
+    assert "the same command continues" in error
     assert "Traceback" not in error
 
 
-if (
-    __name__ == "__main__"
-):  # the program with a codec that is slow enough to be killed while it works
-    codecs.open_codec = lambda *args, **kwargs: FakeCodec(pause_sec=0.05)
+if __name__ == "__main__":  # slow enough to be killed while it works
+    use_fake_family(FakeEncoder(pause_sec=0.05))
     sys.exit(pretokenize.main(sys.argv[1:]))

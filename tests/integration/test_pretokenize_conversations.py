@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 
 import pretokenize
-from csm_ft import codecs
 from csm_ft.data import __main__ as data_main
 from csm_ft.data.split import DUPLICATE, Split
-from csm_ft.data.token_file import describe, open_store, verify, write_store
-from tests.helpers.pretokenizing import FakeCodec, Json, Work, write_wave
+from csm_ft.families.stores import verify
+from tests.helpers.pretokenizing import FakeEncoder, Json, Work, use_fake_family, write_wave
 
 
 @pytest.fixture
-def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
-    fake = FakeCodec()
-    monkeypatch.setattr(codecs, "open_codec", lambda *args, **kwargs: fake)
+def encoder(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
+    fake = FakeEncoder()
+    use_fake_family(fake, monkeypatch.setattr)
     return fake
 
 
@@ -39,26 +38,15 @@ def places(split: Split) -> list[tuple[str, str, int]]:
     ]
 
 
-def to_schema_1(path: Path) -> None:
-    """Make a token file what the version before conversations wrote."""
-    with h5py.File(path, "r+") as file:
-        file.attrs["schema_version"] = 1
-        for split in ("train", "val"):
-            group = file[split]
-            assert isinstance(group, h5py.Group)
-            for name in ("conversation", "conversation_offsets", "turn"):
-                del group[name]
-
-
-def test_turns_travel_into_the_token_file_and_rejected_ones_leave_holes(
-    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+def test_turns_reach_the_token_file(
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = work.clips([1.0] * 9)
     rows[4]["end"] = 0.2  # too short: found when the sound file is looked at
     silent = {
         "path": "silent.wav",
         "text": "Nothing at all.",
-    }  # its codes are all zero: found when it is encoded
+    }  # found when it is encoded
     import soundfile
 
     soundfile.write(work.folder / "silent.wav", np.zeros(16000), 16000)
@@ -90,12 +78,11 @@ def test_turns_travel_into_the_token_file_and_rejected_ones_leave_holes(
     assert facts["turns_per_conversation"] == {"min": 2, "median": 2, "max": 3}
     told = "3 conversations of 2-3 turns (median 2); 2 were cut at rejected turns"
     assert told in capsys.readouterr().out
-    assert told in describe(work.output)
+    assert data_main.main([str(work.output)]) == 0
+    assert told in capsys.readouterr().out
 
 
-def test_the_fingerprint_covers_turns_and_nothing_where_there_are_none(
-    work: Work, codec: FakeCodec
-) -> None:
+def test_fingerprint_covers_turns(work: Work, encoder: FakeEncoder) -> None:
     rows = work.clips([1.0, 1.1])
 
     def fingerprint(*places: Json) -> str:
@@ -114,10 +101,10 @@ def test_the_fingerprint_covers_turns_and_nothing_where_there_are_none(
         fingerprint({}, {"conversation": "a"}),
     ]
     assert len({plain, *found}) == 6
-    assert codec.num_encoded == 2, "who answers whom has nothing to do with the audio"
+    assert encoder.num_encoded == 2, "who answers whom has nothing to do with the audio"
 
 
-def test_a_repeat_in_another_conversation_is_none(work: Work, codec: FakeCodec) -> None:
+def test_repeat_in_other_conversation_is_no_duplicate(work: Work, encoder: FakeEncoder) -> None:
     (row,) = work.clips([1.0])
     talks = [None, "a", "b", "a", None]
     assert work.run([{**row, "conversation": talk} for talk in talks], [row]) == 0
@@ -126,7 +113,7 @@ def test_a_repeat_in_another_conversation_is_none(work: Work, codec: FakeCodec) 
 
 
 def test_held_out_conversations_are_whole(
-    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = work.clips([0.5] * 12)
     assert (
@@ -145,35 +132,7 @@ def test_held_out_conversations_are_whole(
     assert "hang together" in capsys.readouterr().err
 
 
-def test_files_of_schema_1_open_and_give_their_codes(work: Work, codec: FakeCodec) -> None:
-    rows = work.clips([1.0, 1.1, 1.2])
-    assert work.run(rows, rows[:1]) == 0
-    new = work.store()
-    to_schema_1(work.output)
-    assert verify(work.output) == []
-    for in_memory in (True, False):
-        old = open_store(work.output, in_memory=in_memory)
-        assert (old.info.schema_version, old.info.content_fingerprint) == (
-            1,
-            new.info.content_fingerprint,
-        )
-        assert (
-            places(old.splits["train"])
-            == places(new.splits["train"])
-            == [(str(i), "", 0) for i in range(3)]
-        )
-        assert not old.splits["train"].has_conversations
-        np.testing.assert_array_equal(old.splits["train"].codes(2), new.splits["train"].codes(2))
-    assert work.run([{"turns": rows}], rows[:1]) == 0
-    assert codec.num_encoded == 3, "the codes of the old file are used again"
-    assert work.store().info.schema_version == 2
-    assert places(work.store().splits["train"]) == [(str(i), "row 1", i) for i in range(3)]
-    written = write_store(work.folder / "again.hdf5", work.store().info, work.store().splits)
-    assert written.content_fingerprint == work.store().info.content_fingerprint
-    assert open_store(work.folder / "again.hdf5").splits["train"].conversation(2) == "row 1"
-
-
-def test_two_turns_in_one_place_are_a_problem(work: Work, codec: FakeCodec) -> None:
+def test_two_turns_in_one_place_are_reported(work: Work, encoder: FakeEncoder) -> None:
     rows = work.clips([1.0, 1.1, 1.2])
     assert work.run([{"turns": rows}], rows[:1]) == 0
     with h5py.File(work.output, "r+") as file:
@@ -200,25 +159,14 @@ def folder_of_wavs(folder: Path, seconds: list[float]) -> Path:
     return folder
 
 
-def test_a_folder_of_wavs_is_all_it_takes(
-    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+def test_folder_of_wavs_is_pretokenized(
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train, val = (
         folder_of_wavs(work.folder / "train", [1.0, 1.1]),
         folder_of_wavs(work.folder / "val", [0.9]),
     )
-    argv = [
-        "--codec",
-        "melrvq",
-        "--output",
-        str(work.output),
-        "--device",
-        "cpu",
-        "--train_data",
-        str(train),
-        "--val_data",
-        str(val),
-    ]
+    argv = [*work.command(), "--train_data", str(train), "--val_data", str(val)]
     assert pretokenize.main(argv) == 0
     out = capsys.readouterr().out
     assert f"{train} is a folder without metadata: its sound files are the clips" in out
@@ -235,28 +183,20 @@ def test_a_folder_of_wavs_is_all_it_takes(
         in capsys.readouterr().out
     )
     assert work.report()["rejected_by_reason"] == {"no transcript": 1}
-    assert codec.num_encoded == 3
+    assert encoder.num_encoded == 3
 
 
-def test_the_output_may_lie_in_the_folder(
-    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+def test_output_may_lie_in_data_folder(
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of_wavs(work.folder / "voice", [1.0] * 4)
     (folder / "4.wav").write_text("no sound")
     (folder / "4.txt").write_text("Nothing.")
-    argv = [
-        "--codec",
-        "melrvq",
-        "--output",
-        str(folder / "tokens.hdf5"),
-        "--device",
-        "cpu",
-        "--train_data",
-        str(folder),
-    ]
+    work.output = folder / "tokens.hdf5"
+    argv = [*work.command(), "--train_data", str(folder)]
     for _ in range(2):
         assert pretokenize.main([*argv, "--max_rejected", "50%"]) == 0
-    assert codec.num_encoded == 4
+    assert encoder.num_encoded == 4
     (folder / "metadata.csv").write_text("path,text\n0.wav,Zero.\n1.wav,One.\n")
     assert pretokenize.main(argv) == 0
     assert f"{folder} is a folder: its metadata is metadata.csv" in capsys.readouterr().out

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from csm_ft.config import build
+from csm_ft.config.base import build
 from csm_ft.families.csm.config import CsmConfig
-from csm_ft.sweep.messages import FROM_WORKER, Done, RunTrial, send
+from csm_ft.report.page import build_report
+from csm_ft.sweep.link import Link
+from csm_ft.sweep.messages import FROM_WORKER, Answer, Done, FromWorker, RunTrial, Validated
 from tests.helpers import fake_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,18 +42,10 @@ class Sweep:
         (folder / "space.yaml").write_text(SPACE)
         self.out = folder / "out"
         self.argv = [
-            "--data",
-            "d",
-            "--sweep_config",
-            str(folder / "space.yaml"),
-            "--output_dir",
-            str(self.out),
-            "--n_epochs",
-            "3",
-            "--wandb",
-            "off",
+            *("--data", "d", "--family", "csm", "--sweep_config", str(folder / "space.yaml")),
+            *("--output_dir", str(self.out), "--n_epochs", "3", "--wandb", "off"),
+            *("--device", "cpu", *argv),
         ]
-        self.argv += ["--device", "cpu", *argv]
         self.environment = {**os.environ, "FAKE_TRAINER": json.dumps(faults or {})}
 
     def start(self, *argv: str) -> "subprocess.Popen[str]":
@@ -88,6 +82,13 @@ class Sweep:
         )
         return [row for row in rows if row["event"] == kind]
 
+    def at(self, number: int, examples: int) -> dict[str, float]:
+        """All metrics that a trial's run wrote of the validation at `examples`."""
+        path = self.out / "trials" / f"{number:04d}" / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        (row,) = [row for row in rows if row["examples"] == examples]
+        return {name: value for name, value in row.items() if name.startswith("val_")}
+
     def check_whole(self, n_trials: int) -> Counter[str]:
         """Exactly n trials, each ended and with its outcome, none twice, none running."""
         trials = self.trials()
@@ -111,8 +112,11 @@ class Sweep:
             rows = [
                 json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
             ]
-            told = {k: v for k, v in trial.intermediate_values.items() if k > 0}
-            assert told == {row["examples"]: row["val_loss"] for row in rows}
+            reported = {k: v for k, v in trial.intermediate_values.items() if k > 0}
+            assert reported == {row["examples"]: row["val_loss"] for row in rows}
+            for row in rows:
+                metrics = trial.user_attrs[f"metrics after {row['examples']} examples"]
+                assert metrics == {name: row[name] for name in row if name.startswith("val_")}
             if trial.user_attrs["outcome"]["state"] == "completed":
                 config = build(
                     CsmConfig,
@@ -147,7 +151,7 @@ def wait_for(condition: Any, sec: float = 20) -> None:
 @pytest.mark.parametrize(
     ("n_trials", "n_gpus", "trials_per_gpu"), [(1, 1, 1), (5, 2, 1), (3, 2, 2), (7, 1, 3)]
 )
-def test_exactly_n_trials_for_any_split(
+def test_exact_trial_count_for_any_split(
     tmp_path: Path, n_trials: int, n_gpus: int, trials_per_gpu: int
 ) -> None:
     sweep = Sweep(
@@ -165,7 +169,7 @@ def test_exactly_n_trials_for_any_split(
     assert len(sweep.events("worker started")) == min(n_trials, n_gpus * trials_per_gpu)
 
 
-def test_the_same_command_runs_the_remainder_and_a_larger_number_extends(tmp_path: Path) -> None:
+def test_same_command_runs_the_remainder(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     sweep.run("--n_trials", "3")
     first = [t.params for t in sweep.trials()]
@@ -178,7 +182,7 @@ def test_the_same_command_runs_the_remainder_and_a_larger_number_extends(tmp_pat
     assert "n_epochs: 3.0 there, 2.0 now" in sweep.run("--n_trials", "9", "--n_epochs", "2", code=2)
 
 
-def test_a_dead_worker_costs_nothing_but_steps(tmp_path: Path) -> None:
+def test_dead_worker_costs_only_steps(tmp_path: Path) -> None:
     sweep = Sweep(
         tmp_path,
         "--n_trials",
@@ -197,28 +201,28 @@ def test_a_dead_worker_costs_nothing_but_steps(tmp_path: Path) -> None:
     assert Counter(row["trial"] for row in died) == {0: 1, 2: 1}
     assert all(row["how"] == "killed by SIGKILL" for row in died)
     steps = (sweep.out / "trials" / "0000" / "steps.log").read_text().split()
-    assert len(steps) - len(set(steps)) <= 2, "it went on from its checkpoint"
+    assert len(steps) - len(set(steps)) <= 2, "it resumed from its checkpoint"
 
 
-def test_every_kind_of_fault_in_one_sweep(tmp_path: Path) -> None:
+def test_every_kind_of_fault(tmp_path: Path) -> None:
     faults = {
         "diverge": [1],
         "diverge_at_once": [2],
         "infeasible": [3],
         "kill": {"4": 99},
         "raise": [5],
+        "out_of_memory": [8],
     }
-    sweep = Sweep(tmp_path, "--n_trials", "8", "--n_gpus", "1", "--pruner", "none", faults=faults)
+    sweep = Sweep(tmp_path, "--n_trials", "9", "--n_gpus", "1", "--pruner", "none", faults=faults)
     sweep.run()
-    assert sweep.check_whole(8) == {"completed": 3, "diverged": 2, "infeasible": 1, "poison": 2}
+    assert sweep.check_whole(9) == {"completed": 3, "diverged": 2, "infeasible": 2, "poison": 2}
     rows = sweep.summary()["trials"]
     assert "the loss is not finite" in rows[1]["reason"]
+    assert rows[8]["reason"] == "OutOfMemoryError: CUDA out of memory"
     assert rows[3]["reason"] == "ConfigError: backbone: 33 heads do not go into 2048"
     assert "killed by SIGKILL; 3 times without progress, on cpu0" in rows[4]["reason"]
-    assert rows[4]["attempts"] in (
-        3,
-        4,
-    )  # progress is told now and then, so the first repetition may look like progress
+    # Progress is reported now and then, so the first repetition may look like progress.
+    assert rows[4]["attempts"] in (3, 4)
     assert (
         "KeyError: 'a bug in the trainer'; 3 times without progress, on cpu0" in rows[5]["reason"]
     )
@@ -226,7 +230,7 @@ def test_every_kind_of_fault_in_one_sweep(tmp_path: Path) -> None:
     assert rows[sweep.summary()["best"]]["state"] == "completed"
 
 
-def test_a_bug_ends_the_sweep_with_one_traceback_and_the_repair_goes_on(tmp_path: Path) -> None:
+def test_bug_ends_sweep_until_repaired(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "8", "--n_gpus", "2", faults={"raise": list(range(8))})
     output = sweep.run(code=1)
     assert output.count("Traceback (most recent call last)") == 1
@@ -238,15 +242,67 @@ def test_a_bug_ends_the_sweep_with_one_traceback_and_the_repair_goes_on(tmp_path
     sweep.check_whole(8)
 
 
-def test_a_mistake_in_the_options_is_told_without_a_traceback(tmp_path: Path) -> None:
+def test_user_error_has_no_traceback(tmp_path: Path) -> None:
     output = Sweep(tmp_path, faults={"infeasible": ["baseline"]}).run(code=2)
     assert output.rstrip().endswith("error: backbone: 33 heads do not go into 2048")
     assert "Traceback" not in output
     assert "more than the 0" not in output
 
 
+def test_full_disk_ends_sweep_until_repaired(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "2", faults={"full_disk": [1]})
+    output = sweep.run(code=2)
+    assert output.rstrip().endswith(
+        "error: checkpoints could not be written: No space left on device"
+    )
+    sweep.environment["FAKE_TRAINER"] = "{}"
+    sweep.run()
+    assert sweep.check_whole(2) == {"completed": 2}
+
+
+def test_metrics_travel_to_table_and_page(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "3", "--pruner", "none")
+    sweep.run()
+    summary = sweep.summary()
+    assert summary["unit"] == "nats per frame"
+    assert summary["formula"]
+    table = pd.read_csv(sweep.out / "trials.csv")
+    for number, row in enumerate(summary["trials"]):
+        at_best = sweep.at(number, row["best_examples"])
+        assert row["metrics"] == at_best
+        assert row["value"] == at_best["val_loss"]
+        for name, value in at_best.items():
+            assert table[f"metrics.{name}"][number] == pytest.approx(value)
+    page = build_report(sweep.out).read_text()
+    assert "val_<wbr>depth" in page
+    assert f"{summary['trials'][1]['metrics']['val_depth']:.3f}</td>" in page
+    assert f"{summary['baseline']['metrics']['val_depth']:.3f}</td>" in page
+
+
+def test_objective_other_than_the_loss(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "4", "--pruner", "none", "--best_by", "val_error")
+    output = sweep.run()
+    summary = sweep.summary()
+    rows = summary["trials"]
+    assert summary["objective_metric"] == "val_error"
+    assert summary["objective"] == "lowest val_error from the first rung on"
+    assert all(row["value"] == row["metrics"]["val_error"] for row in rows)
+    assert summary["best"] == min(rows, key=lambda row: row["value"])["number"]
+    assert summary["best"] != min(rows, key=lambda row: row["metrics"]["val_loss"])["number"]
+    assert summary["verdict"]["standard_error"] is None
+    assert "measured for val_loss only" in summary["verdict"]["text"]
+    assert "untrained model: val_error" in output
+    assert "best_by: 'val_error' there, None now" in sweep.run("--best_by", "val_loss", code=2)
+
+
+def test_unknown_objective_is_an_error(tmp_path: Path) -> None:
+    output = Sweep(tmp_path, "--best_by", "val_nothing").run(code=2)
+    assert "best_by 'val_nothing' is not among the validation metrics; choose among" in output
+    assert "val_loss, val_c0" in output
+
+
 @pytest.mark.slow
-def test_a_trainer_that_cannot_be_imported_ends_the_sweep(tmp_path: Path) -> None:
+def test_unimportable_trainer_ends_sweep(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     start = "sys.exit(sweep.main(sys.argv[1:], trainer='no_such', describe=fake.describe))"
     code = f"import sys, sweep; from tests.helpers import fake_trainer as fake; {start}"
@@ -263,7 +319,7 @@ def test_a_trainer_that_cannot_be_imported_ends_the_sweep(tmp_path: Path) -> Non
     assert "No module named 'no_such'" in done.stderr
 
 
-def test_control_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_control_c_saves_and_resumes(tmp_path: Path) -> None:
     sweep = Sweep(
         tmp_path, "--n_trials", "3", "--n_gpus", "2", "--pruner", "none", faults={"slow_sec": 0.05}
     )
@@ -272,7 +328,7 @@ def test_control_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
-    assert "The same command goes on from here" in output
+    assert "The same command resumes them" in output
     assert not alive(sweep)
     assert sweep.summary()["state"] == "unfinished"
     assert len(sweep.events("interrupted")) == 2
@@ -284,18 +340,18 @@ def test_control_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
         assert len(steps) == len(set(steps)), "nothing was done twice"
 
 
-def test_a_second_orchestrator_is_refused_and_workers_die_with_the_first(tmp_path: Path) -> None:
+def test_second_orchestrator_is_refused(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "2", "--n_gpus", "2", faults={"slow_sec": 0.2})
     with sweep.start() as process:
         wait_for(lambda: (sweep.out / "trials" / "0000" / "steps.log").is_file())
-        assert f"another sweep is running there (process {process.pid})" in sweep.run(code=2)
+        assert f"{sweep.out}: another sweep is running there; wait for it" in sweep.run(code=2)
         assert alive(sweep)
         process.kill()
     wait_for(lambda: not alive(sweep), sec=5)
 
 
 @pytest.mark.slow
-def test_a_page_is_left(tmp_path: Path) -> None:
+def test_page_is_left(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "2", faults={"page": True})
     sweep.run()
     assert (sweep.out / "report.html").stat().st_size > 10_000
@@ -304,7 +360,7 @@ def test_a_page_is_left(tmp_path: Path) -> None:
     }
 
 
-def test_a_warm_worker_leaves_nothing_of_one_trial_in_the_next(tmp_path: Path) -> None:
+def test_warm_worker_equals_fresh_process(tmp_path: Path) -> None:
     """Trial B after trial A equals B in a fresh process, in every number it reports."""
     warm = run_in_one_worker(tmp_path / "warm", [1e-3, 2e-5])
     fresh = run_in_one_worker(tmp_path / "fresh", [2e-5])
@@ -313,53 +369,36 @@ def test_a_warm_worker_leaves_nothing_of_one_trial_in_the_next(tmp_path: Path) -
 
 
 def run_in_one_worker(folder: Path, rates: list[float]) -> list[dict[str, Any]]:
-    ours, theirs = socket.socketpair()
-    command = [
-        sys.executable,
-        "-m",
-        "csm_ft.sweep.worker",
-        "--link",
-        str(theirs.fileno()),
-        "--trainer",
-        "tests.helpers.fake_trainer",
-    ]
+    link, theirs = Link[FromWorker].open(FROM_WORKER)
+    arguments = ["--link", str(theirs.fileno()), "--trainer", "tests.helpers.fake_trainer"]
     results = []
-    with (
-        ours,
-        theirs,
-        subprocess.Popen(
-            command, cwd=ROOT, pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL
-        ) as process,
-    ):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "csm_ft.sweep.worker", *arguments],
+        cwd=ROOT,
+        pass_fds=[theirs.fileno()],
+        stdout=subprocess.DEVNULL,
+    )
+    with process:
         theirs.close()
-        with ours.makefile("rb") as lines:
-            for number, rate in enumerate(rates):
-                config = build(
-                    CsmConfig,
-                    {
-                        "learning_rate": rate,
-                        "n_epochs": 2,
-                        "output_dir": str(folder / str(number)),
-                        "val_every": "100%",
-                    },
-                )
-                send(ours, RunTrial(trial=number, attempt=1, config=config.model_dump(mode="json")))
-                for line in lines:
-                    message = FROM_WORKER.validate_json(line)
-                    if message.type == "validated":
-                        send_answer(ours, number, message.examples)
-                    elif isinstance(message, Done):
-                        results.append(message.model_dump(exclude={"trial"}))
-                        break
-        ours.shutdown(socket.SHUT_WR)
+        assert link.receive().type == "ready"
+        for number, rate in enumerate(rates):
+            values = {
+                "family": "csm",
+                "learning_rate": rate,
+                "n_epochs": 2,
+                "output_dir": str(folder / str(number)),
+                "val_every": "100%",
+            }
+            config = build(CsmConfig, values).model_dump(mode="json")
+            link.send(RunTrial(trial=number, attempt=1, config=config))
+            while not isinstance(message := link.receive(), Done):
+                if isinstance(message, Validated):
+                    answer = {"trial": number, "attempt": 1, "examples": message.examples}
+                    link.send(Answer(**answer, may_continue=True))
+            results.append(message.model_dump(exclude={"trial"}))
+        link.close()
         assert process.wait(timeout=10) == 0, "the end of the link is the end of the worker"
     return results
-
-
-def send_answer(link: socket.socket, trial: int, examples: int) -> None:
-    from csm_ft.sweep.messages import Answer
-
-    send(link, Answer(trial=trial, attempt=1, examples=examples, go_on=True))
 
 
 def chaos(
@@ -393,7 +432,7 @@ def chaos(
         process.__exit__(None, None, None)
 
 
-def test_kill_9_of_workers_and_orchestrator(tmp_path: Path) -> None:
+def test_killed_workers_and_orchestrator(tmp_path: Path) -> None:
     sweep = Sweep(
         tmp_path,
         "--n_trials",
@@ -411,7 +450,7 @@ def test_kill_9_of_workers_and_orchestrator(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kill_9_of_everything_all_the_time(tmp_path: Path) -> None:
+def test_constant_kills_of_everything(tmp_path: Path) -> None:
     sweep = Sweep(
         tmp_path,
         "--n_trials",

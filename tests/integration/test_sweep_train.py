@@ -28,9 +28,7 @@ def measured(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_best_yaml_reproduces_and_a_warm_worker_trains_like_a_fresh_process(
-    tokens: Path, tmp_path: Path
-) -> None:
+def test_best_yaml_and_warm_worker_reproduce(tokens: Path, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     out = tmp_path / "out"
     argv = [

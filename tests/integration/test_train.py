@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import train
+from csm_ft.cli import parse_args
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.runs.metrics import CLOCKS
 
@@ -43,27 +44,19 @@ def options(tokens: Path, run: Path, *more: str) -> list[str]:
     return ["--data", str(tokens), "--output_dir", str(run), *TINY, *more]
 
 
+def config_of(argv: list[str]) -> CsmConfig:
+    return parse_args(CsmConfig, argv, program="train.py", description="")
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     last = max((run / "checkpoints").glob("step_*"))
     return load_file(last / "model.safetensors")
 
 
-def test_a_run_leaves_what_the_readme_promises(tokens: Path, tmp_path: Path) -> None:
+def test_a_run_leaves_what_is_promised(tokens: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    argv = options(
-        tokens,
-        run,
-        "--n_epochs",
-        "3",
-        "--gen_every",
-        "1/2",
-        "--gen_max_sec",
-        "1",
-        "--val_every",
-        "1ep",
-        "--log_every",
-        "2",
-    )
+    more = "--n_epochs 3 --gen_every 1/2 --gen_max_sec 1 --val_every 1ep --log_every 2"
+    argv = options(tokens, run, *more.split())
     assert train.main(argv) == 0
     assert [r["step"] for r in rows(run, "val")] == [0, 3, 6, 9]
     assert [r["step"] for r in rows(run, "train")] == [2, 4, 6, 8, 9]
@@ -125,7 +118,7 @@ class Killer:
     ],
 )
 def test_resuming_is_exact(tokens: Path, tmp_path: Path, more: list[str]) -> None:
-    """A run that is interrupted after every few steps tells and weighs the same as one that is not."""
+    """A run that is interrupted every few steps tells and weighs the same as one that is not."""
     base = [
         "--max_steps",
         "8",
@@ -141,7 +134,7 @@ def test_resuming_is_exact(tokens: Path, tmp_path: Path, more: list[str]) -> Non
     ]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.main(options(tokens, whole, *base)) == 0
-    config = train.parse_args(CsmConfig, options(tokens, parts, *base), program="", description="")
+    config = config_of(options(tokens, parts, *base))
 
     for step in (2, 5, 7):
         with pytest.raises(Killed):
@@ -154,22 +147,9 @@ def test_resuming_is_exact(tokens: Path, tmp_path: Path, more: list[str]) -> Non
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_data_in_memory_or_mapped_and_any_micro_batch_give_the_same_losses(
-    tokens: Path, tmp_path: Path
-) -> None:
+def test_losses_ignore_how_data_is_cut(tokens: Path, tmp_path: Path) -> None:
     def losses(name: str, *more: str) -> list[float]:
-        base = [
-            "--max_steps",
-            "4",
-            "--log_every",
-            "1",
-            "--val_every",
-            "2",
-            "--gen_every",
-            "0",
-            "--save_every",
-            "0",
-        ]
+        base = "--max_steps 4 --log_every 1 --val_every 2 --gen_every 0 --save_every 0".split()
         assert train.main(options(tokens, tmp_path / name, *base, *more)) == 0
         return [r.get("loss", r.get("val_loss")) for r in rows(tmp_path / name)]
 
@@ -212,20 +192,10 @@ def test_accumulation_equals_the_large_batch(tokens: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments(tokens: Path, tmp_path: Path) -> None:
-    base = [
-        "--max_steps",
-        "60",
-        "--save_every",
-        "4",
-        "--log_every",
-        "3",
-        "--val_every",
-        "10",
-        "--gen_every",
-        "20",
-        "--gen_max_sec",
-        "0.5",
-    ]
+    base = (
+        "--max_steps 60 --save_every 4 --log_every 3 --val_every 10 --gen_every 20 "
+        "--gen_max_sec 0.5"
+    ).split()
     whole, chaos = tmp_path / "whole", tmp_path / "chaos"
     assert train.main(options(tokens, whole, *base)) == 0
     command = [sys.executable, str(ROOT / "train.py"), *options(tokens, chaos, *base)]
@@ -255,7 +225,7 @@ def wait_until_it_tells(process: subprocess.Popen[bytes], metrics: Path, num_cha
         before = now
 
 
-def test_main_gives_signal_handlers_and_denormals_back(tokens: Path, tmp_path: Path) -> None:
+def test_main_restores_signals_and_denormals(tokens: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert (
         train.main(options(tokens, tmp_path / "run", "--max_steps", "1", "--gen_every", "0")) == 0
@@ -264,7 +234,7 @@ def test_main_gives_signal_handlers_and_denormals_back(tokens: Path, tmp_path: P
     assert float(torch.tensor(1e-40) * 1.0) > 0, "numbers below 1e-38 are numbers again"
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tokens: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_says_how(tokens: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [
         sys.executable,
@@ -278,27 +248,17 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tokens: Path, tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from here" in output
+    assert "the same command resumes from here" in output
     assert list((run / "checkpoints").glob("step_*"))
 
 
 def test_divergence_stops_before_the_update(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = [
-        "--learning_rate",
-        "1e30",
-        "--max_grad_norm",
-        "0",
-        "--max_steps",
-        "20",
-        "--gen_every",
-        "0",
-        "--val_every",
-        "0",
-        "--save_every",
-        "1",
-    ]
+    more = (
+        "--learning_rate 1e30 --max_grad_norm 0 --max_steps 20 --gen_every 0 "
+        "--val_every 0 --save_every 1"
+    ).split()
     assert train.main(options(tokens, tmp_path / "run", *more)) == 3
     assert "is not finite" in capsys.readouterr().err
     assert all(torch.isfinite(t).all() for t in weights(tmp_path / "run").values()), (
@@ -316,21 +276,8 @@ def test_the_reporter_can_end_a_run(tokens: Path, tmp_path: Path) -> None:
             seen.append(examples)
             return examples < 16
 
-    config = train.parse_args(
-        CsmConfig,
-        options(
-            tokens,
-            tmp_path / "run",
-            "--val_every",
-            "1",
-            "--gen_every",
-            "0",
-            "--measure_base",
-            "false",
-        ),
-        program="",
-        description="",
-    )
+    more = "--val_every 1 --gen_every 0 --measure_base false"
+    config = config_of(options(tokens, tmp_path / "run", *more.split()))
     result = train.run(config, Stop())
     assert (result.status, result.examples, seen) == ("stopped", 16, [8, 16])
     again = train.run(config, Stop())
@@ -341,9 +288,7 @@ def test_the_reporter_can_end_a_run(tokens: Path, tmp_path: Path) -> None:
     ), "a stopped run stays stopped"
 
 
-def test_a_trial_after_another_in_one_process_equals_a_fresh_one(
-    tokens: Path, tmp_path: Path
-) -> None:
+def test_a_second_trial_equals_a_fresh_one(tokens: Path, tmp_path: Path) -> None:
     def trial(name: str, rate: str) -> list[dict[str, Any]]:
         more = [
             "--learning_rate",
@@ -377,7 +322,7 @@ def test_a_trial_after_another_in_one_process_equals_a_fresh_one(
     assert rows(fresh) == warm
 
 
-def test_another_training_in_the_same_folder_is_refused_with_a_diff(
+def test_another_training_is_refused_with_differences(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = ["--max_steps", "1", "--gen_every", "0"]
@@ -406,7 +351,7 @@ def test_another_training_in_the_same_folder_is_refused_with_a_diff(
         (["--gen_speaker"], "expected one argument"),
     ],
 )
-def test_mistakes_end_with_a_message_not_a_traceback(
+def test_mistakes_end_with_a_message(
     tokens: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -424,7 +369,7 @@ def test_mistakes_end_with_a_message_not_a_traceback(
     assert message in capsys.readouterr().err
 
 
-def test_starting_from_a_run_a_folder_and_a_file(
+def test_weights_come_from_run_or_file(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = ["--max_steps", "2", "--gen_every", "0", "--val_every", "1"]
@@ -472,22 +417,8 @@ def test_starting_from_a_run_a_folder_and_a_file(
 
 
 def test_bf16_trains_and_speaks(tokens: Path, tmp_path: Path) -> None:
-    """Autocast changes the arithmetic, not the weights.
-
-    They stay fp32, and the caches of generation fit.
-    """
-    base = [
-        "--max_steps",
-        "3",
-        "--val_every",
-        "0",
-        "--log_every",
-        "1",
-        "--gen_max_sec",
-        "0.5",
-        "--save_every",
-        "0",
-    ]
+    """Autocast changes the arithmetic, not the weights; the caches of generation fit."""
+    base = "--max_steps 3 --val_every 0 --log_every 1 --gen_max_sec 0.5 --save_every 0".split()
     assert train.main(options(tokens, tmp_path / "bf16", *base, "--dtype", "bf16")) == 0
     assert train.main(options(tokens, tmp_path / "fp32", *base)) == 0
     half, full = ([r["loss"] for r in rows(tmp_path / name, "train")] for name in ("bf16", "fp32"))
@@ -501,7 +432,7 @@ def test_bf16_trains_and_speaks(tokens: Path, tmp_path: Path) -> None:
     )
 
 
-def test_the_embedded_base_is_the_default_for_the_embedded_codec(
+def test_the_embedded_base_is_the_default(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

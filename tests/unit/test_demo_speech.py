@@ -89,7 +89,7 @@ def test_a_recogniser_knows_every_english_word() -> None:
 
 
 @pytest.mark.parametrize("grammar", [demo_sentences.ENGLISH, demo_sentences.SPANISH])
-def test_sentences_are_whole_new_and_always_the_same(grammar: demo_sentences.Grammar) -> None:
+def test_sentences_are_new_and_reproducible(grammar: demo_sentences.Grammar) -> None:
     taken = set(grammar.draw_new(50, random.Random(0), set()))
     sentences = grammar.draw_new(300, random.Random(0), set(taken))
     assert len(set(sentences)) == 300

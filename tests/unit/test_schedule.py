@@ -33,7 +33,7 @@ def test_bad_durations_name_the_spellings(text: str) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 8, 32])
 @pytest.mark.parametrize("text", ["1/9", "10%", "1ep", "200ex"])
-def test_runs_are_judged_at_equal_examples_whatever_the_batch(batch_size: int, text: str) -> None:
+def test_events_come_at_equal_examples(batch_size: int, text: str) -> None:
     total = 1800
     steps = -(-total // batch_size)
     clock = Clock(total_steps=steps, total_examples=total, examples_per_epoch=600)
@@ -47,7 +47,7 @@ def test_runs_are_judged_at_equal_examples_whatever_the_batch(batch_size: int, t
     assert all(d % length < batch_size for d in due)
 
 
-def test_nothing_is_due_before_the_first_step_or_when_off() -> None:
+def test_nothing_is_due_before_step_one() -> None:
     clock = Clock(10, 80, 80)
     assert not clock.is_due(Duration.parse("1"), step=0, examples=0, examples_before=0)
     assert not clock.is_due(Duration.parse("0"), step=5, examples=40, examples_before=32)
@@ -56,9 +56,7 @@ def test_nothing_is_due_before_the_first_step_or_when_off() -> None:
 @pytest.mark.parametrize("decay", ["linear", "cosine", "constant", "exponential", "wsd"])
 @pytest.mark.parametrize("total_steps", [1, 2, 10, 300])
 @pytest.mark.parametrize("warmup_steps", [0, 1, 5])
-def test_learning_rate_warms_up_to_the_peak_and_ends_at_the_floor(
-    decay: str, total_steps: int, warmup_steps: int
-) -> None:
+def test_learning_rate_warms_up_and_falls(decay: str, total_steps: int, warmup_steps: int) -> None:
     warmup_steps = min(warmup_steps, total_steps // 2)
     factors = [
         learning_rate_factor(

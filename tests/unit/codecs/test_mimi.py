@@ -1,7 +1,4 @@
-"""Mimi behind the codec protocol.
-
-Golden codes of Kyutai's own code, batch == single, real loading code.
-"""
+"""Mimi behind the codec protocol: golden codes of Kyutai's own code, and what loads its files."""
 
 import json
 from pathlib import Path
@@ -12,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MimiConfig, MimiModel
 
-from csm_ft.codecs import from_store, open_codec
+from csm_ft.codecs import from_facts, open_codec
+from csm_ft.errors import CodecError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FACTS = json.loads((GOLDEN / "golden_mimi_tiny.json").read_text())
@@ -55,9 +53,7 @@ def noise(*num_samples: int) -> list[np.ndarray]:
     return [random.normal(0, 0.1, n).astype(np.float32) for n in num_samples]
 
 
-def test_codes_and_sound_are_those_of_kyutais_own_code(
-    original: Path, golden: dict[str, torch.Tensor]
-) -> None:
+def test_codes_and_sound_are_kyutais(original: Path, golden: dict[str, torch.Tensor]) -> None:
     codec = open_codec("mimi", str(original))
     waves = list(golden["in.wav"][:, 0].numpy())
     for wave, expected, sound in zip(
@@ -77,7 +73,7 @@ def test_the_file_itself_may_be_named(original: Path) -> None:
     assert by_file.fingerprint == open_codec("mimi", str(original)).fingerprint
 
 
-def test_the_newer_names_of_kyutais_attention_give_the_same(
+def test_newer_attention_names_give_the_same(
     original: Path, golden: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     weights = load_file(next(original.glob("tokenizer-*")))
@@ -94,7 +90,7 @@ def test_the_newer_names_of_kyutais_attention_give_the_same(
     )
 
 
-def test_protocol_numbers(hub_folder: Path) -> None:
+def test_the_protocols_numbers_are_mimis(hub_folder: Path) -> None:
     codec = open_codec("mimi", str(hub_folder))
     assert (codec.name, codec.source, codec.sample_rate_hz, codec.frame_samples) == (
         "mimi",
@@ -128,7 +124,7 @@ def test_fewer_codebooks_are_the_first_ones(hub_folder: Path) -> None:
     np.testing.assert_array_equal(coarse.encode([wave])[0], whole.encode([wave])[0][:, :2])
     assert coarse.decode(coarse.encode([wave])[0]).shape == (5 * 1920,)
     assert coarse.fingerprint != whole.fingerprint
-    with pytest.raises(ValueError, match=r"has 6 codebooks, not 7; ask for 1\.\.6"):
+    with pytest.raises(CodecError, match=r"has 6 codebooks, not 7; ask for 1\.\.6"):
         open_codec("mimi", str(hub_folder), num_codebooks=7)
 
 
@@ -145,7 +141,7 @@ def test_decode_takes_what_csm_can_say(hub_folder: Path) -> None:
         codec.decode(codes[:, :5])
 
 
-def test_the_trainers_precision_does_not_reach_the_codec(hub_folder: Path) -> None:
+def test_the_trainers_precision_changes_nothing(hub_folder: Path) -> None:
     codec = open_codec("mimi", str(hub_folder))
     wave = noise(20_000)[0]
     expected = codec.encode([wave])[0]
@@ -168,14 +164,14 @@ def test_weights_that_do_not_fit_are_refused(
         tmp_path / "model.safetensors",
         metadata={"format": "pt"},
     )
-    with pytest.raises(ValueError, match=r"missing tensors \(1\): .*downsample"):
+    with pytest.raises(CodecError, match=r"missing tensors \(1\): .*downsample"):
         open_codec("mimi", str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(FACTS["hf_config"] | {"codebook_size": 32}))
     save_file(load_file(next(original.glob("tokenizer-*"))), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="mismatched tensors"):
+    with pytest.raises(CodecError, match="mismatched tensors"):
         open_codec("mimi", str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"not a safetensors file")
-    with pytest.raises(ValueError, match="cannot be read as Mimi"):
+    with pytest.raises(CodecError, match="cannot be read as Mimi"):
         open_codec("mimi", str(tmp_path))
 
 
@@ -184,47 +180,32 @@ def test_weights_that_do_not_fit_are_refused(
     [("./nowhere", "no such file or folder"), ("mimi", "no such file or folder")],
 )
 def test_a_source_that_is_nothing(source: str, rule: str) -> None:
-    with pytest.raises(ValueError, match=rule):
+    with pytest.raises(CodecError, match=rule):
         open_codec("mimi", source)
 
 
 def test_an_empty_folder_says_what_belongs_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"neither model\.safetensors nor tokenizer"):
+    with pytest.raises(CodecError, match=r"neither model\.safetensors nor tokenizer"):
         open_codec("mimi", str(tmp_path))
 
 
-def test_without_the_hub_the_error_names_the_ways_out(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_hub_the_ways_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        ValueError, match=r"kyutai/mimi.*HF_HUB_OFFLINE.*hf auth login.*local folder.*melrvq"
+        CodecError, match=r"kyutai/mimi.*HF_HUB_OFFLINE.*hf auth login.*local folder.*melrvq"
     ):
         open_codec("mimi")
 
 
-class Store:
-    """What a token file says about its codec."""
-
-    def __init__(self, source: str, fingerprint: str) -> None:
-        self.info = type(
-            "Info",
-            (),
-            {
-                "codec": "mimi",
-                "codec_source": source,
-                "codec_fingerprint": fingerprint,
-                "num_codebooks": 3,
-            },
-        )
-
-    def asset(self, name: str) -> bytes | None:
-        return None
-
-
-def test_a_store_opens_its_mimi_and_no_other(hub_folder: Path, original: Path) -> None:
+def test_facts_open_their_mimi_only(hub_folder: Path, original: Path) -> None:
     codec = open_codec("mimi", str(hub_folder), num_codebooks=3)
-    assert from_store(Store(str(hub_folder), codec.fingerprint)).num_codebooks == 3  # pyright: ignore
-    with pytest.raises(ValueError, match=r"is not the one that made the tokens.*pretokenise again"):
-        from_store(Store(str(original), codec.fingerprint))  # pyright: ignore
+    facts = {
+        "codec": "mimi",
+        "codec_source": str(hub_folder),
+        "codec_fingerprint": codec.fingerprint,
+        "num_codebooks": 3,
+    }
+    assert from_facts(facts, None).num_codebooks == 3
+    with pytest.raises(CodecError, match=r"is not the one that made the tokens.*pretokenise again"):
+        from_facts({**facts, "codec_source": str(original)}, None)

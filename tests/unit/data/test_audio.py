@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from csm_ft.data import audio
-from csm_ft.data.audio import AudioError, facts, load, probe, save
+from csm_ft.data import audio, sound_file
+from csm_ft.data.audio import facts, load, probe, save
+from csm_ft.errors import AudioError, MachineError
 
 RATES_HZ = [8000, 16000, 22050, 44100, 48000]
 SUFFIXES = [".wav", ".flac", ".ogg", ".mp3"]
@@ -36,8 +37,9 @@ def tone(
 def message(path: Path, **options: Any) -> str:
     with pytest.raises(AudioError) as error:
         load(path, **{"sample_rate_hz": 24000, **options})
-    assert str(error.value).startswith(str(path)), "the message begins with the file"
-    assert ";" in str(error.value), "and names the way out"
+    assert str(error.value).startswith(f"{path}: "), "the message begins with the file"
+    assert "row" not in str(error.value), "callers add what to do"
+    assert "metadata" not in str(error.value)
     return str(error.value)
 
 
@@ -84,7 +86,7 @@ def test_every_format_rate_and_channel_count(
         (".opus", 16000),
     ],
 )
-def test_a_span_is_the_slice_of_the_whole_file(
+def test_span_equals_slice_of_whole_file(
     tmp_path: Path, suffix: str, rate_hz: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """At rates where a bare seek of libsndfile is wrong.
@@ -122,7 +124,7 @@ def test_a_span_is_the_slice_of_the_whole_file(
 @given(
     start=st.floats(0, 1.999), length=st.floats(0.001, 2.0), rate_hz=st.sampled_from([8000, 24000])
 )
-def test_any_span_is_a_slice_or_an_error(
+def test_any_span_is_slice_or_error(
     tmp_path_factory: pytest.TempPathFactory, start: float, length: float, rate_hz: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "spans.wav"
@@ -144,7 +146,7 @@ def test_any_span_is_a_slice_or_an_error(
         np.testing.assert_array_equal(span, expected)
 
 
-def test_channels(tmp_path: Path) -> None:
+def test_mono_channels_of_stereo_and_mono(tmp_path: Path) -> None:
     path, mono = tmp_path / "a.wav", tmp_path / "m.wav"
     left, right = tone(8000, 8000, 200), tone(8000, 8000, 900, seed=1)
     soundfile.write(path, np.stack([left, right], axis=1), 8000, subtype="FLOAT")
@@ -154,6 +156,60 @@ def test_channels(tmp_path: Path) -> None:
     np.testing.assert_allclose(load(path, sample_rate_hz=8000), (left + right) / 2, atol=1e-7)
     np.testing.assert_array_equal(load(mono, sample_rate_hz=8000, channel="left"), left)
     assert "right of a mono file" in message(mono, channel="right")
+
+
+# Both sides of a stereo file
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("rate_hz", [16000, 22050])
+def test_both_channels_match_left_and_right(tmp_path: Path, suffix: str, rate_hz: int) -> None:
+    path = tmp_path / f"a{suffix}"
+    sides = [tone(rate_hz, rate_hz, 200), tone(rate_hz, rate_hz, 900, seed=1)]
+    soundfile.write(path, np.stack(sides, axis=1), rate_hz)
+    for span in ({}, {"start_sec": 0.25, "end_sec": 0.5}):
+        both = load(path, sample_rate_hz=16000, channel="both", **span)
+        assert both.dtype == np.float32
+        assert both.flags.c_contiguous
+        left, right = (
+            load(path, sample_rate_hz=16000, channel=side, **span) for side in ("left", "right")
+        )
+        np.testing.assert_array_equal(both, np.stack([left, right]))
+
+
+@pytest.mark.parametrize(("num_channels", "words"), [(1, "1 channel,"), (3, "3 channels,")])
+def test_both_needs_exactly_two_channels(tmp_path: Path, num_channels: int, words: str) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros((800, num_channels)), 8000)
+    assert f"has {words} not the two of a stereo file" in message(path, channel="both")
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "1 samples are NaN"), (30.0, "go up to 30")])
+def test_checks_cover_both_channels(tmp_path: Path, value: float, words: str) -> None:
+    sound = np.zeros((800, 2), np.float32)
+    sound[7, 1] = value
+    soundfile.write(tmp_path / "a.wav", sound, 8000, subtype="FLOAT")
+    assert words in message(tmp_path / "a.wav", channel="both")
+    assert load(tmp_path / "a.wav", sample_rate_hz=8000, channel="left").shape == (800,)
+
+
+def test_both_channels_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.stack([tone(9999, 8000), tone(9999, 8000, 900)], axis=1), 8000)
+    in_one = load(path, sample_rate_hz=8000, channel="both")
+    monkeypatch.setattr(sound_file, "BLOCK_FRAMES", 777)
+    np.testing.assert_array_equal(load(path, sample_rate_hz=8000, channel="both"), in_one)
+
+
+def test_both_channels_read_only_span(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    sparse_wav(path, num_frames=3 * 3600 * 48000, sample_rate_hz=48000, num_channels=2)
+    tracemalloc.start()
+    wave = load(path, sample_rate_hz=24000, start_sec=9e3, end_sec=9e3 + 5, channel="both")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert wave.shape == (2, 5 * 24000)
+    assert peak_bytes < 20e6
 
 
 @pytest.mark.parametrize("source_hz", RATES_HZ)
@@ -177,7 +233,7 @@ def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suf
     path = tmp_path / f"a{suffix}"
     soundfile.write(path, np.stack([tone(99_999, 22050)] * 2, axis=1), 22050)
     in_one = load(path, sample_rate_hz=24000)
-    monkeypatch.setattr(audio, "_BLOCK_FRAMES", 777)
+    monkeypatch.setattr(sound_file, "BLOCK_FRAMES", 777)
     np.testing.assert_array_equal(load(path, sample_rate_hz=24000), in_one)
     np.testing.assert_allclose(
         in_one, soxr.resample(soundfile.read(path)[0].mean(axis=1), 22050, 24000), atol=1e-5
@@ -207,7 +263,7 @@ def sparse_wav(path: Path, *, num_frames: int, sample_rate_hz: int, num_channels
     os.truncate(path, 44 + data)
 
 
-def test_a_span_of_three_hours_reads_only_the_span(tmp_path: Path) -> None:
+def test_span_of_long_file_reads_only_span(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     sparse_wav(path, num_frames=3 * 3600 * 48000, sample_rate_hz=48000, num_channels=2)
     assert probe(path).duration_sec == 3 * 3600
@@ -223,7 +279,7 @@ def test_a_span_of_three_hours_reads_only_the_span(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".ogg"])
-def test_a_span_of_a_compressed_file_reads_only_near_the_span(tmp_path: Path, suffix: str) -> None:
+def test_span_of_compressed_file_reads_nearby_only(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     save(path, tone(120 * 16000, 16000, seed=2), 16000)
     before = bytes_read()
@@ -234,8 +290,8 @@ def test_a_span_of_a_compressed_file_reads_only_near_the_span(tmp_path: Path, su
 # What is refused
 
 
-def test_missing_empty_folders_and_what_is_no_sound(tmp_path: Path) -> None:
-    assert "no such file; paths are relative to the metadata file" in message(tmp_path / "a.wav")
+def test_files_that_are_no_sound_are_refused(tmp_path: Path) -> None:
+    assert message(tmp_path / "a.wav") == f"{tmp_path / 'a.wav'}: no such file"
     assert "write / between folders" in message(tmp_path / "wavs\\a.wav")
     assert "is a folder" in message(tmp_path)
     assert "File name too long" in message(tmp_path / ("x" * 300))
@@ -259,7 +315,7 @@ def test_missing_empty_folders_and_what_is_no_sound(tmp_path: Path) -> None:
         probe(tmp_path / "z.wav")
 
 
-def test_the_content_decides_the_format(tmp_path: Path) -> None:
+def test_content_decides_format(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", tone(8000, 8000), 8000)
     for name in ("a.raw", "a.wav", "a", "a.opus"):
         (tmp_path / name).write_bytes((tmp_path / "a.flac").read_bytes())
@@ -267,7 +323,7 @@ def test_the_content_decides_the_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".aiff", ".au"])
-def test_a_cut_off_file_is_never_taken_for_a_short_one(tmp_path: Path, suffix: str) -> None:
+def test_cut_off_file_is_refused(tmp_path: Path, suffix: str) -> None:
     whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
     soundfile.write(whole, tone(4 * 24000, 24000), 24000)
     content = whole.read_bytes()
@@ -277,7 +333,7 @@ def test_a_cut_off_file_is_never_taken_for_a_short_one(tmp_path: Path, suffix: s
         cut.unlink()
 
 
-def test_a_cut_off_flac_still_gives_what_lies_before_the_cut(tmp_path: Path) -> None:
+def test_cut_off_flac_reads_before_cut(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     soundfile.write(path, tone(4 * 24000, 24000), 24000)
     whole = load(path, sample_rate_hz=24000)
@@ -286,7 +342,7 @@ def test_a_cut_off_flac_still_gives_what_lies_before_the_cut(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
-def test_a_wav_written_to_a_pipe_has_no_length_and_is_fine(tmp_path: Path, size: int) -> None:
+def test_piped_wav_without_length_is_read(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, tone(8000, 8000), 8000)
     content = bytearray(path.read_bytes())
@@ -303,16 +359,14 @@ def test_a_wav_written_to_a_pipe_has_no_length_and_is_fine(tmp_path: Path, size:
         ([3e4, -2e4], "go up to 3e+04"),
     ],
 )
-def test_float_files_with_nonsense_in_them(
-    tmp_path: Path, samples: list[float], expected: str
-) -> None:
+def test_bad_float_samples_are_refused(tmp_path: Path, samples: list[float], expected: str) -> None:
     soundfile.write(
         tmp_path / "a.wav", np.array(samples * 100, dtype=np.float32), 8000, subtype="FLOAT"
     )
     assert expected in message(tmp_path / "a.wav")
 
 
-def test_spans_outside_of_the_file(tmp_path: Path) -> None:
+def test_spans_outside_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, tone(8000, 8000), 8000)
     assert "end_sec 1.02 is past the file's end at 1.000 s" in message(path, end_sec=1.02)
@@ -345,19 +399,19 @@ def mp3_without_length(path: Path, num_copies: int = 1) -> int:
     return 4 * rate_hz
 
 
-def test_an_mp3_without_a_length_header_is_found_out(tmp_path: Path) -> None:
+def test_mp3_without_length_header_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.mp3"
     num_samples = mp3_without_length(path)
-    assert (
-        probe(path).num_samples < 0.9 * num_samples
-    ), "else this file is no test: libsndfile takes its guess for the length"
+    assert probe(path).num_samples < 0.9 * num_samples, (
+        "else this file is no test: libsndfile takes its guess for the length"
+    )
     assert "convert it to wav or flac" in message(path)
     assert "an mp3 without a length header looks too short" in message(path, end_sec=3.9)
     early = load(path, sample_rate_hz=24000, end_sec=0.5)
     assert len(early) == 12000
 
 
-def test_two_mp3_files_glued_together_are_found_out(tmp_path: Path) -> None:
+def test_two_mp3_files_glued_together_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.mp3"
     soundfile.write(path, tone(44100, 44100), 44100)
     path.write_bytes(path.read_bytes() * 2)
@@ -365,7 +419,7 @@ def test_two_mp3_files_glued_together_are_found_out(tmp_path: Path) -> None:
     assert "files glued together" in message(path)
 
 
-def test_tags_around_an_mp3_are_no_sound(tmp_path: Path) -> None:
+def test_mp3_tags_are_not_sound(tmp_path: Path) -> None:
     path = tmp_path / "a.mp3"
     soundfile.write(path, tone(44100, 44100), 44100)
     wave = load(path, sample_rate_hz=44100)
@@ -377,7 +431,7 @@ def test_tags_around_an_mp3_are_no_sound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_damage_is_never_more_than_an_audio_error(tmp_path: Path, suffix: str) -> None:
+def test_damage_raises_only_audio_error(tmp_path: Path, suffix: str) -> None:
     source, path = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
     soundfile.write(source, tone(8000, 16000), 16000)
     content, dice = source.read_bytes(), random.Random(suffix)
@@ -398,7 +452,7 @@ def test_damage_is_never_more_than_an_audio_error(tmp_path: Path, suffix: str) -
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_saved_is_loaded(tmp_path: Path, suffix: str) -> None:
+def test_saved_wave_loads_again(tmp_path: Path, suffix: str) -> None:
     path, wave = tmp_path / f"a{suffix}", tone(24000, 24000)
     save(path, wave, 24000)
     loaded = load(path, sample_rate_hz=24000)
@@ -415,15 +469,13 @@ def test_save_clips_and_writes_16_bit(tmp_path: Path) -> None:
     assert list(values) == [-32768, -32768, 0, 32767, 32767]
 
 
-def test_a_long_vorbis_file_can_be_written(tmp_path: Path) -> None:
+def test_long_vorbis_file_is_written(tmp_path: Path) -> None:
     """One write of this many samples ends libsndfile 1.2.2 with a segmentation fault."""
     save(tmp_path / "a.ogg", np.zeros(300 * 16000, dtype=np.float32), 16000)
     assert probe(tmp_path / "a.ogg").num_samples == 300 * 16000
 
 
-def test_a_save_that_fails_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_save_leaves_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.wav"
     save(path, tone(800, 8000), 8000)
     before = path.read_bytes()
@@ -440,13 +492,13 @@ def test_a_save_that_fails_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(MachineError, match="No space"):
         save(path, tone(900, 8000), 8000)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
 
 
-def test_digest_is_the_content(tmp_path: Path) -> None:
+def test_digest_depends_on_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 3_000_000)
     (tmp_path / "b").write_bytes(b"x" * 2_999_999 + b"y")
     assert (
@@ -476,7 +528,7 @@ def test_silence_is_below_45_dbfs(level_dbfs: float, is_silent: bool) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 2000), st.integers(0, 100))
-def test_silence_share_against_a_loop(num_samples: int, seed: int) -> None:
+def test_silence_share_matches_loop(num_samples: int, seed: int) -> None:
     dice = np.random.default_rng(seed)
     wave = (dice.standard_normal(num_samples) * 10 ** dice.uniform(-4, 0, num_samples)).astype(
         np.float32
@@ -488,7 +540,7 @@ def test_silence_share_against_a_loop(num_samples: int, seed: int) -> None:
     assert facts(wave, 8000).silence_share == pytest.approx(np.mean(silent))
 
 
-def test_facts_of_clipping_and_of_nothing() -> None:
+def test_facts_of_clipped_and_empty_waves() -> None:
     assert facts(np.array([1.0, -1.0, 0.5, 0.0]), 8000).clipped_share == 0.5
     assert facts(np.zeros(0, dtype=np.float32), 8000) == audio.AudioFacts(
         0.0, 0.0, -120.0, 1.0, 0.0

@@ -35,17 +35,15 @@ def test_every_clip_occurs_once_per_epoch(
 ) -> None:
     steps = plan(costs, batch_size=batch_size, acc=acc, batch_tokens=batch_tokens).epoch(epoch)
     assert sorted(i for step in steps for batch in step for i in batch) == list(range(len(costs)))
-    assert all(
-        len(step) == acc for step in steps[:-1]
-    ), "left-over batches make a last step, they are not dropped"
+    assert all(len(step) == acc for step in steps[:-1]), (
+        "left-over batches make a last step, they are not dropped"
+    )
     assert 1 <= len(steps[-1]) <= acc
 
 
 @settings(deadline=None, max_examples=60)
 @given(LENGTHS, st.integers(50, 5000))
-def test_micro_batches_stay_within_the_budget_and_keep_every_clip(
-    costs: list[int], budget: int
-) -> None:
+def test_micro_batches_stay_within_the_budget(costs: list[int], budget: int) -> None:
     p = plan(costs, batch_size=64, micro=budget)
     batch = p.epoch(0)[0][0]
     parts = p.split(batch)
@@ -54,7 +52,7 @@ def test_micro_batches_stay_within_the_budget_and_keep_every_clip(
         assert len(part) == 1 or max(costs[i] for i in part) * len(part) <= budget
 
 
-def test_order_is_a_function_of_seed_and_epoch() -> None:
+def test_order_depends_on_seed_and_epoch() -> None:
     costs = np.random.default_rng(0).integers(20, 200, 500)
     assert plan(costs).epoch(3) == plan(costs).epoch(3)
     assert plan(costs).epoch(3) != plan(costs).epoch(4)
@@ -67,7 +65,7 @@ def test_neighbours_change_between_epochs() -> None:
     assert len(together[0] & together[1]) <= 2
 
 
-def test_padding_is_small_although_batches_are_reshuffled() -> None:
+def test_padding_of_reshuffled_batches_is_small() -> None:
     costs = np.random.default_rng(1).integers(30, 160, 12_500)
     real = padded = 0
     for step in plan(costs, batch_size=8).epoch(0):
@@ -76,14 +74,14 @@ def test_padding_is_small_although_batches_are_reshuffled() -> None:
             padded += int(costs[batch].max()) * len(batch)
     assert 1 - real / padded < 0.02
     random_order = np.random.default_rng(2).permutation(len(costs)).reshape(-1, 10)
-    assert (
-        1 - costs.sum() / (costs[random_order].max(axis=1) * 10).sum() > 0.2
-    ), "what it would be without buckets"
+    assert 1 - costs.sum() / (costs[random_order].max(axis=1) * 10).sum() > 0.2, (
+        "what it would be without buckets"
+    )
 
 
 @pytest.mark.parametrize("n_epochs", [0.5, 1, 2.25, 3])
 @pytest.mark.parametrize("batch_tokens", [0, 1000])
-def test_steps_and_examples_add_up_from_any_start(n_epochs: float, batch_tokens: int) -> None:
+def test_steps_add_up_from_any_start(n_epochs: float, batch_tokens: int) -> None:
     p = plan(np.random.default_rng(0).integers(20, 200, 103), batch_tokens=batch_tokens, acc=2)
     total = p.total_steps(n_epochs=n_epochs, max_steps=0)
     steps = list(p.steps(start=0, stop=total))
@@ -92,9 +90,9 @@ def test_steps_and_examples_add_up_from_any_start(n_epochs: float, batch_tokens:
     assert p.examples_after(total) == pytest.approx(
         n_epochs * 103, abs=2 * 103 / len(p.epoch(0)) + 1
     )
-    assert (
-        list(p.steps(start=5, stop=total)) == steps[5:]
-    ), "a resumed run sees the rest of the same steps"
+    assert list(p.steps(start=5, stop=total)) == steps[5:], (
+        "a resumed run sees the rest of the same steps"
+    )
 
 
 def test_no_clips_is_an_error() -> None:
@@ -102,12 +100,12 @@ def test_no_clips_is_an_error() -> None:
         plan([])
 
 
-def test_evaluation_order_is_by_length_and_fixed() -> None:
+def test_evaluation_order_is_by_length() -> None:
     batches = evaluation_batches(np.array([50, 10, 30, 10]), 60)
     assert batches == [[1, 3], [2], [0]]
 
 
-def test_prefetch_keeps_order_and_raises_the_makers_error() -> None:
+def test_prefetch_keeps_order_and_errors() -> None:
     assert list(prefetch(lambda n: n * n, iter(range(5)))) == [(n, n * n) for n in range(5)]
     with pytest.raises(ZeroDivisionError):
         list(prefetch(lambda n: 1 // n, iter([1, 0, 2])))

@@ -1,14 +1,20 @@
-"""The yardstick: sums and counts over all frames, whatever the batches.
+"""The validation loss: sums and counts over all targets, whatever the batches.
 
-Each clip's share adds up to it.
+Each example's share adds up to it.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from csm_ft.evaluate import validation as evaluation
-from csm_ft.evaluate.validation import evaluate
+from csm_ft.evaluate import validation
+from csm_ft.evaluate.validation import Validation, summarise, validate
+from csm_ft.families.base import Term, Yardstick, parts_of, weighted_loss
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.family import CsmFamily
@@ -17,28 +23,29 @@ from tests.helpers.splits import examples_of, make_model, make_split
 SPLIT = make_split([12, 5, 30, 1, 17, 9, 22, 3])
 
 
-def test_it_is_the_mean_over_all_frames_of_one_clip_at_a_time() -> None:
+def test_it_is_the_mean_over_frames() -> None:
     model = make_model().train()
-    result = evaluate(model, CsmFamily(), examples_of(SPLIT), CsmConfig())
+    result = validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig())
     nats = {"c0": 0.0, "depth": 0.0}
     for index in range(len(SPLIT)):
         with torch.no_grad():
             loss = model(collate(examples_of(SPLIT), [index], depth_fraction=1.0, draw=None))
         nats = {part: nats[part] + float(loss[part].sum()) for part in nats}
-    frames = int(SPLIT.num_frames.sum()) + len(SPLIT)
-    assert result.parts["c0"] == pytest.approx(nats["c0"] / frames, rel=1e-5)
-    assert result.parts["depth"] == pytest.approx(nats["depth"] / (3 * frames), rel=1e-5)
-    assert result.val_loss == pytest.approx(result.parts["c0"] + result.parts["depth"])
+    frames = int(SPLIT.lengths("codes").sum()) + len(SPLIT)
+    assert result.metrics["val_c0"] == pytest.approx(nats["c0"] / frames, rel=1e-5)
+    assert result.metrics["val_depth"] == pytest.approx(nats["depth"] / (3 * frames), rel=1e-5)
+    assert result.loss == pytest.approx(result.metrics["val_c0"] + result.metrics["val_depth"])
     assert model.training, "left as found"
+    assert list(result.metrics) == ["val_loss", "val_c0", "val_depth"]
 
 
-def test_shares_of_the_clips_add_up_even_if_a_clip_comes_twice() -> None:
+def test_shares_of_repeated_clips_add_up() -> None:
     split = make_split([12, 5, 30, 8])
     split.ids[1] = split.ids[0]
-    result = evaluate(make_model(), CsmFamily(), examples_of(split), CsmConfig())
+    result = validate(make_model(), CsmFamily(), examples_of(split), CsmConfig())
     assert len(result.clips) == 4
     total, frames = np.sum(list(result.clips.values()), axis=0)
-    assert total / frames == pytest.approx(result.val_loss, rel=1e-6)
+    assert total / frames == pytest.approx(result.loss, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -52,14 +59,115 @@ def test_shares_of_the_clips_add_up_even_if_a_clip_comes_twice() -> None:
 )
 def test_no_swept_option_moves_it(changes: dict[str, float]) -> None:
     model = make_model()
-    same = evaluate(model, CsmFamily(), examples_of(SPLIT), CsmConfig.model_validate(changes))
-    assert same.val_loss == evaluate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).val_loss
+    same = validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig.model_validate(changes))
+    assert same.loss == validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).loss
 
 
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
-    whole = evaluate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).val_loss
-    monkeypatch.setattr(evaluation, "BUDGET_TOKENS", 40)
-    assert evaluate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).val_loss == pytest.approx(
+    whole = validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).loss
+    monkeypatch.setattr(validation, "BUDGET_TOKENS", 40)
+    assert validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).loss == pytest.approx(
         whole, rel=1e-5
     )
+
+
+def test_a_familys_own_metrics_join_it() -> None:
+    class Scoring(CsmFamily):
+        def score(self, model: Any, examples: Any, config: Any) -> Mapping[str, float]:
+            assert not model.training
+            assert not torch.is_grad_enabled()
+            return {"val_errors": 0.25}
+
+    model = make_model().eval()
+    result = validate(model, Scoring(), examples_of(SPLIT), CsmConfig())
+    assert list(result.metrics) == ["val_loss", "val_c0", "val_depth", "val_errors"]
+    assert result.metrics["val_errors"] == 0.25
+    assert not model.training, "left as found"
+
+
+# Several terms, some of several parts
+
+PARTS = ("a", "b", "c")
+
+
+def slow_summary(terms: list[Term], nats: Any, counts: Any) -> tuple[float, list[float]]:
+    """The loss, and each example's share of it per target of the first term: one by one."""
+    loss = 0.0
+    shares = [0.0] * len(nats)
+    first = sum(
+        weight * row[PARTS.index(part)] for row in counts for part, weight in terms[0].parts.items()
+    )
+    for term in terms:
+        total_nats = total_targets = 0.0
+        for row, targets in zip(nats, counts, strict=True):
+            for part, weight in term.parts.items():
+                total_nats += weight * row[PARTS.index(part)]
+                total_targets += weight * targets[PARTS.index(part)]
+        if not total_targets:
+            continue
+        loss += term.weight * total_nats / total_targets
+        for place, row in enumerate(nats):
+            own = sum(weight * row[PARTS.index(part)] for part, weight in term.parts.items())
+            shares[place] += term.weight * own * first / total_targets
+    return loss, shares
+
+
+weights = st.floats(0.1, 3.0)
+examples_drawn = st.lists(
+    st.tuples(*(st.tuples(st.integers(0, 4), st.floats(0.0, 5.0)) for _ in PARTS)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(
+    split=st.permutations(PARTS),
+    num_terms=st.integers(1, 3),
+    term_weights=st.tuples(weights, weights, weights),
+    part_weights=st.tuples(weights, weights, weights),
+    drawn=examples_drawn,
+)
+def test_shares_over_targets_are_the_loss(
+    split: list[str],
+    num_terms: int,
+    term_weights: tuple[float, ...],
+    part_weights: tuple[float, ...],
+    drawn: list[Any],
+) -> None:
+    weight_of = dict(zip(PARTS, part_weights, strict=True))
+    # One part alone, two of one, or all three with one divisor.
+    cut = {1: [split], 2: [split[:2], split[2:]], 3: [[part] for part in split]}[num_terms]
+    terms = [
+        Term(weight, {part: weight_of[part] for part in parts})
+        for weight, parts in zip(term_weights, cut, strict=False)
+    ]
+    order = parts_of(terms)
+    assert sorted(order) == list(PARTS)
+    counts = np.array([[targets for targets, _ in example] for example in drawn])
+    nats = np.array([[targets * mean for targets, mean in example] for example in drawn])
+    columns = [PARTS.index(part) for part in order]
+    ids = [f"clip-{i}" for i in range(len(drawn))]
+    yardstick = Yardstick(terms, "nats", "a test's")
+    result = summarise(yardstick, ids, nats[:, columns], counts[:, columns], {"val_x": 1.0})
+    loss, shares = slow_summary(terms, nats, counts)
+    assert isinstance(result, Validation)
+    assert result.loss == pytest.approx(loss)
+    assert [share for share, _ in result.clips.values()] == pytest.approx(shares)
+    assert list(result.clips) == ids
+    assert result.metrics["val_x"] == 1.0
+    for place, part in enumerate(PARTS):
+        mean = nats[:, place].sum() / max(1, counts[:, place].sum())
+        assert result.metrics[f"val_{part}"] == pytest.approx(mean)
+    total, targets = np.sum(list(result.clips.values()), axis=0)
+    if targets:
+        assert total / targets == pytest.approx(loss)
+
+
+def test_a_term_without_targets_adds_nothing() -> None:
+    terms = [Term(1.0, {"a": 1.0}), Term(2.0, {"b": 1.0, "c": 0.5})]
+    nats, counts = np.array([[6.0, 0.0, 0.0]]), np.array([[3, 0, 0]])
+    result = summarise(Yardstick(terms, "nats", ""), ["x"], nats, counts, {})
+    assert result.loss == 2.0
+    assert result.clips == {"x": (6.0, 3.0)}
+    assert weighted_loss(terms, {"a": 6.0, "b": 0.0, "c": 0.0}, {"a": 3, "b": 0, "c": 0}) == 2.0

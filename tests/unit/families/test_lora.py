@@ -1,7 +1,4 @@
-"""Adapters: saved as peft saves them, taken back, merged.
-
-Those that do not fit are refused with the way out.
-"""
+"""Adapters: saved as peft saves them, taken back and merged, or refused with the way out."""
 
 import json
 from pathlib import Path
@@ -14,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from csm_ft.config import ConfigError
+from csm_ft.config.base import build
+from csm_ft.errors import ConfigError
 from csm_ft.families import lora
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
@@ -69,7 +67,7 @@ def losses(model: CsmModel) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_merged_is_unmerged(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_merged_adapters_score_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
     base = write_base(tmp_path / "base")
     model = adapted(base, **options)
     plain, wanted = losses(load_model(str(base))), losses(model)
@@ -102,9 +100,7 @@ def test_peft_reads_our_adapters(tmp_path: Path, options: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     "options", [{}, {"use_dora": True}, {"use_rslora": True, "lora_alpha": 7}], ids=str
 )
-def test_adapters_trained_on_transformers_model_are_read(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_transformers_adapters_are_read(tmp_path: Path, options: dict[str, Any]) -> None:
     """As notebooks make them: a list of names, which puts some on the codec, too."""
     base = write_base(tmp_path / "base")
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -143,7 +139,7 @@ def test_adapters_trained_on_transformers_model_are_read(
     )
 
 
-def test_adapters_of_the_codec_that_do_something_are_refused() -> None:
+def test_adapters_of_the_codec_are_refused() -> None:
     config = {"peft_type": "LORA"}
     name = (
         "base_model.model.codec_model.encoder_transformer.layers.0.self_attn.q_proj.lora_B.weight"
@@ -159,7 +155,7 @@ def test_adapters_of_the_codec_that_do_something_are_refused() -> None:
         )
 
 
-def test_new_adapters_change_nothing_and_alone_are_trained(tmp_path: Path) -> None:
+def test_only_new_adapters_are_trained(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     model = load_model(str(base))
     before = losses(model)
@@ -219,17 +215,17 @@ def test_where_adapters_go() -> None:
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CsmConfig.model_validate({"method": "lora", **options})
+    with pytest.raises(ConfigError, match=message):
+        build(CsmConfig, {"method": "lora", **options})
 
 
-def test_adapters_want_a_higher_learning_rate_unless_one_is_given() -> None:
+def test_adapters_have_their_own_default_rate() -> None:
     assert CsmConfig().learning_rate == 3e-5
     assert CsmConfig.model_validate({"method": "lora"}).learning_rate == 1.5e-4
     assert CsmConfig.model_validate({"method": "lora", "learning_rate": 1e-5}).learning_rate == 1e-5
 
 
-def test_dropout_is_a_function_of_seed_step_and_micro_batch(tmp_path: Path) -> None:
+def test_dropout_depends_on_its_key_only(tmp_path: Path) -> None:
     model = adapted(write_base(tmp_path / "base"), lora_dropout=0.5).train()
 
     def dropped(*key: int) -> torch.Tensor:
@@ -297,9 +293,7 @@ def spoil(folder: Path, base: Path, how: str) -> None:
         ("base trained further", "trained on other base weights"),
     ],
 )
-def test_adapters_that_do_not_fit_are_refused_with_the_way_out(
-    tmp_path: Path, how: str, message: str
-) -> None:
+def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, how: str, message: str) -> None:
     base = write_base(tmp_path / "base")
     folder = write_adapter(tmp_path / "adapter", adapted(base))
     load_model(str(folder))

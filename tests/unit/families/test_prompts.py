@@ -1,5 +1,8 @@
+"""Prompts as people write them down: files, --context, and both as prompts of a model."""
+
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -8,53 +11,49 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_ft import codecs
-from csm_ft.codecs.base import Codes, Wave
-from csm_ft.families.csm.encoder import open_tokenizer
+from csm_ft.data.rows import Row
+from csm_ft.data.split import ArrayKind, Arrays
+from csm_ft.errors import PromptError
+from csm_ft.families.base import Encoder
 from csm_ft.families.prompts import (
     AskedPrompt,
     ContextClip,
-    PromptError,
-    VoicedPrompt,
     check_clips,
-    check_lengths,
     make_prompt,
+    make_prompts,
+    make_turn,
     parse_context,
     read_prompts,
-    voiced,
 )
 
 VISIBLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)
 
 
-class Counter:
-    """A codec of 10 samples a frame whose codes are what it is given.
+class Counter(Encoder):
+    """An encoder of 10 ms frames that counts its calls, and refuses the clips in `refused`."""
 
-    And which counts its calls.
-    """
+    arrays = MappingProxyType({"codes": ArrayKind("<u2", 2)})
+    sample_rate_hz, frame_sec = 1000, 0.01
+    audio_fingerprint = text_fingerprint = ""
+    facts = assets = MappingProxyType({})
 
-    name, source, sample_rate_hz, frame_samples, num_codebooks, vocab_size, fingerprint = (
-        "count",
-        "",
-        1000,
-        10,
-        2,
-        100,
-        "",
-    )
+    def __init__(self, refused: str = "") -> None:
+        self.calls, self.refused = 0, refused
 
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def encode(self, waves: Any) -> list[Codes]:
+    def encode_audio(self, waves: Any) -> list[Arrays | str]:
         self.calls += 1
-        return [np.full((-(-len(wave) // 10), 2), 7, np.uint16) for wave in waves]
+        frames = [np.full((-(-len(wave) // 10), 2), 7, np.uint16) for wave in waves]
+        return [self.refused or {"codes": codes} for codes in frames]
 
-    def decode(self, codes: Codes) -> Wave:
-        return np.zeros(len(codes) * 10, np.float32)
+    def encode_text(self, row: Row) -> Arrays:
+        raise NotImplementedError
 
-    def to_bytes(self) -> None:
-        return
+    def decode(self, arrays: Arrays) -> None:
+        return None
+
+
+def no_brackets(speaker: str) -> str:
+    return "has brackets; rename it" if set("[]") & set(speaker) else ""
 
 
 def clip(path: Path, seconds: float = 1.0) -> Path:
@@ -73,8 +72,8 @@ def write(tmp_path: Path, content: Any) -> Path:
     VISIBLE,
     VISIBLE.filter(lambda word: not set(":[]") & set(word)) | st.just(""),
 )
-def test_a_context_is_cut_at_its_first_and_last_colon(path: str, text: str, speaker: str) -> None:
-    found = parse_context(f"{path}:{text}:{speaker}")
+def test_context_is_cut_at_outer_colons(path: str, text: str, speaker: str) -> None:
+    found = parse_context(f"{path}:{text}:{speaker}", no_brackets)
     assert (found.path, found.text, found.speaker) == (Path(path), text, speaker or None)
 
 
@@ -90,9 +89,9 @@ def test_a_context_is_cut_at_its_first_and_last_colon(path: str, text: str, spea
         ("a.wav:Hell\udcff.:anna", "not UTF-8"),
     ],
 )
-def test_a_context_that_is_none_says_how_to_write_one(value: str, reason: str) -> None:
+def test_bad_context_shows_the_syntax(value: str, reason: str) -> None:
     with pytest.raises(PromptError, match=reason) as caught:
-        parse_context(value)
+        parse_context(value, no_brackets)
     assert repr(value) in str(caught.value)
     assert any(
         way in str(caught.value)
@@ -100,7 +99,7 @@ def test_a_context_that_is_none_says_how_to_write_one(value: str, reason: str) -
     )
 
 
-def test_a_file_of_sentences_and_of_whole_prompts(tmp_path: Path) -> None:
+def test_sentences_and_whole_prompts_are_read(tmp_path: Path) -> None:
     context = [
         {"path": "q.wav", "text": "Did you?", "speaker": 3, "start": 1, "end": 2.5},
         {"path": "/r.wav", "text": " Well. "},
@@ -155,17 +154,15 @@ def test_a_file_of_sentences_and_of_whole_prompts(tmp_path: Path) -> None:
         ("[" * 100_000, ["not JSON"]),
     ],
 )
-def test_a_bad_file_names_entry_field_value_and_rule(
-    tmp_path: Path, content: Any, words: list[str]
-) -> None:
+def test_bad_file_names_entry_and_rule(tmp_path: Path, content: Any, words: list[str]) -> None:
     path = write(tmp_path, content)
     with pytest.raises(PromptError) as caught:
-        read_prompts(path)
+        read_prompts(path, no_brackets)
     for word in [str(path), *words]:
         assert word in str(caught.value)
 
 
-def test_a_speaker_may_be_a_number(tmp_path: Path) -> None:
+def test_speaker_may_be_a_number(tmp_path: Path) -> None:
     asked = read_prompts(
         write(
             tmp_path,
@@ -179,7 +176,7 @@ def test_a_speaker_may_be_a_number(tmp_path: Path) -> None:
     assert [one.speaker for one in asked] == ["3", "3", "3"]
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_listed(tmp_path: Path) -> None:
     with pytest.raises(PromptError) as caught:
         read_prompts(write(tmp_path, ["", {"txt": "Hi."}]))
     assert [
@@ -189,7 +186,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["none.json", "."])
-def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
+def test_missing_file_shows_the_format(tmp_path: Path, name: str) -> None:
     with pytest.raises(PromptError, match="JSON list"):
         read_prompts(tmp_path / name)
 
@@ -212,9 +209,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_any_json_is_prompts_or_a_message(
-    tmp_path_factory: pytest.TempPathFactory, value: Any
-) -> None:
+def test_any_json_is_prompts_or_error(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     path = tmp_path_factory.mktemp("any") / "p.json"
     path.write_text(json.dumps(value))
     try:
@@ -225,52 +220,47 @@ def test_any_json_is_prompts_or_a_message(
         assert len(prompts) == len(value)
 
 
-def test_context_is_resampled_cut_and_encoded_once(tmp_path: Path) -> None:
-    path, codec = clip(tmp_path / "a.wav", 2.0), Counter()
+def test_context_spans_are_encoded_once(tmp_path: Path) -> None:
+    path, encoder = clip(tmp_path / "a.wav", 2.0), Counter()
     whole = ContextClip("w", path, "Whole.")
     part = ContextClip("p", path, "Part.", "ben", 0.5, 1.0)
-    first, second = voiced(
+    first, second = make_prompts(
         [AskedPrompt("1", "A.", context=(whole, part)), AskedPrompt("2", "B.", "cora", (part,))],
-        codec,
+        encoder,
         speaker="anna",
         names_speakers=True,
     )
-    assert codec.calls == 2
-    assert [(len(t.codes), t.text, t.speaker) for t in first.prompt.context] == [
+    assert encoder.calls == 2
+    assert [(len(t.arrays["codes"]), t.text, t.speaker) for t in first.context] == [
         (200, "Whole.", "anna"),
         (50, "Part.", "ben"),
     ]
-    assert (first.prompt.speaker, second.prompt.speaker) == ("anna", "cora")
-    assert first.facts == [
+    assert (first.speaker, second.speaker) == ("anna", "cora")
+    assert [turn.facts() for turn in first.context] == [
         {"path": str(path), "text": "Whole.", "speaker": "anna", "seconds": 2.0},
         {"path": str(path), "text": "Part.", "speaker": "ben", "seconds": 0.5},
     ]
 
 
-def test_a_model_without_speakers_is_told_none(tmp_path: Path) -> None:
+def test_speakers_are_left_out_where_unknown(tmp_path: Path) -> None:
     asked = [
         AskedPrompt("1", "A.", "ben", (ContextClip("c", clip(tmp_path / "a.wav"), "Hm.", "ben"),))
     ]
-    (one,) = voiced(asked, Counter(), speaker="anna", names_speakers=False)
-    assert (one.prompt.speaker, one.prompt.context[0].speaker) == ("", "")
+    (one,) = make_prompts(asked, Counter(), speaker="anna", names_speakers=False)
+    assert (one.speaker, one.context[0].speaker) == ("", "")
 
 
-def test_what_is_asked_for_twice_is_there_once() -> None:
+def test_repeated_prompts_are_there_once() -> None:
     asked = [AskedPrompt("1", "A."), AskedPrompt("2", "B."), AskedPrompt("3", "A.", "anna")]
-    assert [
-        one.prompt.text for one in voiced(asked, Counter(), speaker="anna", names_speakers=True)
-    ] == ["A.", "B."]
+    prompts = make_prompts(asked, Counter(), speaker="anna", names_speakers=True)
+    assert [one.text for one in prompts] == ["A.", "B."]
 
 
-def test_the_id_is_that_of_everything_that_is_asked_for(tmp_path: Path) -> None:
+def test_prompt_id_covers_all_that_is_asked(tmp_path: Path) -> None:
     def turns(*contexts: ContextClip) -> str:
-        (one,) = voiced(
-            [AskedPrompt("", "A.", context=contexts)],
-            Counter(),
-            speaker="anna",
-            names_speakers=True,
-        )
-        return one.prompt.id
+        asked = [AskedPrompt("", "A.", context=contexts)]
+        (one,) = make_prompts(asked, Counter(), speaker="anna", names_speakers=True)
+        return one.id
 
     long, short = clip(tmp_path / "long.wav", 2), clip(tmp_path / "short.wav", 1)
     one, other = ContextClip("", long, "One."), ContextClip("", short, "Two.")
@@ -285,8 +275,24 @@ def test_the_id_is_that_of_everything_that_is_asked_for(tmp_path: Path) -> None:
     ]
     assert len(set(ids)) == len(ids)
     assert turns(one, other) == turns(one, other)
-    # The samples of a run from before prompts had contexts keep their folders.
+
+
+def test_prompt_ids_of_former_runs_stay() -> None:
     assert make_prompt("Hello.", "999").id == "499da7934636"
+    codes = {"codes": np.arange(8, dtype=np.uint16).reshape(4, 2)}
+    turn = make_turn("Well?", "ben", codes, 0.08, "a.wav")
+    assert make_prompt("Yes.", "anna", [turn]).id == "80c57407b2ee"
+
+
+def test_refused_clip_names_the_prompt(tmp_path: Path) -> None:
+    context = (ContextClip("p entry 1 context 1", clip(tmp_path / "a.wav"), "Hm."),)
+    with pytest.raises(PromptError, match=r"p entry 1 context 1: .*a\.wav: too quiet"):
+        make_prompts(
+            [AskedPrompt("p", "A.", context=context)],
+            Counter(refused="too quiet"),
+            speaker="0",
+            names_speakers=True,
+        )
 
 
 @pytest.mark.parametrize(
@@ -297,7 +303,7 @@ def test_the_id_is_that_of_everything_that_is_asked_for(tmp_path: Path) -> None:
         (5.0, None, "not before the file's end"),
     ],
 )
-def test_a_span_that_is_not_in_the_clip_names_the_prompt(
+def test_span_outside_clip_names_the_prompt(
     tmp_path: Path, start: float | None, end: float | None, reason: str
 ) -> None:
     asked = AskedPrompt(
@@ -310,7 +316,7 @@ def test_a_span_that_is_not_in_the_clip_names_the_prompt(
         ),
     )
     with pytest.raises(PromptError, match=r"p\.json entry 3 context 1: .*a\.wav: .*" + reason):
-        voiced([asked], Counter(), speaker="0", names_speakers=True)
+        make_prompts([asked], Counter(), speaker="0", names_speakers=True)
     with pytest.raises(
         PromptError, match=r"p\.json entry 3 context 1: .*a\.wav: .*" + reason
     ) as caught:
@@ -318,12 +324,12 @@ def test_a_span_that_is_not_in_the_clip_names_the_prompt(
     assert "row" not in str(caught.value).removeprefix(str(tmp_path))
 
 
-def test_a_missing_clip_is_told_without_encoding_any(tmp_path: Path) -> None:
+def test_missing_clip_is_found_early(tmp_path: Path) -> None:
     with pytest.raises(
         PromptError,
         match=(
-            r"--context 'x': .*none\.wav: no such file; check its path; one with a colon goes into"
-            r" --prompts"
+            r"--context 'x': .*none\.wav: no such file; correct the clip's path or span, or leave the"
+            r" clip out; a path with a colon goes into --prompts"
         ),
     ):
         check_clips(
@@ -335,35 +341,3 @@ def test_a_missing_clip_is_told_without_encoding_any(tmp_path: Path) -> None:
                 )
             ]
         )
-
-
-def lengths(prompts: list[VoicedPrompt], max_sec: float) -> int:
-    return check_lengths(
-        prompts,
-        open_tokenizer(codec="melrvq"),
-        codecs.open_codec("melrvq"),
-        max_sec,
-        option="max_sec",
-    )
-
-
-def test_seconds_that_the_model_cannot_hold() -> None:
-    prompts = [VoicedPrompt(make_prompt("Hello.", "0"))]
-    assert lengths(prompts, 10) == 125
-    assert lengths(prompts, 10.01) == 126
-    with pytest.raises(PromptError, match="--max_sec 200 is more than the 163 s"):
-        lengths(prompts, 200)
-
-
-def test_a_text_that_the_model_cannot_hold_beside_its_seconds() -> None:
-    long = VoicedPrompt(make_prompt("word " * 300, "0"))
-    num_tokens = len(open_tokenizer(codec="melrvq").encode(long.prompt.text, "0"))
-    room_sec = int((2048 - num_tokens) * 0.08)
-    with pytest.raises(
-        PromptError,
-        match=rf"takes {num_tokens} of the model's 2048 positions.*give --max_sec {room_sec},",
-    ):
-        lengths([VoicedPrompt(make_prompt("Hello.", "0")), long], room_sec + 1)
-    assert lengths([long], room_sec) == -(-room_sec * 100 // 8)
-    with pytest.raises(PromptError, match="give a shorter text"):
-        lengths([VoicedPrompt(make_prompt("word " * 3000, "0"))], 1)

@@ -1,18 +1,23 @@
-"""The small decisions of the command line: names, numbers, lengths, speakers.
+"""The small decisions of `generate`: names, numbers, folders. What it generates: integration."""
 
-What it speaks: tests/integration/test_generate.py.
-"""
-
-import fcntl
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_ft.config import ConfigError
-from csm_ft.generate.run import _asked, _locked, _next_number, _options, _parser, _slug
+from csm_ft.atomic import exclusive
+from csm_ft.data.token_file import open_store, write_store
+from csm_ft.errors import ConfigError
+from csm_ft.generate.__main__ import main
+from csm_ft.generate.run import _next_number, _opened, _slug
+from tests.conftest import ROOT
+
+MODEL = ["--model", str(ROOT / "demo/base"), "--text", "a"]
 
 
 @pytest.mark.parametrize(
@@ -21,7 +26,7 @@ from csm_ft.generate.run import _asked, _locked, _next_number, _options, _parser
         ("Hello.", "hello"),
         ("Ça va, Marie ?", "ça-va-marie"),
         ("../../etc/passwd", "etc-passwd"),
-        ("?!", "speech"),
+        ("?!", "sample"),
         ("こんにちは。", "こんにちは"),
         (
             "The ferry to the village leaves in ten minutes.",
@@ -30,19 +35,19 @@ from csm_ft.generate.run import _asked, _locked, _next_number, _options, _parser
         ("x" * 100, "x" * 40),
     ],
 )
-def test_a_file_has_a_name_that_a_person_recognises(text: str, slug: str) -> None:
+def test_file_names_are_readable(text: str, slug: str) -> None:
     assert _slug(text) == slug
 
 
 @given(st.text())
-def test_any_text_makes_a_name_of_one_short_file(text: str) -> None:
+def test_any_text_makes_a_short_name(text: str) -> None:
     slug = _slug(text)
     assert 1 <= len(slug) <= 40
     assert re.fullmatch(r"[\w-]+", slug)
     assert not slug.startswith("-")
 
 
-def test_numbers_go_on_after_whatever_is_there(tmp_path: Path) -> None:
+def test_numbers_continue_after_existing_files(tmp_path: Path) -> None:
     assert _next_number(tmp_path) == 1
     for name in ("001-a.wav", "007-b.json", "index.html", "99-c.wav", "notes-100-.txt"):
         (tmp_path / name).touch()
@@ -51,43 +56,20 @@ def test_numbers_go_on_after_whatever_is_there(tmp_path: Path) -> None:
     assert _next_number(tmp_path) == 1201
 
 
-def test_a_folder_that_another_process_speaks_into(tmp_path: Path) -> None:
-    with (tmp_path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with (
-            pytest.raises(ConfigError, match="another process is speaking into this folder"),
-            _locked(tmp_path),
-        ):
-            pass
-    with _locked(tmp_path):
+def test_folder_in_use_is_refused(tmp_path: Path) -> None:
+    busy = pytest.raises(ConfigError, match="another process is writing into this folder")
+    with exclusive(tmp_path / ".lock", ""), busy, _opened(tmp_path):
+        pass
+    with _opened(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_impossible_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file/out", Path("/proc/out")):
-        with (
-            pytest.raises(ConfigError, match=f"--output {folder}: .*; choose another folder"),
-            _locked(folder),
-        ):
+        refused = pytest.raises(ConfigError, match=f"--output {folder}: .*; choose another folder")
+        with refused, _opened(folder):
             pass
-
-
-@pytest.mark.parametrize(
-    ("argv", "reason"),
-    [
-        ([], 'nothing to speak; give --text "Hello."'),
-        (["--text", " "], "--text is empty"),
-        (["--context", "a.wav:b:", "--prompts", "p.json"], "--context goes with --text"),
-        (["--text", "a", "--context", "a.wav:b"], "has 1 colons"),
-        (["--text", "a\udcff"], "is not UTF-8"),
-        (["--text", "a", "--speaker", " "], "--speaker: speaker ' ' is empty"),
-        (["--text", "a", "--speaker", "a]b"], "has brackets"),
-    ],
-)
-def test_what_cannot_be_asked_for(argv: list[str], reason: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(reason)):
-        _asked(_parser().parse_args(["--model", "m", *argv]))
 
 
 @pytest.mark.parametrize(
@@ -102,16 +84,49 @@ def test_what_cannot_be_asked_for(argv: list[str], reason: str) -> None:
         ("max_sec", "inf"),
     ],
 )
-def test_numbers_that_are_none(flag: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"--{flag} {value}"):
-        _options(_parser().parse_args(["--model", "m", f"--{flag}", value]))
+def test_bad_numbers_are_refused(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*MODEL, f"--{flag}", value]) == 2
+    assert re.search(rf"error: {flag}\b.*{value}", capsys.readouterr().err)
 
 
-def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match=r"--device nowhere: .*use --device cpu"):
-        _options(_parser().parse_args(["--model", "m", "--device", "nowhere"]))
+def test_missing_device_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*MODEL, "--device", "nowhere"]) == 2
+    assert "device nowhere: " in capsys.readouterr().err
 
 
-def test_auto_is_what_this_machine_has() -> None:
-    options = _options(_parser().parse_args(["--model", "m", "--device", "cpu"]))
-    assert (options.device, options.dtype) == ("cpu", "fp32")
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "--model is missing"),
+        (["--model", "m"], "nothing to speak"),
+        (["--model", "m", "--text", "a", "--family", "x"], "family 'x' is not known"),
+        (["--model", "m", "--txt", "a"], "did you mean --text?"),
+    ],
+)
+def test_mistakes_are_usage_errors(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_token_file_of_another_family_is_refused(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store(tokens)
+    write_store(tmp_path / "t.hdf5", replace(store.info, family="toy"), store.splits, store.assets)
+    assert main([*MODEL, "--data", str(tmp_path / "t.hdf5"), "--device", "cpu"]) == 2
+    assert "t.hdf5 is of the family toy, base of csm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["generate", "export"])
+def test_help_is_light(package: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['x', '--help']; from csm_ft.{package}.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "finally: print([m for m in ('torch', 'transformers', 'peft', 'jinja2') if m in"
+        " sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

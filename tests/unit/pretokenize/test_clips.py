@@ -8,27 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csm_ft import codecs
-from csm_ft.config import ConfigError
 from csm_ft.data import audio
-from csm_ft.families.csm.encoder import open_tokenizer
-from csm_ft.pretokenize import encode as encoding
+from csm_ft.data.rows import Row
+from csm_ft.errors import AudioError, ConfigError
 from csm_ft.pretokenize.clips import Span, hold_out
-from csm_ft.pretokenize.metadata import Row
-from tests.helpers.pretokenizing import FakeCodec, Json, Work, write_wave
-
-
-@pytest.fixture
-def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
-    fake = FakeCodec()
-    monkeypatch.setattr(codecs, "open_codec", lambda *args, **kwargs: fake)
-    return fake
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Work:
-    return Work(tmp_path)
-
+from tests.helpers.pretokenizing import FakeEncoder, Json, Work, write_wave
 
 # Rows that cannot be used
 
@@ -68,9 +52,7 @@ def bad_rows(work: Work) -> list[tuple[Json, str]]:
     ]
 
 
-def test_bad_rows_are_listed_with_reasons_and_the_rest_goes_on(
-    work: Work, codec: FakeCodec
-) -> None:
+def test_bad_rows_are_listed_with_reasons(work: Work, encoder: FakeEncoder) -> None:
     good = work.clips([1.0, 1.1, 1.2])
     bad = bad_rows(work)
     assert work.run([row for row, _ in bad] + good, good[:1], "--max_rejected", "80%") == 0
@@ -93,20 +75,20 @@ def test_bad_rows_are_listed_with_reasons_and_the_rest_goes_on(
     ("flags", "code"),
     [((), 1), (("--max_rejected", "25%"), 0), (("--max_rejected", "0.24"), 1), (("--strict",), 1)],
 )
-def test_too_many_rejected_rows_stop_before_encoding(
+def test_too_many_rejected_rows_stop(
     work: Work,
-    codec: FakeCodec,
+    encoder: FakeEncoder,
     capsys: pytest.CaptureFixture[str],
     flags: tuple[str, ...],
     code: int,
 ) -> None:
     good = work.clips([1.0, 1.0, 1.0])
     assert work.run(good, good[:1]) == 0
-    before, encoded = work.output.read_bytes(), codec.num_encoded
+    before, encoded = work.output.read_bytes(), encoder.num_encoded
     bad = {"path": "audio/none.wav", "text": "No file."}
     assert work.run([*good[:2], bad], good[2:], *flags) == code
     assert (work.output.read_bytes() == before) == (code == 1)
-    assert codec.num_encoded == encoded
+    assert encoder.num_encoded == encoded
     if code:
         message = capsys.readouterr().err
         assert "1 of 4 rows (25.0%) are rejected" in message
@@ -117,9 +99,9 @@ def test_too_many_rejected_rows_stop_before_encoding(
     assert work.rejected() == [], "the list of an earlier run is gone"
 
 
-def test_what_only_encoding_finds_out_is_rejected_late(
+def test_encoding_rejects_unusable_clips(
     work: Work,
-    codec: FakeCodec,
+    encoder: FakeEncoder,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -132,22 +114,22 @@ def test_what_only_encoding_finds_out_is_rejected_late(
 
     def load_or_fail(path: Path, **more: Any) -> np.ndarray:
         if path.name == "3.wav":
-            raise audio.AudioError(f"{path}: cut off")
+            raise AudioError(f"{path}: cut off")
         return load(path, **more)
 
-    monkeypatch.setattr(encoding.audio, "load", load_or_fail)
+    monkeypatch.setattr(audio, "load", load_or_fail)
     assert work.run([*good, silent], good[:1]) == 1
     assert not work.output.exists()
     assert Path(f"{work.output}.parts").exists(), "what was encoded is kept"
-    encoded = codec.num_encoded
+    encoded = encoder.num_encoded
     assert work.run([*good, silent], good[:1], "--max_rejected", "40%") == 0
-    assert codec.num_encoded == encoded + 1, (
+    assert encoder.num_encoded == encoded + 1, (
         "only the silent clip is tried again (the other cannot be loaded)"
     )
     assert {
-        (row["where"].split()[-1], row["reason"].split(": ")[-1].split(",")[0])
+        (row["where"].split()[-1], row["reason"].split(": ")[-1].split(";")[0])
         for row in work.rejected()
-    } == {("4", "cut off"), ("5", "a frame of its codes is all zero")}
+    } == {("4", "cut off"), ("5", "a frame is silent")}
     assert len(work.store().splits["train"]) == 3
     capsys.readouterr()
     assert (
@@ -167,13 +149,12 @@ def test_what_only_encoding_finds_out_is_rejected_late(
     assert [line.split(": ")[0].split()[-1] for line in shown] == ["1", "5", "6"], (
         "each is shown once, when it is found"
     )
-    monkeypatch.undo()
-    monkeypatch.setattr(codecs, "open_codec", lambda *args, **kwargs: codec)
+    monkeypatch.setattr(audio, "load", load)
     assert work.run(good, good[:1]) == 0
     assert len(work.store().splits["train"]) == 4, "a file that can be read again is in again"
 
 
-def test_an_end_rounded_past_the_file_is_its_end(work: Work, codec: FakeCodec) -> None:
+def test_rounded_end_is_end_of_file(work: Work, encoder: FakeEncoder) -> None:
     (row,) = work.clips([1.0])
     assert work.run([row, {**row, "start": 0.0, "end": 1.008}], [row]) == 0
     split = work.store().splits["train"]
@@ -181,35 +162,35 @@ def test_an_end_rounded_past_the_file_is_its_end(work: Work, codec: FakeCodec) -
     assert split.ids[0] == split.ids[1]
 
 
-def test_a_clip_may_fill_the_model_to_the_last_position(work: Work, codec: FakeCodec) -> None:
+def test_clip_may_fill_last_position(work: Work, encoder: FakeEncoder) -> None:
     rows = work.clips([1.0])
     assert work.run(rows, rows) == 0
     split = work.store().splits["train"]
-    positions = int(split.num_text_tokens[0] + split.num_frames[0]) + 1
+    positions = int(split.lengths("letters")[0] + split.lengths("sums")[0]) + 1
     assert work.run(rows, rows, "--max_positions", str(positions)) == 0
     assert work.run(rows, rows, "--max_positions", str(positions - 1)) == 1
     assert f"1 are more than --max_positions {positions - 1}" in work.rejected()[0]["reason"]
 
 
-def test_a_frame_more_than_expected_counts(
-    work: Work, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+def test_true_lengths_are_checked_again(
+    work: Work, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The resampler may give a few samples more than the header promises, and so a frame more."""
     rows = work.clips([0.96])
     load = audio.load
     monkeypatch.setattr(
-        encoding.audio,
+        audio,
         "load",
         lambda *args, **more: np.append(load(*args, **more), np.full(1, 0.1, np.float32)),
     )
-    tokens = len(open_tokenizer("auto", codec="melrvq").encode(rows[0]["text"], "999"))
-    assert work.run(rows, rows, "--max_positions", str(tokens + 12 + 1)) == 1
+    letters = len("999|") + len(rows[0]["text"])
+    assert work.run(rows, rows, "--max_positions", str(letters + 12 + 1)) == 1
     assert "13 frames + 1 are more than" in work.rejected()[0]["reason"]
-    assert work.run(rows, rows, "--max_positions", str(tokens + 13 + 1)) == 0
+    assert work.run(rows, rows, "--max_positions", str(letters + 13 + 1)) == 0
 
 
-def test_no_split_may_be_left_empty(
-    work: Work, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+def test_empty_split_is_refused(
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = [{"path": "none.wav", "text": "None."}]
     assert work.run(work.clips([1.0]), bad, "--max_rejected", "100%") == 2
@@ -228,8 +209,7 @@ def make_spans(files: list[int]) -> list[Span]:
     for number, count in enumerate(files):
         row = Row(f"row {number}", Path(f"{number}.wav"), "Text.", None, None, None)
         spans += [
-            Span(row, f"digest-{number}", f"{number}-{i}", 0.0, 1.0, 12, "", np.zeros(1, np.uint32))
-            for i in range(count)
+            Span(row, f"digest-{number}", f"{number}-{i}", 0.0, 1.0, 12, {}) for i in range(count)
         ]
     return spans
 
@@ -240,9 +220,7 @@ def make_spans(files: list[int]) -> list[Span]:
     fraction=st.floats(0.01, 0.99),
     seed=st.integers(0, 99),
 )
-def test_held_out_files_are_whole_and_neither_side_is_empty(
-    files: list[int], fraction: float, seed: int
-) -> None:
+def test_held_out_files_are_whole(files: list[int], fraction: float, seed: int) -> None:
     spans = make_spans(files)
     train, val = hold_out(spans, fraction, seed)
     assert train
@@ -273,9 +251,7 @@ def make_turns(places: list[tuple[int, int]]) -> list[Span]:
             f"talk {talk}" if talk else "",
             i,
         )
-        spans.append(
-            Span(row, f"digest-{file}", f"{file}-{i}", 0.0, 1.0, 12, "", np.zeros(1, np.uint32))
-        )
+        spans.append(Span(row, f"digest-{file}", f"{file}-{i}", 0.0, 1.0, 12, {}))
     return spans
 
 
@@ -299,7 +275,7 @@ def joined_slowly(spans: list[Span]) -> list[set[str]]:
     fraction=st.floats(0.01, 0.99),
     seed=st.integers(0, 9),
 )
-def test_neither_files_nor_conversations_are_on_both_sides(
+def test_held_out_conversations_are_whole(
     places: list[tuple[int, int]], fraction: float, seed: int
 ) -> None:
     spans = make_turns(places)
@@ -323,7 +299,7 @@ def test_neither_files_nor_conversations_are_on_both_sides(
     assert all(sum(file in side for side in sides) == 1 for file in {s.file_digest for s in spans})
 
 
-def test_conversations_that_join_all_files_cannot_be_held_out(
+def test_joined_conversations_cannot_be_held_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     chain = [(0, 1), (1, 1), (1, 2), (2, 2), (2, 0)]
@@ -340,7 +316,7 @@ def test_conversations_that_join_all_files_cannot_be_held_out(
     assert "held out 2 of 7 clips, 2 of 5 files, 1 of 3 conversations" in capsys.readouterr().out
 
 
-def test_held_out_clips_are_near_the_fraction_and_follow_the_seed() -> None:
+def test_held_out_share_follows_fraction_and_seed() -> None:
     spans = make_spans([1] * 200)
     held = {seed: {s.key for s in hold_out(spans, 0.05, seed)[1]} for seed in range(3)}
     assert {len(keys) for keys in held.values()} == {10}
@@ -352,9 +328,7 @@ def test_held_out_clips_are_near_the_fraction_and_follow_the_seed() -> None:
         hold_out(make_spans([5]), 0.2, 0)
 
 
-def test_without_val_data_a_part_is_held_out_of_the_usable_rows(
-    work: Work, codec: FakeCodec
-) -> None:
+def test_only_usable_rows_are_held_out(work: Work, encoder: FakeEncoder) -> None:
     rows = work.clips([1.0] * 10)
     missing = [{"path": f"none{i}.wav", "text": "None."} for i in range(10)]
     assert work.run([*rows, *missing], None, "--max_rejected", "60%", "--val_fraction", "0.2") == 0

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from csm_ft.data.rows import Rejection, Row
+from csm_ft.errors import MetadataError
 from csm_ft.pretokenize.folders import SOUND_SUFFIXES, find_metadata, is_ljspeech
-from csm_ft.pretokenize.metadata import MetadataError, Rejection, Row, read_metadata
+from csm_ft.pretokenize.metadata import read_metadata
 
 
 def write(path: Path, content: str | bytes = "x") -> Path:
@@ -29,7 +31,7 @@ def texts(found: tuple[list[Row], list[Rejection]], folder: Path) -> dict[str, s
 # Sound files with transcripts
 
 
-def test_every_sound_file_is_a_row_with_the_text_beside_it(tmp_path: Path) -> None:
+def test_sound_files_are_rows_with_texts_beside(tmp_path: Path) -> None:
     for name, text in (
         ("b.wav", "b.txt"),
         ("sub/a.FLAC", "sub/a.lab"),
@@ -69,7 +71,7 @@ def test_every_sound_file_is_a_row_with_the_text_beside_it(tmp_path: Path) -> No
         ("a\0b", "is UTF-16, UTF-32 or no text at all"),
     ],
 )
-def test_a_sound_without_a_text_is_rejected_with_its_reason(
+def test_sound_without_text_is_rejected(
     tmp_path: Path, transcript: str | bytes | None, reason: str
 ) -> None:
     write(tmp_path / "a b.wav")
@@ -88,14 +90,14 @@ def test_a_sound_without_a_text_is_rejected_with_its_reason(
     assert ";" in rejection.reason
 
 
-def test_a_folder_in_the_text_files_place(tmp_path: Path) -> None:
+def test_folder_is_no_transcript(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     (tmp_path / "a.txt").mkdir()
     _, (rejection,) = read_metadata(tmp_path)
     assert "no transcript; write what" in rejection.reason
 
 
-def test_names_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_file_names_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [" a.wav", "~/b.wav", "c:/d.wav", "ü 'x\"|;.wav"]
     for name in names:
         write(tmp_path / name)
@@ -106,7 +108,7 @@ def test_names_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {row.path for row in rows} == {tmp_path / name for name in names}
 
 
-def test_the_first_kind_of_text_counts(tmp_path: Path) -> None:
+def test_first_kind_of_text_counts(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     for suffix in (".normalized.txt", ".lab", ".txt"):
         write(tmp_path / f"a{suffix}", suffix)
@@ -126,9 +128,7 @@ def test_linked_folders_count_once(tmp_path: Path) -> None:
     assert row.where == str(folder / "one/a.wav")
 
 
-def test_a_folder_that_cannot_be_read_is_not_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.wav")
     write(tmp_path / "sub/b.wav")
     scandir = os.scandir
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(
         read_metadata(tmp_path)
 
 
-def test_nothing_to_read_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_empty_folder_names_what_is_needed(tmp_path: Path) -> None:
     write(tmp_path / "a.txt")
     with pytest.raises(MetadataError) as error:
         read_metadata(tmp_path)
@@ -164,7 +164,7 @@ NAMES = st.text(st.sampled_from("ab.A é"), min_size=1, max_size=4).filter(
         max_size=8,
     )
 )
-def test_a_row_for_each_sound_and_nothing_else(
+def test_one_row_per_sound_file(
     tmp_path_factory: pytest.TempPathFactory, files: set[tuple[str, str]]
 ) -> None:
     folder = tmp_path_factory.mktemp("wavs")
@@ -194,7 +194,7 @@ def test_a_row_for_each_sound_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "train.json", "whatever.TSV"])
-def test_the_only_metadata_file_is_read(tmp_path: Path, name: str) -> None:
+def test_only_metadata_file_is_read(tmp_path: Path, name: str) -> None:
     table = {
         ".csv": "path,text\na.wav,A.\n",
         ".json": json.dumps([{"path": "a.wav", "text": "A."}]),
@@ -217,7 +217,7 @@ def test_the_only_metadata_file_is_read(tmp_path: Path, name: str) -> None:
     assert (row.where, row.path) == (f"{tmp_path / name} row 1", tmp_path / "a.wav")
 
 
-def test_several_metadata_files_are_named(tmp_path: Path) -> None:
+def test_several_metadata_files_are_refused(tmp_path: Path) -> None:
     for name in ("train.json", "val.json", "notes.txt"):
         write(tmp_path / name, "[]")
     with pytest.raises(
@@ -241,7 +241,7 @@ def ljspeech(folder: Path, lines: str, sounds: tuple[str, ...] = ()) -> Path:
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_ljspeech_is_read_by_its_list_or_its_folder(tmp_path: Path, named: bool) -> None:
+def test_ljspeech_is_read_by_list_or_folder(tmp_path: Path, named: bool) -> None:
     lines = (
         'LJ1|In "1852, Mr. X|In "eighteen fifty-two, Mister X\nLJ2|As it is.|\r\n\nLJ3|Two'
         " fields.\nwavs/d.flac|A path.\ne.wav|A name.\n"
@@ -256,7 +256,7 @@ def test_ljspeech_is_read_by_its_list_or_its_folder(tmp_path: Path, named: bool)
     }
 
 
-def test_rows_of_ljspeech_that_cannot_be_read(tmp_path: Path) -> None:
+def test_bad_rows_of_ljspeech_are_rejected(tmp_path: Path) -> None:
     path = ljspeech(tmp_path, "a|Fine.\nb|One|two|three\nc\nd||\n")
     (row,), rejections = read_metadata(path)
     assert (row.where, row.path) == (f"{path} row 1", tmp_path / "wavs/a.wav"), (
@@ -269,7 +269,7 @@ def test_rows_of_ljspeech_that_cannot_be_read(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_ljspeech(tmp_path: Path) -> None:
+def test_other_files_are_not_ljspeech(tmp_path: Path) -> None:
     path = ljspeech(tmp_path, "path|text\nwavs/a.wav|A header.\n")
     assert not is_ljspeech(path)
     assert texts(read_metadata(path), tmp_path) == {"wavs/a.wav": "A header."}

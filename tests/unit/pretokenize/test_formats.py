@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from csm_ft.errors import MetadataError
 from csm_ft.pretokenize.formats import read_table
-from csm_ft.pretokenize.metadata import MetadataError, read_metadata
+from csm_ft.pretokenize.metadata import read_metadata
 
 PIECES = [
     *'[]{}",:|;\t\n\r\\ ',
@@ -84,27 +85,27 @@ def message(path: Path, **options: Any) -> str:
         ("t.h5", "HDF", "not readable as an HDF5 table"),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_says_why_and_what_to_do(
+def test_unreadable_file_names_reason_and_remedy(
     tmp_path: Path, name: str, content: str | bytes, expected: str
 ) -> None:
     assert expected in message(write(tmp_path, name, content))
 
 
-def test_no_file_and_a_folder(tmp_path: Path) -> None:
+def test_missing_file_and_empty_folder_are_refused(tmp_path: Path) -> None:
     assert "no such file" in message(tmp_path / "t.json")
     (tmp_path / "u.json").mkdir()
     assert "is a folder with neither a metadata file" in message(tmp_path / "u.json")
     assert "cannot be read" in message(tmp_path / ("x" * 300 + ".json"))
 
 
-def test_a_byte_order_mark_and_dos_lines_are_fine(tmp_path: Path) -> None:
+def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
     assert texts(write(tmp_path, "t.csv", "path,text\r\na,é\r\n".encode("utf-8-sig"))) == ["é"]
     assert texts(write(tmp_path, "t.json", '[{"path": "a", "text": "é"}]'.encode("utf-8-sig"))) == [
         "é"
     ]
 
 
-def test_data_may_stand_under_data(tmp_path: Path) -> None:
+def test_json_rows_may_stand_under_data(tmp_path: Path) -> None:
     assert texts(
         write(tmp_path, "t.JSON", '{"version": 1, "data": [{"path": "a", "text": "b"},]}')
     ) == ["b"]
@@ -131,7 +132,7 @@ def test_trailing_commas_change_nothing_else(rows: list[dict[str, str]]) -> None
     assert list(found) == rows
 
 
-def test_json_rows_that_are_no_objects_are_rejected_alone(tmp_path: Path) -> None:
+def test_json_rows_without_objects_are_rejected(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         "t.json",
@@ -148,7 +149,7 @@ def test_json_rows_that_are_no_objects_are_rejected_alone(tmp_path: Path) -> Non
     ]
 
 
-def test_a_torn_line_of_jsonl_costs_one_row(tmp_path: Path) -> None:
+def test_torn_jsonl_line_costs_one_row(tmp_path: Path) -> None:
     lines = [
         '{"path": "a", "text": "line\u2028separator"}',
         "",
@@ -162,7 +163,7 @@ def test_a_torn_line_of_jsonl_costs_one_row(tmp_path: Path) -> None:
     assert "not JSON" in number.reason
 
 
-def test_a_row_with_too_many_fields_is_rejected_and_a_short_one_lacks_its_end(
+def test_csv_rows_of_wrong_length(
     tmp_path: Path,
 ) -> None:
     path = write(tmp_path, "t.csv", 'path,text,speaker\na,Hello, world,3\nb,fine\n\nc, "x, y",4\n')
@@ -172,15 +173,13 @@ def test_a_row_with_too_many_fields_is_rejected_and_a_short_one_lacks_its_end(
 
 
 @pytest.mark.parametrize("mark", [";", "|", "\t"])
-def test_another_mark_between_columns_is_recognised_by_the_header(
-    tmp_path: Path, mark: str
-) -> None:
+def test_header_decides_csv_delimiter(tmp_path: Path, mark: str) -> None:
     assert texts(
         write(tmp_path, "t.csv", f'"speaker"{mark}"path"{mark}text\n1{mark}a.wav{mark}Hello, you\n')
     ) == ["Hello, you"]
 
 
-def test_quotes_in_tsv_are_read_as_they_are_meant(tmp_path: Path) -> None:
+def test_tsv_quotes_follow_the_lines(tmp_path: Path) -> None:
     written = pd.DataFrame({"path": ["a", "b"], "text": ['say "hi"\tthere', "two\nlines"]})
     written.to_csv(tmp_path / "pandas.tsv", sep="\t", index=False)
     assert texts(tmp_path / "pandas.tsv") == list(written["text"])
@@ -196,7 +195,7 @@ def test_quotes_in_tsv_are_read_as_they_are_meant(tmp_path: Path) -> None:
     ]
 
 
-def test_sqlite_tables_are_named_quoted_and_listed(tmp_path: Path) -> None:
+def test_sqlite_tables_are_quoted_and_listed(tmp_path: Path) -> None:
     name = 'my "clips"; DROP TABLE data'
     with sqlite3.connect(tmp_path / "a b#?.db") as database:
         database.execute("CREATE TABLE data (path TEXT, text TEXT)")
@@ -213,7 +212,7 @@ def test_sqlite_tables_are_named_quoted_and_listed(tmp_path: Path) -> None:
     assert "holds no rows" in message(path)
 
 
-def test_parquet_with_the_sound_inside_says_so(tmp_path: Path) -> None:
+def test_parquet_with_embedded_sound_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"audio": [{"bytes": b"x", "path": "a.wav"}], "text": ["b"]}).to_parquet(
         tmp_path / "t.parquet"
     )
@@ -232,7 +231,7 @@ def test_parquet_with_the_sound_inside_says_so(tmp_path: Path) -> None:
     )
 )
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_garbage_is_never_more_than_a_metadata_error(suffix: str, content: bytes) -> None:
+def test_garbage_raises_only_metadata_error(suffix: str, content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), f"t{suffix}", content)
         try:
@@ -263,9 +262,7 @@ def test_garbage_is_never_more_than_a_metadata_error(suffix: str, content: bytes
     )
 )
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".tsv"])
-def test_almost_valid_text_is_never_more_than_a_metadata_error(
-    suffix: str, pieces: list[str]
-) -> None:
+def test_almost_valid_text_raises_only_metadata_error(suffix: str, pieces: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write(
             Path(folder), f"t{suffix}", "path,text\n" * suffix.endswith("csv") + "".join(pieces)

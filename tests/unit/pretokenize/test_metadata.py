@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csm_ft.pretokenize.metadata import Rejection, Row, read_metadata
+from csm_ft.data.rows import Rejection, Row
+from csm_ft.pretokenize.metadata import read_metadata
 
 Columns = dict[str, Any]
 
@@ -146,7 +147,7 @@ def word(value: float | str | None) -> str | None:
 @pytest.mark.parametrize(
     "suffix", [".json", ".jsonl", ".csv", ".tsv", ".sqlite", ".parquet", ".h5"]
 )
-def test_every_format_says_the_same(suffix: str, pairs: list[tuple[Columns, Columns]]) -> None:
+def test_every_format_gives_same_rows(suffix: str, pairs: list[tuple[Columns, Columns]]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         path = folder / f"clips{suffix}"
@@ -175,17 +176,17 @@ def test_every_format_says_the_same(suffix: str, pairs: list[tuple[Columns, Colu
     ("written", "means"),
     [(3, "3"), (3.0, "3"), ("3", "3"), ("3.0", "3"), (" 3 ", "3"), (-0.0, "0"), ("alice", "alice"), ("007", "007"), ("v1.0", "v1.0")],
 )  # fmt: skip
-def test_a_speaker_is_a_word(tmp_path: Path, written: Any, means: str) -> None:
+def test_speaker_is_read_as_word(tmp_path: Path, written: Any, means: str) -> None:
     assert one(tmp_path, speaker=written).speaker == means
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan, "", "  ", "nan", "None", "null"])
-def test_what_is_absent(tmp_path: Path, nothing: Any) -> None:
+def test_absent_values_are_none(tmp_path: Path, nothing: Any) -> None:
     row = one(tmp_path, speaker=nothing, start=nothing, end=nothing, duration=nothing)
     assert (row.speaker, row.start_sec, row.end_sec) == (None, None, None)
 
 
-def test_the_readme_example_of_the_public_trainer(tmp_path: Path) -> None:
+def test_public_trainer_example_is_read(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text("""[
       {"text": "Hello, [world],}", "path": "a.wav",},
       {"text": "Bonjour", "path": "b.wav", "start": 0.0, "end": 30.0, "speaker": 0,},
@@ -198,7 +199,7 @@ def test_the_readme_example_of_the_public_trainer(tmp_path: Path) -> None:
     ]
 
 
-def test_mixed_optional_fields_in_a_table_do_not_become_nan(tmp_path: Path) -> None:
+def test_empty_csv_cells_are_absent(tmp_path: Path) -> None:
     pd.DataFrame(
         {"path": ["a.wav", "b.wav"], "text": ["x", "y"], "speaker": [3, None], "end": [None, 2]}
     ).to_csv(tmp_path / "t.csv")
@@ -207,7 +208,7 @@ def test_mixed_optional_fields_in_a_table_do_not_become_nan(tmp_path: Path) -> N
     assert [(row.speaker, row.end_sec) for row in rows] == [("3", None), (None, 2.0)]
 
 
-def test_aliases_capitals_spaces_and_unknown_columns(tmp_path: Path) -> None:
+def test_column_names_are_matched_loosely(tmp_path: Path) -> None:
     row = {
         " Audio": "a.wav",
         "Sentence ": "Hi",
@@ -222,7 +223,7 @@ def test_aliases_capitals_spaces_and_unknown_columns(tmp_path: Path) -> None:
     assert found == Row(f"{tmp_path / 'train.json'} row 1", tmp_path / "a.wav", "Hi", "1", 1.1, 3.3)
 
 
-def test_column_and_alias_may_agree_but_not_differ(tmp_path: Path) -> None:
+def test_column_and_alias_must_agree(tmp_path: Path) -> None:
     assert (
         one(
             tmp_path, audio=" a.wav", speaker=3, speaker_id="3.0", start=1, end=3.3, duration=2.3
@@ -272,17 +273,15 @@ def test_column_and_alias_may_agree_but_not_differ(tmp_path: Path) -> None:
         ({"speaker": "a\nb"}, "control characters"),
     ],
 )
-def test_a_bad_row_is_rejected_with_its_reason(
-    tmp_path: Path, columns: Columns, message: str
-) -> None:
+def test_bad_row_is_rejected_with_reason(tmp_path: Path, columns: Columns, message: str) -> None:
     assert message.replace('"', "'") in reason(tmp_path, **columns)
 
 
-def test_huge_whole_numbers_are_speakers_too(tmp_path: Path) -> None:
+def test_huge_number_is_a_speaker(tmp_path: Path) -> None:
     assert one(tmp_path, speaker=10**400).speaker == str(10**400)
 
 
-def test_a_rejection_can_be_read_back(tmp_path: Path) -> None:
+def test_rejection_survives_json(tmp_path: Path) -> None:
     _, (rejection, _) = read(
         tmp_path, [{"path": "ü.wav", "text": "naïve \ud800"}, {"path": 3, "text": ["x"]}]
     )
@@ -294,7 +293,7 @@ def test_a_rejection_can_be_read_back(tmp_path: Path) -> None:
     assert str(rejection) == f"{rejection.where}: {rejection.reason}"
 
 
-def test_rejections_and_rows_keep_their_numbers(tmp_path: Path) -> None:
+def test_rows_and_rejections_keep_numbers(tmp_path: Path) -> None:
     rows, rejections = read(
         tmp_path, [{"path": f"{i}.wav", "text": "" if i % 3 == 0 else f"t{i}"} for i in range(10)]
     )
@@ -303,7 +302,7 @@ def test_rejections_and_rows_keep_their_numbers(tmp_path: Path) -> None:
     assert [item.where.rsplit(" ", 1)[1] for item in rejections] == ["1", "4", "7", "10"]
 
 
-def test_numpy_values_and_bytes_are_values(tmp_path: Path) -> None:
+def test_numpy_values_and_bytes_are_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "t.h5", "w") as file:
         kind = np.dtype([("path", "S8"), ("text", "S8"), ("speaker", "i4"), ("end", "f4")])
         file["clips"] = np.array(
@@ -317,7 +316,7 @@ def test_numpy_values_and_bytes_are_values(tmp_path: Path) -> None:
 # Paths
 
 
-def test_paths_are_relative_to_the_metadata_file_and_resolved(
+def test_paths_are_relative_to_metadata_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "meta").mkdir()
@@ -341,7 +340,7 @@ def test_paths_are_relative_to_the_metadata_file_and_resolved(
     assert found[0].where == "meta/train.json row 1", "the name as the user gave it"
 
 
-def test_a_linked_metadata_file_counts_where_it_is_seen(tmp_path: Path) -> None:
+def test_linked_metadata_file_counts_where_seen(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     write(tmp_path / "store" / "x.json", [{"path": "a.wav", "text": "x"}])
     (tmp_path / "train.json").symlink_to(tmp_path / "store" / "x.json")
@@ -349,12 +348,12 @@ def test_a_linked_metadata_file_counts_where_it_is_seen(tmp_path: Path) -> None:
     assert row.path == tmp_path / "a.wav"
 
 
-def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert one(tmp_path, path="~/a.wav").path == tmp_path / "home" / "a.wav"
 
 
-def test_a_quote_mark_that_swallows_rows_is_found(tmp_path: Path) -> None:
+def test_unclosed_quote_across_rows_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(
         'path,text\na.wav,"Where is it?\nb.wav,I do not know."\nc.wav,"two\nlines"\n'
     )

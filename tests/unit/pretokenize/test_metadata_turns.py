@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csm_ft.pretokenize.metadata import Rejection, Row, read_metadata
+from csm_ft.data.rows import Rejection, Row
+from csm_ft.pretokenize.metadata import read_metadata
 
 Columns = dict[str, Any]
 
@@ -31,7 +32,7 @@ def places(rows: list[Row]) -> dict[str, tuple[str, int]]:
     return {row.text: (row.conversation, row.turn) for row in rows}
 
 
-def test_turns_are_in_the_order_of_the_rows_or_of_their_numbers(tmp_path: Path) -> None:
+def test_turns_follow_rows_or_numbers(tmp_path: Path) -> None:
     rows, rejections = read(
         tmp_path,
         [
@@ -79,7 +80,7 @@ def test_turns_may_be_numbered_by_time_stamps(tmp_path: Path) -> None:
         ([clip("a", "x"), clip("b", "y", conversation_id="x"), clip("c", "x")], "differ; keep one", {"a": 0, "c": 2}),
     ],
 )  # fmt: skip
-def test_a_rejected_turn_leaves_a_hole(
+def test_rejected_turn_leaves_hole(
     tmp_path: Path, rows: list[Columns], message: str, left: dict[str, int]
 ) -> None:
     good, (rejection,) = read(tmp_path, rows)
@@ -90,7 +91,7 @@ def test_a_rejected_turn_leaves_a_hole(
     assert {row.text: row.turn for row in good} == left
 
 
-def test_the_same_turn_twice_names_the_earlier_row(tmp_path: Path) -> None:
+def test_repeated_turn_names_earlier_row(tmp_path: Path) -> None:
     _, rejections = read(
         tmp_path, [clip("a", "x", 1), clip("b", "y", 1), clip("c", "x", "1"), clip("d", "x", 1)]
     )
@@ -101,7 +102,7 @@ def test_the_same_turn_twice_names_the_earlier_row(tmp_path: Path) -> None:
     ] * 2
 
 
-def test_a_torn_line_within_a_conversation_is_a_turn_of_it(tmp_path: Path) -> None:
+def test_torn_line_within_conversation_is_turn(tmp_path: Path) -> None:
     lines = [
         "path,text,conversation",
         "a.wav,a,x",
@@ -119,7 +120,7 @@ def test_a_torn_line_within_a_conversation_is_a_turn_of_it(tmp_path: Path) -> No
     )
 
 
-def test_a_row_may_be_a_list_of_turns(tmp_path: Path) -> None:
+def test_row_may_be_list_of_turns(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     rows, rejections = read(
         tmp_path,
@@ -182,7 +183,7 @@ def test_a_row_may_be_a_list_of_turns(tmp_path: Path) -> None:
     ]
 
 
-def test_lists_of_turns_in_jsonl_and_parquet(tmp_path: Path) -> None:
+def test_jsonl_and_parquet_hold_turns(tmp_path: Path) -> None:
     turns = [{"path": f"{i}.wav", "text": str(i)} for i in range(3)]
     (tmp_path / "t.jsonl").write_text(
         "\n".join(map(json.dumps, [turns, {"turns": turns}, turns[0]]))
@@ -250,7 +251,7 @@ def count(value: Any) -> int:
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.one_of(NESTED, ODD), min_size=1, max_size=8))
-def test_odd_conversations_are_rows_or_rejections_and_no_two_are_in_one_place(
+def test_odd_conversations_never_share_a_place(
     values: list[Any],
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -274,7 +275,7 @@ def test_odd_conversations_are_rows_or_rejections_and_no_two_are_in_one_place(
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from("xy"), st.integers(-3, 3), st.booleans()), max_size=12))
-def test_places_are_what_sorting_and_counting_gives(turns: list[tuple[str, int, bool]]) -> None:
+def test_places_match_sorting_and_counting(turns: list[tuple[str, int, bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         given_rows = [
             clip(str(i), name, turn, **({} if fine else {"start": -1}))

@@ -8,7 +8,7 @@ import pytest
 
 from csm_ft.report import spoken
 from csm_ft.report.spoken import build_index
-from tests.helpers.sweep_folder import speech, write_take
+from tests.helpers.sweep_folder import speech, write_answer, write_take
 
 NASTY = "</script><script>alert(1)</script> \"quotes\" & 'more'"
 
@@ -27,12 +27,12 @@ def take(
         "speaker": speaker,
         "take": number,
         "context": context or [],
-        "stopped_by_eos": True,
+        "is_complete": True,
     }
     write_take(folder / name, speech(1.0, 0.9, np.random.default_rng(number)), facts)
 
 
-def test_takes_of_a_prompt_stand_side_by_side(tmp_path: Path) -> None:
+def test_takes_stand_side_by_side(tmp_path: Path) -> None:
     for number in (1, 2):
         take(tmp_path, f"001-hello-take{number}", "Hello.", number=number)
     take(tmp_path, "002-hello", "Hello.", "ben")
@@ -56,7 +56,7 @@ def test_takes_of_a_prompt_stand_side_by_side(tmp_path: Path) -> None:
     assert "&lt;/script&gt;" in page
 
 
-def test_of_a_long_conversation_the_last_turns_are_shown(tmp_path: Path) -> None:
+def test_long_context_shows_last_turns(tmp_path: Path) -> None:
     take(
         tmp_path,
         "001-hello",
@@ -69,11 +69,11 @@ def test_of_a_long_conversation_the_last_turns_are_shown(tmp_path: Path) -> None
     assert page.count("<li>ben: Turn ") == 12
 
 
-def test_an_empty_folder_says_so(tmp_path: Path) -> None:
-    assert "No recordings are in this folder." in build_index(tmp_path).read_text()
+def test_empty_folder_is_named_so(tmp_path: Path) -> None:
+    assert "No samples are in this folder." in build_index(tmp_path).read_text()
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     for name in ("001-a", "002-b", "003-c"):
         take(tmp_path, name, "Hello.")
     (tmp_path / "001-a.json").write_text("{")
@@ -81,12 +81,12 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "003-c.wav").write_bytes(b"no sound")
     page = build_index(tmp_path).read_text()
     assert "001-a.json: not readable" in page
-    assert "002-b.wav: the recording is missing" in page
+    assert "002-b.wav: the file is missing" in page
     assert "003-c.wav: not readable as audio" in page
     assert page.count("<audio") == 1
 
 
-def test_what_does_not_fit_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_pages_link_sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("001-a #1", "002-b"):
         take(tmp_path, name, "Hello.")
     monkeypatch.setattr(spoken, "PAGE_BYTES", 1)
@@ -95,13 +95,24 @@ def test_what_does_not_fit_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "data:audio" not in page
 
 
-def test_facts_of_what_was_spoken_are_shown(tmp_path: Path) -> None:
+def test_facts_of_takes_are_shown(tmp_path: Path) -> None:
     take(tmp_path, "001-a", "Hello.")
     facts = json.loads((tmp_path / "001-a.json").read_text())
     (tmp_path / "001-a.json").write_text(
-        json.dumps({**facts, "stopped_by_eos": False, "silence_share": 0.75})
+        json.dumps({**facts, "is_complete": False, "silence_share": 0.75})
     )
     page = build_index(tmp_path).read_text()
-    assert "ran into the cap" in page
+    assert "cut at the limit" in page
     assert "75 % silence" in page
     assert "step" not in page.split("<main>")[1].split("</main>")[0]
+
+
+def test_text_takes_need_no_player(tmp_path: Path) -> None:
+    for number in (1, 2):
+        facts = {"text": "Hello.", "take": number, "is_complete": True}
+        write_answer(tmp_path / f"001-hello-take{number}", f"hallo {number}", facts)
+    page = build_index(tmp_path).read_text()
+    assert page.count('<blockquote class="answer">hallo') == 2
+    assert page.count('<article class="sentence">') == 1
+    assert "<audio" not in page
+    assert "plays" not in page.split("<main>")[1].split("</main>")[0]

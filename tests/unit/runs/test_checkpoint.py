@@ -1,4 +1,4 @@
-"""Checkpoints are there whole or not at all, and go on exactly."""
+"""Checkpoints are there whole or not at all, and a run goes on exactly from them."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from csm_ft.atomic import recover, whole_folder, write_whole
+from csm_ft.errors import MachineError
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.model import CsmModel
+from csm_ft.runs import checkpoint
 from csm_ft.runs.checkpoint import (
+    Trained,
     TrainState,
-    checkpoints,
     load_checkpoint,
     save_best,
     save_checkpoint,
 )
+from csm_ft.runs.folder import RunFolder
 from csm_ft.training.optim import build_optimizer, choose_parameters
 from tests.helpers.splits import examples_of, make_model, make_split
 
@@ -43,14 +46,17 @@ def step(model: CsmModel, optimizer: torch.optim.AdamW, seed: int) -> None:
     [{}, {"method": "lora", "lora_rank": 2}, {"method": "depth_only"}],
     ids=["full", "lora", "depth_only"],
 )
-def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_restored_run_goes_on_exactly(tmp_path: Path, options: dict[str, Any]) -> None:
     model, optimizer = make(0, **options)
     for seed in range(3):
         step(model, optimizer, seed)
     state = TrainState(step=3, examples=24, best={"val_loss": 1.5}, window={"nats_c0": 0.1 + 0.2})
-    save_checkpoint(tmp_path, model, optimizer, state, {"size": 1}, keep_last=2)
+    folder = RunFolder(tmp_path)
+    save_checkpoint(folder, Trained(model, optimizer, {"size": 1}), state, keep_last=2)
     other, other_optimizer = make(0 if options.get("method") == "lora" else 1, **options)
-    assert load_checkpoint(tmp_path / "step_000003", other, other_optimizer) == state
+    (saved,) = folder.step_folders()
+    assert (saved, TrainState.exists(saved)) == (folder.step_folder(3), True)
+    assert load_checkpoint(saved, other, other_optimizer) == state
     for seed in range(3, 6):
         step(model, optimizer, seed)
         step(other, other_optimizer, seed)
@@ -58,62 +64,62 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[str, A
         assert torch.equal(a, b)
 
 
-def test_the_last_n_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
+def test_the_last_n_are_kept_by_number(tmp_path: Path) -> None:
     model, optimizer = make(0)
+    folder, trained = RunFolder(tmp_path), Trained(model, optimizer, {})
     for number in (5, 999_999, 1_000_000, 1_000_001):
-        save_checkpoint(tmp_path, model, optimizer, TrainState(step=number), {}, keep_last=2)
-    assert [p.name for p in checkpoints(tmp_path)] == ["step_1000000", "step_1000001"]
+        save_checkpoint(folder, trained, TrainState(step=number), keep_last=2)
+    assert [p.name for p in folder.step_folders()] == ["step_1000000", "step_1000001"]
+    assert {p.name for p in folder.checkpoints.iterdir()} == {"step_1000000", "step_1000001"}
 
 
-def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
-    path = tmp_path / "best"
-    with whole_folder(path) as draft:
-        (draft / "a").write_text("old")
+def test_a_full_disk_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
 
-    def fail() -> None:
-        with whole_folder(path) as draft:
-            (draft / "a").write_text("new")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        fail()
-    assert [p.name for p in tmp_path.iterdir()] == ["best"]
-    assert (path / "a").read_text() == "old"
+    folder, trained = RunFolder(tmp_path), Trained(*make(0), {})
+    save_checkpoint(folder, trained, TrainState(step=1), keep_last=1)
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(MachineError, match=r"No space left on device \(disk /"):
+        save_checkpoint(folder, trained, TrainState(step=2), keep_last=1)
+    assert [p.name for p in folder.step_folders()] == ["step_000001"]
 
 
-@pytest.mark.parametrize("moment", ["draft written", "old moved away", "new in place"])
-def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, moment: str) -> None:
-    path, draft, old = tmp_path / "best", tmp_path / ".best.draft", tmp_path / ".best.old"
-    for folder, text in ((path, "old"), (draft, "new")):
-        folder.mkdir()
-        (folder / "a").write_text(text)
-    if moment != "draft written":
-        path.rename(old)
-    if moment == "new in place":
-        draft.rename(path)
-    recover(path)
-    assert [p.name for p in tmp_path.iterdir()] == ["best"]
-    assert (path / "a").read_text() == ("new" if moment == "new in place" else "old")
+def test_a_state_of_earlier_versions_is_read(tmp_path: Path) -> None:
+    """As 0.2 wrote them: the last validation loss alone, and no metrics."""
+    (tmp_path / "state.json").write_text(
+        '{"step": 20, "examples": 160, "epoch": 2.0, "train_sec": 35.25, "best": {"val_loss":'
+        ' 12.5, "step": 20, "examples": 160, "epoch": 2.0}, "final_val_loss": 12.75, "stopped":'
+        ' false, "metrics_bytes": 3808, "window": {}}'
+    )
+    assert TrainState.read(tmp_path) == TrainState(
+        step=20,
+        examples=160,
+        epoch=2.0,
+        train_sec=35.25,
+        best={"val_loss": 12.5, "step": 20, "examples": 160, "epoch": 2.0},
+        metrics={"val_loss": 12.75},
+        metrics_bytes=3808,
+    )
+    (tmp_path / "state.json").write_text('{"step": 3, "final_val_loss": null}')
+    assert TrainState.read(tmp_path) == TrainState(step=3), "before the first validation"
 
 
 def test_best_holds_weights_and_each_clips_share(tmp_path: Path) -> None:
-    model, _ = make(0)
-    save_best(tmp_path, model, TrainState(step=7), {"size": 1}, {"clip": (3.5, 2)})
-    assert {p.name for p in (tmp_path / "best").iterdir()} == {
+    best = RunFolder(tmp_path).best
+    trained = Trained(*make(0), {"size": 1})
+    save_best(RunFolder(tmp_path), trained, TrainState(step=7), {"clip": (3.5, 2)})
+    assert {p.name for p in best.iterdir()} == {
         "model.safetensors",
         "config.json",
         "state.json",
         "val_clips.json",
     }
-    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in (tmp_path / "best").iterdir()}
+    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in best.iterdir()}
     (tmp_path / "new").touch()
     assert set(modes.values()) == {oct((tmp_path / "new").stat().st_mode & 0o777)}, (
         "colleagues can read them if the umask lets them"
     )
-    assert json.loads((tmp_path / "best" / "val_clips.json").read_text()) == {"clip": [3.5, 2]}
-
-
-def test_text_is_written_whole(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.txt", "one")
-    write_whole(tmp_path / "a.txt", "two")
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "two")]
+    assert json.loads(RunFolder(tmp_path).best_val_clips.read_text()) == {"clip": [3.5, 2]}

@@ -1,7 +1,4 @@
-"""metrics.jsonl is the truth.
-
-Weights & Biases can neither stop a run nor be imported when it is off.
-"""
+"""metrics.jsonl is the truth; Weights & Biases can neither stop a run nor delay one without it."""
 
 import json
 import subprocess
@@ -11,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from csm_ft.config import TrainConfig
-from csm_ft.runs import metrics as track
-from csm_ft.runs.metrics import Tracker
+from csm_ft.config.train import TrainConfig
+from csm_ft.families.base import Term
+from csm_ft.runs import metrics
+from csm_ft.runs.folder import RunFolder
+from csm_ft.runs.metrics import Tracker, add, training_line, training_row
 
 ROOT = Path(__file__).resolve().parents[3]
 OFF = TrainConfig(wandb="off")
@@ -23,14 +22,14 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_rows_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
-    with Tracker(tmp_path, OFF, keep_bytes=0) as tracker:
+def test_rows_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+    with Tracker(RunFolder(tmp_path), OFF, keep_bytes=0) as tracker:
         tracker.row("train", 1, {"loss": 2.0})
         kept = tracker.num_bytes
         tracker.row("train", 2, {"loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
-    with Tracker(tmp_path, OFF, keep_bytes=kept) as tracker:
+    with Tracker(RunFolder(tmp_path), OFF, keep_bytes=kept) as tracker:
         tracker.row("val", 2, {"val_loss": 1.5})
     assert rows(tmp_path) == [
         {"kind": "train", "step": 1, "loss": 2.0},
@@ -40,10 +39,10 @@ def test_rows_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_path
 
 def test_off_does_not_import_wandb(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from csm_ft.runs.metrics import Tracker; from"
-        f" csm_ft.config import TrainConfig\nwith Tracker(Path({str(tmp_path)!r}),"
-        " TrainConfig(wandb='off'), keep_bytes=0) as t: t.row('val', 1, {'val_loss':"
-        " 1.0})\nprint('wandb' in sys.modules)"
+        "import sys; from pathlib import Path; from csm_ft.runs.folder import RunFolder; from"
+        " csm_ft.runs.metrics import Tracker; from csm_ft.config.train import TrainConfig\nwith"
+        f" Tracker(RunFolder(Path({str(tmp_path)!r})), TrainConfig(wandb='off'), keep_bytes=0) as"
+        " t: t.row('val', 1, {'val_loss': 1.0})\nprint('wandb' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -64,8 +63,8 @@ class BrokenRun:
 def test_a_broken_mirror_never_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(track, "_start_wandb", lambda folder, config: BrokenRun())
-    with Tracker(tmp_path, OFF, keep_bytes=0) as tracker:
+    monkeypatch.setattr(metrics, "_start_wandb", lambda folder, config: BrokenRun())
+    with Tracker(RunFolder(tmp_path), OFF, keep_bytes=0) as tracker:
         tracker.row("train", 1, {"loss": 2.0})
         tracker.row("train", 2, {"loss": 1.0})
         tracker.summary({"x": 1})
@@ -73,10 +72,45 @@ def test_a_broken_mirror_never_stops_the_run(
     assert BrokenRun.calls == 1, "it is given up after the first failure"
 
 
-def test_offline_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_runs_need_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with Tracker(tmp_path, TrainConfig(wandb="auto"), keep_bytes=0) as tracker:
+    with Tracker(RunFolder(tmp_path), TrainConfig(wandb="offline"), keep_bytes=0) as tracker:
         tracker.row("val", 1, {"val_loss": 1.0})
         assert tracker._wandb is not None
         assert tracker._wandb.offline
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+TERMS = [Term(2.0, {"c0": 1.0}), Term(0.5, {"letters": 1.0, "spaces": 0.5})]
+
+
+def step_sums(nats: float, count: int) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for place, part in enumerate(("c0", "letters", "spaces"), start=1):
+        sums |= {f"nats_{part}": nats * place, f"count_{part}": count * place}
+    counted = {"grad_norm": 3.0, "positions": 90, "padded": 100, "micro_batches": 2}
+    timed = {"sec": 0.5, "data_sec": 0.1, "compute_sec": 0.3, "update_sec": 0.1}
+    return {**sums, **counted, **timed, "audio_sec": 10.0, "steps": 1}
+
+
+def test_training_rows_are_means_over_targets() -> None:
+    totals: dict[str, float] = {}
+    add(totals, step_sums(8.0, 4))
+    add(totals, {**step_sums(1.0, 1), "grad_norm": 5.0, "positions": 60})
+    row = training_row(totals, TERMS)
+    # Nats 9, 18, 27 over 5, 10, 15 targets: each mean is over the targets of both steps.
+    assert (row["c0"], row["letters"], row["spaces"]) == pytest.approx((1.8, 1.8, 1.8))
+    assert row["loss"] == pytest.approx(2 * 9 / 5 + 0.5 * (18 + 13.5) / (10 + 7.5))
+    assert row["grad_norm"] == 4.0
+    assert row["padding_share"] == pytest.approx(1 - 150 / 200)
+    assert (row["sec"], row["micro_batches"], row["audio_sec_per_sec"]) == (0.5, 2.0, 20.0)
+    shown = {**row, "epoch": 0.5, "learning_rate": 1e-3, "eta_sec": 3661}
+    line = training_line(7, 10, shown, TERMS)
+    assert line.startswith("step 7/10  epoch 0.50  loss 4.5000 (c0 1.800 letters 1.800 spaces")
+    assert line.endswith("lr 1.00e-03  20x real time, padding 25.0%, 1:01:01 left")
+
+
+def test_a_part_without_targets_is_zero() -> None:
+    row = training_row({**step_sums(8.0, 4), "nats_c0": 0.0, "count_c0": 0}, TERMS)
+    assert row["c0"] == 0.0
+    assert row["loss"] == pytest.approx(0.5 * 2.0)

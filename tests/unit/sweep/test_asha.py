@@ -5,13 +5,13 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_ft.sweep.asha import Rungs, go_on
+from csm_ft.sweep.asha import Rungs, may_continue
 
 RUNGS = Rungs([Fraction(1, 9), Fraction(1, 3)], Fraction(1, 9), 900)
 POINTS = [100 * k for k in range(1, 10)]
 
 
-def slow_go_on(losses: list[float], others: list[list[float]], eta: int) -> bool:
+def slow_may_continue(losses: list[float], others: list[list[float]], eta: int) -> bool:
     """Losses of validations 1..9; rungs are validations 1 and 3.
 
     Count, at a rung, how many trials are strictly better.
@@ -32,29 +32,29 @@ curves = st.lists(
 
 
 @given(own=curves, others=st.lists(curves, max_size=12), eta=st.integers(2, 5))
-def test_decisions_equal_the_slow_version(
+def test_decisions_equal_slow_version(
     own: list[float], others: list[list[float]], eta: int
 ) -> None:
     def as_curve(losses: list[float]) -> dict[int, float]:
         return dict(zip(POINTS, losses, strict=False))
 
-    assert go_on(as_curve(own), [as_curve(o) for o in others], RUNGS, eta) == slow_go_on(
-        own, others, eta
-    )
+    assert may_continue(
+        as_curve(own), [as_curve(o) for o in others], RUNGS, eta
+    ) == slow_may_continue(own, others, eta)
 
 
-def test_nothing_is_decided_with_fewer_than_eta() -> None:
-    assert go_on({100: 9.0}, [{100: 1.0}], RUNGS, 3)
-    assert not go_on({100: 9.0}, [{100: 1.0}, {100: 2.0}], RUNGS, 3)
-    assert go_on({100: 0.5}, [{100: 1.0}, {100: 2.0}], RUNGS, 3)
+def test_fewer_than_eta_decide_nothing() -> None:
+    assert may_continue({100: 9.0}, [{100: 1.0}], RUNGS, 3)
+    assert not may_continue({100: 9.0}, [{100: 1.0}, {100: 2.0}], RUNGS, 3)
+    assert may_continue({100: 0.5}, [{100: 1.0}, {100: 2.0}], RUNGS, 3)
 
 
-def test_the_best_so_far_counts_not_the_last() -> None:
+def test_best_so_far_counts() -> None:
     others = [{100: 2.0, 200: 1.9, 300: 1.8}, {100: 2.0, 200: 2.0, 300: 2.0}]
-    assert go_on({100: 1.5, 200: 1.7, 300: 2.5}, others, RUNGS, 3)
+    assert may_continue({100: 1.5, 200: 1.7, 300: 2.5}, others, RUNGS, 3)
 
 
-def test_batches_that_do_not_divide_the_rung_reach_it_at_their_next_validation() -> None:
+def test_rung_is_reached_at_next_validation() -> None:
     assert (
         RUNGS.reached({96: 1.0, 128: 0.9}, 0) == 96
     )  # a share of an epoch rounded to steps may end a little early

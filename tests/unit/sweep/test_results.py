@@ -1,23 +1,24 @@
 """What a sweep leaves behind, with 0, 1 and more completed trials."""
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 from csm_ft.cli import parse_args
 from csm_ft.families.csm.config import CsmConfig
-from csm_ft.report import build_report
+from csm_ft.report.page import build_report
+from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.config import parse
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.slots import Machine, Slot
 from csm_ft.sweep.space import read_space
 from csm_ft.sweep.study import SweepStudy
-from csm_ft.sweep.trials import Configs, DataFacts, agreement, rungs_of
+from csm_ft.sweep.trials import Configs, DataFacts, objective_of, plan_study
 from tests.helpers import fake_trainer
 
 SPACE = (
@@ -26,41 +27,30 @@ SPACE = (
 )
 
 
+# The keys of a trial in summary.json that other programs rely on.
+KEYS = (
+    "number state reason value final_value best_examples best_epoch params attempts seconds slot"
+    " dir is_default"
+).split()
+
+
 class Desk:
     """A study with everything around it but the workers."""
 
     def __init__(self, out: Path) -> None:
         (out.parent / "space.yaml").write_text(SPACE)
-        request = parse(
-            [
-                "--n_trials",
-                "6",
-                "--n_epochs",
-                "3",
-                "--output_dir",
-                str(out),
-                "--wandb",
-                "off",
-                "--study_name",
-                "süß\n#",
-            ]
-        )
+        argv = ["--n_trials", "6", "--n_epochs", "3", "--output_dir", str(out), "--wandb", "off"]
+        request = parse([*argv, "--study_name", "süß\n#"])
         data = DataFacts(fake_trainer.NUM_CLIPS, "f")
         space = read_space(
             out.parent / "space.yaml", request, num_train_examples=data.num_train_examples
         )
-        rungs = rungs_of(request.sweep, space.base, data)
-        self.out = out
-        self.study = SweepStudy.open(
-            out,
-            request.sweep,
-            space,
-            rungs,
-            agreement(request.sweep, space.base, space.describe(), data),
-        )
-        self.study.set_baseline(3.5)
-        self.configs = Configs(out, request.sweep, space.base, "cpu", 1)
-        self.results = Results(self.study, self.configs, Machine("cpu", [Slot("cpu0", {})], 1))
+        self.out, folder = out, SweepFolder(out)
+        self.study = SweepStudy.open(folder, plan_study(request.sweep, space, data))
+        self.study.set_baseline({"val_loss": 3.5, "val_c0": 1.4})
+        machine = Machine("cpu", [Slot("cpu0", {})], 1)
+        self.configs = Configs(folder, request.sweep, space.base, machine)
+        self.results = Results(self.study, self.configs, objective_of(space.base))
 
     def run(self, state: Any = "completed") -> int:
         number = self.study.ask()
@@ -71,7 +61,7 @@ class Desk:
         )
         if state == "completed":
             self.study.finish(
-                number, "completed", best=result.best, final_value=result.final_val_loss
+                number, "completed", best=result.best, final_value=result.metrics["val_loss"]
             )
         else:
             self.study.finish(number, state, reason="=why")
@@ -84,7 +74,7 @@ class Desk:
         def progress(self, step: int, examples: int) -> None: ...
 
         def validated(self, examples: int, metrics: dict[str, float]) -> bool:
-            self.study.validated(self.number, examples, metrics["val_loss"])
+            self.study.validated(self.number, examples, metrics)
             return True
 
     def summary(self) -> dict[str, Any]:
@@ -98,7 +88,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.study.close()
 
 
-def test_nothing_completed(desk: Desk) -> None:
+def test_no_trial_completed(desk: Desk) -> None:
     desk.results.write("running")
     desk.run("diverged")
     assert desk.results.write("unfinished") is None
@@ -111,13 +101,13 @@ def test_nothing_completed(desk: Desk) -> None:
     assert (summary["best"], summary["verdict"], summary["baseline"]) == (
         None,
         None,
-        {"value": 3.5, "dir": "baseline"},
+        {"value": 3.5, "dir": "baseline", "metrics": {"val_loss": 3.5, "val_c0": 1.4}},
     )
     assert [t["state"] for t in summary["trials"]] == ["diverged"] + ["waiting"] * 5
     assert build_report(desk.out).is_file()
 
 
-def test_the_best_config_is_the_best_trials(desk: Desk) -> None:
+def test_best_config_is_best_trials(desk: Desk) -> None:
     for _ in range(4):
         desk.run()
         desk.results.write("running")
@@ -130,7 +120,7 @@ def test_the_best_config_is_the_best_trials(desk: Desk) -> None:
     config = parse_args(
         CsmConfig, ["--config", str(desk.out / "best.yaml")], program="train.py", description=""
     )
-    there = yaml.safe_load((desk.configs.folder(best) / "config.yaml").read_text())
+    there = yaml.safe_load((desk.configs.folder.trial(best).config).read_text())
     assert config.model_dump(mode="json") == there | {
         "output_dir": "auto",
         "wandb_group": "",
@@ -139,24 +129,24 @@ def test_the_best_config_is_the_best_trials(desk: Desk) -> None:
     again = fake_trainer.run(config.replace(output_dir=str(desk.out.parent / "again")))
     assert again.best is not None
     assert again.best["val_loss"] == values[best]
-    weights = desk.configs.folder(best) / "checkpoints" / "best" / "model.safetensors"
+    weights = desk.configs.folder.trial(best).best / "model.safetensors"
     assert (desk.out / "best" / "model.safetensors").samefile(weights)
     assert build_report(desk.out).is_file()
 
 
-def test_only_the_best_few_keep_their_weights_and_clips_outlive_them(desk: Desk) -> None:
+def test_clips_outlive_dropped_weights(desk: Desk) -> None:
     for _ in range(6):
         desk.run()
         desk.results.write("running")
     ranked = sorted(desk.study.records(), key=lambda r: r.value or 0.0)
     for place, record in enumerate(ranked):
-        folder = desk.configs.folder(record.number)
+        folder = desk.configs.folder.trial(record.number).path
         assert (folder / "checkpoints").exists() == (place < 3)
         assert (folder / "val_clips.json").is_file()
         assert (folder / "metrics.jsonl").is_file()
 
 
-def test_best_weights_survive_a_kill_in_the_middle_of_their_exchange(desk: Desk) -> None:
+def test_best_weights_survive_a_kill(desk: Desk) -> None:
     desk.run()
     desk.results.write("running")
     (desk.out / "best").rename(desk.out / ".best.old")
@@ -170,19 +160,33 @@ def test_best_weights_survive_a_kill_in_the_middle_of_their_exchange(desk: Desk)
     assert not list(desk.out.glob(".best*"))
 
 
-def test_the_table(desk: Desk) -> None:
+def test_table_reads_with_pandas(desk: Desk) -> None:
     desk.run()
     desk.run("poison")
     desk.results.write("finished")
-    with (desk.out / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["state"] for row in rows] == ["completed", "poison"]
-    assert float(rows[0]["params.learning_rate"]) == 3e-5
-    assert rows[1]["reason"] == "'=why"  # text that a spreadsheet would take for a formula
-    assert rows[1]["value"] == ""
+    table = pd.read_csv(desk.out / "trials.csv")
+    assert list(table["state"]) == ["completed", "poison"]
+    assert table["params.learning_rate"][0] == 3e-5
+    assert table["reason"][1] == "'=why"  # text that a spreadsheet would take for a formula
+    assert pd.isna(table["value"][1])
+    summary = desk.summary()
+    for name, value in summary["trials"][0]["metrics"].items():
+        assert table[f"metrics.{name}"][0] == pytest.approx(value)
+    assert pd.isna(table["metrics.val_c0"][1])
+    lines = (desk.out / "trials.csv").read_text().splitlines()
+    assert lines[0].startswith(
+        "number,state,reason,value,final_value,best_examples,best_epoch,attempts,seconds,slot,dir,"
+        "is_default,params.learning_rate,params.batch_size,metrics.val_loss"
+    )
+    assert ",144," in lines[1], "whole numbers stay whole"
 
 
-def test_a_summary_says_what_the_report_needs(desk: Desk) -> None:
+def test_empty_table_has_its_header(desk: Desk) -> None:
+    desk.results.write("running")
+    assert (desk.out / "trials.csv").read_text().startswith("number,state,reason,value")
+
+
+def test_summary_has_what_page_needs(desk: Desk) -> None:
     for _ in range(5):
         desk.run()
     verdict = desk.results.write("finished")
@@ -190,6 +194,11 @@ def test_a_summary_says_what_the_report_needs(desk: Desk) -> None:
     assert summary["horizon_examples"] == 3 * fake_trainer.NUM_CLIPS
     assert summary["rungs"] == [16, 48, 144]
     assert summary["trials"][0]["is_default"]
+    assert summary["unit"] == "nats per frame"
+    assert summary["objective"] == "lowest validation loss (nats per frame) from the first rung on"
+    assert summary["objective_metric"] == "val_loss"
+    assert set(summary["trials"][0]["metrics"]) == {"val_loss", "val_c0", "val_depth", "val_error"}
+    assert set(KEYS) <= set(summary["trials"][0])
     assert summary["trials"][1]["dir"] == "trials/0001"
     assert verdict is not None
     assert summary["verdict"]["text"] == verdict.text

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from csm_ft.config import ConfigError
+from csm_ft.errors import ConfigError
 from csm_ft.sweep import slots
 from csm_ft.sweep.config import SweepConfig
 from csm_ft.sweep.slots import choose_machine, visible_gpus
@@ -33,7 +33,7 @@ def test_each_worker_sees_one_gpu() -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_more_gpus_than_there_are() -> None:
+def test_too_many_gpus_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"n_gpus 3 is more than the 2 GPUs of this machine; use --n_gpus 2"
     ):
@@ -41,13 +41,13 @@ def test_more_gpus_than_there_are() -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_one_gpu_by_name_is_refused_with_the_way_out() -> None:
+def test_named_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES"):
         choose_machine(SweepConfig(), device="cuda:1", threads=0)
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_workers_share_the_cpu_and_it_is_said(
+def test_workers_share_the_cpu(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots.os, "sched_getaffinity", lambda _: set(range(8)))
@@ -63,12 +63,12 @@ def test_without_a_gpu_workers_share_the_cpu_and_it_is_said(
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_device_cpu_leaves_gpus_alone() -> None:
+def test_device_cpu_ignores_gpus() -> None:
     machine = choose_machine(SweepConfig(n_gpus=1), device="cpu", threads=3)
     assert (machine.device, machine.threads) == ("cpu", 3)
 
 
-def test_gpus_are_counted_by_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nvidia_smi_counts_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho 'GPU 1: A (UUID: y)'\n")

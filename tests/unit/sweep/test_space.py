@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csm_ft.config import ConfigError
+from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import parse
-from csm_ft.sweep.space import Space, find_space, read_space
+from csm_ft.sweep.rows import find_space, read_rows
+from csm_ft.sweep.space import Space, read_space
 
 PUBLIC = """
 batch_size: {type: categorical, values: [8, 16, 32]}
@@ -44,7 +45,7 @@ def draw(
     return space.suggest(trial), study.trials[0]
 
 
-def test_the_public_trainers_file_runs_unchanged(tmp_path: Path) -> None:
+def test_public_trainers_file_runs_unchanged(tmp_path: Path) -> None:
     public = space(tmp_path, PUBLIC, "--n_epochs", "3")
     assert public.base.model_dump()["decoder_loss_weight"] == 0.5
     assert public.first_points()[0] == {
@@ -66,9 +67,7 @@ def test_the_public_trainers_file_runs_unchanged(tmp_path: Path) -> None:
     assert public.base.replace(**values).warmup_steps == str(values["warmup_steps"])
 
 
-def test_our_own_file_is_valid_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_file_is_valid_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ours = read_space(find_space("configs/sweep.yaml"), parse([]), num_train_examples=100)
     assert len(ours.first_points()) == 3
@@ -78,7 +77,7 @@ def test_our_own_file_is_valid_from_any_folder(
     )
 
 
-def test_the_space_of_methods_searches_adapters_only_where_there_are_any() -> None:
+def test_methods_space_searches_only_real_adapters() -> None:
     methods = read_space(
         Path(__file__).parents[3] / "configs/sweep_methods.yaml", parse([]), num_train_examples=100
     )
@@ -111,7 +110,8 @@ def test_the_space_of_methods_searches_adapters_only_where_there_are_any() -> No
             "loss_turns: {type: categorical, values: [all, 'speaker:a']}",
             "one speaker's turns see fewer examples",
         ),
-        ("loss_turns: {type: fixed, value: last}", "loss_turns cannot be fixed here"),
+        ("context_positions: {type: fixed, value: 100}", "context_positions cannot be fixed here"),
+        ("val_turns: {type: fixed, value: last}", "val_turns cannot be fixed here"),
         (
             "lora_rank: {type: categorical, values: [8, 16], when: {method: lora}}",
             "method is 'full' in every trial",
@@ -122,9 +122,7 @@ def test_the_space_of_methods_searches_adapters_only_where_there_are_any() -> No
         ),
     ],
 )
-def test_rows_that_would_break_the_comparison_are_refused(
-    tmp_path: Path, row: str, message: str
-) -> None:
+def test_incomparable_rows_are_refused(tmp_path: Path, row: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         space(
             tmp_path,
@@ -134,13 +132,19 @@ def test_rows_that_would_break_the_comparison_are_refused(
         )
 
 
-def test_which_turns_are_learned_can_be_searched(tmp_path: Path) -> None:
+def test_fixed_rows_decide_what_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(f"{PUBLIC}loss_turns: {{type: fixed, value: last}}\n")
+    assert read_rows(path, parse([])).base.model_dump()["loss_turns"] == "last"
+
+
+def test_target_turns_can_be_searched(tmp_path: Path) -> None:
     assert space(
         tmp_path, "loss_turns: {type: categorical, values: [all, last]}"
     ).first_points() == [{"loss_turns": "all"}]
 
 
-def test_values_of_trial_0_come_from_the_row_then_from_the_config(
+def test_default_comes_from_row_then_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (
@@ -155,12 +159,12 @@ def test_values_of_trial_0_come_from_the_row_then_from_the_config(
     assert "batch_size: 8 is not in the space" in shown
 
 
-def test_neighbours_stay_within_the_range(tmp_path: Path) -> None:
+def test_neighbours_stay_within_range(tmp_path: Path) -> None:
     text = "learning_rate: {type: float, min: 2e-5, max: 3e-5}"
     assert [p["learning_rate"] for p in space(tmp_path, text).first_points()] == [3e-5, 2e-5]
 
 
-def test_a_condition_decides_what_is_searched(tmp_path: Path) -> None:
+def test_condition_decides_what_is_searched(tmp_path: Path) -> None:
     text = (
         "min_lr_ratio: {type: float, min: 0.1, max: 0.3, default: 0.1, when: {lr_decay: [cosine,"
         " linear]}}\nlr_decay: {type: categorical, values: [cosine, linear, constant], default:"
@@ -197,8 +201,10 @@ def test_a_condition_decides_what_is_searched(tmp_path: Path) -> None:
         ("data: {type: categorical, values: [a, b]}", "trials on other data cannot be compared"),
         ("seed: {type: int, min: 0, max: 9}", "finds luck"),
         ("n_epochs: {type: int, min: 1, max: 9}", "give --n_epochs"),
-        ("val_every: {type: int, min: 1, max: 9}", "does not change what is learned"),
+        ("val_every: {type: int, min: 1, max: 9}", "does not change what the model learns"),
         ("val_every: {type: fixed, value: 9}", "drop the row"),
+        ("best_by: {type: categorical, values: [val_loss, val_c0]}", "does not change what"),
+        ("family: {type: fixed, value: csm}", "drop the row"),
         ("output_dir: {type: fixed, value: x}", "drop the row"),
         ("lr_decay: {type: fixed, value: linear}", "nothing is searched"),
         ("weight_decay: {type: float, min: 0, max: 1, default: 3}", "not in its own range"),
@@ -217,7 +223,7 @@ def test_mistakes_name_file_key_and_rule(tmp_path: Path, text: str, words: str) 
     assert words in str(error.value)
 
 
-def test_a_fixed_value_and_a_flag_must_agree(tmp_path: Path) -> None:
+def test_fixed_value_and_flag_must_agree(tmp_path: Path) -> None:
     text = PUBLIC
     assert (
         space(tmp_path, text, "--decoder_loss_weight", "0.50").base.model_dump()[
@@ -229,24 +235,24 @@ def test_a_fixed_value_and_a_flag_must_agree(tmp_path: Path) -> None:
         space(tmp_path, text, "--decoder_loss_weight", "0.7")
 
 
-def test_a_fixed_value_beats_the_sweeps_own_default(tmp_path: Path) -> None:
+def test_fixed_value_beats_sweeps_default(tmp_path: Path) -> None:
     text = "batch_size: {type: categorical, values: [8, 16]}\ngen_every: {type: fixed, value: 0}"
     assert space(tmp_path, text).base.gen_every == "0"
 
 
-def test_steps_and_a_searched_batch_size_do_not_go_together(tmp_path: Path) -> None:
+def test_steps_exclude_searched_batch_size(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="see different amounts of data"):
         space(tmp_path, "batch_size: {type: categorical, values: [8, 16]}", "--max_steps", "100")
 
 
-def test_a_missing_file_names_ours(tmp_path: Path) -> None:
+def test_missing_file_names_ours(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"configs/sweep\.yaml"):
         read_space(tmp_path / "none.yaml", parse([]), num_train_examples=1)
 
 
 @settings(max_examples=40, deadline=None)
 @given(low=st.floats(1e-8, 1e-3), factor=st.floats(1.001, 1e4), seed=st.integers(0, 99))
-def test_every_draw_is_a_config_the_trainer_takes(
+def test_every_draw_is_a_valid_config(
     low: float, factor: float, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     rows = {

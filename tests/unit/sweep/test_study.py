@@ -8,16 +8,18 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from csm_ft.errors import ConfigError, SweepError
+from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.asha import Rungs
 from csm_ft.sweep.config import parse
-from csm_ft.sweep.space import read_space
-from csm_ft.sweep.study import SweepError, SweepStudy, best_of, cut_torn_line
+from csm_ft.sweep.records import Outcome
+from csm_ft.sweep.space import Space, read_space
+from csm_ft.sweep.study import SweepStudy, best_of
+from csm_ft.sweep.trials import DataFacts, Plan, plan_study
 
 SPACE = (
     "learning_rate: {type: float, min: 1e-6, max: 1e-3, log: true}\nbatch_size: {type: categorical,"
@@ -40,11 +42,8 @@ def opener(tmp_path: Path) -> Iterator[Opener]:
             last.pop().close()
         request = parse(list(argv))
         space = read_space(tmp_path / "space.yaml", request, num_train_examples=100)
-        last.append(
-            SweepStudy.open(
-                tmp_path / folder, request.sweep, space, RUNGS, agreement or {"n_epochs": 5}
-            )
-        )
+        plan = Plan(request.sweep, space, RUNGS, agreement or {"n_epochs": 5})
+        last.append(SweepStudy.open(SweepFolder(tmp_path / folder), plan))
         return last[-1]
 
     yield open_study
@@ -52,8 +51,12 @@ def opener(tmp_path: Path) -> Iterator[Opener]:
         study.close()
 
 
+def validated(study: SweepStudy, number: int, examples: int, value: float) -> bool:
+    return study.validated(number, examples, {"val_loss": value, "val_c0": value / 2})
+
+
 def complete(study: SweepStudy, number: int, value: float) -> None:
-    study.validated(number, 900, value)
+    validated(study, number, 900, value)
     study.finish(
         number,
         "completed",
@@ -69,7 +72,7 @@ def as_optuna(folder: Path) -> optuna.Study:
     )
 
 
-def test_the_default_comes_first_then_its_neighbours(opener: Opener) -> None:
+def test_default_comes_before_its_neighbours(opener: Opener) -> None:
     study = opener()
     points = [study.params(study.ask()) for _ in range(4)]
     assert points[0] == {"learning_rate": 3e-5, "batch_size": 8}
@@ -77,11 +80,11 @@ def test_the_default_comes_first_then_its_neighbours(opener: Opener) -> None:
     assert points[3]["learning_rate"] not in [p["learning_rate"] for p in points[:3]]
 
 
-def test_running_trials_are_adopted_with_number_params_and_history(opener: Opener) -> None:
+def test_running_trials_are_adopted(opener: Opener) -> None:
     study = opener()
     numbers = [study.ask() for _ in range(5)]
     params = [study.params(n) for n in numbers]
-    study.validated(3, 100, 2.0)
+    validated(study, 3, 100, 2.0)
     study.begin_attempt(3, "cpu0")
     again = opener()
     assert again.running == numbers
@@ -93,44 +96,45 @@ def test_running_trials_are_adopted_with_number_params_and_history(opener: Opene
     assert opener().ask() == 5
 
 
-def test_a_kill_between_asking_and_drawing_is_made_good(opener: Opener, tmp_path: Path) -> None:
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_kill_between_asking_and_drawing(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = opener(folder="other")
     expected = [undisturbed.params(undisturbed.ask()) for _ in range(4)]
-    study = opener()
     for number in range(4):
+        study = opener()
+        # The first three are enqueued and not asked for, the last is asked for and not drawn.
+        place = (optuna.Study, "ask") if number < 3 else (Space, "suggest")
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                study.ask()
+        study = opener()
         if number < 3:
-            study._study.enqueue_trial(
-                study._first_points[number]
-            )  # killed here: enqueued, not asked
-            study = opener()
             assert study.num_started == number
             assert study.ask() == number
-        else:
-            study._study.ask()  # killed here: asked, nothing drawn
-            study = opener()
         assert study.params(number) == expected[number]
 
 
-def test_a_kill_between_deciding_and_telling_is_made_good(opener: Opener) -> None:
+def test_kill_between_deciding_and_telling(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     study = opener()
-    study.set_baseline(4.0)
-    for number, state in enumerate(("completed", "diverged")):
+    study.set_baseline({"val_loss": 4.0})
+    outcomes: tuple[Outcome, ...] = ("completed", "diverged")
+    for number, outcome in enumerate(outcomes):
         study.ask()
-        study._running[number].set_user_attr(
-            "outcome",
-            {
-                "state": state,
-                "reason": "r",
-                "best": {"val_loss": 2.0, "examples": 900, "epoch": 9.0},
-                "final_value": 2.0,
-            },
-        )
+        best = {"val_loss": 2.0, "examples": 900, "epoch": 9.0}
+        with monkeypatch.context() as patch:
+            patch.setattr(optuna.Study, "tell", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                study.finish(number, outcome, reason="r", best=best, final_value=2.0)
     again = opener()
     assert again.running == []
     assert [r.state for r in again.records()] == ["completed", "diverged"]
 
 
-def test_a_restarted_sampler_does_not_repeat_its_draws(opener: Opener) -> None:
+def test_restarted_sampler_draws_anew(opener: Opener) -> None:
     drawn = []
     for _ in range(6):
         study = opener("--sampler", "random")
@@ -138,7 +142,7 @@ def test_a_restarted_sampler_does_not_repeat_its_draws(opener: Opener) -> None:
     assert len(set(drawn)) == 6
 
 
-def test_the_same_seed_draws_the_same_and_another_does_not(opener: Opener) -> None:
+def test_seed_decides_the_draws(opener: Opener) -> None:
     def draws(folder: str, *argv: str) -> list[dict[str, Any]]:
         study = opener(*argv, folder=folder)
         for value in range(12):
@@ -149,71 +153,69 @@ def test_the_same_seed_draws_the_same_and_another_does_not(opener: Opener) -> No
     assert draws("a") != draws("c", "--seed", "1")
 
 
-def test_validations_told_again_change_nothing(opener: Opener) -> None:
+def test_repeated_validations_change_nothing(opener: Opener) -> None:
     study = opener()
     for _ in range(4):
         study.ask()
     for number, value in enumerate((1.2, 1.1, 1.0)):
-        assert study.validated(number, 100, value)
-    assert not study.validated(3, 100, 9.0)
+        assert validated(study, number, 100, value)
+    assert not validated(study, 3, 100, 9.0)
     again = opener()
-    assert not again.validated(3, 100, 9.0)
-    assert not again.validated(3, 100, 0.1)
+    assert not validated(again, 3, 100, 9.0)
+    assert not validated(again, 3, 100, 0.1)
     assert again.record(3).curve == {100: 9.0}
-    assert again.validated(1, 100, 5.0)
+    assert validated(again, 1, 100, 5.0)
     again.finish(
         3, "stopped", best={"val_loss": 9.0, "examples": 100, "epoch": 1.0}, final_value=9.0
     )
     assert again.record(3).reason == "behind the best 1/3 after 100 examples"
 
 
-def test_a_stop_is_written_down_before_the_value_that_caused_it(
-    opener: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_is_written_before_its_value(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     study = opener()
     for number, value in enumerate((1.0, 1.1)):
         study.ask()
-        study.validated(number, 100, value)
+        validated(study, number, 100, value)
     number = study.ask()
-    monkeypatch.setattr(optuna.Trial, "report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        study.validated(number, 100, 9.0)
-    monkeypatch.undo()
-    assert not opener().validated(number, 100, 9.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "report", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            validated(study, number, 100, 9.0)
+    assert not validated(opener(), number, 100, 9.0)
 
 
-def test_step_0_is_no_value_and_the_default_is_never_stopped(opener: Opener) -> None:
+def test_default_is_never_stopped(opener: Opener) -> None:
     study = opener()
     for _ in range(4):
         study.ask()
-    assert study.validated(1, 0, 0.1)
+    assert validated(study, 1, 0, 0.1)
     assert study.record(1).curve == {}
     for number in (1, 2, 3):
-        study.validated(number, 100, 1.0)
-    assert study.validated(0, 100, 9.0)
+        validated(study, number, 100, 1.0)
+    assert validated(study, 0, 100, 9.0)
 
 
 def test_no_pruner_stops_nothing(opener: Opener) -> None:
     study = opener("--pruner", "none")
     for _ in range(6):
         number = study.ask()
-        assert study.validated(number, 100, 1.0 + number)
+        assert validated(study, number, 100, 1.0 + number)
 
 
-def test_a_failed_trial_does_not_raise_the_bar(opener: Opener) -> None:
+def test_failed_trial_stops_nobody(opener: Opener) -> None:
     study = opener()
-    study.set_baseline(4.0)
+    study.set_baseline({"val_loss": 4.0})
     for number, value in enumerate((5.0, 5.1, 0.1)):
         study.ask()
-        study.validated(number, 100, value)
+        validated(study, number, 100, value)
     study.finish(2, "diverged", reason="step 20")
     number = study.ask()
-    assert study.validated(number, 100, 4.0)
+    assert validated(study, number, 100, 4.0)
 
 
 @pytest.mark.parametrize("reports_first", [False, True])
 @pytest.mark.parametrize("state", ["diverged", "infeasible", "poison"])
-def test_failed_trials_land_among_the_bad_ones(
+def test_failed_trials_rank_last(
     opener: Opener, tmp_path: Path, state: Any, reports_first: bool
 ) -> None:
     """Also when TPE's good set is larger than the number of completed trials.
@@ -221,19 +223,17 @@ def test_failed_trials_land_among_the_bad_ones(
     Behind every stopped trial, never the best.
     """
     study = opener()
-    study.set_baseline(4.0)
+    study.set_baseline({"val_loss": 4.0})
     complete(study, study.ask(), 2.0)
     for _ in range(5):
         number = study.ask()
-        study.validated(number, 100, 3.5)
-        (
+        if validated(study, number, 100, 3.5):
+            complete(study, number, 3.4)
+        else:
             study.finish(number, "stopped")
-            if "stop_at" in study._running[number].user_attrs
-            else complete(study, number, 3.4)
-        )
     failed = study.ask()
     if reports_first:
-        study.validated(failed, 100, 0.5)  # looked splendid before it failed
+        validated(study, failed, 100, 0.5)  # looked splendid before it failed
     study.finish(failed, state, reason="why")
     found = as_optuna(tmp_path / "out")
     for num_good in range(1, len(found.trials)):
@@ -249,9 +249,9 @@ def test_failed_trials_land_among_the_bad_ones(
     assert (record.state, record.reason, record.value) == (state, "why", None)
 
 
-def test_tpe_moves_away_from_a_cliff_of_diverged_trials(opener: Opener) -> None:
+def test_tpe_avoids_diverged_region(opener: Opener) -> None:
     study = opener("--startup_trials", "5")
-    study.set_baseline(4.0)
+    study.set_baseline({"val_loss": 4.0})
     rates = []
     for _ in range(40):
         number = study.ask()
@@ -266,14 +266,14 @@ def test_tpe_moves_away_from_a_cliff_of_diverged_trials(opener: Opener) -> None:
     )  # of 30; told FAIL instead, all 30 go over the cliff
 
 
-def test_a_second_sweep_in_the_folder_is_refused(opener: Opener) -> None:
+def test_second_sweep_is_refused(opener: Opener) -> None:
     first = opener()
-    with pytest.raises(SweepError, match=r"another sweep is running there \(process \d+\)"):
+    with pytest.raises(ConfigError, match=r"out: another sweep is running there; .*--output_dir"):
         opener(close=False)
     first.ask()
 
 
-def test_another_study_in_the_folder_is_refused(opener: Opener) -> None:
+def test_another_study_is_refused(opener: Opener) -> None:
     opener()
     with pytest.raises(
         SweepError, match=r"holds the study 'csm-sweep', not 'other'; .*--study_name csm-sweep"
@@ -281,7 +281,7 @@ def test_another_study_in_the_folder_is_refused(opener: Opener) -> None:
         opener("--study_name", "other")
 
 
-def test_a_changed_agreement_is_refused_with_a_diff(opener: Opener) -> None:
+def test_changed_agreement_is_refused(opener: Opener) -> None:
     opener(agreement={"n_epochs": 5, "seed": 0, "rungs": (1, 2)})
     opener(agreement={"n_epochs": 5, "seed": 0, "rungs": [1, 2]})
     with pytest.raises(SweepError, match="n_epochs: 5 there, 3 now\n") as error:
@@ -290,7 +290,7 @@ def test_a_changed_agreement_is_refused_with_a_diff(opener: Opener) -> None:
     assert "--output_dir" in str(error.value)
 
 
-def test_a_torn_journal_is_cut_and_stale_locks_go(opener: Opener, tmp_path: Path) -> None:
+def test_torn_journal_is_repaired(opener: Opener, tmp_path: Path) -> None:
     study = opener()
     for _ in range(3):
         study.ask()
@@ -312,27 +312,57 @@ def test_a_torn_journal_is_cut_and_stale_locks_go(opener: Opener, tmp_path: Path
     assert [t.number for t in as_optuna(tmp_path / "out").trials] == [0, 1, 2, 3]
 
 
-@given(
-    st.lists(st.binary(max_size=30).filter(lambda b: b"\n" not in b), max_size=6),
-    st.binary(max_size=30).filter(lambda b: b"\n" not in b),
-)
-def test_cutting_keeps_whole_lines(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], torn: bytes
-) -> None:
-    path = tmp_path_factory.mktemp("j") / "lines"
-    whole = b"".join(line + b"\n" for line in lines)
-    path.write_bytes(whole + torn)
-    cut_torn_line(path)
-    assert path.read_bytes() == whole
-    cut_torn_line(path)
-    assert path.read_bytes() == whole
+def test_metrics_are_kept_per_validation(opener: Opener) -> None:
+    study = opener()
+    study.ask()
+    study.validated(0, 100, {"val_loss": 2.0, "val_c0": 0.7, "val_odd": None})
+    study.validated(0, 300, {"val_loss": 3.0, "val_c0": 0.9, "val_odd": 1.0})
+    again = opener()
+    assert again.record(0).metrics == {"val_loss": 2.0, "val_c0": 0.7, "val_odd": None}
+    best = {"val_loss": 2.0, "val_c0": 0.7, "step": 9, "examples": 100, "epoch": 1.0}
+    record = again.finish(0, "completed", best=best, final_value=3.0)
+    assert record.metrics == {"val_loss": 2.0, "val_c0": 0.7, "val_odd": None}
+    assert (record.value, record.final_value, record.best_examples) == (2.0, 3.0, 100)
 
 
-def test_a_torn_line_longer_than_a_block(tmp_path: Path) -> None:
-    path = tmp_path / "lines"
-    path.write_bytes(b"a\n" + b"x" * 200_000)
-    cut_torn_line(path)
-    assert path.read_bytes() == b"a\n"
+def test_failed_trial_has_no_metrics(opener: Opener) -> None:
+    study = opener()
+    study.set_baseline({"val_loss": 4.0, "val_c0": 1.0})
+    study.ask()
+    validated(study, 0, 100, 2.0)
+    assert study.finish(0, "diverged", reason="why").metrics == {}
+    assert opener().baseline_metrics == {"val_loss": 4.0, "val_c0": 1.0}
+
+
+def test_another_objective_decides(opener: Opener, tmp_path: Path) -> None:
+    study = opener("--best_by", "val_wer")
+    study.set_baseline({"val_loss": 4.0, "val_wer": 0.0})
+    for wer in (0.3, 0.2):
+        number = study.ask()
+        study.validated(number, 900, {"val_loss": 1 / wer, "val_wer": wer})
+        best = {"val_loss": 1 / wer, "val_wer": wer, "examples": 900, "epoch": 9.0}
+        study.finish(number, "completed", best=best, final_value=wer)
+    failed = study.ask()
+    study.finish(failed, "diverged", reason="why")
+    best = best_of(study.records())
+    assert best is not None
+    assert (best.number, best.value) == (1, 0.2)
+    told = [trial.value for trial in as_optuna(tmp_path / "out").trials]
+    assert told == [0.3, 0.2, 1.0], "a failed trial ranks last, whatever the baseline"
+    assert study.importance()[0] == "lowest val_wer"
+
+
+def test_objective_is_agreed_unless_the_loss(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+
+    def agreed(*argv: str) -> dict[str, Any]:
+        request = parse(list(argv))
+        space = read_space(tmp_path / "space.yaml", request, num_train_examples=9)
+        return dict(plan_study(request.sweep, space, DataFacts(9, "f")).agreement)
+
+    assert "best_by" not in agreed()
+    assert "best_by" not in agreed("--best_by", "val_loss")
+    assert agreed("--best_by", "val_wer") == {**agreed(), "best_by": "val_wer"}
 
 
 def test_importance_names_what_matters(opener: Opener) -> None:
@@ -349,7 +379,7 @@ def test_importance_names_what_matters(opener: Opener) -> None:
         assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_events_are_one_json_a_line(opener: Opener, tmp_path: Path) -> None:
+def test_events_are_json_lines(opener: Opener, tmp_path: Path) -> None:
     study = opener()
     study.event("worker died", slot="cpu0", how="killed by SIGKILL")
     row = json.loads((tmp_path / "out" / "events.jsonl").read_text())

@@ -1,18 +1,25 @@
 """The verdict: numbers against slow ones, words against the numbers."""
 
 import math
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_ft.sweep.study import TrialRecord
-from csm_ft.sweep.verdict import Verdict, compare, judge
+from csm_ft.sweep.records import Objective, TrialRecord, Verdict
+from csm_ft.sweep.verdict import Contest, compare, reach_verdict
 
-DEFAULT = TrialRecord(0, "completed", "", 2.5, 2.5, 100, 1.0, {}, 1, 1.0, "cpu0", {})
+DEFAULT = TrialRecord(number=0, state="completed", value=2.5, dir="trials/0000", is_default=True)
+
+
+def replace(record: TrialRecord, **changes: Any) -> TrialRecord:
+    return record.model_copy(update=changes)
+
+
 BEST = replace(DEFAULT, number=4, value=2.3)
+LOSS = Objective("val_loss", "nats per frame")
 frames = {f"c{i}": 10 + 3 * i for i in range(12)}
 
 
@@ -22,7 +29,8 @@ def clips(loss: float, noise: float, seed: int = 0) -> dict[str, tuple[float, in
 
 
 def judged(best: TrialRecord | None, default: TrialRecord | None, noise: float) -> Verdict:
-    verdict = judge(best, default, 3.0, {0: clips(2.5, noise, 1), 4: clips(2.3, noise, 2)})
+    scored = {0: clips(2.5, noise, 1), 4: clips(2.3, noise, 2)}
+    verdict = reach_verdict(Contest(best, default, 3.0, scored), LOSS)
     assert verdict is not None
     return verdict
 
@@ -32,7 +40,7 @@ def judged(best: TrialRecord | None, default: TrialRecord | None, noise: float) 
         st.tuples(st.floats(0, 99), st.floats(0, 99), st.integers(1, 500)), min_size=2, max_size=20
     )
 )
-def test_compare_equals_the_formula_written_out(rows: list[tuple[float, float, int]]) -> None:
+def test_compare_equals_written_out_formula(rows: list[tuple[float, float, int]]) -> None:
     first = {str(i): (a, n) for i, (a, _, n) in enumerate(rows)}
     second = {str(i): (b, n) for i, (_, b, n) in enumerate(rows)}
     total = sum(n for *_, n in rows)
@@ -44,7 +52,7 @@ def test_compare_equals_the_formula_written_out(rows: list[tuple[float, float, i
     assert comparison.standard_error == pytest.approx(error, abs=1e-9)
 
 
-def test_the_standard_error_is_the_spread_over_samples_of_clips() -> None:
+def test_standard_error_is_spread_over_clips() -> None:
     random = np.random.default_rng(0)
     gains, errors = [], []
     for _ in range(400):
@@ -59,7 +67,7 @@ def test_the_standard_error_is_the_spread_over_samples_of_clips() -> None:
     assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.1)
 
 
-def test_a_clear_win_a_tie_and_no_win() -> None:
+def test_win_tie_and_no_win() -> None:
     clear = judged(BEST, DEFAULT, 0.01)
     assert not clear.tie
     assert clear.text.startswith("Trial 4 beats the default by 0.2")
@@ -72,7 +80,7 @@ def test_a_clear_win_a_tie_and_no_win() -> None:
     assert none.gain_over_default == 0.0
 
 
-def test_against_the_untrained_model() -> None:
+def test_untrained_model_is_compared() -> None:
     assert (
         "The default is 0.500 nats per frame better than the untrained model (3.000)."
         in judged(BEST, DEFAULT, 0.01).text
@@ -80,18 +88,38 @@ def test_against_the_untrained_model() -> None:
     assert "WORSE" in judged(BEST, replace(DEFAULT, value=3.2), 0.01).text
 
 
-def test_without_a_default_or_without_clips_it_says_so() -> None:
+def test_missing_default_or_clips_are_named() -> None:
     assert (
         "the default (trial 0) ended as diverged"
         in judged(BEST, replace(DEFAULT, state="diverged", value=None), 0.01).text
     )
-    verdict = judge(BEST, DEFAULT, None, {})
+    verdict = reach_verdict(Contest(BEST, DEFAULT, None, {}), LOSS)
     assert verdict is not None
     assert "too few validation clips" in verdict.text
     assert verdict.tie
-    assert judge(None, DEFAULT, 3.0, {}) is None
+    assert reach_verdict(Contest(None, DEFAULT, 3.0, {}), LOSS) is None
 
 
 def test_other_clips_are_refused() -> None:
     with pytest.raises(ValueError, match="different clips: 2"):
         compare({"a": (1.0, 1)}, {"b": (1.0, 1)})
+
+
+def test_other_objective_has_no_standard_error() -> None:
+    wer = Objective("val_wer", "errors per word")
+    scored = {0: clips(2.5, 0.01), 4: clips(2.3, 0.01)}
+    verdict = reach_verdict(Contest(BEST, DEFAULT, 3.0, scored), wer)
+    assert verdict is not None
+    assert verdict.standard_error is None
+    assert not verdict.tie
+    assert verdict.gain_over_default == pytest.approx(0.2)
+    assert "Trial 4 is 0.200 errors per word below the default in val_wer." in verdict.text
+    assert "is measured for val_loss only" in verdict.text
+    assert "The default is 0.500 errors per word better" in verdict.text
+
+
+def test_objective_without_a_unit() -> None:
+    verdict = reach_verdict(Contest(BEST, DEFAULT, 3.0, {}), Objective("val_wer"))
+    assert verdict is not None
+    assert "Trial 4 is 0.200 below the default in val_wer." in verdict.text
+    assert "  " not in verdict.text

@@ -24,7 +24,7 @@ def of_group(model: CsmModel, optimizer: torch.optim.AdamW, key: str) -> dict[st
     return {name: values[id(p)] for name, p in model.named_parameters() if id(p) in values}
 
 
-def test_norms_and_embeddings_are_not_decayed_by_default() -> None:
+def test_norms_and_embeddings_are_not_decayed() -> None:
     decay = of_group(*prepare(weight_decay=0.5), "weight_decay")
     assert set(decay) == set(make_model().state_dict())
     free = {name for name, value in decay.items() if value == 0}
@@ -39,7 +39,7 @@ def test_norms_and_embeddings_are_not_decayed_by_default() -> None:
     }
 
 
-def test_the_learning_rate_of_each_part_is_a_multiple_of_one() -> None:
+def test_each_part_has_its_own_rate() -> None:
     model, optimizer = prepare(backbone_lr_factor=0.5, decoder_lr_factor=2, heads_lr_factor=0)
     set_learning_rate(optimizer, 1e-3)
     rates = of_group(model, optimizer, "lr")

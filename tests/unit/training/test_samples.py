@@ -1,4 +1,4 @@
-"""What a run speaks: which prompts, in which folders, with which facts."""
+"""Samples while training: which prompts, in which folders, with which facts."""
 
 import json
 import re
@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import pretokenize
-from csm_ft import codecs
-from csm_ft.config import ConfigError
-from csm_ft.data.token_file import open_store
+from csm_ft.errors import CodecError, ConfigError, PromptError
+from csm_ft.families import open_family
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.config import CsmConfig
-from csm_ft.families.prompts import VoicedPrompt
-from csm_ft.training.samples import ask, of_validation, open_voice, write_take
+from csm_ft.families.csm.encoder import CsmEncoder
+from csm_ft.families.stores import open_store
+from csm_ft.generate.recordings import write_sample
+from csm_ft.runs.checkpoint import TrainState
+from csm_ft.runs.folder import RunFolder
+from csm_ft.training.samples import Sampler, open_sampler
 from tests.conftest import ROOT
 
 CLIP = ROOT / "demo/speech/nora/0081.flac"
+CSM = open_family("csm")
 
 
 class Rows:
@@ -32,27 +37,32 @@ class Rows:
     def row(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         self.rows.append({"kind": kind, "step": step, **values})
 
-    def audio(self, step: int, name: str, wav: Path, caption: str) -> None:
-        assert wav.is_file()
+    def sample(self, step: int, stem: Path, facts: Mapping[str, Any]) -> None:
+        assert stem.with_suffix(".wav").is_file()
 
 
-class Says:
-    """A model that says `num_frames` frames whatever it is asked."""
+class Says(torch.nn.Module):
+    """A model that says three frames whatever it is asked."""
 
-    def __init__(self, num_frames: int = 3, left_out: int = 0) -> None:
-        self.num_frames, self.left_out = num_frames, left_out
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def sample(
-        self, prompts: Sequence[Prompt], *, tokenizer: Any, options: SamplingOptions
+        self, prompts: Sequence[Prompt], encoder: Any, options: SamplingOptions
     ) -> list[Sample]:
-        return [
-            Sample(p, np.full((self.num_frames, 8), 5, np.uint16), True, self.left_out)
-            for p in prompts
-        ]
+        codes = np.full((3, 8), 5, np.uint16)
+        return [Sample(prompt, {"codes": codes}, turns_left_out=1) for prompt in prompts]
 
 
 def config(tokens: Path, **more: Any) -> CsmConfig:
-    return CsmConfig(data=str(tokens), device="cpu", **more)
+    return CsmConfig(data=str(tokens), device="cpu", dtype="fp32", **more)
+
+
+def sampler(tokens: Path, folder: Path, **more: Any) -> Sampler:
+    opened = open_sampler(config(tokens, **more), open_store(tokens), CSM, RunFolder(folder))
+    assert opened is not None
+    return opened
 
 
 def prompts_file(tmp_path: Path) -> Path:
@@ -60,125 +70,98 @@ def prompts_file(tmp_path: Path) -> Path:
         {"path": str(CLIP), "text": "Could you give me the yellow camera?", "speaker": "nora"}
     ]
     path = tmp_path / "prompts.json"
-    path.write_text(
-        json.dumps([{"text": "Of course.", "speaker": "anna", "context": context}, "Of course."])
-    )
+    entry = {"text": "Of course.", "speaker": "anna", "context": context}
+    path.write_text(json.dumps([entry, "Of course."]))
     return path
 
 
-def test_without_sentences_two_validation_clips_are_spoken(tokens: Path, tmp_path: Path) -> None:
-    store = open_store(tokens)
-    clips = [store.splits["val"].clip(i) for i in range(2)]
-    voice = open_voice(config(tokens), store, tmp_path)
-    assert voice is not None
-    assert [(one.prompt.text, one.prompt.speaker, one.prompt.context) for one in voice.prompts] == [
-        (c.text, "nora", ()) for c in clips
-    ]
+def test_two_validation_clips_by_default(tokens: Path, tmp_path: Path) -> None:
+    clips = [open_store(tokens).splits["val"].clip(i) for i in range(2)]
+    opened = sampler(tokens, tmp_path)
+    found = [(prompt.text, prompt.speaker, prompt.context) for prompt in opened.prompts]
+    assert found == [(clip.text, "nora", ()) for clip in clips]
+    references = sorted((tmp_path / "samples/reference").glob("*.wav"))
+    assert [path.stem for path in references] == sorted(clip.id[:12] for clip in clips)
 
 
-def test_validation_clips_are_spoken_after_the_turns_before_them(tmp_path: Path) -> None:
+def test_validation_prompts_follow_their_turns(tmp_path: Path) -> None:
     rows = json.loads((ROOT / "demo/new_voice/val.json").read_text())
     for row in rows:
         row["path"] = str((ROOT / "demo/new_voice" / row["path"]).resolve())
-    talk = [
-        {"conversation": "a", "turn": 3 - i, **row} for i, row in enumerate(rows[:3])
-    ]  # the first clip is the last turn
+    # The first clip is the last turn.
+    talk = [{"conversation": "a", "turn": 3 - i, **row} for i, row in enumerate(rows[:3])]
     (tmp_path / "train.json").write_text(json.dumps(rows[3:6]))
     (tmp_path / "val.json").write_text(json.dumps(talk))
-    paths = [
-        word
-        for split in ("train", "val")
-        for word in (f"--{split}_data", str(tmp_path / f"{split}.json"))
-    ]
-    assert (
-        pretokenize.main([*paths, "--codec", "melrvq", "--output", str(tmp_path / "tokens.hdf5")])
-        == 0
-    )
-    store = open_store(tmp_path / "tokens.hdf5")
-    last, middle = of_validation(store)
-    assert [turn.text for turn in last.prompt.context] == [rows[2]["text"], rows[1]["text"]]
-    assert [turn.text for turn in middle.prompt.context] == [rows[2]["text"]]
-    np.testing.assert_array_equal(middle.prompt.context[0].codes, store.splits["val"].codes(2))
-    assert last.prompt.text == rows[0]["text"]
-    assert middle.facts[0] == {
+    paths = ["--train_data", str(tmp_path / "train.json"), "--val_data", str(tmp_path / "val.json")]
+    output = tmp_path / "tokens.hdf5"
+    assert pretokenize.main([*paths, "--codec", "melrvq", "--output", str(output)]) == 0
+    codes = open_store(output).splits["val"].array("codes", 2)
+    last, middle = sampler(output, tmp_path / "run").prompts
+    assert [turn.text for turn in last.context] == [rows[2]["text"], rows[1]["text"]]
+    assert [turn.text for turn in middle.context] == [rows[2]["text"]]
+    np.testing.assert_array_equal(middle.context[0].arrays["codes"], codes)
+    assert last.text == rows[0]["text"]
+    assert middle.context[0].facts() == {
         "path": rows[2]["path"],
         "text": rows[2]["text"],
         "speaker": "nora",
-        "seconds": pytest.approx(len(middle.prompt.context[0].codes) * 0.08),
+        "seconds": pytest.approx(len(codes) * 0.08),
     }
 
 
-def test_sentences_and_prompts_are_both_asked_for(tokens: Path, tmp_path: Path) -> None:
+def test_sentences_come_before_prompts(tokens: Path, tmp_path: Path) -> None:
     path = str(prompts_file(tmp_path))
-    assert [one.text for one in ask(config(tokens, gen_sentences=["Hi."], gen_prompts=path))] == [
-        "Hi.",
-        "Of course.",
-        "Of course.",
-    ]
-    assert [one.text for one in ask(config(tokens, gen_prompts=path))] == ["Of course."] * 2
+    both = sampler(tokens, tmp_path, gen_sentences=["Hi."], gen_prompts=path)
+    assert [prompt.text for prompt in both.prompts] == ["Hi.", "Of course.", "Of course."]
+    one = sampler(tokens, tmp_path, gen_prompts=path)
+    assert [prompt.text for prompt in one.prompts] == ["Of course."] * 2
 
 
-def test_prompts_are_spoken_after_their_context(tokens: Path, tmp_path: Path) -> None:
-    voice = open_voice(
-        config(tokens, gen_prompts=str(prompts_file(tmp_path)), gen_speaker="ben"),
-        open_store(tokens),
-        tmp_path / "samples",
-    )
-    assert voice is not None
-    after, alone = (one.prompt for one in voice.prompts)
+def test_samples_follow_their_context(tokens: Path, tmp_path: Path) -> None:
+    path = str(prompts_file(tmp_path))
+    opened = sampler(tokens, tmp_path, gen_prompts=path, gen_speaker="ben")
+    after, alone = opened.prompts
     (turn,) = after.context
-    (codes,) = voice.codec.encode([soundfile.read(CLIP, dtype="float32")[0]])
-    np.testing.assert_array_equal(turn.codes, codes)
-    assert (after.speaker, turn.speaker, alone.speaker, alone.context) == (
-        "anna",
-        "nora",
-        "ben",
-        (),
-    )
+    (arrays,) = opened.encoder.encode_audio([soundfile.read(CLIP, dtype="float32")[0]])
+    assert not isinstance(arrays, str)
+    np.testing.assert_array_equal(turn.arrays["codes"], arrays["codes"])
+    speakers = (after.speaker, turn.speaker, alone.speaker, alone.context)
+    assert speakers == ("anna", "nora", "ben", ())
     tracker: Any = Rows()
-    model: Any = Says(left_out=1)
-    voice.speak(model, tmp_path / "samples", step=7, examples=56, tracker=tracker)
+    model: Any = Says()
+    opened.run(model, TrainState(step=7, examples=56), RunFolder(tmp_path), tracker)
     facts = json.loads((tmp_path / "samples" / after.id / "step_000007.json").read_text())
-    assert facts["context"] == [
-        {
-            "path": str(CLIP),
-            "text": "Could you give me the yellow camera?",
-            "speaker": "nora",
-            "seconds": len(codes) * 0.08,
-        }
-    ]
-    assert (facts["step"], facts["examples"], facts["turns_left_out"], facts["stopped_by_eos"]) == (
-        7,
-        56,
-        1,
-        True,
-    )
+    text = "Could you give me the yellow camera?"
+    said = {"path": str(CLIP), "text": text, "speaker": "nora"}
+    assert facts["context"] == [{**said, "seconds": len(arrays["codes"]) * 0.08}]
+    assert (facts["step"], facts["examples"], facts["turns_left_out"]) == (7, 56, 1)
+    assert facts["stopped_by_eos"] is True
     assert [row["prompt"] for row in tracker.rows] == [after.id, alone.id]
     assert tracker.rows[0] == {"kind": "sample", **facts}
     assert (tmp_path / "samples" / alone.id / "step_000007.wav").is_file()
 
 
 @pytest.mark.parametrize("key", ["gen_prompts", "gen_sentences"])
-def test_prompts_of_ones_own_that_cannot_be_spoken_are_an_error(
+def test_asked_samples_need_their_encoder(
     tokens: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:
-        raise ValueError("no codec here")
+        raise CodecError("no codec here")
 
-    monkeypatch.setattr(codecs, "from_store", fails)
+    monkeypatch.setattr(CsmEncoder, "from_store", fails)
     asked = {"gen_prompts": str(prompts_file(tmp_path)), "gen_sentences": ["Hi."]}
-    with pytest.raises(ConfigError, match=f"cannot speak {key}: no codec here"):
-        open_voice(config(tokens, **{key: asked[key]}), open_store(tokens), tmp_path)
-    assert open_voice(config(tokens), open_store(tokens), tmp_path) is None
+    with pytest.raises(ConfigError, match=r"cannot be sampled: no codec here; .*--gen_every 0"):
+        sampler(tokens, tmp_path, **{key: asked[key]})
+    folder = RunFolder(tmp_path)
+    assert open_sampler(config(tokens), open_store(tokens), CSM, folder) is None
 
 
-def test_a_missing_context_clip_stops_the_run(tokens: Path, tmp_path: Path) -> None:
+def test_missing_context_clip_stops_the_run(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
-    path.write_text(
-        json.dumps([{"text": "Yes.", "context": [{"path": "none.wav", "text": "Well?"}]}])
-    )
-    with pytest.raises(ConfigError, match=r"p\.json entry 1 context 1: .*none\.wav: no such file"):
-        open_voice(config(tokens, gen_prompts=str(path)), open_store(tokens), tmp_path / "samples")
+    context = [{"path": "none.wav", "text": "Well?"}]
+    path.write_text(json.dumps([{"text": "Yes.", "context": context}]))
+    with pytest.raises(PromptError, match=r"p\.json entry 1 context 1: .*none\.wav: no such file"):
+        CSM.check_prompts(config(tmp_path, gen_prompts=str(path)))
 
 
 @pytest.mark.parametrize(
@@ -192,20 +175,24 @@ def test_a_missing_context_clip_stops_the_run(tokens: Path, tmp_path: Path) -> N
             {"gen_sentences": ["Hi."], "gen_max_sec": 200.0},
             "--gen_max_sec 200 is more than the 163 s",
         ),
-        ({"gen_speaker": "a]b"}, "--gen_speaker: speaker 'a]b' has brackets"),
     ],
 )
-def test_what_the_model_cannot_speak_is_told_before_it_is_trained(
+def test_overlong_prompts_are_refused_early(
     tokens: Path, tmp_path: Path, more: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(reason)):
-        open_voice(config(tokens, **more), open_store(tokens), tmp_path / "samples")
+        sampler(tokens, tmp_path, **more)
 
 
-def test_no_speech_is_a_silent_frame_that_can_be_played(tmp_path: Path) -> None:
-    codec, prompt = codecs.open_codec("melrvq"), Prompt("id", "Hello.", "anna")
-    sample = Sample(prompt, np.zeros((0, 8), np.uint16), True)
-    facts = write_take(tmp_path / "a", VoicedPrompt(prompt), sample, codec, {"step": 1})
+def test_speaker_with_brackets_is_refused(tokens: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape("--gen_speaker: speaker 'a]b' has brackets")):
+        CSM.check_prompts(config(tokens, gen_speaker="a]b"))
+
+
+def test_silence_is_a_playable_frame(tokens: Path, tmp_path: Path) -> None:
+    encoder = CSM.open_encoder(open_store(tokens), "cpu")
+    sample = Sample(Prompt("id", "Hello.", "anna"), {"codes": np.zeros((0, 8), np.uint16)})
+    facts = write_sample(tmp_path / "a", sample, encoder, {"step": 1})
     wave, rate = soundfile.read(tmp_path / "a.wav")
     assert (len(wave), rate, np.abs(wave).max()) == (1280, 16000, 0)
     assert (facts["seconds"], facts["silence_share"], facts["step"]) == (0.0, 1.0, 1)

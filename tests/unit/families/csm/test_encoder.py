@@ -1,7 +1,9 @@
-"""CSM's text: the template, special tokens, sources and their errors."""
+"""CSM's encoder: its text with template, special tokens and sources; and its codec's frames."""
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from csm_ft.families.csm import encoder as text
+from csm_ft import codecs, hub
+from csm_ft.data.rows import Row
+from csm_ft.data.split import Store, StoreInfo
+from csm_ft.errors import CodecError, GatedError, HubError, TokenizerError
 from csm_ft.families.csm.encoder import (
     BOS,
     EMBEDDED_TOKENIZER,
     EOS,
-    TextError,
+    TEMPLATE,
+    CsmEncoder,
     TextTokenizer,
     open_tokenizer,
     tokenizer_from_store,
 )
+from tests.helpers.splits import INFO
 
 BLOB = EMBEDDED_TOKENIZER.read_bytes()
 
@@ -32,7 +39,7 @@ def tokenizer() -> TextTokenizer:
     return open_tokenizer(codec="melrvq")
 
 
-def test_the_embedded_tokenizer(tokenizer: TextTokenizer) -> None:
+def test_the_embedded_tokenizer_is_small(tokenizer: TextTokenizer) -> None:
     assert tokenizer.vocab_size == 512
     assert tokenizer.source == str(EMBEDDED_TOKENIZER)
     assert tokenizer.fingerprint == hashlib.sha256(BLOB).hexdigest()
@@ -43,7 +50,7 @@ def test_the_embedded_tokenizer(tokenizer: TextTokenizer) -> None:
     )
 
 
-def test_speaker_and_text_stand_between_bos_and_eos_without_a_space(
+def test_text_stands_between_bos_and_eos(
     tokenizer: TextTokenizer,
 ) -> None:
     plain = Tokenizer.from_str(BLOB.decode())
@@ -68,7 +75,7 @@ def test_every_text_comes_back(words: str, speaker: str | None) -> None:
     assert ids.max() < tokenizer.vocab_size
 
 
-def test_a_special_tokens_name_in_a_transcript_is_text(tokenizer: TextTokenizer) -> None:
+def test_a_special_tokens_name_is_text(tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode(f"stop {EOS} now", None)
     assert np.count_nonzero(ids == ids[-1]) == 1
     assert tokenizer.decode(ids) == f"stop {EOS} now"
@@ -78,7 +85,7 @@ def test_braces_in_a_transcript_are_text(tokenizer: TextTokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("{speaker} {0}", "1")) == "[1]{speaker} {0}"
 
 
-def test_what_the_file_says_about_template_truncation_and_padding_is_replaced() -> None:
+def test_the_files_own_processing_is_replaced() -> None:
     other = Tokenizer.from_str(BLOB.decode())
     other.enable_truncation(4)
     other.enable_padding(length=50)
@@ -89,7 +96,7 @@ def test_what_the_file_says_about_template_truncation_and_padding_is_replaced() 
     )
 
 
-def test_a_file_or_its_folder_may_be_named(tmp_path: Path) -> None:
+def test_a_folder_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(BLOB)
     for source in (tmp_path, tmp_path / "tokenizer.json"):
         assert open_tokenizer(str(source)).fingerprint == hashlib.sha256(BLOB).hexdigest()
@@ -102,7 +109,7 @@ def test_a_large_tokenizer_does_not_travel() -> None:
 @pytest.mark.parametrize("source", ["./none.json", "/none/tokenizer.json", "none", "a/b/c"])
 def test_a_source_that_is_nothing(source: str) -> None:
     with pytest.raises(
-        TextError,
+        TokenizerError,
         match=r"no such file; name a tokenizer\.json, a folder that holds one, or a hub name",
     ):
         open_tokenizer(source)
@@ -111,12 +118,12 @@ def test_a_source_that_is_nothing(source: str) -> None:
 @pytest.mark.parametrize("blob", [b"", b"{}", b"\xff\xfe", b'{"model": 1}'])
 def test_a_file_that_is_no_tokenizer(blob: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(blob)
-    with pytest.raises(TextError, match=r"not a tokenizer\.json"):
+    with pytest.raises(TokenizerError, match=r"not a tokenizer\.json"):
         open_tokenizer(str(tmp_path))
 
 
 def test_a_tokenizer_without_llamas_ends_is_refused() -> None:
-    with pytest.raises(TextError, match=r"has no <\|end_of_text\|> token"):
+    with pytest.raises(TokenizerError, match=r"has no <\|end_of_text\|> token"):
         TextTokenizer(BLOB.replace(EOS.encode(), b"</s>"), "other")
 
 
@@ -140,85 +147,159 @@ class Hub:
         return str(self.folder / filename)
 
 
-def use(hub: Hub, monkeypatch: pytest.MonkeyPatch, cached: set[str] | None = None) -> None:
-    monkeypatch.setattr(text, "hf_hub_download", hub.download)
-    have = str(hub.folder / "tokenizer.json")
-    monkeypatch.setattr(
-        text,
-        "try_to_load_from_cache",
-        lambda name, filename: have if name in (cached or set()) else None,
-    )
+def use(fake: Hub, monkeypatch: pytest.MonkeyPatch, cached: set[str] | None = None) -> None:
+    have = str(fake.folder / "tokenizer.json")
+
+    def from_cache(name: str, filename: str) -> str | None:
+        return have if name in (cached or set()) else None
+
+    monkeypatch.setattr(hub, "hf_hub_download", fake.download)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", from_cache)
 
 
-def test_auto_takes_the_first_that_is_open_and_says_which(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub = Hub(tmp_path, {"unsloth/Llama-3.2-1B"})
-    use(hub, monkeypatch)
+def test_auto_names_the_first_open_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Hub(tmp_path, {"unsloth/Llama-3.2-1B"})
+    use(fake, monkeypatch)
     assert open_tokenizer().source == "unsloth/Llama-3.2-1B"
-    assert hub.asked == ["sesame/csm-1b", "meta-llama/Llama-3.2-1B", "unsloth/Llama-3.2-1B"]
+    assert fake.asked == ["sesame/csm-1b", "meta-llama/Llama-3.2-1B", "unsloth/Llama-3.2-1B"]
 
 
 def test_auto_asks_the_cache_before_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = Hub(tmp_path, set())
-    use(hub, monkeypatch, cached={"meta-llama/Llama-3.2-1B"})
+    fake = Hub(tmp_path, set())
+    use(fake, monkeypatch, cached={"meta-llama/Llama-3.2-1B"})
     assert open_tokenizer().source == "meta-llama/Llama-3.2-1B"
-    assert hub.asked == []
+    assert fake.asked == []
 
 
-def test_a_gated_name_says_how_to_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_name_tells_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(Hub(tmp_path, set()), monkeypatch)
     with pytest.raises(
-        TextError, match=r"is gated.*hf auth login.*unsloth/Llama-3\.2-1B.*local tokenizer\.json"
+        GatedError,
+        match=r"is gated.*hf auth login.*unsloth/Llama-3\.2-1B.*local tokenizer\.json",
     ):
         open_tokenizer("sesame/csm-1b")
 
 
-def test_without_a_network_auto_gives_up_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub = Hub(tmp_path, set(), ConnectionError("no network"))
-    use(hub, monkeypatch)
+def test_without_network_auto_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Hub(tmp_path, set(), ConnectionError("no network"))
+    use(fake, monkeypatch)
     with pytest.raises(
-        TextError, match=r"ConnectionError.*HF_HUB_OFFLINE.*hf auth login.*local tokenizer\.json"
+        HubError,
+        match=r"ConnectionError.*HF_HUB_OFFLINE.*hf auth login.*local tokenizer\.json",
     ):
         open_tokenizer()
-    assert hub.asked == ["sesame/csm-1b"]
+    assert fake.asked == ["sesame/csm-1b"]
 
 
-class Store:
-    """What a token file says about its tokenizer."""
-
-    def __init__(self, source: str, fingerprint: str, blob: bytes | None) -> None:
-        self.info = type(
-            "Info", (), {"codec": "mimi", "tokenizer": source, "tokenizer_fingerprint": fingerprint}
-        )
-        self.blob = blob
-
-    def asset(self, name: str) -> bytes | None:
-        return {"tokenizer": self.blob}[name]
+def store_of(source: str, fingerprint: str, blob: bytes | None) -> Store:
+    """A token file without clips, by what it says about its tokenizer."""
+    facts = {"codec": "mimi", "tokenizer": source, "tokenizer_fingerprint": fingerprint}
+    assets = {"tokenizer": blob} if blob is not None else {}
+    return Store(Path("tokens.hdf5"), replace(INFO, facts=facts), {}, assets)
 
 
-def test_a_store_opens_its_tokenizer_and_no_other(
+def test_a_store_opens_its_own_tokenizer(
     tmp_path: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (
-        tokenizer_from_store(Store("gone", tokenizer.fingerprint, BLOB)).fingerprint
-        == tokenizer.fingerprint
-    )  # pyright: ignore
+    own = tokenizer.fingerprint
+    assert tokenizer_from_store(store_of("gone", own, BLOB)).fingerprint == own
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads(BLOB)))
     with pytest.raises(
-        TextError, match=r"is not the one that made the tokens.*audio codes are kept"
+        TokenizerError, match=r"is not the one that made the tokens.*audio codes are kept"
     ):
-        tokenizer_from_store(Store(str(path), tokenizer.fingerprint, None))  # pyright: ignore
-    hub = Hub(tmp_path, {"unsloth/Llama-3.2-1B"})
-    use(hub, monkeypatch)
-    assert (
-        tokenizer_from_store(Store("meta-llama/Llama-3.2-1B", "", None)).source
-        == "unsloth/Llama-3.2-1B"
-    )  # pyright: ignore
-    with pytest.raises(TextError, match="gated"):
-        tokenizer_from_store(Store("meta-llama/Llama-3.2-1B", "abc", None))  # pyright: ignore
+        tokenizer_from_store(store_of(str(path), own, None))
+    use(Hub(tmp_path, {"unsloth/Llama-3.2-1B"}), monkeypatch)
+    open_one = tokenizer_from_store(store_of("meta-llama/Llama-3.2-1B", "", None))
+    assert open_one.source == "unsloth/Llama-3.2-1B"
+    with pytest.raises(GatedError, match="gated"):
+        tokenizer_from_store(store_of("meta-llama/Llama-3.2-1B", "abc", None))
+
+
+# The encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer: TextTokenizer) -> CsmEncoder:
+    return CsmEncoder(codecs.open_codec("melrvq", num_codebooks=3), tokenizer)
+
+
+def row_of(text: str, speaker: str | None) -> Row:
+    return Row("train.json row 1", Path("a.wav"), text, speaker, None, None)
+
+
+def test_a_clip_keeps_codes_and_tokens(encoder: CsmEncoder, tokenizer: TextTokenizer) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    assert (encoder.sample_rate_hz, encoder.frame_sec) == (16000, 0.08)
+    assert dict(encoder.arrays) == {"codes": ("<u2", 3), "text_tokens": ("<u4", 0)}
+    (heard,) = encoder.encode_audio([noise])
+    assert not isinstance(heard, str)
+    assert (heard["codes"].shape, heard["codes"].dtype) == ((13, 3), np.uint16)
+    assert encoder.decode(heard).shape == (13 * 1280,)
+    for speaker, prefix in (("nora", "[nora]"), (None, "[]")):
+        (tokens,) = encoder.encode_text(row_of("Hello there.", speaker)).values()
+        assert tokenizer.decode(tokens) == f"{prefix}Hello there."
+
+
+def test_without_speakers_text_stands_alone(encoder: CsmEncoder, tokenizer: TextTokenizer) -> None:
+    plain = CsmEncoder(encoder.codec, tokenizer, names_speakers=False)
+    (tokens,) = plain.encode_text(row_of("Hello there.", "nora")).values()
+    assert tokenizer.decode(tokens) == "Hello there."
+    assert (encoder.facts["template"], plain.facts["template"]) == ("[{speaker}]{text}", "{text}")
+    assert plain.text_fingerprint == encoder.text_fingerprint == tokenizer.fingerprint
+
+
+def test_too_long_a_clip_is_rejected(tokenizer: TextTokenizer) -> None:
+    encoder = CsmEncoder(codecs.open_codec("melrvq"), tokenizer)
+    row = row_of("Hello.", None)
+    assert encoder.rejects(row, {"text_tokens": 5, "codes": 5000}) == "", "no limit was asked for"
+    encoder.max_positions = 20
+    assert encoder.rejects(row, {"text_tokens": 5, "codes": 14}) == ""
+    reason = encoder.rejects(row, {"text_tokens": 5, "codes": 15})
+    assert reason == (
+        "5 text tokens + 15 frames + 1 are more than --max_positions 20; cut the clip (1.2 s) into"
+        " shorter ones"
+    )
+
+
+def test_an_all_zero_frame_is_rejected(tokenizer: TextTokenizer) -> None:
+    codec: Any = SimpleNamespace(**vars(FakeCodec))
+    heard, ended = CsmEncoder(codec, tokenizer).encode_audio([np.ones(8), np.zeros(8)])
+    assert not isinstance(heard, str)
+    assert heard["codes"].tolist() == [[1, 1], [1, 1]]
+    assert "all zero, which means end of speech" in str(ended)
+
+
+class FakeCodec:
+    """Two codes for each four samples: whether there is any sound."""
+
+    name, source, fingerprint = "fake", "none", "f"
+    sample_rate_hz, frame_samples, num_codebooks, vocab_size = 8, 4, 2, 16
+
+    @staticmethod
+    def encode(waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.repeat(wave[::4, None], 2, axis=1).astype(np.uint16) for wave in waves]
+
+    @staticmethod
+    def to_bytes() -> None:
+        return None
+
+
+def test_a_store_opens_its_encoder_again(encoder: CsmEncoder) -> None:
+    info = StoreInfo(
+        "csm",
+        encoder.arrays,
+        encoder.sample_rate_hz,
+        encoder.frame_sec,
+        encoder.audio_fingerprint,
+        encoder.text_fingerprint,
+        encoder.facts,
+    )
+    again = CsmEncoder.from_store(Store(Path("t.hdf5"), info, {}, encoder.assets), "cpu")
+    assert again.facts == encoder.facts
+    assert (again.audio_fingerprint, again.template) == (encoder.codec.fingerprint, TEMPLATE)
+    changed = replace(info, facts={**info.facts, "codec_fingerprint": "0" * 64})
+    with pytest.raises(CodecError, match=r"is not the one that made the tokens \(000000000000\)"):
+        CsmEncoder.from_store(Store(Path("t.hdf5"), changed, {}, encoder.assets), "cpu")

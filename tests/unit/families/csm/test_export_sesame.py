@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from csm_ft.config import ConfigError
-from csm_ft.families.csm.config import PRESETS, CsmSize
-from csm_ft.families.csm.export import sesame as export_sesame
-from csm_ft.families.csm.export.probe import CheckError, difference, logits_of, random_probes
-from csm_ft.families.csm.export.sesame import find_sesame, reload, sesame_config, write_model
+from csm_ft.errors import CheckError, ConfigError
+from csm_ft.families.csm.export.probe import difference, logits_of, random_probes
+from csm_ft.families.csm.export.sesame import (
+    REFERENCE,
+    find_sesame,
+    reload,
+    sesame_config,
+    write_model,
+)
+from csm_ft.families.csm.size import PRESETS, CsmSize
 from tests.helpers.splits import SIZE, make_model
 
 STAND_IN = Path(__file__).resolve().parents[3] / "sesame"
@@ -20,7 +25,7 @@ def _nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CSM_REPO_PATH", raising=False)
 
 
-def test_sesames_code_reads_what_we_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sesames_code_reads_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, probes = make_model(seed=4), random_probes(SIZE)
     write_model(tmp_path, model)
     logits, who = reload(tmp_path, probes)
@@ -28,12 +33,12 @@ def test_sesames_code_reads_what_we_write(tmp_path: Path, monkeypatch: pytest.Mo
     assert difference(logits_of(model, probes), logits).is_same
     monkeypatch.setenv("CSM_REPO_PATH", str(STAND_IN))
     logits, who = reload(tmp_path, probes)
-    assert who == export_sesame.JUDGE
+    assert who == REFERENCE
     assert difference(logits_of(model, probes), logits).is_same
 
 
-def test_its_generation_is_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A generation that says other codes than its own logits rank first."""
+def test_sesames_generation_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generation that gives other codes than its own logits rank first."""
     write_model(tmp_path, make_model())
     wrong = tmp_path / "wrong"
     wrong.mkdir()
@@ -44,12 +49,12 @@ def test_its_generation_is_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setenv("CSM_REPO_PATH", str(wrong))
     with pytest.raises(
-        CheckError, match=r"generate_frame says code \d+ in codebook [23], its logits"
+        CheckError, match=r"generate_frame gives code \d+ in codebook [23], its logits"
     ):
         reload(tmp_path, random_probes(SIZE))
 
 
-def test_published_sizes_keep_their_names_and_others_get_one_each() -> None:
+def test_unpublished_sizes_get_names() -> None:
     published = CsmSize(PRESETS["llama-1B"], PRESETS["llama-100M"], 128_256, 2051, 32)
     assert sesame_config(published) == {
         "backbone_flavor": "llama-1B",
@@ -70,7 +75,7 @@ def test_published_sizes_keep_their_names_and_others_get_one_each() -> None:
     ("content", "message"),
     [(None, "no models.py in this folder"), ("import nothing_like_it", "cannot be imported")],
 )
-def test_a_wrong_csm_repo_path_is_said(
+def test_wrong_repo_path_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, message: str
 ) -> None:
     if content:
@@ -80,9 +85,7 @@ def test_a_wrong_csm_repo_path_is_said(
         find_sesame()
 
 
-def test_an_installed_package_is_found_and_a_stranger_of_the_same_name_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_sesames_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_sesame() is None
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "models.py").write_text("raise SystemExit('somebody else imported')")

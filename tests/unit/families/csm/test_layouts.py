@@ -1,7 +1,4 @@
-"""CSM between Sesame's and transformers' layouts, judged by transformers' own code.
-
-Logits, loss and greedy frames.
-"""
+"""CSM between Sesame's and transformers' layouts, by transformers as reference implementation."""
 
 import json
 import re
@@ -13,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from csm_ft.config import ConfigError
+from csm_ft.errors import ConfigError
 from csm_ft.families import lora
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.export import layouts
-from csm_ft.families.csm.export import transformers as export_transformers
+from csm_ft.families.csm.export.adapter import reload_adapter
+from csm_ft.families.csm.export.adapter import write_adapter as export_adapter
 from csm_ft.families.csm.export.probe import difference, logits_of, random_probes
 from csm_ft.families.csm.weights import load_model
 from tests.helpers.splits import SIZE, examples_of, make_model, make_split
@@ -26,7 +24,7 @@ from tests.unit.families.test_lora import KINDS, adapted, write_adapter, write_b
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_transformers_gives_the_same_loss_on_the_same_weights() -> None:
+def test_loss_equals_transformers() -> None:
     model, split = make_model(seed=3), make_split([9])
     theirs = their_model(model)
     batch = collate(examples_of(split), [0], depth_fraction=1.0, draw=None)
@@ -47,7 +45,7 @@ def test_transformers_gives_the_same_loss_on_the_same_weights() -> None:
     )
 
 
-def test_the_way_there_and_back_changes_no_bit() -> None:
+def test_round_trip_changes_no_bit() -> None:
     model = make_model()
     there = layouts.to_transformers(model.state_dict(), SIZE)
     assert layouts.is_transformers_layout(there)
@@ -59,7 +57,7 @@ def test_the_way_there_and_back_changes_no_bit() -> None:
     assert layouts.size_of_transformers(layouts.transformers_config(SIZE), "x") == SIZE
 
 
-def test_the_permutation_matters() -> None:
+def test_permutation_changes_weights() -> None:
     model = make_model()
     name = "backbone.layers.0.attn.q_proj.weight"
     other = layouts.to_transformers({name: model.state_dict()[name]}, SIZE)
@@ -76,30 +74,23 @@ def test_foreign_names_are_refused() -> None:
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_peft_gives_the_same_logits_on_transformers_model(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
-    """`PeftModel.from_pretrained` on the library's model of the base.
-
-    Against our own model with the adapters beside its weights.
-    """
+def test_adapters_equal_peft_on_transformers(tmp_path: Path, options: dict[str, Any]) -> None:
+    """`PeftModel.from_pretrained` on the library's model, against our model with its adapters."""
     base = write_base(tmp_path / "base", seed=3)
     model = adapted(base, seed=1, **options)
     source = write_adapter(tmp_path / "adapter", model)
     target = tmp_path / "exported"
     target.mkdir()
-    export_transformers.write_adapter(target, lora.read_adapters(source), SIZE)
+    export_adapter(target, lora.read_adapters(source), SIZE)
     probes, plain = random_probes(SIZE), load_model(str(base))
     wanted = logits_of(model.eval(), probes)
     assert difference(wanted, logits_of(plain, probes)).c0 > 0.1, "adapters that do something"
-    found = difference(wanted, export_transformers.reload_adapter(target, str(base), probes)[0])
+    found = difference(wanted, reload_adapter(target, str(base), probes)[0])
     assert found.c0 < 1e-4, found
     assert found.depth < 1e-4, found
 
 
-def test_without_the_permutation_peft_gives_other_logits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unpermuted_adapters_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = write_base(tmp_path / "base")
     model = adapted(base, lora_targets="q_proj,k_proj")
     source = write_adapter(tmp_path / "adapter", model)
@@ -112,12 +103,12 @@ def test_without_the_permutation_peft_gives_other_logits(
     (tmp_path / lora.CONFIG).write_text(json.dumps(config))
     found = difference(
         logits_of(model, random_probes(SIZE)),
-        export_transformers.reload_adapter(tmp_path, str(base), random_probes(SIZE))[0],
+        reload_adapter(tmp_path, str(base), random_probes(SIZE))[0],
     )
     assert not found.is_same
 
 
-def test_the_pattern_of_adapted_modules_matches_these_and_no_others() -> None:
+def test_pattern_matches_adapted_modules_only() -> None:
     modules = [
         f"base_model.model.{m}.lora_A.weight"
         for m in (

@@ -1,13 +1,14 @@
-"""What training scores is what generation assigns.
+"""What training scores is what generation assigns: the same log-probability of every code.
 
-The log-probability of every codebook of every frame, by three ways to the same number.
-
-Training: one teacher-forced pass over a padded batch. Generation: frame by frame with KV caches and
-left padding. And the obvious slow way: no cache, no batch, everything computed anew for each code.
+It is computed in three ways. Training: one teacher-forced pass over a padded batch. Generation:
+frame by frame with KV caches and left padding. And the obvious slow way: no cache, no batch,
+everything anew for each code.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from csm_ft.errors import PromptError
 from csm_ft.families.base import Prompt, SamplingOptions, Turn
-from csm_ft.families.csm.config import CsmConfig, CsmSize, TransformerSize
+from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.model import CsmModel, random_model
 from csm_ft.families.csm.sample import _embed_prompt, generate
+from csm_ft.families.csm.size import CsmSize, TransformerSize
 from csm_ft.training.optim import choose_parameters
 from tests.helpers.splits import SIZE, FakeSplit, examples_of
 
@@ -52,7 +55,7 @@ def codes_of(size: CsmSize, frames: int, seed: int) -> np.ndarray:
 
 def prompts_of(size: CsmSize) -> list[Prompt]:
     def turn(text: str, frames: int) -> Turn:
-        return Turn(text, "b", codes_of(size, frames, frames))
+        return Turn(text, "b", {"codes": codes_of(size, frames, frames)})
 
     return [
         Prompt("0", "hi", "a"),
@@ -80,18 +83,18 @@ def trained(model: CsmModel, prompts: Sequence[Prompt], said: np.ndarray) -> Ten
     turns = [
         (f"c{i}", turn)
         for i, p in enumerate(prompts)
-        for turn in (*p.context, Turn(p.text, p.speaker, said[i]))
+        for turn in (*p.context, Turn(p.text, p.speaker, {"codes": said[i]}))
     ]
+    names = [name for name, _ in turns]
+    codes = [turn.arrays["codes"] for _, turn in turns]
+    text = [Tokens().encode(turn.text, turn.speaker) for _, turn in turns]
     split = FakeSplit(
-        np.array([len(t.codes) for _, t in turns]), np.ones(len(turns), dtype=np.int64)
-    )
-    split._codes = [turn.codes for _, turn in turns]
-    split._text = [Tokens().encode(turn.text, turn.speaker) for _, turn in turns]
-    split.num_text_tokens = np.array([len(text) for text in split._text])
-    split.conversations = [name for name, _ in turns]
-    split.turns = np.array(
-        [[name for name, _ in turns[:i]].count(turns[i][0]) for i in range(len(turns))],
-        dtype=np.int32,
+        [len(c) for c in codes],
+        [len(t) for t in text],
+        conversations=names,
+        turns=[names[:i].count(name) for i, name in enumerate(names)],
+        codes=codes,
+        text=text,
     )
     batch = collate(
         examples_of(split, loss_turns="last"), range(len(prompts)), depth_fraction=1.0, draw=None
@@ -155,7 +158,7 @@ def slow(model: CsmModel, prompt: Prompt, said: np.ndarray) -> Tensor:
 
 @pytest.mark.parametrize("size", [SIZE, OTHER_SIZE], ids=["4 codebooks", "7 codebooks"])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_training_and_generation_agree_on_every_codebook(size: CsmSize, method: str) -> None:
+def test_training_and_generation_agree_everywhere(size: CsmSize, method: str) -> None:
     model, prompts = make(size, method), prompts_of(size)
     said = np.stack([codes_of(size, NUM_FRAMES, 100 + i) for i in range(len(prompts))])
     together = trained(model, prompts, said)
@@ -175,11 +178,8 @@ def test_training_and_generation_agree_on_every_codebook(size: CsmSize, method: 
             assert (worst < TOLERANCE).all(), f"prompt {i}, {name}: by codebook {worst.tolist()}"
 
 
-def test_context_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The turns before change what is likely.
-
-    Those that do not fit are left out, oldest first and whole.
-    """
+def test_context_that_fits_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns that do not fit are left out, oldest first and whole."""
     model, prompt = make(SIZE, "full"), prompts_of(SIZE)[2]
     said = codes_of(SIZE, NUM_FRAMES, 7)[None]
     with_both = generated(model, [prompt], said)
@@ -187,7 +187,8 @@ def test_context_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     with_none = generated(model, [replace(prompt, context=())], said)
     assert (with_both - with_last).abs().max() > 1e-2
     assert (with_last - with_none).abs().max() > 1e-2
-    options = SamplingOptions(max_frames=NUM_FRAMES, temperature=0.0, topk=0, seed=0)
+    encoder: Any = SimpleNamespace(tokenizer=Tokens(), frame_sec=0.1)
+    options = SamplingOptions(max_sec=NUM_FRAMES * encoder.frame_sec)
     last_turn = len(Tokens().encode("second one", "b")) + 9 + 1
     text = len(Tokens().encode(prompt.text, prompt.speaker))
     for positions, left_out in (
@@ -196,14 +197,12 @@ def test_context_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
         (2048, 0),
     ):
         monkeypatch.setattr("csm_ft.families.csm.sample.MAX_POSITIONS", positions)
-        sample = model.sample([prompt], tokenizer=Tokens(), options=options)[0]
-        same = model.sample(
-            [replace(prompt, context=prompt.context[left_out:])],
-            tokenizer=Tokens(),
-            options=options,
-        )[0]
+        sample = model.sample([prompt], encoder, options)[0]
+        fitting = replace(prompt, context=prompt.context[left_out:])
+        same = model.sample([fitting], encoder, options)[0]
+        assert len(sample.arrays["codes"]) == NUM_FRAMES
         assert sample.turns_left_out == left_out
-        np.testing.assert_array_equal(sample.codes, same.codes)
+        np.testing.assert_array_equal(sample.arrays["codes"], same.arrays["codes"])
     monkeypatch.setattr("csm_ft.families.csm.sample.MAX_POSITIONS", text)
-    with pytest.raises(ValueError, match="leaves no room"):
-        model.sample([prompt], tokenizer=Tokens(), options=options)
+    with pytest.raises(PromptError, match="leaves no room"):
+        model.sample([prompt], encoder, options)

@@ -18,13 +18,10 @@ from csm_ft.families.csm.export.probe import (
 from tests.helpers.splits import SIZE, FakeSplit, examples_of, make_model, make_split
 
 
-def test_the_logits_are_those_that_training_scores() -> None:
-    """Teacher-forced on a clip, their cross-entropy is the loss of `forward`.
-
-    EOS frame included.
-    """
+def test_logits_give_the_training_loss() -> None:
+    """Teacher-forced on a clip, their cross-entropy is the loss of `forward`, EOS included."""
     model, split = make_model(seed=2), make_split([9])
-    probe = probes_of(split, SIZE)[0]  # pyright: ignore[reportArgumentType]
+    probe = probes_of(split, SIZE)[0]
     said = logits_of(model, [probe])
     c0 = torch.nn.functional.cross_entropy(said.c0, probe.codes[:, 0], reduction="sum")
     depth = torch.nn.functional.cross_entropy(
@@ -36,15 +33,15 @@ def test_the_logits_are_those_that_training_scores() -> None:
     torch.testing.assert_close(depth, loss["depth"].sum())
 
 
-def test_probes_are_the_first_clips_or_random_ones() -> None:
+def test_probes_are_first_or_random_clips() -> None:
     split = make_split([5, 200, 7])
     first, second = probes_of(split, SIZE)
     assert (len(first.codes), len(second.codes)) == (6, 65), (
         "long ones are cut, all end with the EOS frame"
     )
-    np.testing.assert_array_equal(first.codes[:-1].numpy(), split.codes(0))
+    np.testing.assert_array_equal(first.codes[:-1].numpy(), split.array("codes", 0))
     assert not first.codes[-1].any()
-    np.testing.assert_array_equal(first.text.numpy(), split.text_tokens(0))
+    np.testing.assert_array_equal(first.text.numpy(), split.array("text_tokens", 0))
     empty = FakeSplit(np.zeros(0, dtype=int), np.zeros(0, dtype=int))
     for a, b in zip(probes_of(empty, SIZE), random_probes(SIZE), strict=True):
         assert torch.equal(a.codes, b.codes), "the same on every machine"
@@ -54,7 +51,7 @@ def test_probes_are_the_first_clips_or_random_ones() -> None:
     )
 
 
-def test_what_is_the_same_and_what_is_not() -> None:
+def test_tolerance_of_differences() -> None:
     model, probes = make_model(), random_probes(SIZE)
     expected = logits_of(model, probes)
     assert difference(expected, expected) == Difference(

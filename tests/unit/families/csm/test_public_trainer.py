@@ -7,8 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from csm_ft import atomic as files
-from csm_ft.data.token_file import StoreError, describe, open_store, verify
+from csm_ft import atomic
+from csm_ft.data.__main__ import describe
+from csm_ft.errors import StoreError
+from csm_ft.families.stores import is_foreign, open_store, verify
 
 
 def write_public(path: Path, records: dict[str, list[tuple[np.ndarray, np.ndarray, int]]]) -> Path:
@@ -39,22 +41,23 @@ def public_records(
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_public_files_open(tmp_path: Path, in_memory: bool) -> None:
+def test_public_files_open_as_ours(tmp_path: Path, in_memory: bool) -> None:
     train, val = public_records([3, 7]), public_records([2])
     path = write_public(tmp_path / "p.hdf5", {"train": train, "val": val})
     store = open_store(path, in_memory=in_memory)
     assert store.path == path
-    assert (store.info.codec, store.info.codec_source, store.info.num_codebooks) == (
-        "mimi",
-        "kyutai/mimi",
-        32,
-    )
-    assert (store.info.codec_vocab_size, store.info.text_vocab_size) == (2051, 128256)
+    assert is_foreign(path)
+    assert store.info.family == "csm"
+    assert (store.info.sample_rate_hz, store.info.frame_sec) == (24000, 0.08)
+    facts = store.info.facts
+    assert (facts["codec"], facts["codec_source"]) == ("mimi", "kyutai/mimi")
+    assert (facts["num_codebooks"], facts["codec_vocab_size"]) == (32, 2051)
+    assert facts["text_vocab_size"] == 128256
     for name, records in (("train", train), ("val", val)):
         split = store.splits[name]
         for i, (codes, text, _) in enumerate(records):
-            np.testing.assert_array_equal(split.codes(i), codes.T)
-            np.testing.assert_array_equal(split.text_tokens(i), text)
+            np.testing.assert_array_equal(split.array("codes", i), codes.T)
+            np.testing.assert_array_equal(split.array("text_tokens", i), text)
         assert len(set(split.ids)) == len(records)
     assert store.splits["train"].clip(1).duration_sec == pytest.approx(0.56)
     again = open_store(path, in_memory=not in_memory)
@@ -63,15 +66,15 @@ def test_public_files_open(tmp_path: Path, in_memory: bool) -> None:
     assert verify(path) == []
 
 
-def test_a_public_file_that_changed_is_converted_again(tmp_path: Path) -> None:
+def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:
     path = write_public(tmp_path / "p.hdf5", {"train": public_records([3, 7]), "val": []})
     assert len(open_store(path, in_memory=False).splits["train"]) == 2
     write_public(path, {"train": public_records([3, 7, 9]), "val": []})
     store = open_store(path, in_memory=False)
     assert (len(store.splits["train"]), len(store.splits["val"])) == (3, 0)
-    assert (
-        len([p for p in tmp_path.iterdir() if p.name.endswith(".mapped")]) == 1
-    ), "no copies of what is gone"
+    assert len([p for p in tmp_path.iterdir() if p.name.endswith(".mapped")]) == 1, (
+        "no copies of what is gone"
+    )
 
 
 def test_a_folder_without_room_for_the_copy(
@@ -82,15 +85,13 @@ def test_a_folder_without_room_for_the_copy(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "fsync", full)
+    monkeypatch.setattr(atomic, "fsync", full)
     with pytest.raises(StoreError, match=r"No space left.*leave out --partial_data_loading"):
         open_store(path, in_memory=False)
     assert [p.name for p in tmp_path.iterdir()] == ["p.hdf5"]
 
 
-def test_empty_public_records_are_left_out_and_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_empty_public_records_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nothing = (np.zeros((32, 0), int), np.zeros(0, int), 0)
     half_written = (np.ones((32, 2), int), np.ones(3, int), 0)
     path = write_public(
@@ -116,9 +117,7 @@ def test_empty_public_records_are_left_out_and_named(
         ((np.ones(64, int), np.full(5, 128256), 8), "text token 128256"),
     ],
 )
-def test_public_records_that_do_not_fit_are_refused(
-    tmp_path: Path, record: tuple, message: str
-) -> None:
+def test_records_that_do_not_fit_are_refused(tmp_path: Path, record: tuple, message: str) -> None:
     path = write_public(tmp_path / "p.hdf5", {"train": [*public_records([3]), record], "val": []})
     with pytest.raises(StoreError, match=message) as error:
         open_store(path)
@@ -132,8 +131,8 @@ def test_the_environment_says_how_many_codebooks(
     with pytest.raises(StoreError, match="AUDIO_NUM_CODEBOOKS"):
         open_store(path)
     monkeypatch.setenv("AUDIO_NUM_CODEBOOKS", "8")
-    assert open_store(path).splits["train"].codes(0).shape == (3, 8)
-    assert open_store(path, in_memory=False).splits["train"].codes(0).shape == (3, 8)
+    assert open_store(path).splits["train"].array("codes", 0).shape == (3, 8)
+    assert open_store(path, in_memory=False).splits["train"].array("codes", 0).shape == (3, 8)
     monkeypatch.setenv("AUDIO_NUM_CODEBOOKS", "eight")
     with pytest.raises(StoreError, match="'eight'"):
         open_store(path)

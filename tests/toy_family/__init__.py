@@ -1,0 +1,1 @@
+"""A toy family: stereo sound in, text out."""
