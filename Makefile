@@ -1,15 +1,16 @@
-# make demo: from bundled speech to a finished sweep; make test: lint, types, all fast tests. Both install what they need into .venv.
-PYTHON ?= python3
+# make demo: from bundled speech to a finished sweep. make test: format, lint, types and all fast tests.
+# Both install what they need into .venv. PYTHON chooses the interpreter; the pins are tested with 3.11.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow install install-dev format clean
+.PHONY: demo test test-slow install install-dev format docs clean
 
 demo: .venv/installed
 	$(BIN)/python pretokenize.py --config configs/demo/pretokenize.yaml
 	$(BIN)/python sweep.py --config configs/demo/train.yaml --sweep_config configs/demo/sweep.yaml \
 		--output_dir exp/demo --study_name demo --n_trials 6 --n_gpus 2 --device cpu
-	@echo "Open exp/demo/report.html in a browser, and listen."
+	@echo "Open exp/demo/report.html in a browser."
 
 test: .venv/installed-dev
 	$(BIN)/ruff format --check .
@@ -23,6 +24,10 @@ test-slow: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# docs/options.md, after the options have changed.
+docs: .venv/installed
+	$(BIN)/python scripts/make_option_tables.py
 
 install: .venv/installed
 install-dev: .venv/installed-dev

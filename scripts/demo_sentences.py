@@ -1,9 +1,7 @@
-"""The sentences of the demo speech.
+"""The sentences of the demo speech, from a small template grammar per language.
 
-A small template grammar per language, about a hundred words, thousands of sentences.
-
-A template is a line with {slots}; every English word is in the CMU dictionary, so that a recogniser
-can check what a model says.
+About a hundred words make thousands of sentences. A template is a line with {slots}. Every English
+word is in the CMU dictionary, so that a recogniser can check the samples of a model.
 """
 
 import random
@@ -28,7 +26,7 @@ class Grammar:
         return sentence[0].upper() + sentence[1:]
 
     def draw_new(self, count: int, random_source: random.Random, taken: set[str]) -> list[str]:
-        """Return `count` different sentences, none of them in `taken`, which grows by them."""
+        """Return `count` different sentences that are not in `taken`, and add them to it."""
         sentences: list[str] = []
         while len(sentences) < count:
             sentence = self.draw(random_source)

@@ -1,11 +1,10 @@
 """Train the embedded tiny base (demo/base) on a large synthetic corpus.
 
-With the product's own programs.
-
     python scripts/make_demo_speech.py --corpus DIR --n_clips 4000
     python scripts/make_demo_base.py --corpus DIR
 
-Takes about half an hour on two CPU cores. The new voice of the demo is not in the corpus.
+It runs pretokenize.py and train.py, about half an hour on two CPU cores. The new voice of the demo
+is not in the corpus.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from csm_ft.atomic import whole_folder  # noqa: E402
 
 
 def main() -> int:
-    """Pretokenise, train, and store the best weights as bf16 (fp32 is restored on loading)."""
+    """Pretokenise, train, and save the best weights as bf16 (loading converts them to fp32)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--corpus", type=Path, required=True, help="folder made by make_demo_speech.py --corpus"
@@ -36,38 +35,22 @@ def main() -> int:
     arguments, more = parser.parse_known_args()
     work = arguments.work_dir or arguments.corpus
     tokens, run = work / "tokens.hdf5", work / "run"
-    corpus = [
-        "--train_data",
-        str(arguments.corpus / "train.jsonl"),
-        "--val_data",
-        str(arguments.corpus / "val.jsonl"),
-    ]
-    code = pretokenize.main([*corpus, "--output", str(tokens), "--codec", "melrvq"])
+    train_data = ["--train_data", str(arguments.corpus / "train.jsonl")]
+    val_data = ["--val_data", str(arguments.corpus / "val.jsonl")]
+    code = pretokenize.main([*train_data, *val_data, "--output", str(tokens), "--codec", "melrvq"])
     if code:
         return code
-    code = train.main(
-        [
-            "--config",
-            str(ROOT / "configs/demo/base.yaml"),
-            "--data",
-            str(tokens),
-            "--output_dir",
-            str(run),
-            *more,
-        ]
-    )
+    config = ["--config", str(ROOT / "configs/demo/base.yaml")]
+    code = train.main([*config, "--data", str(tokens), "--output_dir", str(run), *more])
     if code:
         return code
-    weights = {
-        name: tensor.to(torch.bfloat16)
-        for name, tensor in load_file(run / "checkpoints/best/model.safetensors").items()
-    }
+    best = run / "checkpoints/best"
+    weights = load_file(best / "model.safetensors")
+    halved = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+    config_json = json.loads((best / "config.json").read_text())
     with whole_folder(ROOT / "demo" / "base") as folder:
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(
-            json.dumps(json.loads((run / "checkpoints/best/config.json").read_text()), indent=2)
-            + "\n"
-        )
+        save_file(halved, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
     return 0
 
 

@@ -18,11 +18,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from csm_ft.codecs import EMBEDDED_MELRVQ, melrvq  # noqa: E402
-from csm_ft.families.csm.encoder import BOS, EMBEDDED_TOKENIZER, EOS, TEMPLATE, TextTokenizer
+from csm_ft.families.csm.encoder import (  # noqa: E402
+    BOS,
+    EMBEDDED_TOKENIZER,
+    EOS,
+    TEMPLATE,
+    TextTokenizer,
+)
 
 TEXT_VOCAB_SIZE = 512
-# Words with the space before them, runs of at most three digits, punctuation: how Llama 3 cuts text
-# before it merges bytes.
+# How Llama 3 splits text before byte-level BPE: words with the space before them, runs of at most
+# three digits, punctuation.
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -30,7 +36,7 @@ LLAMA3_PATTERN = (
 
 
 def main() -> int:
-    """Fit the codec, train the tokenizer, and say how they do on the validation clips."""
+    """Fit the codec, train the tokenizer, and print their results on the validation clips."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,46 +47,33 @@ def main() -> int:
         "--n_clips",
         type=int,
         default=1000,
-        help=(
-            "clips to fit the codec on: every third of a corpus of 4000, from the first (default"
-            " 1000)"
-        ),
+        help="clips to fit the codec on, spread evenly over the corpus (default 1000)",
     )
     arguments = parser.parse_args()
     train, val = (read_rows(arguments.corpus / f"{split}.jsonl") for split in ("train", "val"))
 
     chosen = train[:: max(1, len(train) // arguments.n_clips)][: arguments.n_clips]
     waves = read_waves(arguments.corpus, chosen)
-    print(
-        f"fitting the codec on {len(waves)} clips,"
-        f" {sum(map(len, waves)) / melrvq.SAMPLE_RATE_HZ / 60:.1f} min",
-        flush=True,
-    )
+    minutes = sum(map(len, waves)) / melrvq.SAMPLE_RATE_HZ / 60
+    print(f"fitting the codec on {len(waves)} clips, {minutes:.1f} min", flush=True)
     codec = melrvq.fit(waves)
     EMBEDDED_MELRVQ.write_bytes(codec.to_bytes())
     errors = " ".join(f"{error:.3f}" for error in codec.errors(read_waves(arguments.corpus, val)))
     size = f"{EMBEDDED_MELRVQ.stat().st_size / 1e6:.2f} MB"
-    print(
-        f"{EMBEDDED_MELRVQ.name}: {size}; share lost after 1, 2, ... codebooks on other sentences:"
-        f" {errors}"
-    )
+    what = "share lost after 1, 2, ... codebooks on other sentences"
+    print(f"{EMBEDDED_MELRVQ.name}: {size}; {what}: {errors}")
 
     blob = train_tokenizer([TEMPLATE.format(**row) for row in train])
     EMBEDDED_TOKENIZER.write_bytes(blob)
     tokenizer = TextTokenizer(blob, "trained")
     lengths = [len(tokenizer.encode(row["text"], row["speaker"])) for row in val]
-    print(
-        f"{EMBEDDED_TOKENIZER.name}: {tokenizer.vocab_size} ids, {np.mean(lengths):.1f} tokens a"
-        " clip"
-    )
+    mean = np.mean(lengths)
+    print(f"{EMBEDDED_TOKENIZER.name}: {tokenizer.vocab_size} ids, {mean:.1f} tokens a clip")
     return 0
 
 
 def train_tokenizer(texts: Sequence[str]) -> bytes:
-    """Return a tokenizer.json in the manner of Llama 3.
-
-    Byte-level BPE, 512 ids with BOS and EOS.
-    """
+    """Return a tokenizer.json like Llama 3's: byte-level BPE, 512 ids with BOS and EOS."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -1,14 +1,14 @@
-"""Make the demo's speech with espeak-ng.
+"""Synthesise the demo's speech with espeak-ng.
 
-The bundled clips (demo/), or a large corpus to train the embedded base on.
+It makes the bundled clips (demo/), or a large corpus to train the embedded base on:
 
     # demo/speech, demo/new_voice, demo/voices
     python scripts/make_demo_speech.py
-    # the other voices only; not a sentence of the new voice
+    # the other voices only; no sentence that the new voice is validated with
     python scripts/make_demo_speech.py --corpus DIR --n_clips 4000
 
-The same script and the same espeak-ng make the same files. Nora is the new voice: the base and the
-codec never hear her.
+The output is reproducible with the same version of espeak-ng. Nora is the new voice: neither the
+base nor the codec is trained on her.
 """
 
 import argparse
@@ -32,8 +32,8 @@ DEMO = Path(__file__).resolve().parent.parent / "demo"
 SAMPLE_RATE_HZ = 16000
 LEVEL = 0.05  # root mean square of every clip
 AMPLITUDE_STEPS = 2048  # 12 bits: half the FLAC bytes, noise 70 dB below the peak
-SILENCE = 0.003  # quieter than this at either end is cut off, but for:
-MARGIN_SEC = 0.06
+SILENCE = 0.003  # amplitude below which either end of a clip is cut off
+MARGIN_SEC = 0.06  # of that silence to keep
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def main() -> int:
 
 def dice(name: str) -> random.Random:
     """Return a generator that always draws the same for the same name."""
-    return random.Random(name)  # noqa: S311 - repeatable is what it shall be
+    return random.Random(name)  # noqa: S311 - reproducible, not secret
 
 
 def nora_sentences() -> tuple[list[str], list[str]]:
@@ -102,35 +102,32 @@ def nora_sentences() -> tuple[list[str], list[str]]:
 
 
 def make_bundle() -> None:
-    """Make what is committed: 80 + 16 clips of the new voice, 48 + 12 of the others."""
+    """Make the committed clips: 80 + 16 of the new voice, 48 + 12 of the others."""
     taken: set[str] = set()
     train, val = nora_sentences()
     taken |= {*train, *val}
     speak(NORA, [*train, *val], DEMO / "speech")
-    write_rows(
-        DEMO / "new_voice/train.json",
-        [_clip(NORA, i, text, "../speech") for i, text in enumerate(train)],
-    )
-    write_rows(
-        DEMO / "new_voice/val.json",
-        [_clip(NORA, i, text, "../speech") for i, text in enumerate(val, len(train))],
-    )
+    nora = [_clip(NORA, i, text, "../speech") for i, text in enumerate([*train, *val])]
+    write_rows(DEMO / "new_voice/train.json", nora[: len(train)])
+    write_rows(DEMO / "new_voice/val.json", nora[len(train) :])
     voices = [OTHERS[i] for i in (0, 1, 6, 9)]
-    rows: list[list[Clip]] = []
+    train_clips: list[Clip] = []
+    val_clips: list[Clip] = []
     for voice in voices:
         sentences = voice.grammar.draw_new(15, dice(voice.speaker), taken)
         speak(voice, sentences, DEMO / "speech")
-        rows.append([_clip(voice, i, text, "../speech") for i, text in enumerate(sentences)])
-    write_rows(DEMO / "voices/train.jsonl", [clip for clips in rows for clip in clips[:12]])
-    write_rows(DEMO / "voices/val.jsonl", [clip for clips in rows for clip in clips[12:]])
+        clips = [_clip(voice, i, text, "../speech") for i, text in enumerate(sentences)]
+        train_clips += clips[:12]
+        val_clips += clips[12:]
+    write_rows(DEMO / "voices/train.jsonl", train_clips)
+    write_rows(DEMO / "voices/val.jsonl", val_clips)
 
 
 def make_corpus(folder: Path, num_clips: int) -> None:
-    """Make `num_clips` clips spread evenly over the other voices.
+    """Make `num_clips` clips, spread evenly over the other voices.
 
-    3 % of them (with sentences of their own) for validation.
-
-    No sentence that Nora is validated with is spoken by anybody.
+    3 % of them, with sentences that no training clip has, are for validation. No clip has a
+    sentence that Nora is validated with.
     """
     taken = set(nora_sentences()[1])
     train: list[Clip] = []
@@ -151,7 +148,7 @@ def make_corpus(folder: Path, num_clips: int) -> None:
 
 
 def speak(voice: Voice, sentences: Sequence[str], folder: Path) -> None:
-    """Speak `sentences` into `folder`/<speaker>/0000.flac, 0001.flac ...: 16 kHz mono."""
+    """Write `sentences` to `folder`/<speaker>/0000.flac, 0001.flac, ...: 16 kHz mono."""
     (folder / voice.speaker).mkdir(parents=True, exist_ok=True)
 
     def speak_one(item: tuple[int, str]) -> None:
@@ -166,20 +163,11 @@ def speak(voice: Voice, sentences: Sequence[str], folder: Path) -> None:
 
 
 def synthesise(voice: Voice, text: str) -> NDArray[np.float32]:
-    """Return one spoken sentence: 16 kHz, ends cut, at an even level."""
+    """Return the wave of a sentence: 16 kHz mono, silence trimmed, level normalised."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        options = [
-            "-v",
-            voice.espeak,
-            "-s",
-            str(voice.words_per_min),
-            "-p",
-            str(voice.pitch),
-            "-w",
-            str(path),
-        ]
-        subprocess.run(["espeak-ng", *options, "--", text], check=True)
+        sound = ["-v", voice.espeak, "-s", str(voice.words_per_min), "-p", str(voice.pitch)]
+        subprocess.run(["espeak-ng", *sound, "-w", str(path), "--", text], check=True)
         wave, rate_hz = soundfile.read(path, dtype="float32")
     wave = soxr.resample(wave, rate_hz, SAMPLE_RATE_HZ)
     wave = _cut_silence(wave * (LEVEL / np.sqrt(np.mean(wave**2))))

@@ -1,4 +1,4 @@
-"""Photographs the report of a sweep for the README.
+"""Take a screenshot of a sweep's report for the README.
 
 `python scripts/make_screenshot.py exp/demo` writes media/report.png.
 """
@@ -10,7 +10,7 @@ from playwright.sync_api import sync_playwright
 
 
 def main() -> None:
-    """Open report.html in Debian's chromium and save its first screens."""
+    """Open report.html in Debian's chromium and save the top of the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep_dir", type=Path)
     parser.add_argument("--output", type=Path, default=Path("media/report.png"))
