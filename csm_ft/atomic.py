@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from csm_ft.errors import ConfigError, MachineError, first_line
+from csm_ft.errors import ConfigError, MachineError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -100,13 +100,12 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.errno not in _DISK_ERRORS:
+        # Libraries raise OSError, without errno, for faults that are not the disk's.
+        if error.errno not in _DISK_ERRORS:
             raise
-        # HDF5 and safetensors raise errors without errno; the reason is in their first line.
-        reason = error.strerror or first_line(error)
         raise MachineError(
-            f"{path} could not be written: {reason} ({describe_disk(path)}). Make room or check the"
-            " permissions; the same command continues"
+            f"{path} could not be written: {error.strerror} ({describe_disk(path)}). Make room or"
+            " check the permissions; the same command continues"
         ) from error
 
 

@@ -50,11 +50,6 @@ class StoreInfo:
     content_fingerprint: str = ""  # hash over ids and arrays of all splits; set by write_store
     schema_version: int = SCHEMA_VERSION
 
-    @property
-    def main_array(self) -> str:
-        """Name of the array that examples are cut from."""
-        return next(iter(self.arrays))
-
 
 @dataclass(frozen=True)
 class Clip:

@@ -15,6 +15,7 @@ Schema 1 had no `conversation` and `turn`. Up to schema 2 the arrays were those 
 facts of its encoder were attributes of their own.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -141,8 +142,9 @@ def write_store(
                 group = file.create_group("assets")
                 for name, blob in (assets or {}).items():
                     group.create_dataset(name, data=np.frombuffer(blob, dtype=np.uint8))
-        except RuntimeError as error:  # how h5py reports some write errors
-            raise OSError(error) from error
+        except (OSError, RuntimeError) as error:
+            # h5py reports write errors as either, the number only in their text.
+            raise OSError(errno.EIO, first_line(error)) from error
         fsync(draft)
         if content_fingerprint(open_store(draft, in_memory=False).splits) != fingerprint:
             raise StoreError(

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError
-from csm_ft.families.model import SpeechModel
+from csm_ft.families.model import SpeechModel, save_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."  # peft's files name modules as seen from its wrapper
@@ -68,12 +67,9 @@ def has_adapters(model: SpeechModel) -> bool:
 
 def save_adapters(folder: Path, model: SpeechModel) -> None:
     """Write adapters and their configuration."""
-    tensors = {
-        f"{_PREFIX}{name}": tensor.detach().contiguous() for name, tensor in _tensors(model).items()
-    }
-    save_file(
-        tensors, folder / WEIGHTS, metadata={"format": "pt", _FINGERPRINT: model.base_fingerprint}
-    )
+    tensors = {f"{_PREFIX}{name}": tensor for name, tensor in _tensors(model).items()}
+    metadata = {"format": "pt", _FINGERPRINT: model.base_fingerprint}
+    save_tensors(tensors, folder / WEIGHTS, **metadata)
     lora: Any = model.peft_config[_NAME]  # pyright: ignore[reportArgumentType, reportAssignmentType, reportIndexIssue]
     lora.save_pretrained(str(folder))
 

@@ -1,12 +1,17 @@
 """The torch half of the contract: micro-batches, losses and models."""
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from csm_ft.errors import first_line
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 
 Loss = Mapping[str, Tensor]  # per part: nats summed per sequence, [B] fp32; never a mean
@@ -50,3 +55,13 @@ class SpeechModel(nn.Module):
         Leaves mode, caches and random state as they were.
         """
         raise NotImplementedError
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
+    """Write tensors as a safetensors file; OSError when it cannot be written."""
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, path, metadata=metadata or None)
+    except SafetensorError as error:
+        # It has no errno; callers must be able to tell a full disk from a mistake of their own.
+        raise OSError(errno.EIO, first_line(error)) from error

@@ -16,7 +16,7 @@ from csm_ft.atomic import exclusive
 from csm_ft.config.generate import GenerateConfig
 from csm_ft.console import console
 from csm_ft.device import autocast, choose_device, choose_dtype
-from csm_ft.errors import ConfigError, MachineError
+from csm_ft.errors import ConfigError, MachineError, first_line
 from csm_ft.families.base import (
     Encoder,
     EncoderRecord,
@@ -50,10 +50,9 @@ class Generator:
             with autocast(self.device, self.dtype):
                 return self.model.sample(prompts, self.encoder, options)
         except torch.OutOfMemoryError as error:
-            reason = str(error).splitlines()[0]
             raise MachineError(
-                f"out of memory on {self.device} ({reason}); --batch_size 1, shorter samples, or"
-                " --device cpu"
+                f"out of memory on {self.device} ({first_line(error)}); --batch_size 1, shorter"
+                " samples, or --device cpu"
             ) from error
 
 

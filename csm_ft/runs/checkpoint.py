@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from csm_ft.atomic import whole_folder, write_whole
 from csm_ft.families import lora
-from csm_ft.families.model import SpeechModel
+from csm_ft.families.model import SpeechModel, save_tensors
 from csm_ft.runs.folder import RunFolder
 
 _STATE = "state.json"
@@ -70,9 +69,8 @@ def save_checkpoint(run: RunFolder, trained: Trained, state: TrainState, *, keep
     """Save a checkpoint to resume from, then delete all but the last `keep_last`."""
     with whole_folder(run.step_folder(state.step)) as folder:
         save_weights(folder, trained.model, trained.config)
-        _save_tensors(
-            optimizer_tensors(trained.model, trained.optimizer), folder / "optimizer.safetensors"
-        )
+        optimizer = optimizer_tensors(trained.model, trained.optimizer)
+        save_tensors(optimizer, folder / "optimizer.safetensors")
         write_whole(folder / _STATE, json.dumps(asdict(state)))
     for old in run.step_folders()[:-keep_last]:
         shutil.rmtree(old)
@@ -99,9 +97,7 @@ def save_weights(folder: Path, model: SpeechModel, config: Mapping[str, object])
     if lora.has_adapters(model):
         lora.save_adapters(folder, model)
     else:
-        state = model.state_dict()
-        tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-        _save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
+        save_tensors(model.state_dict(), folder / "model.safetensors", format="pt")
     write_whole(folder / "config.json", json.dumps(dict(config), indent=2))
 
 
@@ -144,12 +140,3 @@ def load_optimizer_tensors(
             .clone()
             for entry, shape in shapes.items()
         }
-
-
-def _save_tensors(
-    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
-) -> None:
-    try:
-        save_file(dict(tensors), path, metadata=metadata)
-    except SafetensorError as error:  # such as a full disk
-        raise OSError(str(error)) from error

@@ -344,7 +344,7 @@ def test_full_disk_leaves_nothing(
     def full(*arguments: Any, **keywords: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sesame_layout, "save_file", full)
+    monkeypatch.setattr("csm_ft.families.model.save_file", full)
     assert export([str(run), "--format", "sesame", "--output", str(tmp_path / "x")]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,6 @@ from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.model import CsmModel
-from csm_ft.runs import checkpoint
 from csm_ft.runs.checkpoint import (
     Trained,
     TrainState,
@@ -73,15 +72,16 @@ def test_the_last_n_are_kept_by_number(tmp_path: Path) -> None:
     assert {p.name for p in folder.checkpoints.iterdir()} == {"step_1000000", "step_1000001"}
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_full_disk_keeps_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device")
 
-    folder, trained = RunFolder(tmp_path), Trained(*make(0), {})
+    folder, trained = RunFolder(tmp_path), Trained(*make(0, method=method), {})
     save_checkpoint(folder, trained, TrainState(step=1), keep_last=1)
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr("csm_ft.families.model.save_file", full)
     with pytest.raises(MachineError, match=r"No space left on device \(disk /"):
         save_checkpoint(folder, trained, TrainState(step=2), keep_last=1)
     assert [p.name for p in folder.step_folders()] == ["step_000001"]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftModel
-from safetensors.torch import save_file
 
 from csm_ft.atomic import write_whole
 from csm_ft.errors import ConfigError
@@ -24,6 +23,7 @@ from csm_ft.families.csm.export.transformers import (
 from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.size import CsmSize
 from csm_ft.families.csm.weights import load_model, locate
+from csm_ft.families.model import save_tensors
 from csm_ft.hub import is_hub_name
 
 
@@ -102,8 +102,7 @@ def write_adapter(folder: Path, adapters: lora.Adapters, size: CsmSize) -> None:
     tensors, config = adapters.tensors, adapters.config
     if not layouts.is_transformers_adapter(tensors):
         tensors, config = layouts.adapter_to_transformers(tensors, config, size)
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / lora.WEIGHTS, metadata={"format": "pt"})
+    save_tensors(tensors, folder / lora.WEIGHTS, format="pt")
     write_whole(folder / lora.CONFIG, json.dumps(dict(config), indent=2))
 
 

@@ -20,7 +20,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torchtune.modules import TransformerDecoder
 from torchtune.modules.common_utils import disable_kv_cache
@@ -34,6 +33,7 @@ from csm_ft.families.csm.export.probe import TOLERANCE, Logits, Probe, logits_of
 from csm_ft.families.csm.model import CsmModel, llama
 from csm_ft.families.csm.size import CsmSize
 from csm_ft.families.csm.weights import load_model
+from csm_ft.families.model import save_tensors
 
 REFERENCE = "Sesame's models.py"
 NOT_CHECKED = (
@@ -70,8 +70,8 @@ class SesameExporter(CsmExporter):
 def write_model(folder: Path, model: CsmModel, dtype: torch.dtype = torch.float32) -> None:
     """Write the model.safetensors and config.json that Sesame's `Model.from_pretrained` reads."""
     weights = model.state_dict().items()
-    tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in weights}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors = {name: tensor.to(dtype) for name, tensor in weights}
+    save_tensors(tensors, folder / "model.safetensors", format="pt")
     write_whole(folder / "config.json", json.dumps(sesame_config(model.size), indent=2))
 
 
