@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from csm_ft.runs.folder import RunFolder, SweepFolder
+
 ROOT = Path(__file__).resolve().parent.parent
 CODE = [*ROOT.glob("*.py"), *(ROOT / "csm_ft").rglob("*.py")]
 # From the ground up; a module imports from its own floor or below. Programs stand on top.
+# A module named here (runs/folder) stands on that floor, whatever the floor of its folder.
 FLOORS: list[tuple[str, ...]] = [
     ("assets", "errors", "atomic", "console", "schedule", "device", "hub", "config", "cli"),
+    ("runs/folder",),
     ("data",),
     ("codecs",),
     ("families",),
@@ -36,6 +40,7 @@ WALLS = {
     "huggingface_hub": ("csm_ft/hub.py", "csm_ft/export/model_card.py"),
     "pickle": ("csm_ft/families/csm/weights.py",),  # the error that a refused pickle raises
 }
+COMMON_WORDS = {"best", "reference", "samples", "trials", "workers", "run"}
 FAMILIES = ("csm", "moshi", "moonshine")
 HEAVY = ("torch", "transformers", "peft", "torchtune", "h5py", "optuna", "pandas", "wandb")
 HELP = {
@@ -59,7 +64,9 @@ def floor_of(module: str) -> int:
         return PROGRAMS
     if len(parts) == 1:
         return 0
-    return next(number for number, names in enumerate(FLOORS) if parts[1] in names)
+    module_and_folder = ("/".join(parts[1:3]), parts[1])
+    found = (number for name in module_and_folder for number, f in enumerate(FLOORS) if name in f)
+    return next(found)
 
 
 def module_of(path: Path) -> str:
@@ -98,7 +105,7 @@ def outside_families() -> list[Path]:
 
 
 def test_every_folder_has_a_floor() -> None:
-    known = {name for names in FLOORS for name in names}
+    known = {name.split("/")[0] for names in FLOORS for name in names}
     found = {path.relative_to(ROOT / "csm_ft").parts[0] for path in CODE if "csm_ft" in path.parts}
     assert {name.removesuffix(".py") for name in found} - {"__init__"} == known
 
@@ -129,6 +136,19 @@ def test_library_stays_behind_its_wall(library: str) -> None:
 def test_wall_has_something_behind_it(library: str) -> None:
     found = [m for path in CODE for _, m in imported_modules(path) if m.split(".")[0] == library]
     assert found, f"nothing imports {library}: the wall tests nothing"
+
+
+def test_only_run_folder_names_files_of_runs() -> None:
+    run, sweep = (vars(folder(Path("run"))) for folder in (RunFolder, SweepFolder))
+    names = {path.name for path in (*run.values(), *sweep.values())} - COMMON_WORDS
+    leaks = [
+        f"{name_of(path)}:{line} {text!r}"
+        for path in CODE
+        if path.name != "folder.py"
+        for line, text in strings(path)
+        if text in names
+    ]
+    assert leaks == []
 
 
 def test_no_family_named_outside_families() -> None:

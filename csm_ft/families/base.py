@@ -146,12 +146,8 @@ class Turn:
 
     def facts(self) -> dict[str, Any]:
         """Return what stands in the JSON beside a sample."""
-        return {
-            "path": self.path,
-            "text": self.text,
-            "speaker": self.speaker,
-            "seconds": self.seconds,
-        }
+        names = ("path", "text", "speaker", "seconds")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -194,7 +190,7 @@ class EncoderRecord:
     label: str  # of the weights, for people
     store: Store | None  # a token file, or a record read as one without clips; None = not known
     found: str = ""  # where, or why there is none, for people
-    speakers: tuple[str, ...] = ()  # in training, the most frequent first; empty = not known
+    speakers: tuple[str, ...] = ()  # in training, the most frequent first
     config: TrainConfig | None = None  # of the run
     fingerprints: Mapping[str, str] = field(default_factory=dict)  # of the run: audio, text
 
@@ -222,7 +218,7 @@ class ParameterRule(NamedTuple):
 
 @dataclass(frozen=True)
 class Exportable:
-    """What is exported: weights, and what is known of how they came to be."""
+    """Weights to export, and what is known of how they came to be."""
 
     weights: str  # a folder, a file or a hub name
     label: str  # for people
@@ -328,9 +324,7 @@ class Family(ABC):
         Raises EncoderError when it cannot be opened or has changed.
         """
 
-    def check_prompts(  # noqa: B027 - nothing to check is common
-        self, config: TrainConfig | GenerateConfig
-    ) -> None:
+    def check_prompts(self, config: TrainConfig | GenerateConfig) -> None:  # noqa: B027
         """Raise PromptError for a mistake in the prompts, before anything slow begins."""
 
     def asks_for_samples(self, config: TrainConfig) -> bool:

@@ -70,7 +70,7 @@ def save_adapters(folder: Path, model: SpeechModel) -> None:
     tensors = {f"{_PREFIX}{name}": tensor for name, tensor in _tensors(model).items()}
     metadata = {"format": "pt", _FINGERPRINT: model.base_fingerprint}
     save_tensors(tensors, folder / WEIGHTS, **metadata)
-    lora: Any = model.peft_config[_NAME]  # pyright: ignore[reportArgumentType, reportAssignmentType, reportIndexIssue]
+    lora: Any = model.peft_config[_NAME]  # pyright: ignore
     lora.save_pretrained(str(folder))
 
 
@@ -106,7 +106,7 @@ def read_adapters(folder: Path) -> Adapters:
         raise ConfigError(f"{config}: adapters of the kind {kind!r}; only LORA can be read")
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return Adapters(folder, values, tensors, (file.metadata() or {}).get(_FINGERPRINT, ""))
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path}: not readable as adapters ({error}); fetch it again") from error
@@ -155,7 +155,8 @@ def merge(adapters: Adapters, model: SpeechModel) -> None:
 
     model.base_fingerprint = fingerprint(model.state_dict())
     try:
-        tuner = LoraModel(model, LoraConfig.from_peft_type(**adapters.config), _NAME)  # pyright: ignore[reportArgumentType]
+        config: Any = LoraConfig.from_peft_type(**adapters.config)
+        tuner = LoraModel(model, config, _NAME)
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{adapters.folder / CONFIG}: does not fit the base {adapters.base}: {error}"

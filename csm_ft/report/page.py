@@ -100,7 +100,8 @@ def _render(content: _Content) -> bytes:
 def _json_for_script(value: Any) -> Markup:
     """Return JSON that cannot end the script element it stands in."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704 - escaped right here
+    escaped = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return Markup(escaped)  # noqa: S704 - escaped right here
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:

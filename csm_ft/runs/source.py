@@ -66,8 +66,9 @@ def find(name: str, checkpoint: str = "") -> Source:
     no such checkpoint.
     """
     path = Path(name)
-    if path.resolve().name == "checkpoints" and RunFolder(path.resolve().parent).is_run:
-        path = path.resolve().parent
+    above = RunFolder(path.resolve().parent)
+    if path.resolve() == above.checkpoints and above.is_run:
+        path = above.path
     run, sweep = RunFolder(path), SweepFolder(path)
     if run.is_run:
         return _of_run(run, _checkpoint(run, checkpoint or "best"))

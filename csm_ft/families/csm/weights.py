@@ -22,6 +22,7 @@ from csm_ft.families import lora
 from csm_ft.families.csm.export import layouts
 from csm_ft.families.csm.model import CsmModel, empty_model
 from csm_ft.families.csm.size import PRESETS, CsmSize, TransformerSize
+from csm_ft.runs.folder import RunFolder, SweepFolder
 
 # Sesame's setup_caches leaves these in the state dict.
 _CACHE_MASKS = ("backbone_causal_mask", "decoder_causal_mask")
@@ -74,13 +75,15 @@ def locate(name: str) -> Checkpoint:
             )
         return Checkpoint((path,), _beside(path))
     if path.is_dir():
-        for folder in (path, path / "checkpoints" / "best", path / "best"):
+        best = RunFolder(path).best
+        for folder in (path, best, SweepFolder(path).best):
             found = next((folder / file for file in _NAMES if (folder / file).is_file()), None)
             if found is not None:
                 files = _shards(found) if found.name in _SHARDED else (found,)
                 return Checkpoint(files, _beside(found))
         raise ConfigError(
-            f"{path}: none of {', '.join(_NAMES)} in this folder, nor in its checkpoints/best"
+            f"{path}: none of {', '.join(_NAMES)} in this folder, nor in its"
+            f" {best.relative_to(path)}"
         )
     if not hub.is_hub_name(name):
         raise ConfigError(f"{name}: no such file or folder, and not a hub name (owner/name)")

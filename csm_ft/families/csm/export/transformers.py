@@ -202,7 +202,7 @@ def codec_of(folder: Path, files: Sequence[Path]) -> MimiModel | None:
     tensors: dict[str, Tensor] = {}
     for file in files:
         with safe_open(file, "pt") as opened:
-            names = [name for name in opened.keys() if name.startswith(_CODEC)]  # noqa: SIM118 - not a dict
+            names = [name for name in opened.keys() if name.startswith(_CODEC)]  # noqa: SIM118
             tensors |= {
                 name.removeprefix(_CODEC): opened.get_tensor(name).float() for name in names
             }
