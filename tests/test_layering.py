@@ -40,7 +40,7 @@ WALLS = {
     "huggingface_hub": ("csm_ft/hub.py", "csm_ft/export/model_card.py"),
     "pickle": ("csm_ft/families/csm/weights.py",),  # the error that a refused pickle raises
 }
-COMMON_WORDS = {"best", "reference", "samples", "trials", "workers", "run"}
+COMMON_WORDS = {"best", "reference", "samples", "trials", "workers", "run", ".lock"}
 FAMILIES = ("csm", "moshi", "moonshine")
 HEAVY = ("torch", "transformers", "peft", "torchtune", "h5py", "optuna", "pandas", "wandb")
 HELP = {
