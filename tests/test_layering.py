@@ -15,9 +15,21 @@ CODE = [*ROOT.glob("*.py"), *(ROOT / "csm_ft").rglob("*.py")]
 # From the ground up; a module imports from its own floor or below. Programs stand on top.
 # A module named here (runs/folder) stands on that floor, whatever the floor of its folder.
 FLOORS: list[tuple[str, ...]] = [
-    ("assets", "errors", "atomic", "console", "schedule", "device", "hub", "config", "cli"),
+    (
+        "assets",
+        "errors",
+        "atomic",
+        "text_file",
+        "console",
+        "schedule",
+        "device",
+        "hub",
+        "config",
+        "cli",
+    ),
     ("runs/folder",),
     ("data",),
+    ("datasets",),
     ("codecs",),
     ("families",),
     ("runs",),

@@ -14,6 +14,7 @@ import yaml
 from dotenv import find_dotenv, load_dotenv
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from csm_ft.config.yaml_file import load_yaml
 from csm_ft.errors import ConfigError
 
 C = TypeVar("C", bound="Options")
@@ -92,10 +93,7 @@ def read_yaml_values(path: Path) -> dict[str, Any]:
     """Read a flat YAML file; raises ConfigError if it is missing or not one."""
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    values = load_yaml(path) or {}
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path}: a config is a list of `key: value` lines, this is a {type(values).__name__}"

@@ -36,6 +36,7 @@ from csm_ft.data import audio
 from csm_ft.data.split import Arrays
 from csm_ft.errors import AudioError, PromptError
 from csm_ft.families.base import Encoder, Prompt, Turn
+from csm_ft.text_file import nfc, read_text
 
 EXAMPLE = (
     '[{"text": "Hello.", "speaker": "0", "context": [{"path": "clip.wav", "text": "What the clip'
@@ -79,13 +80,19 @@ def read_prompts(path: Path, rule: SpeakerRule = any_speaker) -> list[AskedPromp
     Sound files are not opened here.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-        entries = _FILE.validate_python(values, context=rule)
+        text = read_text(path, PromptError)
+    except OSError as error:
+        raise PromptError(
+            f"{path}: {error.strerror}; prompts are a JSON list: {EXAMPLE}"
+        ) from error
+    try:
+        entries = _FILE.validate_python(json.loads(text), context=rule)
     except ValidationError as error:
         raise PromptError("\n".join(_message(path, one) for one in error.errors())) from None
-    except (OSError, ValueError, RecursionError) as error:  # recursion: thousands of brackets
-        reason = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
-        raise PromptError(f"{path}: {reason}; prompts are a JSON list: {EXAMPLE}") from error
+    except (ValueError, RecursionError) as error:  # recursion: thousands of brackets
+        raise PromptError(
+            f"{path}: not JSON ({error}); prompts are a JSON list: {EXAMPLE}"
+        ) from error
     if not entries:
         raise PromptError(f"{path}: has no prompts; write {EXAMPLE}")
     return [_asked(path, number, entry) for number, entry in enumerate(entries, start=1)]
@@ -125,7 +132,7 @@ def check_text(where: str, text: str) -> str:
             f"{where} {text[:40]!r} is not UTF-8; write it again in a UTF-8 terminal, or into a"
             " file for --prompts"
         )
-    return text.strip()
+    return nfc(text.strip())
 
 
 def check_speaker(where: str, speaker: str, rule: SpeakerRule = any_speaker) -> str:
@@ -135,7 +142,7 @@ def check_speaker(where: str, speaker: str, rule: SpeakerRule = any_speaker) -> 
         reason = "is empty; name a speaker, or leave it out"
     if reason:
         raise PromptError(f"{where}: speaker {speaker!r} {reason}")
-    return speaker.strip()
+    return nfc(speaker.strip())
 
 
 def check_clips(asked: Sequence[AskedPrompt]) -> None:
@@ -240,13 +247,14 @@ def _sentence(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
 
 
-_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Path = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Text = Annotated[_Path, AfterValidator(nfc)]
 _Speaker = Annotated[_Text, BeforeValidator(_word), AfterValidator(_allowed)]
 
 
 class _Clip(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    path: _Text
+    path: _Path
     text: _Text
     speaker: _Speaker | None = None
     start: float | None = None

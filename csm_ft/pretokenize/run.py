@@ -25,6 +25,8 @@ from csm_ft.data.describe import describe_store, summarise
 from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
 from csm_ft.data.token_file import write_store
+from csm_ft.datasets.folders import find_metadata
+from csm_ft.datasets.metadata import read_metadata
 from csm_ft.device import choose_device
 from csm_ft.errors import AudioError, ConfigError
 from csm_ft.families.base import Encoder, Family
@@ -38,8 +40,6 @@ from csm_ft.pretokenize.clips import (
     inspect_files,
 )
 from csm_ft.pretokenize.encode import ClipCache, Encoded, encode_missing
-from csm_ft.pretokenize.folders import find_metadata
-from csm_ft.pretokenize.metadata import read_metadata
 
 # Of small data, where val_fraction is not given.
 _FEWEST_VAL_CLIPS, _LARGEST_VAL_SHARE = 8, 0.2

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -28,6 +27,7 @@ from pydantic import (
 from csm_ft import assets
 from csm_ft.config.base import build, extra
 from csm_ft.config.train import TrainConfig
+from csm_ft.config.yaml_file import load_yaml
 from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import DEFAULT_SPACE, SET_BY_SWEEP, SweepRequest
 
@@ -160,10 +160,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"--sweep_config {path}: no such file; the one of this repository is {DEFAULT_SPACE}"
         )
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    rows = load_yaml(path)
     if not isinstance(rows, dict) or not rows:
         raise ConfigError(
             f"{path}: a sweep config has one key per option, such as `learning_rate: {{type: float,"

@@ -20,8 +20,8 @@ import sweep
 import train
 from csm_ft.cli import parse_args
 from csm_ft.data.token_file import open_store
+from csm_ft.datasets.metadata import read_metadata
 from csm_ft.families.csm.config import CsmConfig, CsmPretokenizeConfig
-from csm_ft.pretokenize.metadata import read_metadata
 from csm_ft.sweep.config import parse
 from csm_ft.sweep.space import read_space
 from tests.helpers.hub import environment

@@ -19,7 +19,7 @@ import yaml
 
 import train
 from csm_ft.data.token_file import open_store
-from csm_ft.pretokenize.metadata import read_metadata
+from csm_ft.datasets.metadata import read_metadata
 from tests.helpers.hub import environment
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,10 +12,10 @@ import pytest
 from csm_ft import cli
 from csm_ft.config.base import Options
 from csm_ft.data.__main__ import DataConfig
+from csm_ft.datasets.metadata import read_metadata
 from csm_ft.export.__main__ import ExportOptions
 from csm_ft.families import open_family
 from csm_ft.families.base import Family
-from csm_ft.pretokenize.metadata import read_metadata
 from csm_ft.report.config import ReportConfig
 from csm_ft.sweep import config as sweep_config
 from csm_ft.sweep.rows import read_rows

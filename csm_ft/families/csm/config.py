@@ -13,7 +13,9 @@ from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
 from csm_ft.data.rows import SPEAKER
+from csm_ft.errors import ConfigError
 from csm_ft.families.csm.size import MAX_POSITIONS
+from csm_ft.text_file import nfc, read_text
 
 Preset = Literal["auto", "llama-1B", "llama-100M", "tiny"]
 _AUTO_SIZE = (
@@ -169,8 +171,8 @@ class CsmConfig(TrainConfig):
                     f"{path}: no such file; give a sentence, or a .txt file with one sentence per"
                     " line"
                 )
-            sentences = path.read_text(encoding="utf-8").splitlines()
-        return [str(s).strip() for s in sentences if str(s).strip()]
+            sentences = read_text(path, ConfigError).splitlines()
+        return [nfc(str(s)).strip() for s in sentences if str(s).strip()]
 
     @field_validator("loss_turns", "val_turns")
     @classmethod

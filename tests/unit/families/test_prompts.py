@@ -25,6 +25,7 @@ from csm_ft.families.prompts import (
     parse_context,
     read_prompts,
 )
+from csm_ft.text_file import nfc
 
 VISIBLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)
 
@@ -74,7 +75,11 @@ def write(tmp_path: Path, content: Any) -> Path:
 )
 def test_context_is_cut_at_outer_colons(path: str, text: str, speaker: str) -> None:
     found = parse_context(f"{path}:{text}:{speaker}", no_brackets)
-    assert (found.path, found.text, found.speaker) == (Path(path), text, speaker or None)
+    assert (found.path, found.text, found.speaker) == (
+        Path(path),
+        nfc(text),
+        nfc(speaker) or None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -341,3 +346,11 @@ def test_missing_clip_is_found_early(tmp_path: Path) -> None:
                 )
             ]
         )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_prompts_are_read_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_bytes('["Zoe\u0308!",\r\n {"text": "a", "speaker": "Zoe\u0308"}]'.encode(encoding))
+    first, second = read_prompts(path)
+    assert (first.text, second.speaker) == ("Zo\u00eb!", "Zo\u00eb")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.data.rows import Rejection, Row
-from csm_ft.pretokenize.metadata import read_metadata
+from csm_ft.datasets.metadata import read_metadata
 
 Columns = dict[str, Any]
 

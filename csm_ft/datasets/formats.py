@@ -23,8 +23,7 @@ import pyarrow
 import pyarrow.parquet
 
 from csm_ft.data.token_file import read_hdf5_table
-from csm_ft.errors import MetadataError
-from csm_ft.pretokenize.tables import (
+from csm_ft.datasets.tables import (
     NEEDED,
     SUFFIXES,
     TURNS,
@@ -34,12 +33,13 @@ from csm_ft.pretokenize.tables import (
     Unreadable,
     check_header,
     field_of,
-    read_text,
     reading,
     repeated,
     show,
     show_all,
 )
+from csm_ft.errors import MetadataError
+from csm_ft.text_file import read_text
 
 _STRING_OR_TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\])*"?|,(?=\s*[\]}])', re.DOTALL)
 
@@ -95,7 +95,7 @@ def _read_by_suffix(path: Path, sql_table: str) -> Table:
 
 def _read_json(path: Path) -> Table:
     """Read an array of objects, alone or under "data"; trailing commas are accepted."""
-    text = read_text(path)
+    text = read_text(path, MetadataError)
     try:
         top = _parse_json(text)
     except json.JSONDecodeError as error:
@@ -133,7 +133,7 @@ def _parse_json(text: str) -> Any:
 def _read_jsonl(path: Path) -> Table:
     """Read one object per line; a line that cannot be read costs one row."""
     # splitlines would cut strings at U+2028.
-    lines = [line for line in read_text(path).split("\n") if line.strip()]
+    lines = [line for line in read_text(path, MetadataError).split("\n") if line.strip()]
     starts_array = bool(lines) and lines[0].lstrip().startswith("[")
     if starts_array and (len(lines) == 1 or isinstance(_json_line(lines[0]), Unreadable)):
         raise MetadataError(
@@ -213,7 +213,7 @@ def _read_csv(path: Path) -> Table:
 
     Or with semicolons, bars or tabs where only that makes sense of the header.
     """
-    text = read_text(path)
+    text = read_text(path, MetadataError)
     header = text.lstrip().split("\n", 1)[0]
     for mark in ",;|\t":
         if {"path", "text"} <= {field_of(name) for name in _header_names(header, mark)}:
@@ -232,7 +232,7 @@ def _read_tsv(path: Path) -> Table:
 
     Quotes are part of the texts where only that makes rows of the lines (as in Common Voice).
     """
-    text = read_text(path)
+    text = read_text(path, MetadataError)
     as_texts = _parse_csv(path, text, "\t", csv.QUOTE_NONE)
     try:
         as_quotes = _parse_csv(path, text, "\t", csv.QUOTE_MINIMAL)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.data.rows import Rejection, Row
+from csm_ft.datasets.folders import SOUND_SUFFIXES, find_metadata, is_ljspeech
+from csm_ft.datasets.metadata import read_metadata
 from csm_ft.errors import MetadataError
-from csm_ft.pretokenize.folders import SOUND_SUFFIXES, find_metadata, is_ljspeech
-from csm_ft.pretokenize.metadata import read_metadata
 
 
 def write(path: Path, content: str | bytes = "x") -> Path:
@@ -67,8 +67,7 @@ def test_sound_files_are_rows_with_texts_beside(tmp_path: Path) -> None:
         (None, "no transcript; write what is said into a b.txt beside it"),
         (" \n", "a b.txt is empty; write what is said into it"),
         ("é".encode("latin-1"), "byte 0xe9 is not UTF-8; save the file as UTF-8"),
-        ("hi".encode("utf-16"), "is UTF-16"),
-        ("a\0b", "is UTF-16, UTF-32 or no text at all"),
+        ("a\0b", "is UTF-16 or UTF-32 without a byte order mark, or no text at all"),
     ],
 )
 def test_sound_without_text_is_rejected(

@@ -11,7 +11,7 @@ from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from csm_ft.pretokenize.tables import field_of, show
+from csm_ft.datasets.tables import field_of, show
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # What an absent number or speaker looks like when a program printed it.

@@ -3,7 +3,6 @@
 And what all readers share: the names of columns, texts in UTF-8, errors that name the file.
 """
 
-import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,24 +82,6 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise MetadataError(
             f"{path}: cannot be read: {error.strerror or error}; make it readable or write it again"
-        ) from error
-
-
-def read_text(path: Path) -> str:
-    """Read UTF-8, with or without a byte order mark; MetadataError for anything else."""
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
-        raise MetadataError(
-            f"{path}: is UTF-16, UTF-32 or no text at all; save it as UTF-8 (iconv -f UTF-16 -t"
-            " UTF-8)"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise MetadataError(
-            f"{path} line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as"
-            " UTF-8"
         ) from error
 
 

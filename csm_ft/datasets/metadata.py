@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from csm_ft.data.rows import Rejection, Row
-from csm_ft.pretokenize.folders import find_metadata, is_ljspeech, read_folder, read_ljspeech
-from csm_ft.pretokenize.formats import read_table
-from csm_ft.pretokenize.tables import Turns, Unreadable, field_of, show
-from csm_ft.pretokenize.values import Reason, read_values
+from csm_ft.datasets.folders import find_metadata, is_ljspeech, read_folder, read_ljspeech
+from csm_ft.datasets.formats import read_table
+from csm_ft.datasets.tables import Turns, Unreadable, field_of, show
+from csm_ft.datasets.values import Reason, read_values
 
 _SPAN_TOLERANCE_SEC = 1e-3  # how far end and start + duration may lie apart, if a row has all three
 

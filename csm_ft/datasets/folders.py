@@ -11,16 +11,16 @@ from typing import Any
 
 from csm_ft.console import shorten
 from csm_ft.data.token_file import is_token_file
-from csm_ft.errors import MetadataError
-from csm_ft.pretokenize.tables import (
+from csm_ft.datasets.tables import (
     SUFFIXES,
     Table,
     TableRow,
     Unreadable,
     field_of,
-    read_text,
     reading,
 )
+from csm_ft.errors import MetadataError
+from csm_ft.text_file import read_text
 
 _READ = ".wav .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .caf .w64 .rf64 .voc .sph"
 _NOT_READ = ".m4a .aac .wma .amr"  # not by libsndfile: they are rejected with that reason
@@ -85,7 +85,7 @@ def read_ljspeech(path: Path) -> Table:
     The sound of an id is wavs/<id>.wav, or another sound file of that name.
     """
     with reading(path):
-        lines = [line for line in read_text(path).split("\n") if line.strip()]
+        lines = [line for line in read_text(path, MetadataError).split("\n") if line.strip()]
         sounds = {
             file.stem: file.name
             for file in sorted((path.parent / "wavs").iterdir(), key=_rank, reverse=True)
@@ -152,7 +152,7 @@ def _row(folder: Path, sound: Path, transcript: Path | None) -> dict[str, Any] |
         reason = f"no transcript; write what is said into {sound.stem}.txt beside it"
         return Unreadable(reason, path)
     try:
-        text = " ".join(read_text(transcript).split())
+        text = " ".join(read_text(transcript, MetadataError).split())
     except (MetadataError, OSError) as error:
         return Unreadable(f"its transcript cannot be read: {error}", path)
     if not text:

@@ -1,0 +1,1 @@
+"""Metadata, folders and corpora as people have them, to rows: what is said in which sound."""
