@@ -1,6 +1,7 @@
 """A small token file of bundled speech, made once per session by the product itself."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ import pytest
 from tests.helpers.hub import hub, hub_cache  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# pytest -n 2 runs two processes on two cores: threads of torch in each would wait for one another,
+# which makes tests up to ten times slower. Programs that tests start inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def write_metadata(path: Path, split: str, count: int) -> Path:
