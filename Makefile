@@ -16,10 +16,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/installed-dev
-	$(BIN)/pytest -q -m "slow or browser" --timeout 900
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "slow or browser" --timeout 900
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.hub import hub, hub_cache  # noqa: F401 (fixtures)
-
-ROOT = Path(__file__).resolve().parent.parent
-
+# Set before anything reads the environment.
 # pytest -n 2 runs two processes on two cores: threads of torch in each would wait for one another,
 # which makes tests up to ten times slower. Programs that tests start inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is not in a test's own cache is not on the hub: no test waits for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from tests.helpers.hub import hub, hub_cache  # noqa: F401 (fixtures)
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def write_metadata(path: Path, split: str, count: int) -> Path:

@@ -168,6 +168,7 @@ def test_its_pretokenize_command_works(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_train_with_yaml_env_and_tokens(folder: Path, hub_cache: Path) -> None:
     """As typed, in a process of its own, as .env is put into the environment."""
     (folder / ".env").write_text(ENV)
@@ -192,6 +193,7 @@ def test_train_with_yaml_env_and_tokens(folder: Path, hub_cache: Path) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text())["learning_rate"] == 3e-5
 
 
+@pytest.mark.slow
 def test_env_names_fewer_codebooks(folder: Path) -> None:
     write_tokens(folder / "tokenized/eight.hdf5", num_codebooks=8)
     (folder / ".env").write_text(

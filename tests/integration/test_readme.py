@@ -126,6 +126,7 @@ def test_metadata_example_is_read(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_pretokenize_word_for_word(user: tuple[Path, str]) -> None:
     folder, said = user
     store = open_store(folder / "data/tokens.hdf5")
@@ -143,6 +144,7 @@ def test_pretokenize_word_for_word(user: tuple[Path, str]) -> None:
     assert not list(folder.glob("data/*.rejected.jsonl"))
 
 
+@pytest.mark.slow
 def test_pretokenize_again_encodes_only_what_is_new(
     user: tuple[Path, str], hub_cache: Path
 ) -> None:
@@ -153,6 +155,7 @@ def test_pretokenize_again_encodes_only_what_is_new(
     assert "0 clips encoded now" in said
 
 
+@pytest.mark.slow
 def test_train_word_for_word_and_bare(user: tuple[Path, str], hub_cache: Path) -> None:
     """`python train.py` alone means the same run: the same folder, which is complete."""
     folder, _ = user
@@ -173,6 +176,7 @@ def test_train_word_for_word_and_bare(user: tuple[Path, str], hub_cache: Path) -
     assert [*(folder / "exp").glob("tokens-*")] == [name]
 
 
+@pytest.mark.slow
 def test_generate_and_export_word_for_word(user: tuple[Path, str], hub_cache: Path) -> None:
     folder, _ = user
     run(LORA, folder, hub_cache)
@@ -189,6 +193,7 @@ def test_generate_and_export_word_for_word(user: tuple[Path, str], hub_cache: Pa
         assert (folder / f"exp/my-run/export-{command.split()[-1]}/README.md").is_file()
 
 
+@pytest.mark.slow
 def test_token_file_is_described_and_decoded(user: tuple[Path, str], hub_cache: Path) -> None:
     folder, _ = user
     assert "kyutai/mimi" in run(VERIFY, folder, hub_cache)

@@ -18,6 +18,7 @@ import pytest
 import soundfile
 import yaml
 
+pytestmark = pytest.mark.slow  # every program runs as a process of its own
 ROOT = Path(__file__).resolve().parents[2]
 CASE = """\
         case "toy":

@@ -13,6 +13,7 @@ from csm_ft.families.csm.data import collate, depth_draw
 from csm_ft.families.csm.model import CsmModel
 from tests.helpers.splits import FakeSplit, examples_of, make_model, make_split
 
+NUM_DRAWS = 120  # the mean of so many is 11 times nearer than one
 PARTS = ("c0", "depth")
 SPLIT = make_split([12, 5, 30, 1, 17, 9, 22, 3])
 
@@ -117,7 +118,7 @@ def test_amortised_loss_and_gradient_are_unbiased(parts: Sequence[str]) -> None:
     model, examples, everything = make_model(), examples_of(SPLIT), [list(range(8))]
     full_loss, full = gradient(model, examples, everything, 1.0, None, parts)
     drawn = [
-        gradient(model, examples, everything, 0.2, Draw(0, epoch), parts) for epoch in range(300)
+        gradient(model, examples, everything, 0.2, Draw(0, epoch), parts) for epoch in range(NUM_DRAWS)
     ]
     losses, draws = np.array([loss for loss, _ in drawn]), torch.stack([g for _, g in drawn])
     if parts == ("c0",):  # codebook 0 learns from every frame: nothing is drawn
@@ -129,7 +130,7 @@ def test_amortised_loss_and_gradient_are_unbiased(parts: Sequence[str]) -> None:
     mean, error = draws.mean(0), draws.std(0) / len(draws) ** 0.5
     one_off = (draws[0] - full).norm() / full.norm()
     assert one_off > 0.05, "one draw differs, or this test shows nothing"
-    assert (mean - full).norm() / full.norm() < one_off / 8
+    assert (mean - full).norm() / full.norm() < one_off / 6
     moving = error > 1e-6
     assert ((mean - full).abs()[moving] / error[moving] < 5).float().mean() > 0.999
 
