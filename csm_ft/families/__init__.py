@@ -26,6 +26,10 @@ def open_family(name: str) -> "Family":
             from csm_ft.families.csm.family import CsmFamily
 
             return CsmFamily()
+        case "moonshine":
+            from csm_ft.families.moonshine.family import MoonshineFamily
+
+            return MoonshineFamily()
         case _:
             raise ConfigError(f"family {name!r} is not known; choose among {', '.join(names())}")
 

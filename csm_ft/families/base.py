@@ -119,7 +119,10 @@ class Encoder(ABC):
     def decode(self, arrays: Arrays) -> Wave | None:
         """Return the sound of a clip's (or a sample's) arrays, [N]; None if there is none."""
 
-    def fit(self, waves: Sequence[Wave]) -> None:  # noqa: B027 - few encoders are fitted
+    def fit_text(self, texts: Sequence[str]) -> None:  # noqa: B027 - few encoders are fitted
+        """Fit the text half on the training texts, before any is encoded."""
+
+    def fit(self, waves: Sequence[Wave]) -> None:  # noqa: B027
         """Fit the encoder on `fit_sec` seconds of training sound."""
 
     def restore(self, facts: Mapping[str, Any], assets: Mapping[str, bytes]) -> bool:

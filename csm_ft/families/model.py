@@ -4,7 +4,7 @@ import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +26,7 @@ class Batch:
     num_positions: int  # real positions, without padding
     num_padded: int  # B * longest
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self, device: torch.device | str) -> Self:
         """Return the batch with its tensors (but not its counts) on `device`."""
         moved = {
             name: value.to(device, non_blocking=True)

@@ -151,6 +151,7 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     every_row = list(itertools.chain.from_iterable(rows.values()))
     rejections.num_rows = len(every_row) + len(rejections)
     _print_default_speaker(config, every_row)
+    job.encoder.fit_text([row.text for row in rows.get("train", [])])
     files = inspect_files(every_row, config.num_workers)
     spans: Spans = {name: [] for name in rows}
     for name, wanted in rows.items():

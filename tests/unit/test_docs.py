@@ -14,7 +14,7 @@ from csm_ft.config.base import Options
 from csm_ft.data.__main__ import DataConfig
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.export.__main__ import ExportOptions
-from csm_ft.families import open_family
+from csm_ft.families import names, open_family
 from csm_ft.families.base import Family
 from csm_ft.report.config import ReportConfig
 from csm_ft.sweep import config as sweep_config
@@ -65,8 +65,11 @@ def program_of(command: Command) -> tuple[str, list[str]]:
 
 
 def family_of(command: Command) -> Family:
-    """Return the family of a command: that of the toy where the page is about it."""
-    return ToyFamily() if "toy" in command.text else open_family("csm")
+    """Return the family of a command: that of the toy, or of the page, where it is about one."""
+    if "toy" in command.text:
+        return ToyFamily()
+    page = command.page.removesuffix(".md")
+    return open_family(page if page in names() else "csm")
 
 
 def parse(command: Command) -> None:
@@ -123,7 +126,7 @@ def test_other_commands_are_known() -> None:
 def test_inline_flags_exist(page: Path) -> None:
     """`--flag value` in the text is a flag of some program."""
     classes = [*OTHERS.values(), sweep_config.options_class(open_family("csm").train_config)]
-    for family in (open_family("csm"), ToyFamily()):
+    for family in (*map(open_family, names()), ToyFamily()):
         classes += [getattr(family, name) for name in OF_FAMILY.values()]
     known = {"config", "help"}.union(*(config_class.model_fields for config_class in classes))
     named = re.findall(r"`--([\w-]+)", page.read_text(encoding="utf-8"))

@@ -118,7 +118,8 @@ def test_amortised_loss_and_gradient_are_unbiased(parts: Sequence[str]) -> None:
     model, examples, everything = make_model(), examples_of(SPLIT), [list(range(8))]
     full_loss, full = gradient(model, examples, everything, 1.0, None, parts)
     drawn = [
-        gradient(model, examples, everything, 0.2, Draw(0, epoch), parts) for epoch in range(NUM_DRAWS)
+        gradient(model, examples, everything, 0.2, Draw(0, epoch), parts)
+        for epoch in range(NUM_DRAWS)
     ]
     losses, draws = np.array([loss for loss, _ in drawn]), torch.stack([g for _, g in drawn])
     if parts == ("c0",):  # codebook 0 learns from every frame: nothing is drawn

@@ -1,0 +1,176 @@
+"""Options of Moonshine, and which weights they train. Imports no torch."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from csm_ft.config.base import option
+from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.pretokenize import PretokenizeConfig
+from csm_ft.config.train import TrainConfig
+
+Case = Literal["keep", "lower", "sentence"]  # of the texts
+_WORDS: Mapping[str, Sequence[str]] = {
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("fc1", "fc2"),
+}
+_MODULES = tuple(name for names in _WORDS.values() for name in names)
+_SIZE = "0 = that of model_size."
+
+
+class MoonshineConfig(TrainConfig):
+    """Options of train.py for Moonshine."""
+
+    methods: ClassVar[Sequence[str]] = ("full", "lora", "encoder_only", "decoder_only")
+    not_searchable: ClassVar[Mapping[str, str]] = {
+        **TrainConfig.not_searchable,
+        "max_tokens_per_sec": "trials with other caps have other error rates; give it for all",
+        "val_wer_clips": "trials scored on other clips cannot be compared; give it for all",
+    }
+
+    family: str = option("moonshine", "Model family; auto = that of the token file.", group="run")
+    model_name_or_checkpoint_path: str = option(
+        "auto",
+        "Weights to start from: hub name, folder, run folder or file; auto ="
+        " UsefulSensors/moonshine-tiny.",
+        group="run",
+    )
+    method: str = option(
+        "full",
+        "Which weights are trained: full = all; lora = low-rank adapters, with all other weights"
+        " frozen (learning_rate then defaults to 1.5e-4); encoder_only; decoder_only.",
+        group="what is trained",
+    )
+    model_size: Literal["tiny", "base"] = option(
+        "tiny", "Size of a model from scratch.", group="model size"
+    )
+    model_dim: int = option(0, f"Width; {_SIZE}", group="model size", ge=0)
+    model_ffn_dim: int = option(0, f"Feed-forward width; {_SIZE}", group="model size", ge=0)
+    model_heads: int = option(0, f"Attention heads; {_SIZE}", group="model size", ge=0)
+    model_encoder_layers: int = option(0, f"Encoder layers; {_SIZE}", group="model size", ge=0)
+    model_decoder_layers: int = option(0, f"Decoder layers; {_SIZE}", group="model size", ge=0)
+    label_smoothing: float = option(
+        0.0,
+        "Label smoothing of the training loss; validation has none.",
+        group="optimisation",
+        ge=0,
+        lt=1,
+    )
+    encoder_lr_factor: float = option(
+        1.0,
+        "Learning rate of the encoder as a multiple of learning_rate; 0 = frozen.",
+        group="what is trained",
+        ge=0,
+    )
+    decoder_lr_factor: float = option(
+        1.0, "The same for the decoder.", group="what is trained", ge=0
+    )
+    max_tokens_per_sec: float = option(
+        6.5,
+        "Maximum tokens of a transcript per second of sound (13 for scripts other than Latin).",
+        group="samples",
+        trains=False,
+        gt=0,
+    )
+    val_wer_clips: int = option(
+        200,
+        "Validation clips that are transcribed for the word error rate; 0 = none, -1 = all.",
+        group="schedule",
+        trains=False,
+        ge=-1,
+    )
+    gen_clips: int = option(
+        4, "Validation clips whose transcripts are kept.", group="samples", trains=False, ge=0
+    )
+
+    @model_validator(mode="after")
+    def _what_is_trained(self) -> Self:
+        if self.method == "lora":
+            lora_modules(self)
+        if not any(learning_rate_factor(self, part) for part in ("encoder", "decoder")):
+            raise ValueError(
+                f"method {self.method}: every part it would train has an lr_factor of 0; nothing is"
+                " left to train"
+            )
+        return self
+
+
+class MoonshinePretokenizeConfig(PretokenizeConfig):
+    """Options of pretokenize.py for Moonshine."""
+
+    family: str = option("moonshine", "Model family that the tokens are for.", group="data")
+    tokenizer: str = option(
+        "auto",
+        "Tokenizer of the base: tokenizer.json, folder or hub name; auto ="
+        " UsefulSensors/moonshine-tiny.",
+        group="text",
+    )
+    fit_tokenizer: int = option(
+        0,
+        "Fit a byte-fallback BPE of so many ids on the training texts instead, for a model from"
+        " scratch.",
+        group="text",
+        ge=0,
+    )
+    text_case: Case = option(
+        "keep", "Case of the texts; sentence = lower with a capital in front.", group="text"
+    )
+    amplitude: Literal["none", "peak"] = option(
+        "none",
+        "Normalisation of each clip's level; the published models were trained with none.",
+        group="audio",
+    )
+    max_sec: float = option(
+        64.0, "Maximum length of a clip in seconds; longer ones are rejected.", group="checks", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _size_of_tokenizer(self) -> Self:
+        if 0 < self.fit_tokenizer < 300:
+            raise ValueError(
+                f"fit_tokenizer {self.fit_tokenizer}: 256 bytes and 3 special tokens come first;"
+                " give 300 or more"
+            )
+        return self
+
+
+class MoonshineGenerateConfig(GenerateConfig):
+    """Options of `python -m csm_ft.generate` for Moonshine."""
+
+    family: str = option("moonshine", "Model family; auto = that of the weights.", group="model")
+    audio: list[str] = option([], "Sound files to transcribe.", group="recordings")
+    channel: Literal["mix", "left", "right"] = option(
+        "mix", "Channel of stereo files.", group="recordings"
+    )
+    max_tokens_per_sec: float = option(
+        6.5,
+        "Maximum tokens of a transcript per second of sound (13 for scripts other than Latin).",
+        group="recordings",
+        gt=0,
+    )
+
+
+def learning_rate_factor(config: MoonshineConfig, part: str) -> float:
+    """Return the learning rate of encoder or decoder as a multiple; 0 = frozen."""
+    if config.method.endswith("_only") and config.method != f"{part}_only":
+        return 0.0
+    factor: float = getattr(config, f"{part}_lr_factor")
+    return factor * config.lora_lr_factor if config.method == "lora" else factor
+
+
+def lora_modules(config: MoonshineConfig) -> str:
+    """Return a regular expression of the modules that get adapters; ValueError for a wrong word."""
+    wanted: list[str] = []
+    for word in config.lora_targets.replace(" ", "").split(","):
+        names = _WORDS.get(word, (word,))
+        if not set(names) <= set(_MODULES):
+            raise ValueError(
+                f"lora_targets: {word!r} is none of {', '.join((*_WORDS, *_MODULES))}; write e.g."
+                " attention,mlp or q_proj,v_proj"
+            )
+        wanted += names
+    parts = [part for part in ("encoder", "decoder") if learning_rate_factor(config, part)]
+    modules = "|".join(re.escape(name) for name in dict.fromkeys(wanted))
+    return rf"model\.({'|'.join(parts)})\.layers\.\d+\.\w+\.({modules})"

@@ -1,0 +1,133 @@
+"""From examples to a micro-batch: clips one behind another in one waveform, tokens packed.
+
+Every clip begins at a multiple of 384 samples, the stride of the whole front end, so that the
+frames of the packed waveform are those of the clips; frames that reach into the next clip are left
+out. Shapes as in model.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from csm_ft.data.examples import Examples
+from csm_ft.data.split import Split
+from csm_ft.families.model import Batch
+from csm_ft.families.moonshine.model import Layout
+from csm_ft.families.moonshine.size import (
+    CONVOLUTIONS,
+    FRAME_SAMPLES,
+    SAMPLE_RATE_HZ,
+    START,
+    conv_lengths,
+    num_frames,
+)
+
+_FULL_SCALE = 32768.0  # of int16
+_CONV_SAMPLES = CONVOLUTIONS[0][1]  # samples per frame of the first convolution
+
+
+@dataclass
+class MoonshineBatch(Batch):
+    """One micro-batch; inputs and targets are aligned, target i follows input i."""
+
+    num_sequences: int  # B
+    samples: Tensor  # [N] fp32
+    conv_rows: Tensor  # [G] int64, frames of the first convolution that lie within a clip
+    conv_clips: Tensor  # [G] int64, 0..B-1
+    conv_lengths: Tensor  # [B] int64
+    frame_rows: Tensor  # [F] int64, frames of the last convolution that lie within a clip
+    frame_places: Tensor  # [F] int64, clip * frame_width + position
+    frame_width: int
+    inputs: Tensor  # [L] int64, <s> and the tokens
+    targets: Tensor  # [L] int64, the tokens and </s>
+    token_places: Tensor  # [L] int64, clip * token_width + position
+    token_width: int
+
+    def frame_layout(self) -> Layout:
+        """Where encoder frames stand for attention."""
+        return Layout(self.frame_places, self.num_sequences, self.frame_width)
+
+    def token_layout(self) -> Layout:
+        """Where text tokens stand for attention."""
+        return Layout(self.token_places, self.num_sequences, self.token_width)
+
+
+@dataclass
+class Sound:
+    """Clips as one waveform, and which frames of the convolutions are theirs."""
+
+    samples: list[NDArray[np.float32]] = field(default_factory=list)
+    conv_rows: list[NDArray[np.int64]] = field(default_factory=list)
+    frame_rows: list[NDArray[np.int64]] = field(default_factory=list)
+    num_samples: int = 0
+
+    def add(self, samples: NDArray[np.int16]) -> None:
+        """Add a clip of int16 samples [n], padded to a multiple of the front end's stride."""
+        padding = -len(samples) % FRAME_SAMPLES
+        self.samples.append(np.pad(samples.astype(np.float32) / _FULL_SCALE, (0, padding)))
+        conv, _, frames = conv_lengths(len(samples))
+        self.conv_rows.append(self.num_samples // _CONV_SAMPLES + np.arange(conv))
+        self.frame_rows.append(self.num_samples // FRAME_SAMPLES + np.arange(frames))
+        self.num_samples += len(samples) + padding
+
+
+def costs(split: Split) -> NDArray[np.int64]:
+    """Return the positions of each clip: encoder frames and text tokens, [n]."""
+    frames = [num_frames(length) for length in split.lengths("samples").tolist()]
+    return np.array(frames, dtype=np.int64) + split.lengths("text_tokens")
+
+
+def collate(examples: Examples, indices: Sequence[int]) -> MoonshineBatch:
+    """Make the micro-batch of `indices`; an example is a whole clip."""
+    split = examples.split
+    rows = [next(examples.of(index)).row for index in indices]
+    return collate_clips(
+        [split.array("samples", row) for row in rows],
+        [split.array("text_tokens", row) for row in rows],
+    )
+
+
+def collate_clips(
+    clips: Sequence[NDArray[np.int16]], tokens: Sequence[NDArray[np.uint32]]
+) -> MoonshineBatch:
+    """Make a micro-batch of clips [n] and their tokens [l], which end with the end token."""
+    sound = Sound()
+    for clip in clips:
+        sound.add(clip)
+    conv_lengths_ = np.array([len(rows) for rows in sound.conv_rows])
+    frame_lengths = [len(rows) for rows in sound.frame_rows]
+    token_lengths = [len(ids) for ids in tokens]
+    num_positions = sum(frame_lengths) + sum(token_lengths)
+    return MoonshineBatch(
+        counts={"tokens": torch.tensor(token_lengths)},
+        audio_sec=sum(map(len, clips)) / SAMPLE_RATE_HZ,
+        num_positions=num_positions,
+        # Packed: what is computed beyond the clips is the tail of the waveform up to its stride.
+        num_padded=num_positions
+        + sum(-len(clip) % FRAME_SAMPLES for clip in clips) // FRAME_SAMPLES,
+        num_sequences=len(clips),
+        samples=torch.from_numpy(np.concatenate(sound.samples)),
+        conv_rows=_int64(sound.conv_rows),
+        conv_clips=torch.from_numpy(np.repeat(np.arange(len(clips)), conv_lengths_)),
+        conv_lengths=torch.from_numpy(conv_lengths_),
+        frame_rows=_int64(sound.frame_rows),
+        frame_places=_places(frame_lengths),
+        frame_width=max(frame_lengths),
+        inputs=_int64([np.concatenate([[START], ids[:-1]]) for ids in tokens]),
+        targets=_int64(tokens),
+        token_places=_places(token_lengths),
+        token_width=max(token_lengths),
+    )
+
+
+def _places(lengths: Sequence[int]) -> Tensor:
+    width = max(lengths)
+    return _int64([number * width + np.arange(length) for number, length in enumerate(lengths)])
+
+
+def _int64(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(arrays).astype(np.int64))

@@ -1,0 +1,273 @@
+"""What the programs ask of Moonshine: the contract of families/base.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.pretokenize import PretokenizeConfig
+from csm_ft.config.train import TrainConfig
+from csm_ft.errors import AudioError, ConfigError, PromptError
+from csm_ft.families.base import (
+    Draw,
+    Encoder,
+    EncoderRecord,
+    Family,
+    ParameterRule,
+    Prompt,
+    SamplingOptions,
+    Term,
+    Yardstick,
+)
+from csm_ft.families.moonshine.config import (
+    MoonshineConfig,
+    MoonshineGenerateConfig,
+    MoonshinePretokenizeConfig,
+    learning_rate_factor,
+    lora_modules,
+)
+from csm_ft.families.moonshine.export import EXPORTERS
+from csm_ft.families.moonshine.size import SAMPLE_RATE_HZ, check_flags, chosen_size, num_frames
+
+if TYPE_CHECKING:
+    from csm_ft.data.examples import Examples
+    from csm_ft.data.split import Split, Store
+    from csm_ft.families.model import SpeechModel
+    from csm_ft.families.moonshine.data import MoonshineBatch
+    from csm_ft.families.moonshine.encoder import MoonshineEncoder
+    from csm_ft.families.moonshine.model import MoonshineModel
+
+HUB_NAME = "UsefulSensors/moonshine-tiny"
+_TERMS = (Term(1.0, {"tokens": 1.0}),)
+
+
+class MoonshineFamily(Family):
+    """A small speech recogniser: sound in, text out."""
+
+    name = "moonshine"
+    generate_example = "--audio recording.wav"
+    train_config = MoonshineConfig
+    pretokenize_config = MoonshinePretokenizeConfig
+    generate_config = MoonshineGenerateConfig
+    yardstick = Yardstick(
+        terms=_TERMS,
+        unit="nats per text token",
+        formula="all text tokens of the validation split, each clip's end token included",
+        metric_units={
+            "val_wer": "word error rate",
+            "val_cer": "character error rate",
+            "val_capped": "share of transcripts that hit the cap",
+        },
+    )
+    exporters = EXPORTERS
+
+    def arrange(self, split: Split, config: TrainConfig, *, evaluate: bool) -> Examples:
+        """Make each clip an example."""
+        from csm_ft.data.examples import whole_clips
+        from csm_ft.families.moonshine.data import costs
+
+        return whole_clips(split, costs(split))
+
+    def describe(self, store: Store) -> list[str]:
+        """Count words, tokens and seconds, and name the tokenizer."""
+        facts = store.info.facts
+        counts = {split.name: self.summarise(split) for split in store.splits.values()}
+        return [
+            *(
+                f"{name:10} {count['words']} words, {count['text_tokens']} text tokens,"
+                f" {count['tokens_per_sec']:.2f} tokens per second (99.9 % of clips below"
+                f" {count['tokens_per_sec_p999']:.2f})"
+                for name, count in counts.items()
+            ),
+            f"tokenizer  {facts.get('text_vocab_size')} ids ({facts.get('tokenizer')}), case"
+            f" {facts.get('text_case')}; amplitude {facts.get('amplitude')}",
+        ]
+
+    def summarise(self, split: Split) -> dict[str, Any]:
+        """Count words and tokens, alone and per second of sound."""
+        import numpy as np
+
+        tokens = split.lengths("text_tokens")
+        seconds = split.lengths("samples") / SAMPLE_RATE_HZ
+        rates = tokens / np.maximum(seconds, 1e-9)
+        words = sum(len(split.clip(row).text.split()) for row in range(len(split)))
+        return {
+            "words": words,
+            "text_tokens": int(tokens.sum()),
+            "tokens_per_sec": float(tokens.sum() / max(float(seconds.sum()), 1e-9)),
+            "tokens_per_sec_p999": float(np.quantile(rates, 0.999)) if len(rates) else 0.0,
+            "clips_under_1_sec": int((seconds < 1).sum()),
+        }
+
+    def find_problems(self, split: Split, store: Store) -> dict[str, list[int]]:
+        """Find clips without a frame or a token, and ids out of range."""
+        import numpy as np
+
+        text_ids = int(store.info.facts.get("text_vocab_size", 0))
+        too_high = set[int]()
+        for start, block in split.blocks("text_tokens"):
+            rows = np.flatnonzero(block >= text_ids)
+            too_high |= {split.clip_at("text_tokens", start + int(row)) for row in rows}
+        frames = [num_frames(length) for length in split.lengths("samples").tolist()]
+        return {
+            "no frame": np.flatnonzero(np.array(frames) == 0).tolist(),
+            "no text tokens": np.flatnonzero(split.lengths("text_tokens") < 2).tolist(),
+            f"text tokens of {text_ids} or more": sorted(too_high),
+        }
+
+    def open_encoder(self, source: PretokenizeConfig | Store, device: str) -> MoonshineEncoder:
+        """Open a tokenizer."""
+        from csm_ft.families.moonshine.encoder import MoonshineEncoder
+
+        if not isinstance(source, PretokenizeConfig):
+            return MoonshineEncoder.from_store(source)
+        assert isinstance(source, MoonshinePretokenizeConfig), "Moonshine's own options"
+        return MoonshineEncoder.from_options(source)
+
+    def sample_prompts(
+        self, config: TrainConfig, store: Store, encoder: Encoder
+    ) -> tuple[list[Prompt], SamplingOptions]:
+        """Return the first validation clips, to be transcribed."""
+        split = store.splits["val"]
+        config = _moonshine(config)
+        _own(encoder).max_tokens_per_sec = config.max_tokens_per_sec
+        prompts = []
+        for row in range(min(config.gen_clips, len(split))):
+            clip = split.clip(row)
+            prompts.append(Prompt(clip.id[:12], clip.text, clip.speaker, arrays=split.arrays(row)))
+        return prompts, SamplingOptions(seed=config.seed)
+
+    def generate_prompts(
+        self, config: GenerateConfig, record: EncoderRecord, encoder: Encoder
+    ) -> tuple[list[Prompt], SamplingOptions]:
+        """Return the recordings that --audio names."""
+        from csm_ft.data import audio
+
+        assert isinstance(config, MoonshineGenerateConfig), "Moonshine's own options"
+        own = _own(encoder)
+        own.max_tokens_per_sec = config.max_tokens_per_sec
+        if not config.audio:
+            raise PromptError("--audio is missing: name the sound files to transcribe")
+        prompts = []
+        for path in map(Path, config.audio):
+            try:
+                wave = audio.load(path, sample_rate_hz=SAMPLE_RATE_HZ, channel=config.channel)
+                (arrays,) = own.encode_audio([wave])
+            except AudioError as error:
+                raise PromptError(f"--audio: {error}; leave it out, or name another") from error
+            assert not isinstance(arrays, str), "samples are always encoded"
+            if not num_frames(len(arrays["samples"])):
+                raise PromptError(f"--audio {path}: too short to have a frame; leave it out")
+            prompts.append(Prompt(audio.digest(path)[:12], "", arrays=arrays, name=path.stem))
+        return prompts, SamplingOptions(seed=config.seed)
+
+    def empty_model(self, config: TrainConfig, store: Store) -> MoonshineModel:
+        """Build a model of the checkpoint's or the chosen size."""
+        from csm_ft.families.moonshine.encoder import MoonshineEncoder
+        from csm_ft.families.moonshine.model import empty_model
+        from csm_ft.families.moonshine.weights import size_of
+
+        config, facts = _moonshine(config), store.info.facts
+        vocab_size = int(facts["text_vocab_size"])
+        if config.train_from_scratch:
+            size = chosen_size(config, vocab_size)
+        else:
+            name = config.model_name_or_checkpoint_path
+            size = size_of(name)
+            check_flags(config, size, name)
+            if vocab_size > size.vocab_size:
+                raise ConfigError(
+                    f"{store.path} has {vocab_size} text ids ({facts['tokenizer']}), the model"
+                    f" {name} has {size.vocab_size}; pretokenise with the model's tokenizer, name"
+                    " another model, or --train_from_scratch"
+                )
+        model = empty_model(size)
+        model.label_smoothing = config.label_smoothing
+        model.tokenizer = MoonshineEncoder.from_store(store).tokenizer
+        return model
+
+    def load_weights(self, model: SpeechModel, config: TrainConfig) -> None:
+        """Load base or random weights."""
+        from csm_ft.families.moonshine.model import MoonshineModel, init_weights
+        from csm_ft.families.moonshine.weights import load_weights
+
+        assert isinstance(model, MoonshineModel), "a model of this family"
+        if config.train_from_scratch:
+            init_weights(model, config.seed)
+        else:
+            load_weights(model, config.model_name_or_checkpoint_path)
+
+    def load_model(self, name: str) -> MoonshineModel:
+        """Load finished weights."""
+        from csm_ft.families.moonshine.weights import load_model
+
+        return load_model(name)
+
+    def collate(
+        self, examples: Examples, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None
+    ) -> MoonshineBatch:
+        """Make one micro-batch; nothing is drawn."""
+        from csm_ft.families.moonshine.data import collate
+
+        return collate(examples, indices)
+
+    def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
+        """Return the cross-entropy of all text tokens."""
+        return _TERMS
+
+    def score(
+        self, model: SpeechModel, examples: Examples, config: TrainConfig
+    ) -> Mapping[str, float]:
+        """Return word and character error rates of greedy transcripts, over the corpus."""
+        from csm_ft.families.moonshine.model import MoonshineModel
+        from csm_ft.families.moonshine.score import score
+
+        assert isinstance(model, MoonshineModel), "a model of this family"
+        config = _moonshine(config)
+        rows = list(_scored_rows(examples, config.val_wer_clips))
+        if not rows or model.tokenizer is None:
+            return {}
+        return score(model, examples.split, rows, config.max_tokens_per_sec)
+
+    def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
+        """Return the learning rate factor; embeddings do not decay."""
+        part = name.split(".")[1]
+        factor = learning_rate_factor(_moonshine(config), part)
+        return ParameterRule(factor, decays="embed_tokens" not in name)
+
+    def lora_modules(self, config: TrainConfig) -> str:
+        """Return a regular expression of the modules that get adapters."""
+        return lora_modules(_moonshine(config))
+
+    def default_base(self, store: Store) -> str:
+        """Return the published tiny model; a tokenizer of the user's own has no base."""
+        return "" if store.info.facts["tokenizer"] == "fitted" else HUB_NAME
+
+    def checkpoint_config(self, model: SpeechModel) -> Mapping[str, object]:
+        """Return the config.json of transformers' layout."""
+        from csm_ft.families.moonshine.model import MoonshineModel
+
+        assert isinstance(model, MoonshineModel), "a model of this family"
+        return model.size.to_json()
+
+
+def _scored_rows(examples: Examples, wanted: int) -> Iterator[int]:
+    """Yield clips spread evenly over the validation split, the same in every trial."""
+    total = len(examples)
+    count = total if wanted < 0 else min(wanted, total)
+    for number in range(count):
+        yield next(examples.of(number * total // count)).row
+
+
+def _moonshine(config: TrainConfig) -> MoonshineConfig:
+    assert isinstance(config, MoonshineConfig), "Moonshine is configured by a MoonshineConfig"
+    return config
+
+
+def _own(encoder: Encoder) -> MoonshineEncoder:
+    from csm_ft.families.moonshine.encoder import MoonshineEncoder
+
+    assert isinstance(encoder, MoonshineEncoder), "Moonshine's own encoder"
+    return encoder

@@ -1,0 +1,329 @@
+"""Moonshine on packed clips, under the tensor names of transformers' checkpoints.
+
+Clips lie one behind another in one waveform, so that the convolutions run once; norms, projections
+and the head see real positions only, and no clip sees another: any batch equals its clips alone.
+Attention alone is computed on a padded layout, with the padding masked.
+
+Shapes: B clips, N samples of the packed waveform, G frames of the first convolution, F encoder
+frames, L text tokens of the micro-batch (end tokens included), D width, H heads, V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from csm_ft.device import autocast
+from csm_ft.families.base import Prompt, Sample, SamplingOptions
+from csm_ft.families.model import Loss, SpeechModel
+from csm_ft.families.moonshine.size import CONVOLUTIONS, MoonshineSize
+
+if TYPE_CHECKING:
+    from csm_ft.families.moonshine.data import MoonshineBatch
+    from csm_ft.families.moonshine.encoder import MoonshineEncoder, TextTokenizer
+
+_ROPE_THETA = 10000.0
+
+
+class Layout(NamedTuple):
+    """Where packed rows [R] stand in a padded layout [B, W]."""
+
+    places: Tensor  # [R] int64, sequence * W + position
+    num_sequences: int  # B
+    width: int  # W
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """[R, ...] -> [B, W, ...], padded with zeros."""
+        flat = rows.new_zeros(self.num_sequences * self.width, *rows.shape[1:])
+        flat = flat.index_copy(0, self.places, rows)
+        return flat.view(self.num_sequences, self.width, *rows.shape[1:])
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, W, ...] -> [R, ...]."""
+        return padded.flatten(0, 1).index_select(0, self.places)
+
+    def positions(self) -> Tensor:
+        """Return the position of each row in its sequence, [R]."""
+        return self.places % self.width
+
+    def mask(self) -> Tensor | None:
+        """Return which places are real, [B, 1, 1, W]; None if all are."""
+        if len(self.places) == self.num_sequences * self.width:
+            return None
+        real = torch.zeros(
+            self.num_sequences * self.width, dtype=torch.bool, device=self.places.device
+        )
+        return real.index_fill(0, self.places, True).view(self.num_sequences, 1, 1, self.width)
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases; queries and keys may be rotated by their positions."""
+
+    def __init__(self, size: MoonshineSize) -> None:
+        super().__init__()
+        self.num_heads = size.heads
+        self.q_proj = nn.Linear(size.dim, size.dim, bias=False)
+        self.k_proj = nn.Linear(size.dim, size.dim, bias=False)
+        self.v_proj = nn.Linear(size.dim, size.dim, bias=False)
+        self.o_proj = nn.Linear(size.dim, size.dim, bias=False)
+
+    def heads(self, rows: Tensor) -> Tensor:
+        """[..., D] -> [..., H, D / H]."""
+        return rows.unflatten(-1, (self.num_heads, -1))
+
+    def keys_and_values(self, rows: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor]:
+        """[R, D] -> keys and values, [R, H, D / H] each."""
+        keys, values = self.heads(self.k_proj(rows)), self.heads(self.v_proj(rows))
+        return (rotate(keys, rotary) if rotary is not None else keys), values
+
+    def queries(self, rows: Tensor, rotary: Tensor | None) -> Tensor:
+        """[R, D] -> queries, [R, H, D / H]."""
+        queries = self.heads(self.q_proj(rows))
+        return rotate(queries, rotary) if rotary is not None else queries
+
+    def forward(
+        self,
+        rows: Tensor,
+        layout: Layout,
+        rotary: Tensor | None = None,
+        memory: tuple[Tensor, Layout] | None = None,
+        *,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """Attend within each sequence, or to its `memory`; [R, D] -> [R, D]."""
+        source, source_layout = memory or (rows, layout)
+        keys, values = self.keys_and_values(source, rotary)
+        # Causal attention needs no mask: padding is on the right, so no real row sees it.
+        mask = None if is_causal else source_layout.mask()
+        heads = F.scaled_dot_product_attention(
+            layout.pad(self.queries(rows, rotary)).transpose(1, 2),
+            source_layout.pad(keys).transpose(1, 2),
+            source_layout.pad(values).transpose(1, 2),
+            attn_mask=mask,
+            is_causal=is_causal,
+        )
+        return self.o_proj(layout.pack(heads.transpose(1, 2)).flatten(1))
+
+
+class EncoderMlp(nn.Module):
+    """Two layers with GELU."""
+
+    def __init__(self, size: MoonshineSize) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(size.dim, size.ffn_dim)
+        self.fc2 = nn.Linear(size.ffn_dim, size.dim)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[R, D] -> [R, D]."""
+        return self.fc2(F.gelu(self.fc1(rows)))
+
+
+class DecoderMlp(nn.Module):
+    """SwiGLU: the first layer gives values and gates, in this order."""
+
+    def __init__(self, size: MoonshineSize) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(size.dim, 2 * size.ffn_dim)
+        self.fc2 = nn.Linear(size.ffn_dim, size.dim)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[R, D] -> [R, D]."""
+        values, gates = self.fc1(rows).chunk(2, dim=-1)
+        return self.fc2(F.silu(gates) * values)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention in both directions, and an MLP; both with the norm in front."""
+
+    def __init__(self, size: MoonshineSize) -> None:
+        super().__init__()
+        self.self_attn = Attention(size)
+        self.mlp = EncoderMlp(size)
+        self.input_layernorm = nn.LayerNorm(size.dim, bias=False)
+        self.post_attention_layernorm = nn.LayerNorm(size.dim, bias=False)
+
+    def forward(self, rows: Tensor, layout: Layout, rotary: Tensor) -> Tensor:
+        """[F, D] -> [F, D]."""
+        rows = rows + self.self_attn(self.input_layernorm(rows), layout, rotary)
+        return rows + self.mlp(self.post_attention_layernorm(rows))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the encoder, and an MLP; each with the norm in front."""
+
+    def __init__(self, size: MoonshineSize) -> None:
+        super().__init__()
+        self.self_attn = Attention(size)
+        self.encoder_attn = Attention(size)
+        self.mlp = DecoderMlp(size)
+        self.input_layernorm = nn.LayerNorm(size.dim, bias=False)
+        self.post_attention_layernorm = nn.LayerNorm(size.dim, bias=False)
+        self.final_layernorm = nn.LayerNorm(size.dim, bias=False)
+
+    def forward(
+        self, rows: Tensor, layout: Layout, rotary: Tensor, memory: tuple[Tensor, Layout]
+    ) -> Tensor:
+        """[L, D] -> [L, D]; `memory` are the encoder's states [F, D] and their layout."""
+        rows = rows + self.self_attn(self.input_layernorm(rows), layout, rotary, is_causal=True)
+        heard = self.encoder_attn(self.post_attention_layernorm(rows), layout, memory=memory)
+        rows = rows + heard
+        return rows + self.mlp(self.final_layernorm(rows))
+
+
+class Encoder(nn.Module):
+    """Three convolutions over raw sound, and a transformer over their frames."""
+
+    def __init__(self, size: MoonshineSize) -> None:
+        super().__init__()
+        (kernel1, stride1), (kernel2, stride2), (kernel3, stride3) = CONVOLUTIONS
+        self.conv1 = nn.Conv1d(1, size.dim, kernel1, stride1, bias=False)
+        self.conv2 = nn.Conv1d(size.dim, 2 * size.dim, kernel2, stride2)
+        self.conv3 = nn.Conv1d(2 * size.dim, size.dim, kernel3, stride3)
+        self.groupnorm = nn.GroupNorm(1, size.dim, eps=1e-5)
+        self.layers = nn.ModuleList(EncoderLayer(size) for _ in range(size.encoder_layers))
+        self.layer_norm = nn.LayerNorm(size.dim, bias=False)
+        self.rotary_dim = size.rotary_dim
+
+    def forward(self, batch: "MoonshineBatch") -> Tensor:
+        """Return the encoder's states of all real frames, [F, D]."""
+        # In fp32 even under autocast: raw samples and group statistics lose too much in bf16.
+        with autocast(batch.samples.device.type, "fp32"):
+            rows = self.front_end(batch)
+        layout = batch.frame_layout()
+        rotary = rotation(layout.positions(), self.rotary_dim)
+        for layer in self.layers:
+            rows = layer(rows, layout, rotary)
+        return self.layer_norm(rows)
+
+    def front_end(self, batch: "MoonshineBatch") -> Tensor:
+        """Return the frames of the convolutions, [F, D]; each clip is normalised by itself."""
+        hidden = torch.tanh(self.conv1(batch.samples[None, None]))[0].T  # [frames, D]
+        rows = hidden.index_select(0, batch.conv_rows)  # [G, D], without those between two clips
+        # GroupNorm with one group, over the channels and frames of each clip alone.
+        clips, lengths = batch.conv_clips, batch.conv_lengths.to(rows.dtype) * rows.shape[1]
+        zeros = rows.new_zeros(len(lengths))
+        means = zeros.index_add(0, clips, rows.sum(1)) / lengths
+        rows = rows - means.index_select(0, clips)[:, None]
+        variances = zeros.index_add(0, clips, rows.square().sum(1)) / lengths
+        scales = torch.rsqrt(variances + self.groupnorm.eps)
+        rows = rows * scales.index_select(0, clips)[:, None]
+        rows = rows * self.groupnorm.weight + self.groupnorm.bias
+        hidden = torch.zeros_like(hidden).index_copy(0, batch.conv_rows, rows).T[None]
+        hidden = F.gelu(self.conv3(F.gelu(self.conv2(hidden))))[0].T
+        return hidden.index_select(0, batch.frame_rows)
+
+
+class Decoder(nn.Module):
+    """A transformer over text tokens; its embeddings are the head, too."""
+
+    def __init__(self, size: MoonshineSize) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(size.vocab_size, size.dim)
+        self.layers = nn.ModuleList(DecoderLayer(size) for _ in range(size.decoder_layers))
+        self.norm = nn.LayerNorm(size.dim, bias=False)
+        self.rotary_dim = size.rotary_dim
+
+    def forward(self, tokens: Tensor, layout: Layout, memory: tuple[Tensor, Layout]) -> Tensor:
+        """Return the logits of the next token after each of `tokens` [L], [L, V]."""
+        rows = self.embed_tokens(tokens)
+        rotary = rotation(layout.positions(), self.rotary_dim)
+        for layer in self.layers:
+            rows = layer(rows, layout, rotary, memory)
+        return self.logits(rows)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """[R, D] -> [R, V] by the tied head."""
+        return F.linear(self.norm(rows), self.embed_tokens.weight)
+
+
+class MoonshineModel(SpeechModel):
+    """Encoder and decoder, as transformers' MoonshineForConditionalGeneration names them."""
+
+    block_classes: ClassVar[tuple[type[nn.Module], ...]] = (EncoderLayer, DecoderLayer)
+    tokenizer: "TextTokenizer | None" = None  # of the token file, for the word error rate
+    label_smoothing: float = 0.0  # of the training loss
+
+    def __init__(self, size: MoonshineSize) -> None:
+        super().__init__()
+        self.size = size
+        self.model = nn.ModuleDict({"encoder": Encoder(size), "decoder": Decoder(size)})
+
+    @property
+    def encoder(self) -> Encoder:
+        """The half that hears."""
+        encoder = self.model["encoder"]
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    @property
+    def decoder(self) -> Decoder:
+        """The half that writes."""
+        decoder = self.model["decoder"]
+        assert isinstance(decoder, Decoder)
+        return decoder
+
+    def forward(self, batch: "MoonshineBatch") -> Loss:
+        """Return the nats of each clip's tokens, end token included, [B]."""
+        logits = self.logits(batch)
+        smoothing = self.label_smoothing if self.training else 0.0
+        nats = F.cross_entropy(
+            logits.float(), batch.targets, reduction="none", label_smoothing=smoothing
+        )
+        clips = torch.div(batch.token_places, batch.token_width, rounding_mode="floor")
+        zeros = nats.new_zeros(batch.num_sequences)
+        return {"tokens": zeros.index_add(0, clips, nats)}
+
+    def logits(self, batch: "MoonshineBatch") -> Tensor:
+        """Return the logits of every target, [L, V]."""
+        memory = (self.encoder(batch), batch.frame_layout())
+        return self.decoder(batch.inputs, batch.token_layout(), memory)
+
+    def sample(
+        self, prompts: Sequence[Prompt], encoder: "MoonshineEncoder", options: SamplingOptions
+    ) -> list[Sample]:
+        """Transcribe all prompts as one batch; see csm_ft.families.moonshine.sample."""
+        from csm_ft.families.moonshine.sample import sample
+
+        return sample(self, prompts, encoder)
+
+
+def rotation(positions: Tensor, rotary_dim: int) -> Tensor:
+    """Return the rotation of each position as complex numbers' parts, [R, rotary_dim / 2, 2]."""
+    exponents = torch.arange(0, rotary_dim, 2, device=positions.device).float() / rotary_dim
+    angles = positions[:, None].float() * _ROPE_THETA**-exponents
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotate(heads: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate the first dimensions of heads [R, H, D / H] in neighbouring pairs."""
+    turned, kept = heads.split([2 * rotary.shape[1], heads.shape[-1] - 2 * rotary.shape[1]], dim=-1)
+    cos, sin = rotary.to(heads.dtype)[:, None].unbind(-1)
+    even, odd = turned[..., 0::2], turned[..., 1::2]
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.cat([turned, kept], dim=-1)
+
+
+def empty_model(size: MoonshineSize) -> MoonshineModel:
+    """Build a model on the meta device, without memory for its weights."""
+    with torch.device("meta"):
+        return MoonshineModel(size)
+
+
+def init_weights(model: MoonshineModel, seed: int) -> None:
+    """Give an empty model random weights: ones in norms, zeros in biases, else N(0, 1/fan_in).
+
+    Embeddings are N(0, 1/D), as they are the head, too. Drawn on the CPU from one generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, meta in list(model.named_parameters()):
+        values = torch.zeros(meta.shape)
+        if "norm" in name and name.endswith("weight"):
+            values.fill_(1.0)
+        elif meta.ndim > 1:
+            fan_in = meta.shape[1] * math.prod(meta.shape[2:])
+            values.normal_(0.0, fan_in**-0.5, generator=generator)
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(values))

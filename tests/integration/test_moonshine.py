@@ -1,0 +1,171 @@
+"""Moonshine through the programs: sound to token file, training, resume, transcripts, export."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import MoonshineConfig, MoonshineForConditionalGeneration
+
+import pretokenize
+import train
+from csm_ft.data.token_file import open_store
+from csm_ft.export.__main__ import main as export
+from csm_ft.families.stores import verify
+from csm_ft.generate.__main__ import main as generate
+from tests.conftest import ROOT, write_metadata
+
+SMALL = "--model_dim 32 --model_ffn_dim 64 --model_heads 2 --model_encoder_layers 1".split()
+SMALL += ["--model_decoder_layers", "1"]
+OPTIONS = (
+    *("--learning_rate", "2e-3", "--batch_size", "4", "--wandb", "off", "--device", "cpu"),
+    *("--threads", "1", "--val_every", "2", "--gen_every", "4", "--save_every", "2"),
+    *("--max_tokens_per_sec", "20", "--log_every", "2"),
+)
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("asr")
+    output = folder / "asr.hdf5"
+    argv = ["--family", "moonshine", "--fit_tokenizer", "300", "--output", str(output)]
+    for split, count in (("train", 12), ("val", 4)):
+        argv += [f"--{split}_data", str(write_metadata(folder / f"{split}.json", split, count))]
+    assert pretokenize.main(argv) == 0
+    return output
+
+
+def run(tokens: Path, output: Path, *more: str) -> int:
+    return train.main(["--data", str(tokens), "--output_dir", str(output), *OPTIONS, *more])
+
+
+@pytest.fixture(scope="module")
+def trained(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert run(tokens, folder, "--train_from_scratch", *SMALL, "--max_steps", "4") == 0
+    return folder
+
+
+def rows(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def test_token_file_keeps_sound_and_tokenizer(tokens: Path) -> None:
+    store = open_store(tokens)
+    assert store.info.family == "moonshine"
+    assert verify(tokens) == []
+    assert store.asset("tokenizer") is not None
+    split = store.splits["val"]
+    assert split.lengths("samples")[0] == round(split.durations_sec[0] * 16000)
+
+
+def test_same_command_encodes_nothing_again(
+    tokens: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = open_store(tokens).info.content_fingerprint
+    argv = ["--family", "moonshine", "--fit_tokenizer", "300", "--output", str(tokens)]
+    for split in ("train", "val"):
+        argv += [f"--{split}_data", str(tokens.parent / f"{split}.json")]
+    assert pretokenize.main(argv) == 0
+    assert "0 clips encoded now" in capsys.readouterr().out
+    assert open_store(tokens).info.content_fingerprint == before
+
+
+def test_validation_has_error_rates(trained: Path) -> None:
+    metrics = rows(trained, "val")[-1]
+    assert metrics["val_loss"] == metrics["val_tokens"]
+    assert metrics["val_cer"] > 0
+    assert 0 <= metrics["val_capped"] <= 1
+    assert metrics["val_wer"] > 0
+
+
+def test_samples_are_transcripts_beside_recordings(trained: Path) -> None:
+    (sample, *_) = sorted(trained.glob("samples/*/step_000004.json"))
+    facts = json.loads(sample.read_text())
+    assert isinstance(facts["answer"], str)
+    assert facts["text"]
+    assert not list(trained.glob("samples/[!r]*/*.wav"))
+    assert list((trained / "samples/reference").glob("*.wav"))
+
+
+def test_resumed_run_equals_uninterrupted(tokens: Path, trained: Path, tmp_path: Path) -> None:
+    scratch = ("--train_from_scratch", *SMALL, "--max_steps", "4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_is_best", _stop_after_step(2))
+        with pytest.raises(RuntimeError, match="killed"):
+            run(tokens, tmp_path / "run", *scratch)
+    assert run(tokens, tmp_path / "run", *scratch) == 0
+    ours = load_file(tmp_path / "run/checkpoints/step_000004/model.safetensors")
+    theirs = load_file(trained / "checkpoints/step_000004/model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def _stop_after_step(step: int) -> Any:
+    before = train._is_best
+
+    def stop(config: Any, state: Any, metrics: Any) -> bool:
+        if state.step > step:
+            raise RuntimeError("killed")
+        return before(config, state, metrics)
+
+    return stop
+
+
+def test_recordings_are_transcribed(trained: Path, tmp_path: Path) -> None:
+    audio = ROOT / "demo/speech/nora/0081.flac"
+    argv = ["--model", str(trained), "--audio", str(audio), "--output", str(tmp_path / "out")]
+    assert generate([*argv, "--device", "cpu"]) == 0
+    facts = json.loads((tmp_path / "out/001-0081.json").read_text())
+    assert isinstance(facts["answer"], str)
+
+
+def test_transformers_reads_the_export(trained: Path) -> None:
+    assert export([str(trained), "--format", "transformers"]) == 0
+    folder = trained / "export-transformers"
+    card = (folder / "README.md").read_text()
+    assert "automatic-speech-recognition" in card
+    assert "logits at 1, 10, 35 s differ by at most" in card
+    assert json.loads((folder / "preprocessor_config.json").read_text())["do_normalize"] is False
+
+
+def test_adapters_train_on_weights_of_transformers(tokens: Path, tmp_path: Path) -> None:
+    """Weights that the library itself saved; a run of adapters goes through the export, too."""
+    vocab_size = open_store(tokens).info.facts["text_vocab_size"]
+    config = MoonshineConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        encoder_num_hidden_layers=1,
+        decoder_num_hidden_layers=1,
+        encoder_num_attention_heads=2,
+        decoder_num_attention_heads=2,
+        pad_token_id=2,
+    )
+    base = tmp_path / "base"
+    MoonshineForConditionalGeneration(config).save_pretrained(str(base))
+    argv = ["--model_name_or_checkpoint_path", str(base), "--method", "lora", "--max_steps", "2"]
+    assert run(tokens, tmp_path / "run", *argv) == 0
+    best = tmp_path / "run/checkpoints/best"
+    assert (best / "adapter_model.safetensors").is_file()
+    assert export([str(tmp_path / "run"), "--format", "transformers"]) == 0
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (saved["family"], saved["method"]) == ("moonshine", "lora")
+
+
+def test_tokens_of_csm_are_refused(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--data", str(tokens), "--family", "csm", "--output_dir", str(tmp_path / "run")]
+    assert train.main(argv) == 2
+    assert "was pretokenised for the family moonshine, not for csm" in capsys.readouterr().err
+
+
+def test_tokenizer_of_ones_own_needs_a_model_from_scratch(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tokens, tmp_path / "run") == 2
+    assert "--train_from_scratch" in capsys.readouterr().err
