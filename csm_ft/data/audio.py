@@ -8,6 +8,7 @@ A message names the file and what is wrong with it; callers add what to do about
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,15 @@ from numpy.typing import NDArray
 
 from csm_ft.atomic import whole_file
 from csm_ft.data import sound_file
+from csm_ft.data.measures import (
+    CLIPPED,
+    Measures,
+    Meter,
+    mean_power,
+    measure,
+    to_dbfs,
+    window_power,
+)
 from csm_ft.errors import AudioError
 
 Channel = Literal["mix", "left", "right", "both"]
@@ -26,12 +36,18 @@ Wave = NDArray[np.float32]  # [N], or [2, N] for both channels
 
 TOLERANCE_SEC = 0.01  # an end that lies this little past the file is a rounded one
 SILENCE_DBFS = -45.0  # rms of a 20 ms window below which it counts as silent
-WINDOW_SEC = 0.02
-FLOOR_DBFS = -120.0  # what digital silence is given as: JSON has no infinity
-CLIPPED = 0.999  # absolute value from which a sample counts as clipped
 
 # Float files may exceed full scale; 20 dB above it is an unscaled file, not a loud one.
 _MAX_PEAK = 10.0
+_SILENCE_POWER = 10 ** (SILENCE_DBFS / 10)
+# Weights of ITU-R BS.775 for the mono mix of 5.1 and 7.1 sound, without the low-frequency channel.
+_SIDE, _CENTRE, _LFE, _SURROUND = math.sqrt(0.5), 1.0, 0.0, 0.5
+_MIX_WEIGHTS = {
+    6: (_SIDE, _SIDE, _CENTRE, _LFE, _SURROUND, _SURROUND),
+    8: (_SIDE, _SIDE, _CENTRE, _LFE, *[_SURROUND] * 4),
+}
+# Places in a wav file of the channels of an Ogg file, which stand in Vorbis order.
+_OGG_ORDER = {6: (0, 2, 1, 4, 5, 3), 8: (0, 2, 1, 6, 7, 4, 5, 3)}
 _FORMATS = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -92,9 +108,10 @@ def load(
     """Read the span [start_sec, end_sec) of a file as a wave at `sample_rate_hz`.
 
     Seeks to the span and reads no more than it (mp3 and ogg: 5 s before it, too; mp3: the frame
-    headers up to it). `mix` is the mean of all channels, `both` keeps the two of a stereo file.
-    Each channel is resampled with soxr HQ: n samples become about n * sample_rate_hz / the file's
-    rate.
+    headers up to it). `both` keeps the two channels of a stereo file; `mix` is the mean of all
+    channels, or, for 6 and 8 channels, the mono mix of 5.1 and 7.1 sound after ITU-R BS.775, scaled
+    down where it exceeds full scale. Each channel is resampled with soxr HQ: n samples become about
+    n * sample_rate_hz / the file's rate.
 
     Returns:
         [N] float32; [2, N], left and right, for `both`.
@@ -105,19 +122,42 @@ def load(
             span may end 10 ms past the file, as rounded ones do.
 
     """
+    span = {"start_sec": start_sec, "end_sec": end_sec}
+    return load_measured(path, sample_rate_hz=sample_rate_hz, channel=channel, **span)[0]
+
+
+def load_measured(
+    path: Path,
+    *,
+    sample_rate_hz: int,
+    start_sec: float | None = None,
+    end_sec: float | None = None,
+    channel: Channel = "mix",
+) -> tuple[Wave, Measures]:
+    """Read a wave as `load` does, and measure it and the channels that it comes from."""
     with sound_file.open_sound(path) as file:
         _check_channels(path, file.channels, channel)
         start, end = _span(path, file, start_sec, end_sec)
-        wave = _read(path, file, start, end, channel)
+        wave, meter = _read(path, file, start, end, channel)
         if end_sec is None:
             sound_file.check_nothing_is_left(path, file)
-        source_rate_hz = file.samplerate
+        source_rate_hz, num_channels = file.samplerate, file.channels
     _check_samples(path, wave)
+    is_mixed = channel == "mix" and num_channels > 1
+    if is_mixed and num_channels in _MIX_WEIGHTS:
+        wave /= max(1.0, float(np.abs(wave).max()))
+    mix_loss_db = meter.mix_loss_db(wave) if is_mixed else math.nan
     if source_rate_hz != sample_rate_hz:
         wave = _resample(wave, source_rate_hz, sample_rate_hz)
     if not wave.shape[-1]:
         raise AudioError(f"{path}: the span is shorter than one sample at {sample_rate_hz} Hz")
-    return wave
+    shares = {"clipped_share": meter.clipped_share, "mix_loss_db": mix_loss_db}
+    return wave, measure(wave, sample_rate_hz, **shares)
+
+
+def mix_name(num_channels: int) -> str:
+    """Return the name of how `mix` mixes a file of so many channels: it is a part of clip ids."""
+    return "mix bs775" if num_channels in _MIX_WEIGHTS else "mix"
 
 
 def save(path: Path, wave: NDArray[np.floating], sample_rate_hz: int) -> None:
@@ -178,16 +218,13 @@ def facts(wave: NDArray[np.floating], sample_rate_hz: int) -> AudioFacts:
     window.
     """
     if not len(wave):
-        return AudioFacts(0.0, 0.0, FLOOR_DBFS, 1.0, 0.0)
-    power = np.square(wave, dtype=np.float64)
-    starts = np.arange(0, len(wave), max(1, round(WINDOW_SEC * sample_rate_hz)))
-    window_power = np.add.reduceat(power, starts) / np.diff(starts, append=len(wave))
+        return AudioFacts(0.0, 0.0, to_dbfs(0.0), 1.0, 0.0)
     size = np.abs(wave)
     return AudioFacts(
         duration_sec=len(wave) / sample_rate_hz,
         peak=float(size.max()),
-        rms_dbfs=max(FLOOR_DBFS, 10 * math.log10(max(float(power.mean()), 1e-30))),
-        silence_share=float(np.mean(window_power < 10 ** (SILENCE_DBFS / 10))),
+        rms_dbfs=to_dbfs(mean_power(wave)),
+        silence_share=float(np.mean(window_power(wave, sample_rate_hz) < _SILENCE_POWER)),
         clipped_share=float(np.mean(size >= CLIPPED)),
     )
 
@@ -250,10 +287,19 @@ def _span(
     return start, end
 
 
-def _read(path: Path, file: soundfile.SoundFile, start: int, end: int, channel: Channel) -> Wave:
-    """Read frames [start, end), block by block: a wrong length in the header costs no memory."""
+def _read(
+    path: Path, file: soundfile.SoundFile, start: int, end: int, channel: Channel
+) -> tuple[Wave, Meter]:
+    """Read frames [start, end), block by block: a wrong length in the header costs no memory.
+
+    Only the channels that are asked for are measured.
+    """
     sound_file.seek(file, start)
+    weights = _MIX_WEIGHTS.get(file.channels)
+    if weights and file.format == "OGG":
+        weights = tuple(weights[place] for place in _OGG_ORDER[file.channels])
     blocks: list[Wave] = []
+    meter = Meter()
     missing = end - start
     while missing:
         # [frames, channels]
@@ -264,15 +310,18 @@ def _read(path: Path, file: soundfile.SoundFile, start: int, end: int, channel: 
                 f" ends at {(end - missing) / file.samplerate:.2f} s; fetch it again, or convert it"
                 " if that is all"
             )
-        blocks.append(_choose(block, channel))
         missing -= len(block)
-    return np.concatenate(blocks, axis=-1)
+        if channel in ("left", "right"):
+            block = block[:, [int(channel == "right")]]
+        meter.add(block)
+        blocks.append(_choose(block, channel, weights))
+    return np.concatenate(blocks, axis=-1), meter
 
 
-def _choose(block: NDArray[Any], channel: Channel) -> Wave:
-    """Return the wanted channel of a block [frames, channels]: [frames], or [2, frames]."""
-    if channel == "mix":
-        return block.mean(axis=1)
+def _choose(block: NDArray[Any], channel: Channel, weights: Sequence[float] | None) -> Wave:
+    """Return the wave of a block of the wanted channels: [frames], or [2, frames]."""
     if channel == "both":
         return np.ascontiguousarray(block.T)
-    return block[:, int(channel == "right")]
+    if channel == "mix" and weights:
+        return block @ np.array(weights, np.float32)
+    return block.mean(axis=1)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from csm_ft.data.measures import Measures
+
 SCHEMA_VERSION = 3
 SPLITS = ("train", "val")
 DUPLICATE = 1  # flag of a clip that repeats an earlier one of its split: audio, text and speaker
@@ -24,6 +26,7 @@ NUMBER_COLUMNS = {
     "flags": "|u1",
     "turn": "<i4",
 }
+MEASURE_COLUMNS = dict.fromkeys(Measures._fields, "<f4")  # NaN = not measured
 BLOCK_ROWS = 1 << 20  # rows of an array hashed and checked at a time
 
 Arrays = Mapping[str, NDArray[Any]]  # of one clip: name -> [T] or [T, width]
@@ -65,6 +68,7 @@ class Clip:
     flags: int = 0  # DUPLICATE
     conversation: str = ""  # "" = none
     turn: int = 0  # place in the conversation, from 0; missing numbers are rejected turns
+    measures: Measures = field(default=Measures(), compare=False)  # of its sound, as it was read
 
 
 class ClipTable(Protocol):
@@ -131,7 +135,8 @@ class Split:
         """Return the row of the clip table."""
         texts = {name: self._text(name, index) for name in TEXT_COLUMNS}
         numbers = {name: self._columns[name][index].item() for name in NUMBER_COLUMNS}
-        return Clip(**texts, **numbers)
+        measured = {name: self._columns[name][index].item() for name in MEASURE_COLUMNS}
+        return Clip(**texts, **numbers, measures=Measures(**measured))
 
     def blocks(self, array: str) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield an array of all clips in large pieces: (first row, rows)."""
@@ -161,6 +166,8 @@ def clip_columns(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
         name: np.array([getattr(clip, name) for clip in clips], kind)
         for name, kind in NUMBER_COLUMNS.items()
     }
+    for name, kind in MEASURE_COLUMNS.items():
+        arrays[name] = np.array([getattr(clip.measures, name) for clip in clips], kind)
     for name in TEXT_COLUMNS:
         texts = [getattr(clip, name).encode() for clip in clips]
         arrays[name] = np.frombuffer(b"".join(texts), "|u1")

@@ -5,7 +5,9 @@ Each split is a group of contiguous, uncompressed data sets:
 - ragged arrays X, each with X_offsets int64 [n+1]: the arrays that the family declares (CSM:
   `codes` uint16 [total frames, K], `text_tokens` uint32 [total]), and the texts of the clip table,
   `id` `text` `speaker` `source` `conversation`, as UTF-8 bytes;
-- the numbers of the clip table, `start_sec` `end_sec` `duration_sec` `flags` `turn` [n].
+- the numbers of the clip table, `start_sec` `end_sec` `duration_sec` `flags` `turn` [n];
+- what was measured on the sound, `level_dbfs` `peak` `silence_share` `clipped_share` `mix_loss_db`
+  float32 [n], NaN = not measured. Files without them open, and no hash covers them.
 
 The root attributes are the fields of StoreInfo; the group `assets` holds small files (codec,
 tokenizer). HDF5's own variable-length types are not used, and headers have checksums, because
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 
 from csm_ft.atomic import fsync, whole_file
 from csm_ft.data.split import (
+    MEASURE_COLUMNS,
     NUMBER_COLUMNS,
     SCHEMA_VERSION,
     SPLITS,
@@ -55,7 +58,11 @@ _FACTS_OF_SCHEMA_2 = (
     *("tokenizer", "tokenizer_fingerprint", "text_vocab_size", "template"),
 )
 _BLOCK_CLIPS = 1024  # clips gathered per write
-_RESERVED = (*TEXT_COLUMNS, *NUMBER_COLUMNS)  # names that no array of a family can have
+_RESERVED = (
+    *TEXT_COLUMNS,
+    *NUMBER_COLUMNS,
+    *MEASURE_COLUMNS,
+)  # names that no array of a family can have
 
 
 def open_store(path: Path, *, in_memory: bool = True) -> Store:
@@ -258,17 +265,19 @@ def _read_split(path: Path, group: Any, info: StoreInfo, mapped: Any) -> Split:
     """Read one split; `mapped`, the same file as a plain one, maps its ragged arrays instead."""
     ragged = {**dict.fromkeys(TEXT_COLUMNS, ArrayKind("|u1")), **info.arrays}
     offsets = {f"{name}_offsets": ArrayKind("<i8") for name in ragged}
-    numbers = {name: ArrayKind(dtype) for name, dtype in NUMBER_COLUMNS.items()}
+    per_clip = {**NUMBER_COLUMNS, **MEASURE_COLUMNS}
+    numbers = {name: ArrayKind(dtype) for name, dtype in per_clip.items()}
     kinds = {**ragged, **numbers, **offsets}
-    columns: dict[str, NDArray[Any]] = {}
+    num_clips = len(group["flags"])
+    unmeasured = np.full(num_clips, np.nan, np.float32)
+    columns: dict[str, NDArray[Any]] = dict.fromkeys(MEASURE_COLUMNS.keys() - group, unmeasured)
     if info.schema_version == 1:
-        columns = _missing_in_schema_1(len(group["flags"]))
+        columns |= _missing_in_schema_1(num_clips)
     for name in kinds.keys() - columns.keys():
         _check_kind(path, group[name], kinds[name])
         is_mapped = mapped is not None and name in ragged
         columns[name] = _map(group[name], mapped) if is_mapped else group[name][()]
         columns[name].flags.writeable = False
-    num_clips = len(columns["flags"])
     fits = all(len(columns[name]) == num_clips for name in numbers)
     fits = fits and all(
         _offsets_fit(columns[f"{name}_offsets"], num_clips, len(columns[name])) for name in ragged

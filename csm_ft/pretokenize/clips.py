@@ -18,6 +18,7 @@ from csm_ft.atomic import write_whole
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.console import console, track
 from csm_ft.data import audio
+from csm_ft.data.measures import Measures
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.data.split import Arrays
 from csm_ft.errors import AudioError, ConfigError, TooManyRejectedError
@@ -80,9 +81,9 @@ class Job:
         """Name of the array that comes from the sound and that examples are cut from."""
         return next(iter(self.encoder.arrays))
 
-    def load(self, span: Span) -> audio.Wave:
-        """Read the sound of a span, [N] or [2, N]; AudioError."""
-        return audio.load(
+    def load(self, span: Span) -> tuple[audio.Wave, Measures]:
+        """Read and measure the sound of a span, [N] or [2, N]; AudioError."""
+        return audio.load_measured(
             span.row.path,
             sample_rate_hz=self.encoder.sample_rate_hz,
             start_sec=span.row.start_sec,
@@ -187,10 +188,11 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     start_sample = round(start_sec * file.info.sample_rate_hz)
     end_sample = round(end_sec * file.info.sample_rate_hz)
     num_samples = round((end_sec - start_sec) * job.encoder.sample_rate_hz)
+    channel = audio.mix_name(file.info.num_channels) if job.channel == "mix" else job.channel
     span = Span(
         row,
         file.digest,
-        f"{file.digest} {start_sample}-{end_sample} {job.channel}",
+        f"{file.digest} {start_sample}-{end_sample} {channel}",
         start_sec,
         end_sec,
         math.ceil(num_samples / job.frame_samples),

@@ -2,7 +2,8 @@
 
 `<output>.parts/plan.json` holds the groups of clips that are encoded together, made before the
 first is encoded, so that a resumed run encodes the same groups. `part_00012.safetensors` holds the
-arrays of some groups, by clip id (the first array of a clip) and `id/name` (its further ones).
+arrays of some groups, by clip id (the first array of a clip), `id/name` (its further ones) and
+`id/.measures` (what was measured on its sound, float32 [5]).
 `fitted.safetensors` holds an encoder that was fitted for this output. Each file is written whole or
 not at all.
 """
@@ -25,12 +26,15 @@ from safetensors.numpy import save
 from csm_ft.atomic import write_whole
 from csm_ft.console import console, track
 from csm_ft.data.audio import Wave
+from csm_ft.data.measures import Measures
 from csm_ft.data.split import SPLITS, Arrays, Split, Store
 from csm_ft.errors import AudioError
 from csm_ft.pretokenize.clips import Job, Span
 
 Group = list[str]  # clip ids
+Heard = tuple[Wave, Measures]
 _MAX_GROUPS_AHEAD = 3  # read while one is encoded
+_MEASURES = ".measures"  # as an array of a clip, in the parts
 
 
 class ClipCache:
@@ -80,14 +84,26 @@ class ClipCache:
         split, index = self._old[clip_id]
         return split.array(name, index)
 
+    def measures(self, clip_id: str) -> Measures:
+        """Return what was measured on the sound of a clip; NaN where an old file does not say."""
+        if not self._is_in_parts(clip_id):
+            split, index = self._old[clip_id]
+            return split.clip(index).measures
+        tensor = f"{clip_id}/{_MEASURES}"
+        if tensor not in self._parts:  # of a version that did not measure
+            return Measures()
+        with safe_open(self._parts[tensor], framework="numpy") as part:
+            return Measures(*part.get_tensor(tensor).tolist())
+
     def add(self, clips: Mapping[str, Arrays]) -> None:
-        """Keep the arrays of some groups as the next part."""
+        """Keep the arrays of some groups, and their measures, as the next part."""
         parts = self.folder.glob("part_*.safetensors")
         number = 1 + max((int(part.stem.split("_")[1]) for part in parts), default=-1)
         tensors: dict[str, NDArray[Any]] = {}
         for id_, arrays in clips.items():
             for name in self._arrays:
                 tensors[self._tensor(id_, name)] = np.ascontiguousarray(arrays[name])
+            tensors[f"{id_}/{_MEASURES}"] = arrays[_MEASURES]
         path = self.folder / f"part_{number:05d}.safetensors"
         write_whole(path, save(tensors))
         self._add_part(path)
@@ -217,34 +233,35 @@ def _group(spans: Mapping[str, Span], job: Job) -> list[Group]:
     return [*groups, group] if group else groups
 
 
-def _encode_group(waves: Mapping[str, Wave | str], job: Job) -> dict[str, Arrays | str]:
-    """Return the arrays of each clip, or why it cannot be used."""
+def _encode_group(group: Mapping[str, Heard | str], job: Job) -> dict[str, Arrays | str]:
+    """Return the arrays of each clip, its measures among them, or why it cannot be used."""
     outcomes: dict[str, Arrays | str] = {
-        id_: wave for id_, wave in waves.items() if isinstance(wave, str)
+        id_: heard for id_, heard in group.items() if isinstance(heard, str)
     }
-    good = {id_: wave for id_, wave in waves.items() if not isinstance(wave, str)}
-    if good:
-        encoded = job.encoder.encode_audio(list(good.values()))
-        outcomes |= dict(zip(good, encoded, strict=True))
+    good = {id_: heard for id_, heard in group.items() if not isinstance(heard, str)}
+    encoded = job.encoder.encode_audio([wave for wave, _ in good.values()]) if good else []
+    for (id_, (_, measures)), outcome in zip(good.items(), encoded, strict=True):
+        measured = {_MEASURES: np.array(measures, np.float32)}
+        outcomes[id_] = outcome if isinstance(outcome, str) else {**outcome, **measured}
     return outcomes
 
 
 def _load_groups(
     groups: Sequence[Group], spans: Mapping[str, Span], job: Job
-) -> Iterator[dict[str, Wave | str]]:
-    """Yield the waves of each group (or why one cannot be read).
+) -> Iterator[dict[str, Heard | str]]:
+    """Yield the waves of each group with their measures (or why one cannot be read).
 
     The next groups are read while one is encoded.
     """
 
-    def load(id_: str) -> Wave | str:
+    def load(id_: str) -> Heard | str:
         try:
             return job.load(spans[id_])
         except AudioError as error:
             return f"{error}; fix the span or drop the row"
 
     with ThreadPoolExecutor(job.config.num_workers) as pool:
-        ahead: list[dict[str, Future[Wave | str]]] = []
+        ahead: list[dict[str, Future[Heard | str]]] = []
         coming = iter(groups)
         while True:
             for group in itertools.islice(coming, _MAX_GROUPS_AHEAD - len(ahead)):

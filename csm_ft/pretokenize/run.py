@@ -129,6 +129,7 @@ class Table:
             flags=self._flags[index],
             conversation=row.conversation,
             turn=row.turn,
+            measures=self._cache.measures(self._ids[index]),
         )
 
     def _length(self, index: int, array: str) -> int:
@@ -240,7 +241,7 @@ def _fit(job: Job, cache: ClipCache, spans: Sequence[Span]) -> None:
     waves: list[Wave] = []
     for span in track(chosen, "reading clips to fit the encoder", len(chosen)):
         try:
-            waves.append(job.load(span))
+            waves.append(job.load(span)[0])
         except AudioError:
             continue  # rejected with its reason when it is encoded
     console.print(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from csm_ft import atomic
 from csm_ft.data import token_file
+from csm_ft.data.measures import Measures
 from csm_ft.data.split import Clip, Store, StoreInfo, content_fingerprint
 from csm_ft.data.token_file import (
     family_of,
@@ -175,6 +176,23 @@ def test_the_fingerprint_knows_content_and_order(
 
 
 # Earlier schemas
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_files_without_measures_open(tmp_path: Path, in_memory: bool) -> None:
+    path, measured = write(tmp_path / "t.hdf5"), Measures(-20.0, 0.5, 0.25, 0.0, 3.0)
+    table = make_table([3, 1])
+    table.clips = [replace(clip, measures=measured) for clip in table.clips]
+    write(path, table)
+    assert open_store(path, in_memory=in_memory).splits["train"].clip(1).measures == measured
+    content = open_store(path).info.content_fingerprint
+    with h5py.File(path, "r+") as file:
+        for name in Measures._fields:
+            del file[f"train/{name}"]
+    store = open_store(path, in_memory=in_memory)
+    assert not store.splits["train"].clip(1).measures.are_known
+    assert verify(path) == [], "no hash covers them"
+    assert store.info.content_fingerprint == content
 
 
 def to_schema_2(path: Path) -> None:

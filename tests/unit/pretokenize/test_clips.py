@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.data import audio
+from csm_ft.data.measures import Measures
 from csm_ft.data.rows import Row
 from csm_ft.errors import AudioError, ConfigError
 from csm_ft.pretokenize.clips import Span, hold_out
@@ -110,14 +111,14 @@ def test_encoding_rejects_unusable_clips(
 
     soundfile.write(work.folder / "silent.wav", np.zeros(16000), 16000)
     silent = {"path": "silent.wav", "text": "Nothing."}
-    load = audio.load
+    load = audio.load_measured
 
-    def load_or_fail(path: Path, **more: Any) -> np.ndarray:
+    def load_or_fail(path: Path, **more: Any) -> tuple[np.ndarray, Measures]:
         if path.name == "3.wav":
             raise AudioError(f"{path}: cut off")
         return load(path, **more)
 
-    monkeypatch.setattr(audio, "load", load_or_fail)
+    monkeypatch.setattr(audio, "load_measured", load_or_fail)
     assert work.run([*good, silent], good[:1]) == 1
     assert not work.output.exists()
     assert Path(f"{work.output}.parts").exists(), "what was encoded is kept"
@@ -149,7 +150,7 @@ def test_encoding_rejects_unusable_clips(
     assert [line.split(": ")[0].split()[-1] for line in shown] == ["1", "5", "6"], (
         "each is shown once, when it is found"
     )
-    monkeypatch.setattr(audio, "load", load)
+    monkeypatch.setattr(audio, "load_measured", load)
     assert work.run(good, good[:1]) == 0
     assert len(work.store().splits["train"]) == 4, "a file that can be read again is in again"
 
@@ -177,12 +178,13 @@ def test_true_lengths_are_checked_again(
 ) -> None:
     """The resampler may give a few samples more than the header promises, and so a frame more."""
     rows = work.clips([0.96])
-    load = audio.load
-    monkeypatch.setattr(
-        audio,
-        "load",
-        lambda *args, **more: np.append(load(*args, **more), np.full(1, 0.1, np.float32)),
-    )
+    load = audio.load_measured
+
+    def load_one_more(path: Path, **more: Any) -> tuple[np.ndarray, Measures]:
+        wave, measures = load(path, **more)
+        return np.append(wave, np.full(1, 0.1, np.float32)), measures
+
+    monkeypatch.setattr(audio, "load_measured", load_one_more)
     letters = len("999|") + len(rows[0]["text"])
     assert work.run(rows, rows, "--max_positions", str(letters + 12 + 1)) == 1
     assert "13 frames + 1 are more than" in work.rejected()[0]["reason"]

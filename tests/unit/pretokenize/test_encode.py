@@ -18,6 +18,33 @@ from tests.helpers.pretokenizing import FakeEncoder, Work
 # Interrupted runs
 
 
+def test_measures_survive_an_interruption(work: Work, encoder: FakeEncoder) -> None:
+    rows = work.clips([1.0, 1.1, 1.2])
+
+    def interrupt(number: int) -> None:
+        if number == 3:
+            raise KeyboardInterrupt
+
+    encoder.on_batch = interrupt
+    flags = ("--batch_sec", "1", "--save_every", "1")
+    assert work.run(rows, rows[:1], *flags) == 130
+    assert work.run(rows, rows[:1], *flags) == 0
+    split = work.store().splits["train"]
+    for i, row in enumerate(rows):
+        _, measures = audio.load_measured(work.folder / row["path"], sample_rate_hz=16000)
+        assert split.clip(i).measures == pytest.approx(measures, nan_ok=True)
+
+
+def test_new_text_keeps_measures(work: Work, encoder: FakeEncoder) -> None:
+    rows = work.clips([1.0, 1.1])
+    assert work.run(rows, rows[:1]) == 0
+    before = work.store().splits["train"].clip(1).measures
+    rows[1]["text"] = "Another transcript."
+    assert work.run(rows, rows[:1]) == 0
+    assert before.are_known
+    assert work.store().splits["train"].clip(1).measures == pytest.approx(before, nan_ok=True)
+
+
 @pytest.mark.parametrize("stop_at", [1, 2, 4, 6])
 def test_interrupted_run_resumes_same_groups(
     work: Work, encoder: FakeEncoder, stop_at: int, capsys: pytest.CaptureFixture[str]
@@ -144,7 +171,9 @@ def test_parts_hold_every_audio_array(work: Work, encoder: FakeEncoder) -> None:
     assert work.run(rows, rows[:1], "--batch_sec", "1", "--save_every", "1") == 130
     kept = tensors(work)
     (id_,) = (name for name in kept if "/" not in name)
-    assert kept.keys() == {id_, f"{id_}/peaks"}, "the text is made again in every run"
+    assert kept.keys() == {id_, f"{id_}/peaks", f"{id_}/.measures"}, (
+        "the text is made again in every run"
+    )
     encoder.on_batch = lambda number: None
     assert work.run(rows, rows[:1]) == 0
     split = work.store().splits["train"]
