@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from csm_ft.cli import parse_args, run_program
-from csm_ft.errors import TooManyRejectedError
+from csm_ft.errors import NotesError, TooManyRejectedError
 from csm_ft.families import named_family, open_family
 
 DESCRIPTION = (
@@ -22,8 +22,8 @@ DESCRIPTION = (
 def main(argv: Sequence[str]) -> int:
     """Run the command line.
 
-    Returns 0 when done, 1 for too many rejected rows, 2 for a mistake of the user, 130 when
-    interrupted (the same command continues).
+    Returns 0 when done, 1 for too many rejected rows and for notes with --strict_notes, 2 for a
+    mistake of the user, 130 when interrupted (the same command continues).
     """
     return run_program(lambda: _pretokenize(argv))
 
@@ -37,7 +37,7 @@ def _pretokenize(argv: Sequence[str]) -> int:
 
     try:
         pretokenize(family, config)
-    except TooManyRejectedError as error:
+    except (TooManyRejectedError, NotesError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ UserError                        the message names the value, the rule and the w
         AudioError               a sound file, or a span of one
         StoreError               a token file
         TooManyRejectedError     more rejected rows than allowed
+        NotesError               implausible clips where none are allowed
     EncoderError                 what turns sound and text into tokens
         CodecError               an audio codec
         TokenizerError           a text tokenizer
@@ -53,6 +54,10 @@ class StoreError(DataError):
 
 class TooManyRejectedError(DataError):
     """More rows were rejected than allowed; nothing was written."""
+
+
+class NotesError(DataError):
+    """Clips are implausible and --strict_notes allows none; nothing was written."""
 
 
 class EncoderError(UserError):

@@ -1,10 +1,12 @@
 """Options of pretokenize.py that all model families share."""
 
+from dataclasses import fields
 from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
 from csm_ft.config.base import Options, option
+from csm_ft.config.notes import NoteLimits
 
 Channel = Literal["mix", "left", "right"]
 
@@ -47,6 +49,42 @@ class PretokenizeConfig(Options):
         group="checks",
     )
     strict: bool = option(False, "Fail when any row is rejected.", group="checks")
+    strict_notes: bool = option(
+        False, "Fail when a clip is implausible (see docs/data.md).", group="notes"
+    )
+    note_quiet_dbfs: float = option(
+        NoteLimits.quiet_dbfs,
+        "Level below which a clip is noted as quiet; 20 dB below the median, if that is higher.",
+        group="notes",
+        le=0,
+    )
+    note_clipped_share: float = option(
+        NoteLimits.clipped_share,
+        "Share of clipped samples above which a clip is noted.",
+        group="notes",
+        ge=0,
+        le=1,
+    )
+    note_silent_share: float = option(
+        NoteLimits.silent_share,
+        "Share of silence above which a clip is noted.",
+        group="notes",
+        ge=0,
+        le=1,
+    )
+    note_mix_loss_db: float = option(
+        NoteLimits.mix_loss_db,
+        "Level that a mix may lose against its channels; more is noted.",
+        group="notes",
+        ge=0,
+    )
+    note_chars_per_sec_factor: float = option(
+        NoteLimits.chars_per_sec_factor,
+        "Factor above or below the median characters per second from which a clip is noted; 0 ="
+        " from the spread of the clips.",
+        group="notes",
+        ge=0,
+    )
     device: str = option(
         "auto",
         "Device of the encoder: cpu, cuda or cuda:N; auto = cuda if available.",
@@ -76,6 +114,19 @@ class PretokenizeConfig(Options):
         """max_rejected as 0..1."""
         divisor = 100 if self.max_rejected.endswith("%") else 1
         return float(self.max_rejected.removesuffix("%")) / divisor
+
+    @property
+    def note_limits(self) -> NoteLimits:
+        """The thresholds of the notes."""
+        names = (limit.name for limit in fields(NoteLimits))
+        return NoteLimits(**{name: getattr(self, f"note_{name}") for name in names})
+
+    @field_validator("note_chars_per_sec_factor")
+    @classmethod
+    def _factor(cls, value: float) -> float:
+        if 0 < value <= 1:
+            raise ValueError("a factor is above 1; 0 takes it from the spread of the clips")
+        return value
 
     @model_validator(mode="after")
     def _needs_training_data(self) -> Self:

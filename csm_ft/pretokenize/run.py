@@ -10,9 +10,9 @@ business of the family's Encoder.
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,15 @@ from csm_ft.pretokenize.clips import (
     inspect_files,
 )
 from csm_ft.pretokenize.encode import ClipCache, Encoded, encode_missing
+from csm_ft.pretokenize.note_kinds import Place
+from csm_ft.pretokenize.notes import (
+    Found,
+    check_notes,
+    count_notes,
+    describe_notes,
+    find_notes,
+    write_notes,
+)
 
 # Of small data, where val_fraction is not given.
 _FEWEST_VAL_CLIPS, _LARGEST_VAL_SHARE = 8, 0.2
@@ -78,10 +87,19 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
         cache.find([name for name in encoder.arrays if name not in text])
         encoded = encode_missing(wanted, cache, job)
         spans = _encoded_rows(job, spans, cache, encoded, rejections)
-        tables = {name: Table(spans[name], fingerprint, cache) for name in SPLITS}
+        tables = {name: Table(name, spans[name], fingerprint, cache) for name in SPLITS}
+        places = [place for table in tables.values() for place in table.places()]
+        notes = _find_notes(config, places)
         write_store(output, _info(family.name, encoder), tables, encoder.assets)
         cache.remove()
-    _report(family, output, rejections, encoded)
+    _report(family, output, rejections, encoded, notes)
+
+
+class Notes(NamedTuple):
+    """What is implausible in the data."""
+
+    found: Found
+    num_unmeasured: int  # clips of an earlier version
 
 
 class Table:
@@ -90,8 +108,10 @@ class Table:
     Arrays of the sound come from the cache as they are asked for, those of the text from memory.
     """
 
-    def __init__(self, spans: Sequence[Span], audio_fingerprint: str, cache: ClipCache) -> None:
-        self._spans, self._cache = spans, cache
+    def __init__(
+        self, split: str, spans: Sequence[Span], audio_fingerprint: str, cache: ClipCache
+    ) -> None:
+        self._split, self._spans, self._cache = split, spans, cache
         self._ids = [span.clip_id(audio_fingerprint) for span in spans]
         seen: set[tuple[str, ...]] = set()
         self._flags = []
@@ -131,6 +151,11 @@ class Table:
             turn=row.turn,
             measures=self._cache.measures(self._ids[index]),
         )
+
+    def places(self) -> Iterator[Place]:
+        """Yield every clip with the row that it comes from."""
+        for index, span in enumerate(self._spans):
+            yield Place(self._split, index, span.row.where, self.clip(index))
 
     def _length(self, index: int, array: str) -> int:
         text = self._spans[index].text
@@ -270,6 +295,24 @@ def _encoded_rows(
     return good
 
 
+def _find_notes(config: PretokenizeConfig, places: Sequence[Place]) -> Notes:
+    """Find what is implausible and write it beside the output; NotesError if none is allowed."""
+    found = find_notes(places, config.note_limits)
+    num_unmeasured = sum(not place.clip.measures.are_known for place in places)
+    notes = Notes(found, num_unmeasured)
+    path = Path(f"{config.output}.notes.jsonl")
+    write_notes(path, found)
+    if config.strict_notes:
+        _print_notes(notes)
+        check_notes(path, found, config.output)
+    return notes
+
+
+def _print_notes(notes: Notes) -> None:
+    for line in describe_notes(notes.found, notes.num_unmeasured):
+        console.print(line, markup=False)
+
+
 def _info(family: str, encoder: Encoder) -> StoreInfo:
     return StoreInfo(
         family=family,
@@ -282,7 +325,9 @@ def _info(family: str, encoder: Encoder) -> StoreInfo:
     )
 
 
-def _report(family: Family, output: Path, rejections: Rejections, encoded: Encoded) -> None:
+def _report(
+    family: Family, output: Path, rejections: Rejections, encoded: Encoded, notes: Notes
+) -> None:
     """Print what is in the new file, and write the same facts to `<output>.report.json`."""
     store = open_store(output, in_memory=False)
     console.print(describe_store(store, family.describe(store)), markup=False)
@@ -291,12 +336,15 @@ def _report(family: Family, output: Path, rejections: Rejections, encoded: Encod
         console.print(f"rejected   {count} x {reason}", markup=False)
     speed = f", {encoded.times_real_time:.0f} times real time" if encoded.num_clips else ""
     console.print(f"{encoded.num_clips} clips encoded now{speed}; {len(rejections)} rows rejected")
+    _print_notes(notes)
     console.print(f"next: python train.py --data {output}", markup=False)
     of_family = {name: family.summarise(split) for name, split in store.splits.items()}
     facts = {
         **summarise(store, of_family),
         "rejected": len(rejections),
         "rejected_by_reason": reasons,
+        "notes": count_notes(notes.found),
+        "clips_not_measured": notes.num_unmeasured,
         "encoded_now": encoded.num_clips,
         "times_real_time": round(encoded.times_real_time, 2),
     }
