@@ -1,35 +1,51 @@
 """Every error that a user can cause: programs catch UserError, print it, and exit.
 
-UserError                        the message names the value, the rule and the way out
+                                                                                     fault
+UserError                        the message names the value, the rule, the way out  options
     ConfigError                  an option, a YAML key, or a combination of them
+        WeightsError             weights to start from                               data
         PromptError              a prompt, or a clip of its context
-    DataError                    what is given as data
+    DataError                    what is given as data                               data
         MetadataError            a metadata file that cannot be read as a whole
         AudioError               a sound file, or a span of one
         StoreError               a token file
         TooManyRejectedError     more rejected rows than allowed
         NotesError               implausible clips where none are allowed
-    EncoderError                 what turns sound and text into tokens
+    EncoderError                 what turns sound and text into tokens               data
         CodecError               an audio codec
         TokenizerError           a text tokenizer
-    HubError                     a file of a model hub
+    HubError                     a file of a model hub                               machine
         GatedError               a repository whose terms have not been accepted
     SweepError                   a sweep that cannot start or resume like this
     ReportError                  a folder that holds no sweep
     ExportError                  an export that cannot be written
         CheckError               an export that another program reads differently
-    MachineError                 the machine: its disk, its devices
+    MachineError                 the machine: its disk, its devices                  machine
 
-Diverged and SweepAborted are not a user's doing. Everything else is a bug, and keeps its traceback.
+A fault of the data or the machine is not that of a trial that meets it: a sweep stops and keeps the
+trial open. Diverged and SweepAborted are not a user's doing. Everything else is a bug, and keeps
+its traceback.
 """
+
+from typing import ClassVar, Literal
+
+Fault = Literal["options", "data", "machine"]
 
 
 class UserError(ValueError):
     """An error that a user can cause; the message names the value, the rule and the way out."""
 
+    fault: ClassVar[Fault] = "options"  # whose it is; a sweep decides by it, never by the message
+
 
 class ConfigError(UserError):
     """A mistake in a flag, a YAML key or a combination of them."""
+
+
+class WeightsError(ConfigError):
+    """Weights to start from that are missing, damaged, or of another model."""
+
+    fault = "data"
 
 
 class PromptError(ConfigError):
@@ -38,6 +54,8 @@ class PromptError(ConfigError):
 
 class DataError(UserError):
     """Something wrong with what is given as data."""
+
+    fault = "data"
 
 
 class MetadataError(DataError):
@@ -63,6 +81,8 @@ class NotesError(DataError):
 class EncoderError(UserError):
     """An encoder that cannot be opened, or is not the one that made the tokens."""
 
+    fault = "data"
+
 
 class CodecError(EncoderError):
     """An audio codec that cannot be opened, or is not the one that made the tokens."""
@@ -74,6 +94,8 @@ class TokenizerError(EncoderError):
 
 class HubError(UserError):
     """A file that the model hub does not give."""
+
+    fault = "machine"
 
 
 class GatedError(HubError):
@@ -98,6 +120,8 @@ class CheckError(ExportError):
 
 class MachineError(UserError):
     """A fault of the machine: a full disk, missing permissions, no such device."""
+
+    fault = "machine"
 
 
 class Diverged(RuntimeError):

@@ -7,7 +7,7 @@ end of its link, within milliseconds.
 import selectors
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from csm_ft.console import console
@@ -29,11 +29,13 @@ from csm_ft.sweep.records import Objective, TrialRecord
 from csm_ft.sweep.slots import Slot
 from csm_ft.sweep.study import SweepStudy, best_of
 from csm_ft.sweep.trials import Configs
-from csm_ft.sweep.worker_process import Job, WorkerProcess
+from csm_ft.sweep.worker_process import Job, WorkerProcess, describe_exit
 
 TICK_SEC = 0.5
 PAUSE_SEC = 60  # for running trials to save; after that they resume from their last checkpoint
-FAILED_STARTS = 3  # workers in a row that never got as far as importing the trainer
+# Workers in a row that never got as far as importing the trainer, before the sweep ends: those that
+# left by themselves, and all of them, the killed ones included.
+FAILED_STARTS, KILLED_STARTS = 3, 30
 
 
 class Watcher(Protocol):
@@ -62,9 +64,11 @@ class Broker:
         *,
         trainer: str,
         watcher: Watcher,
+        check_data: Callable[[], None],
     ) -> None:
+        """`check_data` raises SweepError when the token file is not what the study is about."""
         self._study, self._configs, self._objective = study, configs, objective
-        self._trainer, self._watcher = trainer, watcher
+        self._trainer, self._watcher, self._check_data = trainer, watcher, check_data
         self._sweep = configs.sweep
         self._faults = Faults(self._sweep.max_attempts, self._sweep.n_trials)
         self._selector = selectors.DefaultSelector()
@@ -74,7 +78,7 @@ class Broker:
         # Ended by an exception while no trial has run well yet: new trials come first, since if
         # they end by the same line, it is the code.
         self._later: deque[int] = deque()
-        self._failed_starts = 0
+        self._failed_starts: list[int] = []  # exit codes, negative for signals
         self._num_good = sum(record.is_good for record in study.records())
         self._best = best_of(study.records())
         self._stop_requests = 0
@@ -110,8 +114,7 @@ class Broker:
 
     def _num_open(self) -> int:
         """Return the number of trials that wait for a worker."""
-        num_new = max(0, self._sweep.n_trials - self._study.num_started)
-        return len(self._again) + len(self._later) + num_new
+        return len(self._again) + len(self._later) + self._study.num_new
 
     def _dispatch(self) -> None:
         """Start workers where they are needed, and give the ready ones something to do."""
@@ -123,6 +126,7 @@ class Broker:
                 self._start(slot)
         for worker in self._workers:
             if worker.is_ready and worker.job is None:
+                self._check_data()
                 self._give_job(worker)
         self._watcher.update(num_running, self._best)
 
@@ -158,7 +162,7 @@ class Broker:
         """Return the next trial: one that has begun, then a new one, last those set back."""
         if self._again:
             return self._again.popleft()
-        if self._study.num_started < self._sweep.n_trials:
+        if self._study.num_new:
             return self._study.ask()
         return self._later.popleft() if self._later else None
 
@@ -184,7 +188,8 @@ class Broker:
 
     def _handle(self, worker: WorkerProcess, message: FromWorker) -> None:
         if isinstance(message, Ready):
-            worker.is_ready, self._failed_starts = True, 0
+            worker.is_ready = True
+            self._failed_starts.clear()
             return
         if worker.job != (message.trial, message.attempt):
             return  # of an attempt that is over
@@ -256,7 +261,11 @@ class Broker:
             error=message.reason,
             where=message.where,
         )
-        if message.kind == "machine":  # every other trial would meet the same
+        if message.kind == "outside":
+            console.print(
+                "the sweep stops: this is not the trial's fault, and the others would meet it too."
+                " Trials that have not ended stay open; the same command continues after the repair"
+            )
             raise SweepError(message.message)
         if number == BASELINE:
             if message.kind == "infeasible":
@@ -280,12 +289,15 @@ class Broker:
     def _died(self, worker: WorkerProcess) -> None:
         job, was_ready = worker.job, worker.is_ready
         self._release(worker)
-        how = self._retire(worker)
+        code = self._retire(worker)
+        how = describe_exit(code)
         trial = job.trial if job else None
         self._study.event("worker died", slot=worker.slot.name, how=how, trial=trial)
         if not was_ready:
-            self._failed_starts += 1
-            if self._failed_starts >= FAILED_STARTS:
+            self._failed_starts.append(code)
+            # Whoever kills workers while they import says nothing about the trainer.
+            num_by_themselves = sum(code >= 0 for code in self._failed_starts)
+            if num_by_themselves >= FAILED_STARTS or len(self._failed_starts) >= KILLED_STARTS:
                 raise SweepAborted(
                     f"no worker gets as far as importing the trainer ({how}). The end of its"
                     f" log:\n{worker.log_end()}"
@@ -334,7 +346,8 @@ class Broker:
         if worker.trial is not None:
             self._study.add_seconds(worker.trial, worker.seconds())
 
-    def _retire(self, worker: WorkerProcess) -> str:
+    def _retire(self, worker: WorkerProcess) -> int:
+        """Let go of a worker; return its exit code, negative for a signal."""
         self._selector.unregister(worker.link)
         self._workers.remove(worker)
         return worker.kill()

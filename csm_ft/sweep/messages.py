@@ -83,7 +83,8 @@ class Failed(_Message):
     type: Literal["failed"] = "failed"
     trial: int
     attempt: int
-    kind: Literal["diverged", "infeasible", "machine", "error"]
+    # outside: a fault of the data or the machine, which other trials would meet, too.
+    kind: Literal["diverged", "infeasible", "outside", "error"]
     name: str  # of the exception's class
     message: str
     where: str  # exception class and the line of code: two failures with the same are the same bug

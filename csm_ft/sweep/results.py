@@ -143,7 +143,7 @@ class Results:
             objective_metric=objective.metric,
             unit=objective.unit,
             formula=objective.formula,
-            n_trials=max(sweep.n_trials, len(records)),
+            n_trials=len(records) + self._study.num_new,
             n_workers=len(self._configs.machine.slots),
             device=self._configs.machine.device,
             horizon_examples=study.plan.rungs.horizon_examples,
@@ -175,7 +175,7 @@ class Results:
                 dir=self._study.run_dir(number),
                 is_default=number == 0,
             )
-            for number in range(num_begun, self._configs.sweep.n_trials)
+            for number in range(num_begun, num_begun + self._study.num_new)
         ]
 
 

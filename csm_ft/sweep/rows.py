@@ -28,6 +28,7 @@ from csm_ft import assets
 from csm_ft.config.base import build, extra
 from csm_ft.config.train import TrainConfig
 from csm_ft.config.yaml_file import load_yaml
+from csm_ft.console import console
 from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import DEFAULT_SPACE, SET_BY_SWEEP, SweepRequest
 
@@ -116,7 +117,12 @@ def read_rows(path: Path, request: SweepRequest) -> Rows:
         by_flag, by_row = (
             build(train_class, {name: value}) for value in (given[name], fixed[name])
         )
-        if by_flag != by_row:
+        if by_flag == by_row:
+            continue
+        if _is_shipped(path):  # nobody wrote the row, so it is not in conflict with anything
+            console.print(f"{name} is {given[name]}, as given, not {fixed[name]} as in {path}")
+            del fixed[name]
+        else:
             raise ConfigError(
                 f"{path}: {name} is fixed to {fixed[name]!r} here and given as {given[name]!r};"
                 " drop one of the two"
@@ -135,6 +141,12 @@ def read_rows(path: Path, request: SweepRequest) -> Rows:
             " amounts of data; use --n_epochs instead"
         )
     return Rows(path, searched, base)
+
+
+def _is_shipped(path: Path) -> bool:
+    """Tell whether a sweep config is one that comes with the program, wherever it lies."""
+    shipped = assets.path_of(f"configs/{path.name}")
+    return shipped.is_file() and shipped.read_bytes() == path.read_bytes()
 
 
 def find_space(path: str) -> Path:

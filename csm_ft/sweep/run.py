@@ -16,7 +16,14 @@ from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.slots import choose_machine
 from csm_ft.sweep.space import make_space
 from csm_ft.sweep.study import SweepStudy, best_of
-from csm_ft.sweep.trials import Configs, Describe, describe_data, objective_of, plan_study
+from csm_ft.sweep.trials import (
+    Configs,
+    DataWatch,
+    Describe,
+    describe_data,
+    objective_of,
+    plan_study,
+)
 
 INTERRUPTED = 130
 
@@ -47,7 +54,8 @@ def run_sweep(
     """
     options = request.sweep
     rows = read_rows(find_space(options.sweep_config), request)
-    data = (describe or describe_data)(rows.base)
+    describe = describe or describe_data
+    data = describe(rows.base)
     space = make_space(rows, data.num_train_examples)
     base = space.base
     machine = choose_machine(options, device=base.device, threads=base.threads)
@@ -55,31 +63,42 @@ def run_sweep(
     configs = Configs(folder, options, base, machine)
     study = SweepStudy.open(folder, plan_study(options, space, data))
     try:
-        end, verdict = _search(study, configs, trainer)
+        watch = DataWatch(base, data, describe)
+        end, verdict = _search(study, configs, trainer, watch)
         return _conclude(study, end, verdict)
     finally:
         study.close()
 
 
-def _search(study: SweepStudy, configs: Configs, trainer: str) -> tuple[str, Verdict | None]:
+def _search(
+    study: SweepStudy, configs: Configs, trainer: str, watch: DataWatch
+) -> tuple[str, Verdict | None]:
     """Run the trials that are left; return how that ended, and the verdict."""
     options, folder = configs.sweep, configs.folder
     objective = objective_of(configs.base)
     results, page = Results(study, configs, objective), ReportProcess(folder.path)
     num_ended = sum(record.has_ended for record in study.records())
     where = f"[bold]{escape(options.study_name)}[/] in {escape(str(folder.path))}"
-    done = f"{num_ended} of {options.n_trials} trials done"
+    num_trials = study.num_started + study.num_new
+    done = f"{num_ended} of {num_trials} trials done"
     console.print(f"{where}: {done}, {len(study.running)} to resume")
     results.write("running")
     display = Display(
         objective.metric,
-        n_trials=options.n_trials,
+        n_trials=num_trials,
         num_workers=len(configs.machine.slots),
         num_done=num_ended,
     )
     with display:
         followers = _Followers(display, results, page)
-        broker = Broker(study, configs, objective, trainer=trainer, watcher=followers)
+        broker = Broker(
+            study,
+            configs,
+            objective,
+            trainer=trainer,
+            watcher=followers,
+            check_data=watch.check,
+        )
         end = "aborted"
         message = "running trials are being saved; press Ctrl-C again to quit"
         try:
@@ -103,6 +122,13 @@ def _conclude(study: SweepStudy, end: str, verdict: Verdict | None) -> int:
             " unfinished"
         )
         return 1
+    num_wanted, num_settings = study.plan.sweep.n_trials, study.num_settings
+    if study.num_started < num_wanted:
+        console.print(
+            f"all {num_settings} settings of the space have been tried, so"
+            f" {num_wanted - study.num_started} of {num_wanted} trials were not run: a repeated"
+            " setting gives the same numbers. A wider space has more to find"
+        )
     console.print(
         f"\n[bold]{verdict.text if verdict else ''}[/]\nnext: python train.py --config"
         f" {folder.best_config}"

@@ -71,6 +71,24 @@ class Space:
                 points.append({**default, rate.name: value})
         return points
 
+    def settings(self, limit: int) -> list[dict[str, Any]] | None:
+        """Return every setting of the space; None if there are more than `limit`."""
+        settings: list[dict[str, Any]] = [{}]
+        for parameter in self.parameters:
+            values = _values(parameter.distribution, limit)
+            if values is None:
+                return None
+            grown: list[dict[str, Any]] = []
+            for setting in settings:
+                if self._is_active(parameter, setting):
+                    grown += [{**setting, parameter.name: value} for value in values]
+                else:
+                    grown.append(setting)
+            settings = grown
+            if len(settings) > limit:
+                return None
+        return settings
+
     def describe(self) -> dict[str, str]:
         """Return the space as text per option, to be kept with the study and compared."""
         return {p.name: _describe(p) for p in self.parameters}
@@ -265,6 +283,18 @@ def _describe(parameter: Parameter) -> str:
         return text
     name, wanted = parameter.when
     return f"{text} when {name} in {list(wanted)}"
+
+
+def _values(distribution: BaseDistribution, limit: int) -> Sequence[Any] | None:
+    """Return all values of a distribution; None for a continuous one, or more than `limit`."""
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return choices
+        case IntDistribution(low=low, high=high) if high - low < limit:
+            return range(low, high + 1)
+        case FloatDistribution(low=low, high=high) if low == high:
+            return (low,)
+    return None
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -5,6 +5,7 @@ RUNNING trial, and `FrozenTrial._trial_id`.
 """
 
 import json
+import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from csm_ft.sweep.records import (
 )
 from csm_ft.sweep.trials import Plan
 
+MAX_SETTINGS = 10_000  # of a space that is searched without repetition
 WORST_FACTOR = 2.0  # a failed trial counts as this many times the untrained model's value
 
 
@@ -41,6 +43,7 @@ class SweepStudy:
         self.folder, self.plan, self._study = folder, plan, study
         self._closing = ExitStack()
         self._first_points = plan.space.first_points()
+        self._settings = plan.space.settings(MAX_SETTINGS)  # None: a repetition is as good as out
         self._running: dict[int, Trial] = {}
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.sampler = self._sampler(frozen.number)
@@ -100,6 +103,17 @@ class SweepStudy:
         return sum(t.state != TrialState.WAITING for t in self._study.get_trials(deepcopy=False))
 
     @property
+    def num_new(self) -> int:
+        """Trials that are still to be asked for, each with a setting that was not tried yet."""
+        wanted = max(0, self.plan.sweep.n_trials - self.num_started)
+        return wanted if self._settings is None else min(wanted, len(self._untried()))
+
+    @property
+    def num_settings(self) -> int | None:
+        """Settings of the space; None if it has too many to be exhausted."""
+        return None if self._settings is None else len(self._settings)
+
+    @property
     def running(self) -> list[int]:
         """Trials that have begun and not ended."""
         return sorted(self._running)
@@ -110,9 +124,10 @@ class SweepStudy:
         The default first, its neighbours in learning rate, then what the sampler finds.
         """
         number = self.num_started
-        is_first = number < len(self._first_points)
-        if is_first and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            self._study.enqueue_trial(self._first_points[number])
+        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            point = self._next_point(number)
+            if point is not None:
+                self._study.enqueue_trial(point)
         self._study.sampler = self._sampler(number)
         trial = self._study.ask()
         assert trial.number == number, (
@@ -230,12 +245,39 @@ class SweepStudy:
         with self.folder.events.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time.time(), "event": kind, **facts}) + "\n")
 
+    def _next_point(self, number: int) -> dict[str, Any] | None:
+        """Return the setting of a new trial; None leaves it to the sampler.
+
+        Trials are deterministic, so a setting that was tried before would teach nothing. In a space
+        with few settings the sampler proposes one, and an untried one takes the place of a
+        repetition.
+        """
+        if number < len(self._first_points):
+            return self._first_points[number]
+        if self._settings is None:
+            return None
+        scratch = optuna.create_study(sampler=self._sampler(number))
+        scratch.add_trials(self._study.get_trials(deepcopy=False))
+        proposal = self.plan.space.suggest(scratch.ask())
+        untried = self._untried()
+        if _key(proposal) in {_key(setting) for setting in untried}:
+            return proposal
+        return random.Random(f"{self.plan.sweep.seed} {number}").choice(untried)  # noqa: S311
+
+    def _untried(self) -> list[dict[str, Any]]:
+        """Return the settings of a finite space that no trial has."""
+        trials = self._study.get_trials(deepcopy=False)
+        tried = {_key(t.params) for t in trials if t.state != TrialState.WAITING}
+        return [setting for setting in self._settings or [] if _key(setting) not in tried]
+
     def _may_continue(self, number: int, curve: asha.Curve) -> bool:
         if number == 0 or self.plan.sweep.pruner != "asha":
             return True
-        trials = self._study.get_trials(deepcopy=False)
-        rivals = [t for t in trials if t.number != number and _state(t) not in FAILED]
-        others = [_curve(t) for t in rivals]
+        own = _key(self._frozen(number).params)
+        good = [t for t in self._study.get_trials(deepcopy=False) if _state(t) not in FAILED]
+        # One trial for each other setting: copies must not fill the best 1/eta.
+        rivals = {_key(t.params): t for t in good if _key(t.params) != own}
+        others = [_curve(t) for t in rivals.values()]
         return asha.may_continue(curve, others, self.plan.rungs, self.plan.sweep.eta)
 
     def _tell(self, number: int) -> None:
@@ -314,6 +356,10 @@ def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return the completed trial with the lowest value, or None."""
     completed = [r for r in records if r.state == "completed" and r.value is not None]
     return min(completed, key=lambda r: (r.value, r.number), default=None)
+
+
+def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(params.items()))
 
 
 def _metrics_key(examples: int | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from csm_ft.config.base import build
 from csm_ft.config.train import TrainConfig
+from csm_ft.errors import SweepError
 from csm_ft.families import open_family
 from csm_ft.runs.folder import RunFolder, SweepFolder
 from csm_ft.sweep.asha import Rungs
@@ -36,6 +37,42 @@ def describe_data(config: TrainConfig) -> DataFacts:
     store = open_tokens(Path(config.data), config.family, in_memory=False)
     examples = open_family(config.family).arrange(store.splits["train"], config, evaluate=False)
     return DataFacts(len(examples), store.info.content_fingerprint)
+
+
+class DataWatch:
+    """Notices between trials that the token file is gone, or has other content."""
+
+    def __init__(self, config: TrainConfig, facts: DataFacts, describe: Describe) -> None:
+        """Take the facts that the study began with."""
+        self._config, self._facts, self._describe = config, facts, describe
+        self._path = Path(config.data)
+        self._seen = self._signature()
+
+    def check(self) -> None:
+        """Raise SweepError if trials would not see the data that the study is about.
+
+        The file is read again only when its size or time has changed.
+        """
+        signature = self._signature()
+        if signature == self._seen:
+            return
+        way_out = (
+            "put it back; trials that have not ended stay open, and the same command continues"
+        )
+        if signature is None:
+            raise SweepError(f"{self._path}: the token file of this sweep is gone; {way_out}")
+        if self._describe(self._config).fingerprint != self._facts.fingerprint:
+            raise SweepError(
+                f"{self._path}: its content has changed since the sweep began, and trials on other"
+                f" data cannot be compared; {way_out}"
+            )
+        self._seen = signature
+
+    def _signature(self) -> tuple[int, int] | None:
+        if not self._path.is_file():
+            return None
+        stat = self._path.stat()
+        return stat.st_size, stat.st_mtime_ns
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from csm_ft.errors import ConfigError, Diverged, MachineError, UserError
+from csm_ft.atomic import disk_errors
+from csm_ft.errors import ConfigError, Diverged, UserError
 from csm_ft.families import build_config
 from csm_ft.sweep.link import Link, LinkClosed
 from csm_ft.sweep.messages import (
@@ -135,12 +137,13 @@ def work(orchestrator: Orchestrator, trainer: Any) -> None:
 def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Failed:
     try:
         config = build_config(job.config)
-        if job.trial == BASELINE:
-            result = trainer.run_baseline(config)
-            check_measured(config.best_by, result.metrics)
-        else:
-            reporter = TrialReporter(orchestrator, job, config.best_by)
-            result = trainer.run(config, reporter, should_pause=orchestrator.paused.is_set)
+        with disk_errors(Path(config.output_dir)):
+            if job.trial == BASELINE:
+                result = trainer.run_baseline(config)
+                check_measured(config.best_by, result.metrics)
+            else:
+                reporter = TrialReporter(orchestrator, job, config.best_by)
+                result = trainer.run(config, reporter, should_pause=orchestrator.paused.is_set)
         return Done(
             trial=job.trial,
             attempt=job.attempt,
@@ -163,9 +166,9 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
         )
 
 
-def _kind(error: Exception) -> Literal["diverged", "infeasible", "machine", "error"]:
-    if isinstance(error, MachineError):
-        return "machine"
+def _kind(error: Exception) -> Literal["diverged", "infeasible", "outside", "error"]:
+    if isinstance(error, UserError) and error.fault != "options":
+        return "outside"
     if isinstance(error, UserError) or _is_out_of_memory(error):
         return "infeasible"
     if isinstance(error, Diverged | FloatingPointError):

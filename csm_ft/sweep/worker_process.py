@@ -81,8 +81,8 @@ class WorkerProcess:
         with contextlib.suppress(LinkClosed):
             self.link.send(message)
 
-    def kill(self) -> str:
-        """End the process and all it started; return how it ended, in words."""
+    def kill(self) -> int:
+        """End the process and all it started; return its exit code, negative for a signal."""
         is_idle = self.process.poll() is None and self.job is None
         self.link.close()  # an idle worker leaves by itself, quietly
         if is_idle:
@@ -90,10 +90,14 @@ class WorkerProcess:
                 self.process.wait(timeout=_LEAVE_SEC)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        code = self.process.wait()
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return self.process.wait()
 
     def log_end(self) -> str:
         """Return the last lines of its log."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-_LOG_LINES:])
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended, in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

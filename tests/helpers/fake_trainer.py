@@ -5,9 +5,10 @@
 Loss is a smooth function of the config and of the examples seen; a checkpoint is a JSON file.
 FAKE_TRAINER (JSON in the environment) asks for faults by trial number: {"diverge": [3],
 "infeasible": [4], "raise": [5], "out_of_memory": [6], "full_disk": [7], "kill": {"8": times},
-"slow_sec": seconds per step}.
+"slow_sec": seconds per step, "raw_full_disk": [1], "no_base": [1], "damaged_data": [1]}.
 """
 
+import errno
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_ft.config.train import TrainConfig
-from csm_ft.errors import ConfigError, Diverged, MachineError
+from csm_ft.errors import ConfigError, Diverged, MachineError, StoreError, WeightsError
 from csm_ft.schedule import Clock, Duration
 from csm_ft.sweep.trials import DataFacts
 
@@ -46,7 +47,9 @@ class RunResult:
 
 
 def describe(config: TrainConfig) -> DataFacts:
-    return DataFacts(NUM_CLIPS, f"content of {config.data}")
+    path = Path(config.data)
+    content = path.read_text() if path.is_file() else f"content of {path}"
+    return DataFacts(NUM_CLIPS, content)
 
 
 def val_loss(config: TrainConfig, share: float) -> float:
@@ -199,6 +202,12 @@ def _fault(folder: Path, name: str, step: int = 1, total_steps: int = 2) -> None
         raise _torch().OutOfMemoryError("CUDA out of memory")
     if number in faults.get("full_disk", []):
         raise MachineError("checkpoints could not be written: No space left on device")
+    if number in faults.get("raw_full_disk", []):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if number in faults.get("no_base", []):
+        raise WeightsError("base: no such file or folder")
+    if number in faults.get("damaged_data", []):
+        raise StoreError("d: is not a readable token file")
     if number in faults.get("diverge", []) and step >= total_steps // 2:
         raise Diverged(step, "loss")
     if number in faults.get("diverge_at_once", []):

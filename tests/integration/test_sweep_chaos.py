@@ -249,15 +249,62 @@ def test_user_error_has_no_traceback(tmp_path: Path) -> None:
     assert "more than the 0" not in output
 
 
-def test_full_disk_ends_sweep_until_repaired(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "--n_trials", "2", faults={"full_disk": [1]})
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("full_disk", "checkpoints could not be written: No space left on device"),
+        (
+            "raw_full_disk",
+            "MB free). Make room or check the permissions; the same command continues",
+        ),
+        ("no_base", "base: no such file or folder"),
+        ("damaged_data", "d: is not a readable token file"),
+    ],
+)
+def test_faults_of_others_end_sweep_until_repaired(tmp_path: Path, fault: str, reason: str) -> None:
+    """What is not the trial's fault is not charged to it, before and after a good trial."""
+    sweep = Sweep(tmp_path, "--n_trials", "2", faults={fault: [1]})
     output = sweep.run(code=2)
-    assert output.rstrip().endswith(
-        "error: checkpoints could not be written: No space left on device"
-    )
+    assert "this is not the trial's fault" in " ".join(output.split())
+    assert " ".join(output.split()).endswith(reason)
+    assert [trial["state"] for trial in sweep.summary()["trials"]] == ["completed", "running"]
     sweep.environment["FAKE_TRAINER"] = "{}"
     sweep.run()
     assert sweep.check_whole(2) == {"completed": 2}
+
+
+@pytest.mark.parametrize("change", ["rename", "replace"])
+def test_token_file_that_changes_ends_sweep(tmp_path: Path, change: str) -> None:
+    data = tmp_path / "tokens.hdf5"
+    data.write_text("one content")
+    sweep = Sweep(tmp_path, "--n_trials", "3", "--data", str(data), faults={"slow_sec": 0.05})
+    with sweep.start() as process:
+        wait_for(lambda: sweep.events("dispatched"))
+        data.rename(tmp_path / "aside")
+        if change == "replace":
+            data.write_text("another content")
+        output = process.communicate(timeout=100)[0]
+    assert process.returncode == 2, output
+    words = {"rename": "is gone", "replace": "its content has changed"}[change]
+    assert words in " ".join(output.split())
+    assert "infeasible" not in output
+    (tmp_path / "aside").rename(data)
+    sweep.run()
+    assert sum(sweep.check_whole(3).values()) == 3
+    assert {trial["state"] for trial in sweep.summary()["trials"]} <= {"completed", "stopped"}
+
+
+def test_finite_space_is_searched_without_repetition(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "10")
+    (tmp_path / "space.yaml").write_text(
+        "learning_rate: {type: categorical, values: [1e-5, 1e-4]}\n"
+        "batch_size: {type: categorical, values: [4, 8]}\n"
+    )
+    output = sweep.run()
+    assert "6 of 10 trials were not run" in " ".join(output.split())
+    sweep.check_whole(4)
+    settings = {tuple(sorted(trial.params.items())) for trial in sweep.trials()}
+    assert len(settings) == 4
 
 
 def test_metrics_travel_to_table_and_page(tmp_path: Path) -> None:

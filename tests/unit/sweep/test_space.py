@@ -17,6 +17,7 @@ from csm_ft.sweep.config import parse
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.space import Space, read_space
 
+ROOT = Path(__file__).resolve().parents[3]
 PUBLIC = """
 batch_size: {type: categorical, values: [8, 16, 32]}
 learning_rate: {type: float, min: 1e-6, max: 1e-2, log: true}
@@ -233,6 +234,43 @@ def test_fixed_value_and_flag_must_agree(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"fixed to 0\.5 here and given as '0\.7'"):
         space(tmp_path, text, "--decoder_loss_weight", "0.7")
+
+
+def test_given_value_beats_shipped_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "sweep.yaml"
+    text = (ROOT / "configs" / name).read_text()
+    (tmp_path / name).write_text(text)
+    request = parse(["--max_grad_norm", "0.5"])
+    found = read_space(tmp_path / name, request, num_train_examples=100)
+    assert found.base.max_grad_norm == 0.5
+    assert "max_grad_norm is 0.5, as given, not 1.3" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / name).write_text(f"{text}\n# mine now\n")
+    with pytest.raises(ConfigError, match=r"max_grad_norm is fixed to 1\.3 here"):
+        read_space(tmp_path / name, request, num_train_examples=100)
+
+
+SETTINGS = """\
+method: {type: categorical, values: [full, lora]}
+lora_rank: {type: int, min: 2, max: 4, when: {method: lora}}
+grad_acc_steps: {type: float, min: 1, max: 1}
+"""
+
+
+def test_settings_of_finite_spaces_are_counted(tmp_path: Path) -> None:
+    text = SETTINGS.replace("grad_acc_steps", "weight_decay")
+    settings = space(tmp_path, text).settings(100)
+    assert settings is not None
+    assert [(s["method"], s.get("lora_rank")) for s in settings] == [
+        ("full", None),
+        ("lora", 2),
+        ("lora", 3),
+        ("lora", 4),
+    ]
+    assert space(tmp_path, text).settings(3) is None
+    assert (
+        space(tmp_path, text + "learning_rate: {type: float, min: 1e-6, max: 1}").settings(100)
+        is None
+    )
 
 
 def test_fixed_value_beats_sweeps_default(tmp_path: Path) -> None:

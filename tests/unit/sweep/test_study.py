@@ -202,6 +202,20 @@ def test_no_pruner_stops_nothing(opener: Opener) -> None:
         assert validated(study, number, 100, 1.0 + number)
 
 
+def test_copies_do_not_fill_the_best_third(opener: Opener) -> None:
+    """Three trials of one good setting are one rival: the second of three others continues."""
+    study = opener()
+    point = study.params(study.ask())
+    for _ in range(2):
+        study._study.enqueue_trial(point)
+        study.ask()
+    for number in range(3):
+        validated(study, number, 100, 1.0)
+    number = study.ask()
+    assert study.params(number) != point
+    assert validated(study, number, 100, 2.0), "two settings are too few to stop one"
+
+
 def test_failed_trial_stops_nobody(opener: Opener) -> None:
     study = opener()
     study.set_baseline({"val_loss": 4.0})
