@@ -230,7 +230,8 @@ class TrainConfig(Options):
     # Tracking
     wandb: Literal["auto", "online", "offline", "off"] = option(
         "auto",
-        "Weights & Biases; auto = online if WANDB_API_KEY is set, else offline; off disables.",
+        "Weights & Biases; auto = online with a key (WANDB_API_KEY or wandb login), else offline;"
+        " off disables. WANDB_MODE wins.",
         group="tracking",
         trains=False,
     )

@@ -26,6 +26,7 @@ class RunFolder:
         self.best = self.checkpoints / "best"
         self.best_val_clips = self.best / "val_clips.json"
         self.val_clips = path / "val_clips.json"  # of the best, where it outlives the weights
+        self.wandb_id = path / "wandb_id.txt"
         self.lock = path / ".lock"
 
     @property

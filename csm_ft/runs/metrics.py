@@ -1,14 +1,18 @@
 """Metrics of a run: metrics.jsonl is the record; the console and Weights & Biases mirror it."""
 
 import json
+import netrc
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from rich.markup import escape
 
+from csm_ft.atomic import write_whole
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import clock, console
 from csm_ft.families.base import Term, parts_of, weighted_loss
@@ -63,7 +67,7 @@ class Tracker:
         self._path.touch()
         os.truncate(self._path, min(keep_bytes, self._path.stat().st_size))
         self._file = self._path.open("a", encoding="utf-8")
-        self._wandb = _start_wandb(folder.path, config)
+        self._wandb = _start_wandb(folder, config)
 
     def __enter__(self) -> Self:
         return self
@@ -130,37 +134,95 @@ class Tracker:
             self._wandb = None
 
 
-def _start_wandb(folder: Path, config: TrainConfig) -> Any:
+def choose_wandb_mode(wanted: str) -> str:
+    """Return online, offline or off; "auto" is online with a key, by WANDB_API_KEY or wandb login.
+
+    WANDB_MODE wins over all but "off": who forbids an upload there must not be overruled.
+    """
+    by_environment = os.environ.get("WANDB_MODE", "").lower()
+    if wanted == "off" or by_environment == "disabled":
+        return "off"
+    if by_environment in ("offline", "dryrun"):
+        return "offline"
+    if by_environment in ("online", "run", "shared"):
+        return "online"
+    if wanted == "auto":
+        return "online" if os.environ.get("WANDB_API_KEY") or _is_logged_in() else "offline"
+    return wanted
+
+
+def _is_logged_in() -> bool:
+    """Tell whether `wandb login` has left a key for the server that is used."""
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    path = os.environ.get("NETRC") or str(Path("~/.netrc").expanduser())
+    try:
+        return netrc.netrc(path).authenticators(urlsplit(server).hostname or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _start_wandb(folder: RunFolder, config: TrainConfig) -> Any:
     """Start a W&B run; returns None when it is off or cannot start.
 
     An online run that cannot start is started offline; `wandb sync` uploads it later.
     """
-    mode: Any = config.wandb  # resolved: no longer "auto"
+    mode = config.wandb  # resolved: no longer "auto"
     if mode == "off":
         return None
     try:
-        import wandb
-
-        return wandb.init(
-            project=config.wandb_project,
-            name=config.wandb_name or folder.name,
-            group=config.wandb_group or None,
-            id=f"{folder.name}-{config.fingerprint()}",
-            resume="allow",
-            dir=str(folder),
-            mode=mode,
-            config=config.model_dump(mode="json"),
-            reinit="create_new" if config.wandb_reinit else "finish_previous",
-            settings=wandb.Settings(
-                silent=True, console="off", init_timeout=30, x_disable_stats=True
-            ),
-        )
+        return _init_wandb(folder, config, mode, is_new_part=False)
     except Exception as error:  # no key, no network, a broken install: training does not need it
-        if mode == "online":
-            console.print(
-                f"[yellow]W&B is not reachable ({escape(type(error).__name__)}); recording offline,"
-                " send later with `wandb sync`[/]"
-            )
-            return _start_wandb(folder, config.replace(wandb="offline"))
-        console.print(f"[yellow]W&B did not start ({escape(str(error))}); continuing without it[/]")
-        return None
+        failure = error
+    if mode == "online":
+        console.print(
+            f"[yellow]W&B is not reachable ({escape(type(failure).__name__)}); recording offline,"
+            " send later with `wandb sync`[/]"
+        )
+        try:
+            # W&B's service still holds the id of the run that it could not start.
+            return _init_wandb(folder, config, "offline", is_new_part=True)
+        except Exception as error:
+            failure = error
+    console.print(f"[yellow]W&B did not start ({escape(str(failure))}); continuing without it[/]")
+    return None
+
+
+def _init_wandb(folder: RunFolder, config: TrainConfig, mode: Any, *, is_new_part: bool) -> Any:
+    import wandb
+
+    # What the user's environment says counts; options fill in the rest.
+    chosen = {
+        "project": ("WANDB_PROJECT", config.wandb_project),
+        "name": ("WANDB_NAME", config.wandb_name or folder.path.name),
+        "group": ("WANDB_RUN_GROUP", config.wandb_group or None),
+        "dir": ("WANDB_DIR", str(folder.path)),
+    }
+    return wandb.init(
+        **{name: value for name, (known, value) in chosen.items() if not os.environ.get(known)},
+        id=_wandb_id(folder, config, is_offline=mode == "offline", is_new_part=is_new_part),
+        resume="allow",
+        mode=mode,
+        config=config.model_dump(mode="json"),
+        reinit="create_new" if config.wandb_reinit else "finish_previous",
+        settings=wandb.Settings(silent=True, console="off", init_timeout=30, x_disable_stats=True),
+    )
+
+
+def _wandb_id(
+    folder: RunFolder, config: TrainConfig, *, is_offline: bool, is_new_part: bool
+) -> str:
+    """Return the id of the W&B run: random once per run folder, and the same when it is resumed.
+
+    Offline, each resumed part is a run of its own, since of two parts with one id a sync would keep
+    one.
+    """
+    if not folder.wandb_id.is_file():
+        # Runs of older versions had an id made of their settings, and go on with it.
+        has_begun = folder.metrics.is_file() and folder.metrics.stat().st_size > 0
+        old = f"{folder.path.name}-{config.fingerprint()}"
+        write_whole(folder.wandb_id, old if has_begun else secrets.token_hex(8))
+    own = folder.wandb_id.read_text(encoding="utf-8").strip()
+    home = Path(os.environ.get("WANDB_DIR") or folder.path) / "wandb"
+    num_parts = len(list(home.glob(f"offline-run-*-{own}*")))
+    is_new_part = is_new_part or (is_offline and num_parts > 0)
+    return f"{own}-part{num_parts + 1}" if is_new_part else own

@@ -22,6 +22,7 @@ from csm_ft.device import choose_device, choose_dtype
 from csm_ft.errors import ConfigError, UserError
 from csm_ft.families.base import Family
 from csm_ft.runs.folder import RunFolder
+from csm_ft.runs.metrics import choose_wandb_mode
 
 C = TypeVar("C", bound=TrainConfig)
 _PACKAGES = ("torch", "torchtune", "transformers", "numpy", "safetensors", "optuna", "wandb")
@@ -47,8 +48,7 @@ def resolve(config: C, store: Store, family: Family) -> C:
                 " with --model_name_or_checkpoint_path, or --train_from_scratch"
             )
         changes["model_name_or_checkpoint_path"] = base
-    if config.wandb == "auto":
-        changes["wandb"] = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    changes["wandb"] = choose_wandb_mode(config.wandb)
     config = config.replace(**changes)
     if config.output_dir == "auto":
         name = f"{Path(config.data).stem}-{config.fingerprint()}"
