@@ -20,7 +20,7 @@ from torch import Tensor
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError
-from csm_ft.families.model import SpeechModel, save_tensors
+from csm_ft.families.model import SpeechModel, check_tensors, save_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."  # peft's files name modules as seen from its wrapper
@@ -127,20 +127,11 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
         )
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in adapters.tensors.items()}
     expected = _tensors(model)
-    missing = sorted(expected.keys() - tensors.keys())
-    unknown = sorted(tensors.keys() - expected.keys())
-    if missing or unknown:
-        raise ConfigError(
-            f"{path}: not the adapters that {CONFIG} describes on this model: {len(missing)}"
-            f" tensors missing (e.g. {missing[:2]}), {len(unknown)} unknown (e.g. {unknown[:2]});"
-            " fetch both files again, or name the right base"
-        )
-    for name, tensor in expected.items():
-        if tensor.shape != tensors[name].shape:
-            raise ConfigError(
-                f"{path}: {name} is {tuple(tensors[name].shape)}, the base wants"
-                f" {tuple(tensor.shape)}: adapters of a model of another size"
-            )
+    way_out = (
+        f"{CONFIG} describes other adapters, or the base is of another size: fetch both files"
+        " again, or name the right base"
+    )
+    check_tensors(expected, tensors, str(path), way_out=way_out)
     from peft import set_peft_model_state_dict
 
     set_peft_model_state_dict(model, tensors, adapter_name=_NAME)

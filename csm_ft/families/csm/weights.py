@@ -3,11 +3,12 @@
 Reads Sesame's layout and that of transformers, and adapters of either.
 """
 
+import argparse
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PosixPath
 from pickle import UnpicklingError
 from typing import Any
 
@@ -22,6 +23,7 @@ from csm_ft.families import lora
 from csm_ft.families.csm.export import layouts
 from csm_ft.families.csm.model import CsmModel, empty_model
 from csm_ft.families.csm.size import PRESETS, CsmSize, TransformerSize
+from csm_ft.families.model import check_tensors
 from csm_ft.runs.folder import RunFolder, SweepFolder
 
 # Sesame's setup_caches leaves these in the state dict.
@@ -137,7 +139,8 @@ def load_weights(model: CsmModel, name: str) -> None:
     weights = _read(found.files)
     if layouts.is_transformers_layout(weights):
         weights = layouts.from_transformers(weights, model.size)
-    _check(model.state_dict(), weights, found.where)
+    way_out = "fetch the checkpoint again, with the config.json that belongs to it"
+    check_tensors(model.state_dict(), weights, found.where, way_out=way_out)
     # Each old tensor is dropped as it is converted, so six gigabytes are never held twice.
     tensors = {
         name: weights.pop(name).to(torch.float32, copy=True).contiguous() for name in list(weights)
@@ -215,11 +218,9 @@ def _read(files: Sequence[Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
-            values: Any = (
-                load_file(file)
-                if file.suffix == ".safetensors"
-                else torch.load(file, map_location="cpu", weights_only=True)
-            )
+            values: Any = load_file(file) if file.suffix == ".safetensors" else _read_pickle(file)
+        except ConfigError:
+            raise
         except _UNREADABLE as error:
             raise ConfigError(
                 f"{file}: not readable as tensors ({first_line(error)[:200]}); a whole, plain"
@@ -238,6 +239,39 @@ def _read(files: Sequence[Path]) -> dict[str, Tensor]:
             if isinstance(value, Tensor) and name not in _CACHE_MASKS
         }
     return tensors
+
+
+def _read_pickle(file: Path) -> Any:
+    """Read a file of torch.save without running anything in it.
+
+    torch's restricted unpickler builds tensors and plain values, and here also argparse.Namespace
+    and Path, in which the public trainer keeps its options: neither runs code when it is built.
+    Raises ConfigError that names what else the file would import.
+    """
+    with torch.serialization.safe_globals([argparse.Namespace, PosixPath]):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            foreign = _foreign_imports(file)
+            if not foreign:
+                raise
+            copy = str(file.with_suffix(".tensors.pt"))
+            raise ConfigError(
+                f"{file}: besides tensors it holds {', '.join(foreign)}, and reading that could run"
+                " code of the file, so nothing was read. If you trust where it comes from, save its"
+                " tensors alone, with the program that wrote it installed:\n"
+                f"  state = torch.load({str(file)!r}, map_location='cpu', weights_only=False)\n"
+                f"  torch.save(state.get('model', state), {copy!r})\n"
+                "and name that file"
+            ) from error
+
+
+def _foreign_imports(file: Path) -> list[str]:
+    """Return what unpickling a file would import and is not allowed; nothing is imported."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except (*_UNREADABLE, AttributeError, IndexError, KeyError):
+        return []
 
 
 def _size_of(weights: Mapping[str, Tensor], where: str) -> CsmSize:
@@ -274,28 +308,11 @@ def _preset(weights: Mapping[str, Tensor], name: str, dim: int, where: str) -> T
     )
 
 
-def _check(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], where: str) -> None:
-    missing = sorted(expected.keys() - actual.keys())
-    unknown = sorted(actual.keys() - expected.keys())
-    if missing or unknown:
-        raise ConfigError(
-            f"{where}: not the tensors of a CSM checkpoint: {len(missing)} missing (e.g."
-            f" {missing[:2]}), {len(unknown)} unknown (e.g. {unknown[:2]})"
-        )
-    for name, tensor in expected.items():
-        if tensor.shape != actual[name].shape:
-            raise ConfigError(
-                f"{where}: {name} is {tuple(actual[name].shape)}, its config.json says"
-                f" {tuple(tensor.shape)}"
-            )
-
-
 def _download(name: str) -> Checkpoint:
     """Return the files of a hub repository, in any layout, from the local cache or the hub."""
     # A layout that is cached goes first: it works offline, and no second one is downloaded.
-    cached = [file for file in _NAMES if hub.cached(name, file) is not None]
-    found = None
-    for file in cached[:1] or _NAMES:
+    found = next(filter(None, (hub.cached(name, file) for file in _NAMES)), None)
+    for file in () if found else _NAMES:
         found = hub.fetch_if_present(name, file, otherwise=_OTHERWISE)
         if found is not None:
             break
@@ -309,14 +326,17 @@ def _download(name: str) -> Checkpoint:
     files = (found,)
     if found.name in _SHARDED:
         shards = _shard_names(found)
-        files = tuple(hub.fetch(name, shard, otherwise=_OTHERWISE) for shard in shards)
+        files = tuple(
+            hub.cached(name, shard) or hub.fetch(name, shard, otherwise=_OTHERWISE)
+            for shard in shards
+        )
     return Checkpoint(files, _fetch_config(name, "config.json"))
 
 
 def _fetch_config(name: str, file: str) -> Path | None:
     """Return a small file from the repository of weights that were found; None if it has none."""
     try:
-        return hub.fetch_if_present(name, file, otherwise=_OTHERWISE)
+        return hub.cached(name, file) or hub.fetch_if_present(name, file, otherwise=_OTHERWISE)
     except HubError:
         # The weights are cached, so a file that is not cached was never in the repository.
         return None

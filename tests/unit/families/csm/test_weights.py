@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -190,16 +194,19 @@ def break_config(folder: Path) -> Path:
     [
         (break_missing_shard, "1 of 2 shards are missing"),
         (break_half_file, "not readable as tensors"),
-        (break_pickle, "not readable as tensors"),
+        (
+            break_pickle,
+            r"besides tensors it holds \w+\.mkdir.*nothing was read.*weights_only=False",
+        ),
         (break_outside, "outside of its folder"),
         (break_config, "not the config of a CSM checkpoint"),
         (
             lambda f: sesame(f, surprise=torch.zeros(1)),
-            r"0 missing .* 1 unknown \(e.g. \['surprise'\]\)",
+            r"0 tensors missing .* 1 unknown \(e.g. \['surprise'\]\)",
         ),
         (
             lambda f: sesame(f, **{"codebook0_head.weight": torch.zeros(3, 3)}),
-            r"codebook0_head.weight is \(3, 3\), its config.json says",
+            r"codebook0_head.weight is \(3, 3\), a model of this size.*config.json",
         ),
         (lambda f: f.mkdir() or f, "none of model.safetensors, model.safetensors.index.json"),
     ],
@@ -208,9 +215,72 @@ def test_what_cannot_be_read_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
         load_model(str(make(tmp_path / "base")))
     assert not (tmp_path / "was_here").exists(), "nothing in a file may run"
+
+
+def public_trainer_values(layout: str) -> dict[str, Any]:
+    """What the public trainer saves: its options are a Namespace, with paths in it."""
+    args = Namespace(learning_rate=3e-5, output_dir=Path("exp"), use_amp=True, name=None)
+    weights = make_model(1).state_dict()
+    if layout == "transformers":
+        weights = layouts.to_transformers(weights, SIZE)
+    return {"model": weights, "args": args, "best_val_loss": 5.1, "effective_step": 40}
+
+
+@pytest.mark.parametrize("layout", ["sesame", "transformers"])
+def test_public_trainers_checkpoint_is_read(tmp_path: Path, layout: str) -> None:
+    torch.save(public_trainer_values(layout), tmp_path / "model_bestval.pt")
+    sizes = SIZE.to_json() if layout == "sesame" else layouts.transformers_config(SIZE)
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    loaded = load_model(str(tmp_path / "model_bestval.pt")).state_dict()
+    for name, tensor in make_model(1).state_dict().items():
+        assert torch.equal(loaded[name], tensor), name
+
+
+@pytest.mark.parametrize("place", ["beside", "in_args"])
+def test_code_in_a_checkpoint_never_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = public_trainer_values("sesame")
+    if place == "beside":
+        values["extra"] = Evil()
+    else:
+        values["args"] = Namespace(callback=Evil())
+    torch.save(values, tmp_path / "model_bestval.pt")
+    with pytest.raises(ConfigError, match=r"\.mkdir"):
+        load_model(str(tmp_path / "model_bestval.pt"))
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_advice_for_foreign_pickles_works(tmp_path: Path) -> None:
+    values = public_trainer_values("sesame") | {"args": Fraction(1, 2)}
+    path = tmp_path / "model_bestval.pt"
+    torch.save(values, path)
+    (tmp_path / "config.json").write_text(json.dumps(SIZE.to_json()))
+    with pytest.raises(ConfigError, match=r"fractions\.Fraction") as caught:
+        load_model(str(path))
+    lines = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
+    code = "import torch\n" + "\n".join(line.strip() for line in lines)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert load_model(str(tmp_path / "model_bestval.tensors.pt")).size == SIZE
+
+
+def test_cached_files_are_not_fetched_again(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = hub / "models--someone--cached" / "snapshots" / REVISION
+    shutil.copytree(transformers_shards(tmp_path / "base"), snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(REVISION)
+
+    def refuse(name: str, file: str) -> str:
+        raise AssertionError(f"{name}/{file} was fetched")
+
+    monkeypatch.setattr("csm_ft.hub.hf_hub_download", refuse)
+    assert load_model("someone/cached").size == SIZE
 
 
 @pytest.mark.parametrize(
