@@ -45,7 +45,7 @@ def autocast(device: str, dtype: str) -> torch.autocast:
 @contextmanager
 def reproducible(device: str, threads: int, seed: int) -> Iterator[None]:
     """Set threads, seed and deterministic algorithms; restores torch's settings afterwards."""
-    threads_before = torch.get_num_threads()
+    threads_before, flushed_before = torch.get_num_threads(), _flushes_denormals()
     deterministic_before = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -57,4 +57,10 @@ def reproducible(device: str, threads: int, seed: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(deterministic_before)
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(flushed_before)
+
+
+def _flushes_denormals() -> bool:
+    """Tell whether torch rounds denormals to zero in this thread; torch has no getter."""
+    smallest_normal = torch.tensor(torch.finfo(torch.float32).tiny)
+    return float(smallest_normal / 2) == 0

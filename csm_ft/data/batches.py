@@ -18,6 +18,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from csm_ft.errors import DataError
+
 # Examples are sorted by length within pools of this many batches. A pool is large enough for little
 # padding, and drawn anew each epoch, so that an example meets different neighbours.
 POOL_BATCHES = 64
@@ -52,7 +54,10 @@ class BatchPlan:
 
     def __init__(self, costs: NDArray[np.int64], options: BatchOptions) -> None:
         if not len(costs):
-            raise ValueError("there are no clips to train on")
+            raise DataError(
+                "there are no clips to train on; pretokenise with more, or choose other target"
+                " turns"
+            )
         self.costs, self.options = costs, options
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def open_store(path: Path, *, in_memory: bool = True) -> Store:
     """
     family, key = _foreign_family(path)
     if family is None:
-        return token_file.open_store(path, in_memory=in_memory)
+        return _with_facts(token_file.open_store(path, in_memory=in_memory))
     return family.open_foreign(path) if in_memory else _mapped_copy(path, family, key)
 
 
@@ -35,7 +36,8 @@ def open_tokens(path: Path, family: str = "", *, in_memory: bool) -> Store:
     if not path.is_file():
         raise StoreError(
             f"{path}: no such token file. Make it with\n  python pretokenize.py --train_data"
-            f" train.json --val_data val.json --output {path}\nor name another with --data"
+            f" train.json --val_data val.json --output {shlex.quote(str(path))}\nor name another"
+            " with --data"
         )
     store = open_store(path, in_memory=in_memory)
     if family and store.info.family != family:
@@ -81,6 +83,18 @@ def verify(path: Path) -> list[str]:
             " have changed; pretokenise again"
         )
     return problems
+
+
+def _with_facts(store: Store) -> Store:
+    """Return the store; StoreError if it lacks facts that its family needs to read it."""
+    wanted = open_family(store.info.family).fact_names if store.info.family in names() else ()
+    missing = [name for name in wanted if name not in store.info.facts]
+    if missing:
+        raise StoreError(
+            f"{store.path}: its facts lack {', '.join(missing)}, which a token file of the family"
+            f" {store.info.family} has; pretokenise again"
+        )
+    return store
 
 
 def _find_problems(split: Split) -> dict[str, list[int]]:

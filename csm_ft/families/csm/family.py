@@ -57,6 +57,10 @@ class CsmFamily(Family):
         formula="codebook 0 plus the mean over the other codebooks, all frames of the validation"
         " split",
     )
+    fact_names = (
+        *("codec", "codec_source", "codec_fingerprint", "codec_vocab_size", "num_codebooks"),
+        *("tokenizer", "tokenizer_fingerprint", "text_vocab_size", "template"),
+    )
     exporters = EXPORTERS
 
     def arrange(self, split: Split, config: TrainConfig, *, evaluate: bool) -> Examples:

@@ -1,5 +1,6 @@
 """Token files of any family: opened to train on, and verified."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from csm_ft.data.split import ArrayKind
 from csm_ft.data.token_file import write_store
 from csm_ft.errors import StoreError
 from csm_ft.families import choose_family, family_of_file
+from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.stores import is_foreign, open_tokens, verify
 from tests.helpers.tables import INFO, OTHER_INFO, Table, make_table, write
 
@@ -107,3 +109,22 @@ def test_verify_reads_any_number_of_blocks(tmp_path: Path, monkeypatch: pytest.M
 
 def test_arrays_have_kinds() -> None:
     assert INFO.arrays == {"codes": ArrayKind("<u2", 4), "text_tokens": ArrayKind("<u4", 0)}
+
+
+@pytest.mark.parametrize("name", CsmFamily.fact_names)
+def test_lacking_fact_is_named(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "t.hdf5")
+    with h5py.File(path, "r+") as file:
+        facts = json.loads(file.attrs["facts"])
+        del facts[name]
+        file.attrs["facts"] = json.dumps(facts)
+    assert verify(path) == [
+        f"{path}: its facts lack {name}, which a token file of the family csm has; pretokenise"
+        " again"
+    ]
+
+
+def test_missing_file_names_a_quoted_command(tmp_path: Path) -> None:
+    path = tmp_path / "my data" / "tokens.hdf5"
+    with pytest.raises(StoreError, match=f"--output '{path}'"):
+        open_tokens(path, in_memory=True)
