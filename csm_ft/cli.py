@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, get_args
 from csm_ft.config.base import (
     Options,
     build,
+    expand_home,
     extra,
     load_env_files,
     names_of,
@@ -50,13 +52,14 @@ def read_values(
     config_class: type[Options], argv: Sequence[str], *, program: str, description: str
 ) -> dict[str, Any]:
     """Return the values from flags and YAML, not yet validated; flags override YAML."""
-    known, rest = _parser(config_class, program, description).parse_known_args(list(argv))
+    parser = _parser(config_class, program, description)
+    takes_words = any(extra(field)["positional"] for field in config_class.model_fields.values())
+    known, rest = parser.parse_known_args(list(argv) if takes_words else _with_config(argv))
     if rest:
-        flags = [f"--{name}" for name in names_of(config_class)]
-        raise ConfigError(unknown(rest[0], flags, "flag"))
+        raise ConfigError(_unknown_argument(rest[0], config_class))
     flags = vars(known)
     path = flags.pop("config", None)
-    values = read_yaml(config_class, Path(path)) if path else {}
+    values = read_yaml(config_class, Path(expand_home(path))) if path else {}
     return {**values, **flags}
 
 
@@ -69,12 +72,30 @@ def peek(argv: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     for name in ("config", *names):
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS)
     try:
-        flags = vars(parser.parse_known_args(list(argv))[0])
+        flags = vars(parser.parse_known_args(_with_config(argv))[0])
     except argparse.ArgumentError:  # a flag without its value: the full parser reports it
         return {}
     path = flags.pop("config", None)
-    values = read_yaml_values(Path(path)) if path else {}
-    return {name: str(value) for name, value in {**values, **flags}.items() if name in names}
+    values = read_yaml_values(Path(expand_home(path))) if path else {}
+    found = {name: str(value) for name, value in {**values, **flags}.items() if name in names}
+    return {name: expand_home(value) for name, value in found.items()}
+
+
+def _with_config(argv: Sequence[str]) -> list[str]:
+    """Take a YAML file that is the only argument for the value of --config."""
+    is_yaml = len(argv) == 1 and argv[0].lower().endswith((".yaml", ".yml"))
+    return ["--config", *argv] if is_yaml and not argv[0].startswith("-") else list(argv)
+
+
+def _unknown_argument(word: str, config_class: type[Options]) -> str:
+    if word.startswith("-"):
+        return unknown(word, [f"--{name}" for name in names_of(config_class)], "flag")
+    way_out = "options are --name value"
+    if word.lower().endswith((".yaml", ".yml")):
+        way_out = f"did you mean --config {shlex.quote(word)}?"
+    elif word in names_of(config_class):
+        way_out = f"did you mean --{word}?"
+    return f"unknown argument {word!r}; {way_out}; --help lists all options"
 
 
 def wants_help(argv: Sequence[str]) -> bool:

@@ -6,12 +6,13 @@ of `--config`, else from the default.
 """
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
-from dotenv import find_dotenv, load_dotenv
+from dotenv import dotenv_values, find_dotenv
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from csm_ft.config.yaml_file import load_yaml
@@ -28,19 +29,22 @@ def option(
     trains: bool = True,
     positional: bool = False,
     repeatable: bool = False,
+    path: bool = False,
     **bounds: float,
 ) -> Any:
     """Declare an option.
 
     `trains=False` marks one that cannot change the trained weights, so that a resumed run may
     change it. `positional` makes it an argument without a flag; each use of a `repeatable` flag
-    appends to a list. `bounds` are pydantic's ge, gt, le and lt.
+    appends to a list. In a `path`, a leading ~ is the home folder. `bounds` are pydantic's ge, gt,
+    le and lt.
     """
     extra: Any = {
         "group": group,
         "trains": trains,
         "positional": positional,
         "repeatable": repeatable,
+        "path": path,
     }
     limits: Any = bounds
     return Field(
@@ -73,6 +77,15 @@ class Options(BaseModel):
                     return word
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _home_folder(cls, value: Any, info: Any) -> Any:
+        """Replace a leading ~ where paths are given; shells leave it in --option=~/file."""
+        if not extra(cls.model_fields[info.field_name])["path"]:
+            return value
+        is_list = isinstance(value, list | tuple)
+        return [expand_home(one) for one in value] if is_list else expand_home(value)
+
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`, validated again."""
         return type(self).model_validate({**self.model_dump(), **changes})
@@ -83,10 +96,21 @@ class Options(BaseModel):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
+def expand_home(value: Any) -> Any:
+    """Return text with a leading ~ or ~user replaced by that home folder; all else unchanged."""
+    # Not Path.expanduser, which raises for a user who does not exist.
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111
+
+
 def load_env_files() -> None:
-    """Load .env of the working folder (or above), then of the repository; overrides nothing."""
-    load_dotenv(find_dotenv(usecwd=True))
-    load_dotenv(Path(__file__).resolve().parents[2] / ".env")
+    """Load .env of the working folder (or above), then of the repository; overrides nothing.
+
+    A leading ~ is the home folder, which no shell has replaced in such a file.
+    """
+    for path in (find_dotenv(usecwd=True), Path(__file__).resolve().parents[2] / ".env"):
+        for name, value in dotenv_values(path).items() if path else ():
+            if value is not None:
+                os.environ.setdefault(name, expand_home(value))
 
 
 def read_yaml_values(path: Path) -> dict[str, Any]:
@@ -122,7 +146,7 @@ def build(config_class: type[C], values: Mapping[str, Any]) -> C:
 
 
 def extra(field: Any) -> dict[str, Any]:
-    """Return what `option` stores with a field: group, trains, positional, repeatable."""
+    """Return what `option` stores with a field: group, trains, positional, repeatable, path."""
     return field.json_schema_extra
 
 

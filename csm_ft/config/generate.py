@@ -14,14 +14,16 @@ class GenerateConfig(Options):
         "",
         "Run, sweep, checkpoint or export folder, a file of weights, or a hub name.",
         group="model",
+        path=True,
     )
     family: str = option("auto", "Model family; auto = that of the weights.", group="model")
     data: str = option(
         "",
         "Token file that the model was trained on, if it is not found automatically.",
         group="model",
+        path=True,
     )
-    output: str = option("out", "Folder to write; files in it are kept.", group="output")
+    output: str = option("out", "Folder to write; files in it are kept.", group="output", path=True)
     num_takes: int = option(1, "Samples per prompt.", group="output", gt=0)
     seed: int = option(0, "Seed of the first take; each further take adds 1.", group="sampling")
     batch_size: int = option(

@@ -19,11 +19,13 @@ class PretokenizeConfig(Options):
         "Metadata of the training clips (.json .jsonl .csv .tsv .parquet .sqlite .hdf5), or a"
         " folder of audio files with transcripts (a.wav, a.txt).",
         group="data",
+        path=True,
     )
     val_data: str = option(
         "",
         "Metadata of the validation clips; if not given, val_fraction of train_data is held out.",
         group="data",
+        path=True,
     )
     val_fraction: float = option(
         0.05,
@@ -33,7 +35,7 @@ class PretokenizeConfig(Options):
         gt=0,
         lt=1,
     )
-    output: str = option("./data/tokens.hdf5", "Token file to write.", group="data")
+    output: str = option("./data/tokens.hdf5", "Token file to write.", group="data", path=True)
     sql_table: str = option("data", "Table of an SQLite file.", group="data")
     family: str = option("auto", "Model family that the tokens are for.", group="data")
     channel: Channel = option(

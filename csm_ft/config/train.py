@@ -33,12 +33,17 @@ class TrainConfig(Options):
 
     # Run
     data: str = option(
-        "./data/tokens.hdf5", "Token file written by pretokenize.py.", group="run", trains=False
+        "./data/tokens.hdf5",
+        "Token file written by pretokenize.py.",
+        group="run",
+        path=True,
+        trains=False,
     )
     output_dir: str = option(
         "auto",
         "Run folder; an existing run in it is resumed. auto = exp/<data>-<hash of the config>.",
         group="run",
+        path=True,
         trains=False,
     )
     family: str = option("auto", "Model family; auto = that of the token file.", group="run")
@@ -47,6 +52,7 @@ class TrainConfig(Options):
         "Weights to start from: hub name, folder, run folder or file; auto = the base model for the"
         " token file.",
         group="run",
+        path=True,
     )
     train_from_scratch: bool = option(
         False, "Start from random weights of the chosen size.", group="run"

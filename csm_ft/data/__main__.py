@@ -23,12 +23,14 @@ DESCRIPTION = "Verify and describe a token file, or decode a clip of it."
 class DataConfig(Options):
     """Options of `python -m csm_ft.data`."""
 
-    path: str = option("", "Token file.", group="file", positional=True)
+    path: str = option("", "Token file.", group="file", path=True, positional=True)
     decode: int = option(
         -1, "Write this clip (from 0) back to a sound file instead; -1 = describe.", group="decode"
     )
     split: Literal["train", "val"] = option("train", "Split of that clip.", group="decode")
-    output: str = option("", "Sound file to write (default: <split>-<N>.wav).", group="decode")
+    output: str = option(
+        "", "Sound file to write (default: <split>-<N>.wav).", group="decode", path=True
+    )
 
     @model_validator(mode="after")
     def _needs_a_file(self) -> Self:

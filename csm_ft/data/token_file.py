@@ -20,6 +20,7 @@ facts of its encoder were attributes of their own.
 import errno
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -73,7 +74,7 @@ def open_store(path: Path, *, in_memory: bool = True) -> Store:
     if not path.is_file():
         raise StoreError(
             f"{path}: no such token file; make it with: python pretokenize.py --train_data"
-            f" train.json --output {path}"
+            f" train.json --output {shlex.quote(str(path))}"
         )
     try:
         with path.open("rb") as raw, h5py.File(path, "r", locking=False) as file:

@@ -29,12 +29,15 @@ class ExportOptions(Options):
         "",
         "Run, sweep or checkpoint folder, or other weights: folder, file or hub name.",
         group="weights",
+        path=True,
         positional=True,
     )
     checkpoint: str = option("", "best, last or step_000500; empty = best.", group="weights")
     family: str = option("auto", "Model family; auto = that of the weights.", group="weights")
     format: str = option("", "Layout to write; one of the family's.", group="export")
-    output: str = option("", "Folder to write; empty = RUN/export-FORMAT.", group="export")
+    output: str = option(
+        "", "Folder to write; empty = RUN/export-FORMAT.", group="export", path=True
+    )
     dtype: Literal["fp32", "bf16"] = option("fp32", "Of the weights.", group="export")
 
     @model_validator(mode="after")

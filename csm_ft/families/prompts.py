@@ -32,6 +32,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from csm_ft.config.base import expand_home
 from csm_ft.data import audio
 from csm_ft.data.split import Arrays
 from csm_ft.errors import AudioError, PromptError
@@ -120,7 +121,7 @@ def parse_context(value: str, rule: SpeakerRule = any_speaker) -> ContextClip:
             f" {way}"
         )
     who = check_speaker(where, speaker, rule) if speaker else None
-    return ContextClip(where, Path(path.strip()), check_text(where, text), who)
+    return ContextClip(where, Path(expand_home(path.strip())), check_text(where, text), who)
 
 
 def check_text(where: str, text: str) -> str:
@@ -286,7 +287,7 @@ def _asked(path: Path, number: int, entry: _Entry) -> AskedPrompt:
     clips = [
         ContextClip(
             f"{where} context {turn}",
-            path.parent / clip.path,
+            path.parent / expand_home(clip.path),
             clip.text,
             clip.speaker,
             clip.start,

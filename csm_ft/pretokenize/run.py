@@ -10,6 +10,7 @@ business of the family's Encoder.
 import hashlib
 import itertools
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -337,7 +338,7 @@ def _report(
     speed = f", {encoded.times_real_time:.0f} times real time" if encoded.num_clips else ""
     console.print(f"{encoded.num_clips} clips encoded now{speed}; {len(rejections)} rows rejected")
     _print_notes(notes)
-    console.print(f"next: python train.py --data {output}", markup=False)
+    console.print(f"next: python train.py --data {shlex.quote(str(output))}", markup=False)
     of_family = {name: family.summarise(split) for name, split in store.splits.items()}
     facts = {
         **summarise(store, of_family),

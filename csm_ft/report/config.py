@@ -7,5 +7,9 @@ class ReportConfig(Options):
     """Which sweep's page to make."""
 
     sweep_dir: str = option(
-        "", "Folder that sweep.py wrote (its --output_dir).", group="report", positional=True
+        "",
+        "Folder that sweep.py wrote (its --output_dir).",
+        group="report",
+        path=True,
+        positional=True,
     )

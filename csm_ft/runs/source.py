@@ -4,6 +4,7 @@ A run, a sweep's best, a checkpoint; or just weights.
 """
 
 import json
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,7 +184,8 @@ def _checkpoint(run: RunFolder, which: str) -> Path:
         )
     raise ConfigError(
         f"{run.path} has no checkpoint: it has not saved one yet, or it is a trial whose weights"
-        f" its sweep has dropped. Resume it with `python train.py --config {run.config}`"
+        " its sweep has dropped. Resume it with `python train.py --config"
+        f" {shlex.quote(str(run.config))}`"
     )
 
 

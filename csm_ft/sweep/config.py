@@ -28,7 +28,9 @@ MOST_VALIDATIONS = 100
 class SweepConfig(Options):
     """Options of sweep.py itself."""
 
-    sweep_config: str = option(DEFAULT_SPACE, "YAML file with the search space.", group="sweep")
+    sweep_config: str = option(
+        DEFAULT_SPACE, "YAML file with the search space.", group="sweep", path=True
+    )
     n_trials: int = option(
         20, "Trials in the study, counted over all calls of this command.", group="sweep", ge=1
     )
@@ -38,7 +40,7 @@ class SweepConfig(Options):
         "csm-sweep", "Name of the study, and the W&B group of its trials.", group="sweep"
     )
     output_dir: str = option(
-        "./sweep", "Folder of the study; the same folder resumes it.", group="sweep"
+        "./sweep", "Folder of the study; the same folder resumes it.", group="sweep", path=True
     )
     sampler: Literal["tpe", "random"] = option(
         "tpe", "Where to look next: by the results so far, or anywhere.", group="sweep"

@@ -5,6 +5,7 @@ best.yaml, best/, trials.csv and summary.json; each is replaced as a whole.
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -110,9 +111,10 @@ class Results:
         metric, unit = self._objective.metric, self._objective.unit
         value = f"{metric} {best.value!r} {unit}".rstrip()
         at = f" at epoch {best.best_epoch:.2f}" if best.best_epoch is not None else ""
+        config = shlex.quote(str(self._folder.best_config))
         return (
             f"# Study {study}, trial {best.number}: {value}{at}.\n"
-            f"# `python train.py --config {self._folder.best_config}` reproduces it {exact}.\n"
+            f"# `python train.py --config {config}` reproduces it {exact}.\n"
         )
 
     def _drop_weights(self, records: Sequence[TrialRecord]) -> None:

@@ -1,5 +1,6 @@
 """Runs a sweep from its parsed command to the files that it leaves. Imports no torch."""
 
+import shlex
 from pathlib import Path
 
 from rich.markup import escape
@@ -131,7 +132,7 @@ def _conclude(study: SweepStudy, end: str, verdict: Verdict | None) -> int:
         )
     console.print(
         f"\n[bold]{verdict.text if verdict else ''}[/]\nnext: python train.py --config"
-        f" {folder.best_config}"
+        f" {shlex.quote(str(folder.best_config))}"
     )
     console.print(f"report: {folder.report}", markup=False)
     return 0

@@ -1,14 +1,24 @@
 """One flat config: YAML key = flag = sweep parameter."""
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
-from csm_ft.cli import parse_args
-from csm_ft.config.base import build
+from csm_ft.cli import parse_args, peek
+from csm_ft.config.base import Options, build, extra, load_env_files
+from csm_ft.data.__main__ import DataConfig
 from csm_ft.errors import ConfigError
-from csm_ft.families.csm.config import CsmConfig
+from csm_ft.export.__main__ import ExportOptions
+from csm_ft.families.csm.config import CsmConfig, CsmGenerateConfig, CsmPretokenizeConfig
+from csm_ft.families.moonshine.config import (
+    MoonshineConfig,
+    MoonshineGenerateConfig,
+    MoonshinePretokenizeConfig,
+)
+from csm_ft.report.config import ReportConfig
+from csm_ft.sweep.config import SweepConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,3 +180,75 @@ def test_every_yaml_under_configs_is_valid() -> None:
 def test_finetune_yaml_spells_out_the_defaults() -> None:
     values = yaml.safe_load((ROOT / "configs" / "finetune.yaml").read_text())
     assert build(CsmConfig, values) == CsmConfig()
+
+
+PROGRAMS = (
+    *(CsmConfig, CsmPretokenizeConfig, CsmGenerateConfig),
+    *(MoonshineConfig, MoonshinePretokenizeConfig, MoonshineGenerateConfig),
+    *(SweepConfig, ReportConfig, ExportOptions, DataConfig),
+)
+PATHS = [
+    (config_class, name)
+    for config_class in PROGRAMS
+    for name, field in config_class.model_fields.items()
+    if extra(field)["path"]
+]
+
+
+def test_every_option_of_a_path_is_marked() -> None:
+    marked = {name for _, name in PATHS}
+    assert marked == {
+        *("data", "output_dir", "model_name_or_checkpoint_path", "gen_prompts", "gen_sentences"),
+        *("train_data", "val_data", "output", "codec_source", "tokenizer", "model", "prompts"),
+        *("context", "audio", "sweep_config", "sweep_dir", "run", "path"),
+    }
+
+
+@pytest.mark.parametrize(("config_class", "name"), PATHS)
+def test_tilde_is_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, config_class: type[Options], name: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    needed = {"train_data": "a.json", "model": "m", "run": "r", "path": "p"}
+    values = {key: value for key, value in needed.items() if key in config_class.model_fields}
+    is_list = str(config_class.model_fields[name].annotation).startswith("list")
+    config = build(config_class, {**values, name: ["~/x"] if is_list else "~/x"})
+    wanted = ["/home/anna/x"] if is_list else "/home/anna/x"
+    assert getattr(config, name) == wanted
+
+
+def test_tilde_in_yaml_and_config_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.yaml").write_text("data: ~/tokens.hdf5\nfamily: csm\n")
+    assert parse("--config=~/a.yaml").data == str(tmp_path / "tokens.hdf5")
+    assert peek(["--config=~/a.yaml"], ("data",)) == {"data": str(tmp_path / "tokens.hdf5")}
+
+
+def test_tilde_in_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {"HOME": "/home/anna", "BACKBONE_FLAVOR": "tiny"})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("CSM_REPO_PATH=~/csm\nBACKBONE_FLAVOR=llama-1B\n")
+    load_env_files()
+    assert os.environ["CSM_REPO_PATH"] == "/home/anna/csm"
+    assert os.environ["BACKBONE_FLAVOR"] == "tiny", "the environment wins"
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "b.YML"])
+def test_lone_yaml_is_the_config(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("batch_size: 3\ndata: x.hdf5\n")
+    assert parse(str(path)).batch_size == 3
+    assert peek([str(path)], ("data",)) == {"data": "x.hdf5"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["my run.yaml", "--batch_size", "3"], "did you mean --config 'my run.yaml'"),
+        (["tokens.hdf5"], "unknown argument 'tokens.hdf5'; options are --name value"),
+        (["batch_size", "3"], "did you mean --batch_size"),
+    ],
+)
+def test_bare_words_are_refused_with_a_hint(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(*argv)

@@ -44,6 +44,7 @@ class CsmConfig(TrainConfig):
         "Weights to start from: hub name, folder, run folder or file; auto = by the codec of the"
         " token file (mimi: sesame/csm-1b, melrvq: the embedded tiny base).",
         group="run",
+        path=True,
     )
     method: str = option(
         "full",
@@ -141,12 +142,14 @@ class CsmConfig(TrainConfig):
         "Sentences to sample, or a .txt file with one per line; none = the texts of the first two"
         " validation clips, each after its previous turns.",
         group="samples",
+        path=True,
         trains=False,
     )
     gen_prompts: str = option(
         "",
         "JSON file of further prompts, with speakers and context clips.",
         group="samples",
+        path=True,
         trains=False,
     )
     gen_speaker: str = option("999", "Speaker id of the samples.", group="samples", trains=False)
@@ -220,6 +223,7 @@ class CsmPretokenizeConfig(PretokenizeConfig):
         "auto",
         "Weights of the codec: hub name, folder or file; auto = kyutai/mimi, or the embedded one.",
         group="codec and text",
+        path=True,
     )
     num_codebooks: int = option(
         0, "Codebooks to keep; 0 = all (32 of Mimi).", group="codec and text", ge=0
@@ -239,6 +243,7 @@ class CsmPretokenizeConfig(PretokenizeConfig):
         "Text tokenizer: hub name, folder or tokenizer.json; auto = that of Llama 3.2, or for"
         " melrvq the embedded one.",
         group="codec and text",
+        path=True,
     )
     omit_speaker_id: bool = option(
         False, "Leave the [speaker] prefix out of the text.", group="codec and text"
@@ -278,10 +283,14 @@ class CsmGenerateConfig(GenerateConfig):
         [],
         "A turn that precedes --text, as WAV:TEXT:SPEAKER; repeatable, oldest first.",
         group="prompts",
+        path=True,
         repeatable=True,
     )
     prompts: str = option(
-        "", "JSON file of prompts with speakers and context (README, Generate).", group="prompts"
+        "",
+        "JSON file of prompts with speakers and context (README, Generate).",
+        group="prompts",
+        path=True,
     )
     temperature: float = option(0.9, "Sampling temperature; 0 = greedy.", group="sampling", ge=0)
     topk: int = option(50, "Sample from the k most likely codes; 0 = all.", group="sampling", ge=0)
@@ -291,12 +300,15 @@ class CsmGenerateConfig(GenerateConfig):
     codec: Literal["auto", "mimi", "melrvq"] = option(
         "auto", "Audio codec; auto = that of the model's training data.", group="model"
     )
-    codec_source: str = option("", "Weights of the codec: hub name, folder or file.", group="model")
+    codec_source: str = option(
+        "", "Weights of the codec: hub name, folder or file.", group="model", path=True
+    )
     tokenizer: str = option(
         "",
         "Text tokenizer: hub name, folder or tokenizer.json; empty = that of the model's training"
         " data.",
         group="model",
+        path=True,
     )
 
 
@@ -328,6 +340,14 @@ _ADAPTED = {  # in a layer of either transformer
     "w2": "mlp.w2",
     "w3": "mlp.w3",
 }
+_OTHER_NAMES = {  # of the same modules, in the layout of transformers
+    "o_proj": "output_proj",
+    "gate_proj": "w1",
+    "down_proj": "w2",
+    "up_proj": "w3",
+    "inputs_embeds_projector": "projection",
+    "lm_head": "codebook0_head",
+}
 _WORDS = {"attention": ("q_proj", "k_proj", "v_proj", "output_proj"), "mlp": ("w1", "w2", "w3")}
 _ADAPTED_ALONE = ("projection", "codebook0_head")
 
@@ -349,12 +369,14 @@ def lora_modules(config: CsmConfig) -> str:
     """
     wanted: list[str] = []
     for word in config.lora_targets.replace(" ", "").split(","):
-        names = _WORDS.get(word, (word,))
+        own = word.removeprefix("self_attn.").removeprefix("attn.").removeprefix("mlp.")
+        own = _OTHER_NAMES.get(own, own)
+        names = _WORDS.get(own, (own,))
         if not set(names) <= {*_ADAPTED, *_ADAPTED_ALONE}:
             raise ValueError(
                 f"lora_targets: {word!r} is none of"
-                f" {', '.join((*_WORDS, *_ADAPTED, *_ADAPTED_ALONE))}; write e.g. attention,mlp or"
-                " q_proj,v_proj"
+                f" {', '.join((*_WORDS, *_ADAPTED, *_ADAPTED_ALONE, *_OTHER_NAMES))}; write e.g."
+                " attention,mlp or q_proj,v_proj"
             )
         wanted += [name for name in names if name not in wanted]
     stacks = [name for name in ("backbone", "decoder") if getattr(config, f"{name}_lr_factor")]

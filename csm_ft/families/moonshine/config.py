@@ -36,6 +36,7 @@ class MoonshineConfig(TrainConfig):
         "Weights to start from: hub name, folder, run folder or file; auto ="
         " UsefulSensors/moonshine-tiny.",
         group="run",
+        path=True,
     )
     method: str = option(
         "full",
@@ -106,6 +107,7 @@ class MoonshinePretokenizeConfig(PretokenizeConfig):
         "Tokenizer of the base: tokenizer.json, folder or hub name; auto ="
         " UsefulSensors/moonshine-tiny.",
         group="text",
+        path=True,
     )
     fit_tokenizer: int = option(
         0,
@@ -140,7 +142,7 @@ class MoonshineGenerateConfig(GenerateConfig):
     """Options of `python -m csm_ft.generate` for Moonshine."""
 
     family: str = option("moonshine", "Model family; auto = that of the weights.", group="model")
-    audio: list[str] = option([], "Sound files to transcribe.", group="recordings")
+    audio: list[str] = option([], "Sound files to transcribe.", group="recordings", path=True)
     channel: Literal["mix", "left", "right"] = option(
         "mix", "Channel of stereo files.", group="recordings"
     )

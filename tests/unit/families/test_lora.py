@@ -14,7 +14,7 @@ from torch import nn
 from csm_ft.config.base import build
 from csm_ft.errors import ConfigError
 from csm_ft.families import lora
-from csm_ft.families.csm.config import CsmConfig
+from csm_ft.families.csm.config import CsmConfig, lora_modules
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.export import layouts
 from csm_ft.families.csm.family import CsmFamily
@@ -198,6 +198,24 @@ def test_where_adapters_go() -> None:
         *(name for name in everywhere if name.startswith("decoder") and ".mlp." in name),
         "codebook0_head",
     }
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("o_proj", "output_proj"),
+        ("gate_proj,up_proj,down_proj", "w1,w3,w2"),
+        ("self_attn.o_proj,mlp.gate_proj", "output_proj,w1"),
+        ("attn.q_proj,lm_head", "q_proj,codebook0_head"),
+        ("inputs_embeds_projector,o_proj,output_proj", "projection,output_proj"),
+    ],
+)
+def test_targets_take_any_layouts_names(theirs: str, ours: str) -> None:
+    patterns = [
+        lora_modules(build(CsmConfig, {"method": "lora", "lora_targets": words}))
+        for words in (theirs, ours)
+    ]
+    assert patterns[0] == patterns[1]
 
 
 @pytest.mark.parametrize(

@@ -186,11 +186,11 @@ def test_output_of_other_family_is_kept(
     rows = work.clips([1.0])
     assert work.run(rows, rows) == 0
     with h5py.File(work.output, "r+") as file:
-        file.attrs["family"] = "csm"
+        file.attrs["family"] = "toy"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "verify", lambda path: [])
         assert work.run(rows, rows) == 2
-    assert "pretokenised for the family csm, not for fake" in capsys.readouterr().err
+    assert "pretokenised for the family toy, not for fake" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

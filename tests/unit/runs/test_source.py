@@ -180,3 +180,9 @@ def test_old_environments_are_read(tmp_path: Path) -> None:
     old = {"codec_fingerprint": "c", "tokenizer_fingerprint": "t", "data_fingerprint": "d"}
     (run / "env.json").write_text(json.dumps(old))
     assert fingerprints(find(str(run))) == {"audio": "c", "text": "t"}
+
+
+def test_command_to_resume_quotes_the_folder(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "my runs" / "a")
+    with pytest.raises(ConfigError, match=f"train.py --config '{run}/config.yaml'`"):
+        find(str(run))

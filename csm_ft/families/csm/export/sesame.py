@@ -25,6 +25,7 @@ from torchtune.modules import TransformerDecoder
 from torchtune.modules.common_utils import disable_kv_cache
 
 from csm_ft.atomic import write_whole
+from csm_ft.config.base import expand_home
 from csm_ft.errors import CheckError, ConfigError
 from csm_ft.families.base import Proof
 from csm_ft.families.csm.export import snippets
@@ -88,7 +89,7 @@ def find_sesame() -> ModuleType | None:
     """Import Sesame's models.py, or return None; ConfigError when CSM_REPO_PATH is wrong."""
     folder = os.environ.get("CSM_REPO_PATH")
     if folder:
-        return _import_file(Path(folder) / "models.py")
+        return _import_file(Path(expand_home(folder)) / "models.py")
     if find_spec("csm") and find_spec("csm.models"):
         return importlib.import_module("csm.models")
     # A module of such a general name is Sesame's only if its package is.
