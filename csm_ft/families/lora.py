@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from csm_ft.config.train import TrainConfig
-from csm_ft.errors import ConfigError
+from csm_ft.errors import ConfigError, WeightsError
 from csm_ft.families.model import SpeechModel, check_tensors, save_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -92,24 +92,24 @@ class Adapters:
 def read_adapters(folder: Path) -> Adapters:
     """Read the adapters in a folder.
 
-    Raises ConfigError for a file that is missing or damaged, and for adapters other than LoRA's.
+    Raises WeightsError for a file that is missing or damaged, and for adapters other than LoRA's.
     """
     path, config = folder / WEIGHTS, folder / CONFIG
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
         kind = values["peft_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
+        raise WeightsError(
             f"{config}: not readable as a LoRA configuration ({error!r}); fetch the adapter again"
         ) from error
     if kind != "LORA":
-        raise ConfigError(f"{config}: adapters of the kind {kind!r}; only LORA can be read")
+        raise WeightsError(f"{config}: adapters of the kind {kind!r}; only LORA can be read")
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return Adapters(folder, values, tensors, (file.metadata() or {}).get(_FINGERPRINT, ""))
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as adapters ({error}); fetch it again") from error
+        raise WeightsError(f"{path}: not readable as adapters ({error}); fetch it again") from error
 
 
 def put_back(adapters: Adapters, model: SpeechModel) -> None:

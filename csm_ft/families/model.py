@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from csm_ft.errors import ConfigError, first_line
+from csm_ft.errors import WeightsError, first_line
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 
 Loss = Mapping[str, Tensor]  # per part: nats summed per sequence, [B] fp32; never a mean
@@ -60,17 +60,17 @@ class SpeechModel(nn.Module):
 def check_tensors(
     expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], where: str, *, way_out: str
 ) -> None:
-    """Raise ConfigError for tensors that are missing, unknown, or of another shape."""
+    """Raise WeightsError for tensors that are missing, unknown, or of another shape."""
     missing = sorted(expected.keys() - actual.keys())
     unknown = sorted(actual.keys() - expected.keys())
     if missing or unknown:
-        raise ConfigError(
+        raise WeightsError(
             f"{where}: not the tensors of this model: {len(missing)} tensors missing (e.g."
             f" {missing[:2]}), {len(unknown)} unknown (e.g. {unknown[:2]}); {way_out}"
         )
     for name, tensor in expected.items():
         if tensor.shape != actual[name].shape:
-            raise ConfigError(
+            raise WeightsError(
                 f"{where}: {name} is {tuple(actual[name].shape)}, a model of this size wants"
                 f" {tuple(tensor.shape)}; {way_out}"
             )

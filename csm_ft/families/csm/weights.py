@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from csm_ft import hub
-from csm_ft.errors import ConfigError, HubError, first_line
+from csm_ft.errors import ConfigError, HubError, WeightsError, first_line
 from csm_ft.families import lora
 from csm_ft.families.csm.export import layouts
 from csm_ft.families.csm.model import CsmModel, empty_model
@@ -65,13 +65,13 @@ class Checkpoint:
 def locate(name: str) -> Checkpoint:
     """Find the files of a hub name, checkpoint folder, run folder or file.
 
-    Raises ConfigError, which names what was looked for, when there are none, and HubError when the
+    Raises WeightsError, which names what was looked for, when there are none, and HubError when the
     hub cannot be reached.
     """
     path = Path(name)
     if path.is_file():
         if path.suffix not in (".safetensors", ".pt"):
-            raise ConfigError(
+            raise WeightsError(
                 f"{path}: weights are read from .safetensors, or from ckpt.pt (tensors only); name"
                 " such a file or its folder"
             )
@@ -83,19 +83,19 @@ def locate(name: str) -> Checkpoint:
             if found is not None:
                 files = _shards(found) if found.name in _SHARDED else (found,)
                 return Checkpoint(files, _beside(found))
-        raise ConfigError(
+        raise WeightsError(
             f"{path}: none of {', '.join(_NAMES)} in this folder, nor in its"
             f" {best.relative_to(path)}"
         )
     if not hub.is_hub_name(name):
-        raise ConfigError(f"{name}: no such file or folder, and not a hub name (owner/name)")
+        raise WeightsError(f"{name}: no such file or folder, and not a hub name (owner/name)")
     return _download(name)
 
 
 def load_model(name: str) -> CsmModel:
     """Load a checkpoint as fp32 on the CPU; adapters are merged into the base that they name.
 
-    Raises ConfigError for a missing or foreign file, and for tensors that are missing, unknown or
+    Raises WeightsError for a missing or foreign file, and for tensors that are missing, unknown or
     of another shape.
     """
     model = empty_model(size_of(name))
@@ -106,7 +106,7 @@ def load_model(name: str) -> CsmModel:
 def size_of(name: str) -> CsmSize:
     """Return the size of a checkpoint, by its config.json or else by the shapes of its tensors.
 
-    Raises ConfigError as load_model does.
+    Raises WeightsError as load_model does.
     """
     found = locate(name)
     if found.is_adapter:
@@ -114,11 +114,11 @@ def size_of(name: str) -> CsmSize:
         try:
             return size_of(adapters.base)
         except ConfigError as error:
-            raise ConfigError(_unusable_base(adapters, error)) from error
+            raise WeightsError(_unusable_base(adapters, error)) from error
     if found.config is None:
         weights = _read(found.files)
         if layouts.is_transformers_layout(weights):
-            raise ConfigError(
+            raise WeightsError(
                 f"{found.where}: its size is in config.json, which is not beside it; fetch it from"
                 " where the weights came"
             )
@@ -131,7 +131,7 @@ def size_of(name: str) -> CsmSize:
 
 
 def load_weights(model: CsmModel, name: str) -> None:
-    """Load a checkpoint into an empty model of its size; raises ConfigError as load_model does."""
+    """Load a checkpoint into an empty model of its size; raises WeightsError as load_model does."""
     found = locate(name)
     if found.is_adapter:
         _load_merged(model, _adapters(found))
@@ -158,7 +158,7 @@ def _load_merged(model: CsmModel, adapters: lora.Adapters) -> None:
     try:
         load_weights(model, adapters.base)
     except ConfigError as error:
-        raise ConfigError(_unusable_base(adapters, error)) from error
+        raise WeightsError(_unusable_base(adapters, error)) from error
     if layouts.is_transformers_adapter(adapters.tensors):
         tensors, config = layouts.adapter_from_transformers(
             adapters.tensors, adapters.config, model.size
@@ -178,7 +178,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); fetch the checkpoint again") from error
+        raise WeightsError(f"{path}: not JSON ({error}); fetch the checkpoint again") from error
 
 
 def _beside(path: Path) -> Path | None:
@@ -187,11 +187,11 @@ def _beside(path: Path) -> Path | None:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    """Return the files that an index names; raises ConfigError when one is missing."""
+    """Return the files that an index names; raises WeightsError when one is missing."""
     names = _shard_names(index)
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise ConfigError(
+        raise WeightsError(
             f"{index}: {len(missing)} of {len(names)} shards are missing, e.g. {missing[0]}; fetch"
             " the checkpoint again"
         )
@@ -202,9 +202,11 @@ def _shard_names(index: Path) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{index}: not an index of shards ({error!r}); fetch it again") from error
+        raise WeightsError(
+            f"{index}: not an index of shards ({error!r}); fetch it again"
+        ) from error
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise ConfigError(
+        raise WeightsError(
             f"{index}: names no files, or files outside of its folder: {names[:3]}; fetch it again"
         )
     return names
@@ -222,12 +224,12 @@ def _read(files: Sequence[Path]) -> dict[str, Tensor]:
         except ConfigError:
             raise
         except _UNREADABLE as error:
-            raise ConfigError(
+            raise WeightsError(
                 f"{file}: not readable as tensors ({first_line(error)[:200]}); a whole, plain"
                 " checkpoint is needed: fetch it again"
             ) from error
         if not isinstance(values, dict):
-            raise ConfigError(
+            raise WeightsError(
                 f"{file}: holds a {type(values).__name__}, not named tensors; give a checkpoint of"
                 " weights"
             )
@@ -246,7 +248,7 @@ def _read_pickle(file: Path) -> Any:
 
     torch's restricted unpickler builds tensors and plain values, and here also argparse.Namespace
     and Path, in which the public trainer keeps its options: neither runs code when it is built.
-    Raises ConfigError that names what else the file would import.
+    Raises WeightsError that names what else the file would import.
     """
     with torch.serialization.safe_globals([argparse.Namespace, PosixPath]):
         try:
@@ -256,7 +258,7 @@ def _read_pickle(file: Path) -> Any:
             if not foreign:
                 raise
             copy = str(file.with_suffix(".tensors.pt"))
-            raise ConfigError(
+            raise WeightsError(
                 f"{file}: besides tensors it holds {', '.join(foreign)}, and reading that could run"
                 " code of the file, so nothing was read. If you trust where it comes from, save its"
                 " tensors alone, with the program that wrote it installed:\n"
@@ -283,7 +285,7 @@ def _size_of(weights: Mapping[str, Tensor], where: str) -> CsmSize:
         vocab, width = weights["text_embeddings.weight"].shape
         heads, decoder_width, audio_vocab = weights["audio_head"].shape
     except (KeyError, ValueError) as error:
-        raise ConfigError(
+        raise WeightsError(
             f"{where}: not a CSM checkpoint in Sesame's layout (no text_embeddings.weight and"
             " audio_head)"
         ) from error
@@ -301,7 +303,7 @@ def _preset(weights: Mapping[str, Tensor], name: str, dim: int, where: str) -> T
     for preset in PRESETS.values():
         if (preset.layers, preset.dim, preset.ffn_dim) == (layers, dim, ffn_dim):
             return preset
-    raise ConfigError(
+    raise WeightsError(
         f"{where}: its {name} ({layers} layers, width {dim}, feed-forward {ffn_dim}) is none of"
         f" {', '.join(PRESETS)}, and shapes do not tell the number of heads; put the checkpoint's"
         " config.json beside it"
@@ -317,7 +319,7 @@ def _download(name: str) -> Checkpoint:
         if found is not None:
             break
     if found is None:
-        raise ConfigError(
+        raise WeightsError(
             f"{name}: this repository has none of {', '.join(_NAMES)}; name one with the weights of"
             " a CSM"
         )

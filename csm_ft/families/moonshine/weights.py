@@ -1,7 +1,7 @@
 """Loading Moonshine checkpoints: transformers' layout, from a hub name, a folder or a file."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from csm_ft.errors import ConfigError, first_line
+from csm_ft.errors import WeightsError, first_line
 from csm_ft.families import lora
 from csm_ft.families.csm.weights import Checkpoint, locate
+from csm_ft.families.model import check_tensors
 from csm_ft.families.moonshine.model import MoonshineModel, empty_model
 from csm_ft.families.moonshine.size import MoonshineSize
 
@@ -22,7 +23,7 @@ _EMBEDDINGS = "model.decoder.embed_tokens.weight"
 def load_model(name: str) -> MoonshineModel:
     """Load a checkpoint as fp32 on the CPU; adapters are merged into the base that they name.
 
-    Raises ConfigError for a missing or foreign file, and for tensors that are missing, unknown or
+    Raises WeightsError for a missing or foreign file, and for tensors that are missing, unknown or
     of another shape.
     """
     model = empty_model(size_of(name))
@@ -31,12 +32,12 @@ def load_model(name: str) -> MoonshineModel:
 
 
 def size_of(name: str) -> MoonshineSize:
-    """Return the size of a checkpoint by its config.json; ConfigError as load_model."""
+    """Return the size of a checkpoint by its config.json; WeightsError as load_model."""
     found = locate(name)
     if found.is_adapter:
         return size_of(_adapters(found).base)
     if found.config is None:
-        raise ConfigError(
+        raise WeightsError(
             f"{found.where}: its size is in config.json, which is not beside it; fetch it from"
             " where the weights came"
         )
@@ -44,14 +45,14 @@ def size_of(name: str) -> MoonshineSize:
         values = json.loads(found.config.read_text(encoding="utf-8"))
         return MoonshineSize.from_json(values, str(found.config))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ConfigError(
+        raise WeightsError(
             f"{found.config}: not the config of a Moonshine in transformers' layout ({error!r});"
             " fetch it again"
         ) from error
 
 
 def load_weights(model: MoonshineModel, name: str) -> None:
-    """Load a checkpoint into an empty model of its size; raises ConfigError as load_model does."""
+    """Load a checkpoint into an empty model of its size; raises WeightsError as load_model does."""
     found = locate(name)
     if found.is_adapter:
         adapters = _adapters(found)
@@ -61,11 +62,12 @@ def load_weights(model: MoonshineModel, name: str) -> None:
     tensors = _read(found.files)
     head = tensors.pop(_HEAD, None)
     if head is not None and _EMBEDDINGS in tensors and not torch.equal(head, tensors[_EMBEDDINGS]):
-        raise ConfigError(
+        raise WeightsError(
             f"{found.where}: {_HEAD} differs from {_EMBEDDINGS}; Moonshine's head is tied to its"
             " embeddings, so this is another model"
         )
-    _check(model.state_dict(), tensors, found.where)
+    way_out = "fetch the checkpoint again, with the config.json that belongs to it"
+    check_tensors(model.state_dict(), tensors, found.where, way_out=way_out)
     loaded = {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
     model.load_state_dict(loaded, assign=True)
     model.requires_grad_(True)
@@ -81,23 +83,7 @@ def _read(files: Sequence[Path]) -> dict[str, Tensor]:
         try:
             tensors |= load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
-            raise ConfigError(
+            raise WeightsError(
                 f"{file}: not readable as tensors ({first_line(error)[:200]}); fetch it again"
             ) from error
     return tensors
-
-
-def _check(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], where: str) -> None:
-    missing = sorted(expected.keys() - actual.keys())
-    unknown = sorted(actual.keys() - expected.keys())
-    if missing or unknown:
-        raise ConfigError(
-            f"{where}: not the tensors of a Moonshine: {len(missing)} missing (e.g. {missing[:2]}),"
-            f" {len(unknown)} unknown (e.g. {unknown[:2]})"
-        )
-    for name, tensor in expected.items():
-        if tensor.shape != actual[name].shape:
-            raise ConfigError(
-                f"{where}: {name} is {tuple(actual[name].shape)}, its config.json says"
-                f" {tuple(tensor.shape)}"
-            )
