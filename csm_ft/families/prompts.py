@@ -33,7 +33,10 @@ from pydantic import (
 )
 
 from csm_ft.config.base import expand_home
+from csm_ft.config.notes import NoteLimits
+from csm_ft.console import console
 from csm_ft.data import audio
+from csm_ft.data.measures import SILENT_DBFS, Measures
 from csm_ft.data.split import Arrays
 from csm_ft.errors import AudioError, PromptError
 from csm_ft.families.base import Encoder, Prompt, Turn
@@ -202,17 +205,33 @@ def make_prompt(text: str, speaker: str, context: Sequence[Turn] = (), *, name: 
 
 def _encode(clip: ContextClip, encoder: Encoder) -> Arrays:
     with _naming(clip):
-        wave = audio.load(
+        wave, measures = audio.load_measured(
             clip.path,
             sample_rate_hz=encoder.sample_rate_hz,
             start_sec=clip.start_sec,
             end_sec=clip.end_sec,
             channel="both" if encoder.channels == "both" else "mix",
         )
+    _tell_silence(clip, measures)
     (arrays,) = encoder.encode_audio([wave])
     if isinstance(arrays, str):
         raise PromptError(f"{clip.where}: {clip.path}: {arrays}")
     return arrays
+
+
+def _tell_silence(clip: ContextClip, measures: Measures) -> None:
+    """Say that nothing can be heard in a clip: the model would follow silence."""
+    if measures.level_dbfs >= SILENT_DBFS:
+        return
+    cause = ""
+    if measures.mix_loss_db > NoteLimits.mix_loss_db:
+        cause = "; its channels cancel each other: give a file of one of them"
+    console.print(
+        f"{clip.where}: {clip.path}: nothing can be heard in it, its level is"
+        f" {measures.level_dbfs:.0f} dBFS{cause}",
+        style="yellow",
+        markup=False,
+    )
 
 
 @contextmanager

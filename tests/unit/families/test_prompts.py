@@ -255,6 +255,28 @@ def test_speakers_are_left_out_where_unknown(tmp_path: Path) -> None:
     assert (one.speaker, one.context[0].speaker) == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        ([0.0], "its level is -120 dBFS"),
+        ([1e-4], "nothing can be heard in it"),
+        ([0.5, -0.5], "its channels cancel each other: give a file of one of them"),
+        ([0.5], ""),
+        ([0.5, 0.5], ""),
+    ],
+)
+def test_silent_context_is_told(
+    tmp_path: Path, channels: list[float], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tone = np.sin(np.arange(2000) / 5)
+    soundfile.write(tmp_path / "a.wav", np.stack([c * tone for c in channels], axis=1), 2000)
+    asked = AskedPrompt("1", "A.", context=(ContextClip("entry 1", tmp_path / "a.wav", "Hm."),))
+    make_prompts([asked], Counter(), speaker="anna", names_speakers=True)
+    told = " ".join(capsys.readouterr().out.split())
+    assert words in told
+    assert bool(told) == bool(words)
+
+
 def test_repeated_prompts_are_there_once() -> None:
     asked = [AskedPrompt("1", "A."), AskedPrompt("2", "B."), AskedPrompt("3", "A.", "anna")]
     prompts = make_prompts(asked, Counter(), speaker="anna", names_speakers=True)
