@@ -45,6 +45,12 @@ class PretokenizeConfig(Options):
     min_sec: float = option(
         0.4, "Minimum length of a clip in seconds; shorter ones are rejected.", group="checks", ge=0
     )
+    end_tolerance_sec: float = option(
+        0.1,
+        "How far a span may end past its file; it is cut at the file's end, and counted.",
+        group="checks",
+        ge=0,
+    )
     max_rejected: str = option(
         "5%",
         "Maximum share of rejected rows; above it, the program fails and writes nothing.",

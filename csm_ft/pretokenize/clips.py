@@ -175,10 +175,13 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     duration_sec = file.info.duration_sec
     start_sec = row.start_sec or 0.0
     end_sec = duration_sec if row.end_sec is None else row.end_sec
-    reason = _span_problem(row, start_sec, end_sec, duration_sec)
+    tolerance_sec = max(audio.TOLERANCE_SEC, job.config.end_tolerance_sec)
+    reason = _span_problem(row, start_sec, end_sec - tolerance_sec, duration_sec)
     if reason:
         return reason
     end_sec = min(end_sec, duration_sec)
+    if row.end_sec is not None:
+        row = replace(row, end_sec=end_sec)
     if end_sec - start_sec < job.config.min_sec:
         return (
             f"{end_sec - start_sec:.3f} s is shorter than --min_sec {job.config.min_sec:g}; drop"
@@ -245,16 +248,13 @@ def _channel_problem(job: Job, row: Row, info: audio.AudioInfo) -> str:
 
 
 def _span_problem(row: Row, start_sec: float, end_sec: float, duration_sec: float) -> str:
-    """Return why a span does not lie in its file, or "". An end may be rounded past the file."""
-    limits = {
-        "start_sec": (start_sec, duration_sec),
-        "end_sec": (end_sec, duration_sec + audio.TOLERANCE_SEC),
-    }
-    for what, (given, limit) in limits.items():
-        if given > limit or start_sec == duration_sec:
+    """Return why a span does not lie in its file, or ""."""
+    given = {"start_sec": row.start_sec or 0.0, "end_sec": row.end_sec}
+    for what, value in (("start_sec", start_sec), ("end_sec", end_sec)):
+        if value > duration_sec or start_sec == duration_sec:
             return (
-                f"{what} {given:g} is past the end of {row.path.name} ({duration_sec:.3f} s); fix"
-                " the span or drop the row"
+                f"{what} {given[what]:g} is past the end of {row.path.name} ({duration_sec:.3f} s);"
+                " fix the span or drop the row"
             )
     return ""
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from csm_ft.atomic import exclusive, write_whole
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.console import console, track
-from csm_ft.data.audio import Wave
+from csm_ft.data.audio import TOLERANCE_SEC, Wave
 from csm_ft.data.describe import describe_store, summarise
 from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
@@ -181,6 +181,7 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     job.encoder.fit_text([row.text for row in rows.get("train", [])])
     files = inspect_files(every_row, config.num_workers)
     spans: Spans = {name: [] for name in rows}
+    num_cut = 0
     for name, wanted in rows.items():
         for row in wanted:
             outcome = check_row(job, row, files[row.path])
@@ -188,6 +189,12 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
                 rejections.add_row(name, row, outcome)
             else:
                 spans[name].append(outcome)
+                num_cut += outcome.end_sec < (row.end_sec or 0.0) - TOLERANCE_SEC
+    if num_cut:
+        console.print(
+            f"{num_cut} spans end up to {config.end_tolerance_sec:g} s past their file and are cut"
+            " at its end (--end_tolerance_sec)"
+        )
     rejections.write()
     rejections.check()
     if not config.val_data and spans["train"]:

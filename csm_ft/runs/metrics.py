@@ -193,12 +193,13 @@ def _init_wandb(folder: RunFolder, config: TrainConfig, mode: Any, *, is_new_par
     # What the user's environment says counts; options fill in the rest.
     chosen = {
         "project": ("WANDB_PROJECT", config.wandb_project),
-        "name": ("WANDB_NAME", config.wandb_name or folder.path.name),
+        # One name for all trials of a sweep would tell nobody which is which.
+        "name": ("" if config.wandb_name else "WANDB_NAME", config.wandb_name or folder.path.name),
         "group": ("WANDB_RUN_GROUP", config.wandb_group or None),
         "dir": ("WANDB_DIR", str(folder.path)),
     }
     return wandb.init(
-        **{name: value for name, (known, value) in chosen.items() if not os.environ.get(known)},
+        **{name: value for name, (known, value) in chosen.items() if not os.environ.get(known, "")},
         id=_wandb_id(folder, config, is_offline=mode == "offline", is_new_part=is_new_part),
         resume="allow",
         mode=mode,
@@ -216,13 +217,14 @@ def _wandb_id(
     Offline, each resumed part is a run of its own, since of two parts with one id a sync would keep
     one.
     """
-    if not folder.wandb_id.is_file():
+    if folder.wandb_id.is_file():
+        own, *starts = folder.wandb_id.read_text(encoding="utf-8").split()
+    else:
         # Runs of older versions had an id made of their settings, and go on with it.
         has_begun = folder.metrics.is_file() and folder.metrics.stat().st_size > 0
         old = f"{folder.path.name}-{config.fingerprint()}"
-        write_whole(folder.wandb_id, old if has_begun else secrets.token_hex(8))
-    own = folder.wandb_id.read_text(encoding="utf-8").strip()
-    home = Path(os.environ.get("WANDB_DIR") or folder.path) / "wandb"
-    num_parts = len(list(home.glob(f"offline-run-*-{own}*")))
-    is_new_part = is_new_part or (is_offline and num_parts > 0)
-    return f"{own}-part{num_parts + 1}" if is_new_part else own
+        own, starts = (old, ["1"]) if has_begun else (secrets.token_hex(8), ["0"])
+    num_starts = int(starts[0]) if starts else 0
+    write_whole(folder.wandb_id, f"{own} {num_starts + 1}\n")
+    is_new_part = is_new_part or (is_offline and num_starts > 0)
+    return f"{own}-part{num_starts + 1}" if is_new_part else own

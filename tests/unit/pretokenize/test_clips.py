@@ -73,6 +73,30 @@ def test_bad_rows_are_listed_with_reasons(work: Work, encoder: FakeEncoder) -> N
 
 
 @pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ((), ["Inside.", "Rounded.", "A little past."]),
+        (("--end_tolerance_sec", "0"), ["Inside.", "Rounded."]),
+        (("--end_tolerance_sec", "0.3"), ["Inside.", "Rounded.", "A little past.", "Far past."]),
+    ],
+)
+def test_ends_past_the_file_are_cut(
+    work: Work, encoder: FakeEncoder, options: tuple[str, ...], texts: list[str], capsys: Any
+) -> None:
+    good = work.clips([1.0, 1.1])
+    ends = {"Inside.": 0.9, "Rounded.": 1.005, "A little past.": 1.08, "Far past.": 1.2}
+    rows = [{"path": "audio/0.wav", "text": text, "end": end} for text, end in ends.items()]
+    assert work.run([*rows, good[1]], good[:1], "--max_rejected", "80%", *options) == 0
+    split = work.store().splits["train"]
+    clips = [split.clip(row) for row in range(len(split))][:-1]
+    assert [clip.text for clip in clips] == texts
+    assert [clip.end_sec for clip in clips] == [min(1.0, ends[text]) for text in texts]
+    num_cut = sum(ends[text] > 1.01 for text in texts)
+    told = f"{num_cut} spans end up to" in " ".join(capsys.readouterr().out.split())
+    assert told == bool(num_cut)
+
+
+@pytest.mark.parametrize(
     ("flags", "code"),
     [((), 1), (("--max_rejected", "25%"), 0), (("--max_rejected", "0.24"), 1), (("--strict",), 1)],
 )

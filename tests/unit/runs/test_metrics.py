@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,10 +136,12 @@ def record_offline(folder: Path, step: int) -> None:
 def test_resumed_offline_parts_have_ids_of_their_own(tmp_path: Path) -> None:
     record_offline(tmp_path / "one", 1)
     record_offline(tmp_path / "one", 2)
+    shutil.rmtree(next((tmp_path / "one/wandb").glob("*-part2")))  # after it was synced
+    record_offline(tmp_path / "one", 3)
     record_offline(tmp_path / "two", 1)
-    first, second = offline_parts(tmp_path / "one")
+    first, third = offline_parts(tmp_path / "one")
     (other,) = offline_parts(tmp_path / "two")
-    assert second == f"{first}-part2"
+    assert third == f"{first}-part3"
     assert other != first, "same settings in another folder are another run"
 
 
@@ -146,7 +149,7 @@ def test_older_runs_keep_their_id(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"kind": "val", "step": 1}\n')
     record_offline(tmp_path, 2)
     config = TrainConfig(wandb="offline")
-    assert offline_parts(tmp_path) == [f"{tmp_path.name}-{config.fingerprint()}"]
+    assert offline_parts(tmp_path) == [f"{tmp_path.name}-{config.fingerprint()}-part2"]
 
 
 def test_unreachable_server_is_recorded_offline(tmp_path: Path) -> None:
