@@ -5,7 +5,7 @@ metadata.py.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from csm_ft.datasets.tables import (
     field_of,
     reading,
 )
+from csm_ft.datasets.wav_lists import NORMALISED, wav_list_columns
 from csm_ft.errors import MetadataError
 from csm_ft.text_file import read_text
 
@@ -27,7 +28,6 @@ _NOT_READ = ".m4a .aac .wma .amr"  # not by libsndfile: they are rejected with t
 SOUND_SUFFIXES = (*_READ.split(), *_NOT_READ.split())
 TEXT_SUFFIXES = (".txt", ".lab", ".normalized.txt")  # the first that is there counts
 _OWN_LISTS = (".rejected.jsonl", ".report.json")  # what pretokenize.py writes beside its output
-_LJSPEECH_FIELDS = (2, 3)  # id|text, id|text|normalised
 
 
 def find_metadata(path: Path) -> Path:
@@ -64,11 +64,8 @@ def read_folder(folder: Path) -> list[tuple[str, dict[str, Any] | Unreadable]]:
     return [(str(sound), _row(folder, sound, transcript)) for sound, transcript in sounds]
 
 
-def is_ljspeech(path: Path) -> bool:
-    """Tell whether a file is a list `id|text` or `id|text|normalised` beside a folder wavs/.
-
-    Such a list has no header.
-    """
+def is_wav_list(path: Path) -> bool:
+    """Tell whether a file is a list without a header beside a folder wavs/, as that of LJSpeech."""
     with reading(path):
         has_sound = (path.parent / "wavs").is_dir()
         if path.suffix.lower() != ".csv" or not has_sound or not path.is_file():
@@ -76,13 +73,15 @@ def is_ljspeech(path: Path) -> bool:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             fields = file.readline().split("|")
     is_header = "path" in {field_of(name.strip('" \r\n')) for name in fields}
-    return len(fields) in _LJSPEECH_FIELDS and not is_header
+    return len(fields) in (2, 3) and not is_header
 
 
-def read_ljspeech(path: Path) -> Table:
+def read_wav_list(path: Path) -> Table:
     """Read such a list; quotes are part of the texts.
 
-    The sound of an id is wavs/<id>.wav, or another sound file of that name.
+    Its columns are id|text, id|text|normalised, id|text|speaker or id|speaker|text: what they hold
+    decides. The sound of an id is wavs/<id>.wav, or another sound file of that name. MetadataError
+    asks when what the columns hold leaves it open.
     """
     with reading(path):
         lines = [line for line in read_text(path, MetadataError).split("\n") if line.strip()]
@@ -91,20 +90,27 @@ def read_ljspeech(path: Path) -> Table:
             for file in sorted((path.parent / "wavs").iterdir(), key=_rank, reverse=True)
             if _is_sound(file.name)
         }
-    return ["path", "text"], [_ljspeech_row(line, sounds) for line in lines]
+    rows = [[field.strip() for field in line.split("|")] for line in lines]
+    columns = wav_list_columns(path, [row for row in rows if len(row) == 3])
+    return columns, [_wav_list_row(row, columns, sounds) for row in rows]
 
 
-def _ljspeech_row(line: str, sounds: dict[str, str]) -> TableRow:
-    name, *texts = (field.strip() for field in line.split("|"))
-    if len(texts) + 1 not in _LJSPEECH_FIELDS:
+def _wav_list_row(row: list[str], columns: Sequence[str], sounds: dict[str, str]) -> TableRow:
+    name, *texts = row
+    if len(texts) not in (1, 2):
         return Unreadable(
-            f"has {len(texts) + 1} fields between bars; write id|text or id|text|normalised text,"
+            f"has {len(row)} fields between bars; write id|text or id|text|normalised text,"
             " without bars in the texts",
             name,
         )
-    name = name.removeprefix("wavs/")
+    name = name.removeprefix("./").removeprefix("wavs/")
     name = sounds.get(name) or (name if _is_sound(name) else f"{name}.wav")
-    return {"path": f"wavs/{name}", "text": texts[-1] or texts[0]}
+    if len(texts) == 1:
+        return {"path": f"wavs/{name}", "text": texts[0]}
+    values = dict(zip(columns[1:], texts, strict=True))
+    normalised = values.pop(NORMALISED, "")
+    values["text"] = normalised or values["text"]
+    return {"path": f"wavs/{name}", **values}
 
 
 def _rank(file: Path) -> int:

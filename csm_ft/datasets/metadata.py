@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_ft.data.rows import Rejection, Row
-from csm_ft.datasets.folders import find_metadata, is_ljspeech, read_folder, read_ljspeech
+from csm_ft.datasets.folders import find_metadata, is_wav_list, read_folder, read_wav_list
 from csm_ft.datasets.formats import read_table
 from csm_ft.datasets.tables import Turns, Unreadable, field_of, show
 from csm_ft.datasets.values import Reason, read_values
@@ -85,8 +85,8 @@ def _records(source: Path, sql_table: str) -> Iterator[_Record]:
     if source.is_dir():
         yield from (_Record(where, columns, {}, "") for where, columns in read_folder(source))
         return
-    if is_ljspeech(source):
-        _, table_rows = read_ljspeech(source)
+    if is_wav_list(source):
+        _, table_rows = read_wav_list(source)
     else:
         _, table_rows = read_table(source, sql_table=sql_table)
     for number, row in enumerate(table_rows, start=1):

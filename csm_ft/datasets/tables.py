@@ -23,13 +23,20 @@ ALIASES = {
     "conversation": ("conversation", "conversation_id"),
     "turn": ("turn",),
 }
+# Names of other programs count where no column of the names above has a value.
+OTHER_ALIASES = {
+    "path": ("audio_file", "audio_filepath", "file_name"),
+    "speaker": ("speaker_name", "client_id"),
+    "start": ("offset",),
+}
 TURNS = "turns"  # the column that holds a list of turns
 _OTHER_NAMES = {field: ", ".join(aliases[1:]) for field, aliases in ALIASES.items()}
 NEEDED = " and ".join(f"{field} (or {_OTHER_NAMES[field]})" for field in ("path", "text"))
 
 _FIELD_OF: dict[str, str] = {}
-for _field, _aliases in ALIASES.items():
-    _FIELD_OF |= dict.fromkeys(_aliases, _field)
+for _names in (ALIASES, OTHER_ALIASES):
+    for _field, _aliases in _names.items():
+        _FIELD_OF |= dict.fromkeys(_aliases, _field)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,12 @@ def field_of(column: str) -> str | None:
     Capitals and spaces around its name do not matter.
     """
     return _FIELD_OF.get(column) or _FIELD_OF.get(str(column).strip().lower())
+
+
+def is_other_alias(column: str) -> bool:
+    """Tell whether a column has another program's name for its field."""
+    name = str(column).strip().lower()
+    return any(name in aliases for aliases in OTHER_ALIASES.values())
 
 
 def show(value: Any) -> str:

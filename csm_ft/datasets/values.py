@@ -11,7 +11,7 @@ from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from csm_ft.datasets.tables import field_of, show
+from csm_ft.datasets.tables import field_of, is_other_alias, show
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # What an absent number or speaker looks like when a program printed it.
@@ -28,9 +28,9 @@ def read_values(columns: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, R
     """Return the value of each field that has one, and the reason for each that cannot be read."""
     values: dict[str, Any] = {}
     reasons: dict[str, Reason] = {}
-    for name, raw in columns.items():
-        field = field_of(name)
-        if field is None:
+    for name in sorted(columns, key=is_other_alias):
+        raw, field = columns[name], field_of(name)
+        if field is None or (is_other_alias(name) and {field} & {*values, *reasons}):
             continue
         value = _CONVERT[field](name, raw)
         if isinstance(value, Reason):

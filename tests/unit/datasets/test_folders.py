@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.data.rows import Rejection, Row
-from csm_ft.datasets.folders import SOUND_SUFFIXES, find_metadata, is_ljspeech
+from csm_ft.datasets.folders import SOUND_SUFFIXES, find_metadata, is_wav_list
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.errors import MetadataError
 
@@ -270,9 +270,9 @@ def test_bad_rows_of_ljspeech_are_rejected(tmp_path: Path) -> None:
 
 def test_other_files_are_not_ljspeech(tmp_path: Path) -> None:
     path = ljspeech(tmp_path, "path|text\nwavs/a.wav|A header.\n")
-    assert not is_ljspeech(path)
+    assert not is_wav_list(path)
     assert texts(read_metadata(path), tmp_path) == {"wavs/a.wav": "A header."}
-    assert not is_ljspeech(write(path, "id,text\na|b,c\n"))
-    assert not is_ljspeech(write(tmp_path / "metadata.json", "LJ1|Text.\n"))
+    assert not is_wav_list(write(path, "id,text\na|b,c\n"))
+    assert not is_wav_list(write(tmp_path / "metadata.json", "LJ1|Text.\n"))
     (tmp_path / "wavs").rmdir()
-    assert not is_ljspeech(write(path, "LJ1|Text.\n")), "no folder wavs beside it"
+    assert not is_wav_list(write(path, "LJ1|Text.\n")), "no folder wavs beside it"
