@@ -412,7 +412,8 @@ def test_weights_come_from_run_or_file(
     ]
     assert train.main(argv) == 2
     assert (
-        "1 missing (e.g. ['audio_head']), 1 unknown (e.g. ['surprise'])" in capsys.readouterr().err
+        "1 tensors missing (e.g. ['audio_head']), 1 unknown (e.g. ['surprise'])"
+        in capsys.readouterr().err
     )
 
 
