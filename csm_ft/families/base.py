@@ -83,7 +83,7 @@ def weighted_loss(
 class Encoder(ABC):
     """Turns sound and text into the arrays of a token file, and back; frozen while it does so.
 
-    An encoder that is fitted first (fit_sec) knows arrays, sample_rate_hz and frame_sec before.
+    Arrays, sample_rate_hz and frame_sec are known before an encoder is fitted.
     """
 
     arrays: Mapping[str, ArrayKind]  # what a clip keeps; the first one is what pieces are cut from
@@ -110,8 +110,7 @@ class Encoder(ABC):
     def rejects(self, row: Row, lengths: Mapping[str, int]) -> str:
         """Return why a row cannot be used, or "".
 
-        `lengths` are the rows of each array. It is asked twice: before the sound is encoded, with
-        the expected length of the first array, and afterwards with the true ones.
+        `lengths` are the rows of each array: expected before the sound is encoded, then true ones.
         """
         return ""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csm_ft.errors import WeightsError, first_line
 from csm_ft.families import lora
-from csm_ft.families.csm.weights import Checkpoint, locate
+from csm_ft.families.checkpoint_files import Checkpoint, locate
 from csm_ft.families.model import check_tensors
 from csm_ft.families.moonshine.model import MoonshineModel, empty_model
 from csm_ft.families.moonshine.size import MoonshineSize
