@@ -237,7 +237,7 @@ class TrainConfig(Options):
     wandb: Literal["auto", "online", "offline", "off"] = option(
         "auto",
         "Weights & Biases; auto = online with a key (WANDB_API_KEY or wandb login), else offline;"
-        " off disables. WANDB_MODE wins.",
+        " off disables. Of it and WANDB_MODE the stricter counts.",
         group="tracking",
         trains=False,
     )

@@ -6,6 +6,7 @@ And what all readers share: the names of columns, texts in UTF-8, errors that na
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def field_of(column: str) -> str | None:
     return _FIELD_OF.get(column) or _FIELD_OF.get(str(column).strip().lower())
 
 
+@lru_cache
 def is_other_alias(column: str) -> bool:
     """Tell whether a column has another program's name for its field."""
     name = str(column).strip().lower()

@@ -3,8 +3,6 @@
 A note never rejects a row. The kinds of notes are in note_kinds.py.
 """
 
-import math
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,11 +13,7 @@ from csm_ft.pretokenize.note_kinds import (
     KINDS,
     Note,
     Place,
-    letters,
-    pace,
-    pace_words,
     shorten,
-    usual_pace,
 )
 
 _MAX_SHOWN = 3  # rows of each kind on the console; the file has them all
@@ -75,25 +69,6 @@ def check_notes(path: Path, found: Found, output: str) -> None:
             f"{total} notes, --strict_notes allows none. They are in {path}; fix the rows, change"
             f" the limits (--note_...), or leave out --strict_notes. {output} was not written"
         )
-
-
-def most_suspicious(places: Sequence[Place], found: Found, limit: int) -> list[tuple[Place, str]]:
-    """Return up to `limit` clips with what is noted on them, the worst of each kind in turn.
-
-    Where fewer have notes, those follow whose characters per second are least usual.
-    """
-    at = {(place.split, place.index): place for place in places}
-    whys: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for rank in range(max(map(len, found.values()), default=0)):
-        for notes in found.values():
-            for note in notes[rank : rank + 1]:
-                whys[note.split, note.index].append(f"{KINDS[note.kind].title}: {note.value}")
-    chosen = [(at[key], "; ".join(why)) for key, why in whys.items()]
-    usual = usual_pace(places)
-    rest = [place for key, place in at.items() if key not in whys and letters(place.clip.text)]
-    rest.sort(key=lambda place: -abs(math.log(pace(place.clip) / usual)))
-    chosen += [(place, f"no note; {pace_words(place.clip, usual)}") for place in rest]
-    return chosen[:limit]
 
 
 def _line(note: Note) -> str:

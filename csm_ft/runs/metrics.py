@@ -22,6 +22,10 @@ from csm_ft.runs.folder import RunFolder
 CLOCKS = ("time", "sec", "data_sec", "compute_sec", "update_sec", "audio_sec_per_sec", "eta_sec")
 _TIMES = ("micro_batches", "sec", "data_sec", "compute_sec", "update_sec")  # logged per step
 
+# Values of WANDB_MODE, in the words of the option.
+_MODES = {"disabled": "off", "offline": "offline", "dryrun": "offline"}
+_MODES |= dict.fromkeys(("online", "run", "shared"), "online")
+
 Totals = dict[str, float]  # sums since the last logged row; kept in checkpoints
 
 
@@ -137,18 +141,14 @@ class Tracker:
 def choose_wandb_mode(wanted: str) -> str:
     """Return online, offline or off; "auto" is online with a key, by WANDB_API_KEY or wandb login.
 
-    WANDB_MODE wins over all but "off": who forbids an upload there must not be overruled.
+    Of the option and WANDB_MODE the stricter counts: who forbids an upload must not be overruled.
     """
-    by_environment = os.environ.get("WANDB_MODE", "").lower()
-    if wanted == "off" or by_environment == "disabled":
-        return "off"
-    if by_environment in ("offline", "dryrun"):
-        return "offline"
-    if by_environment in ("online", "run", "shared"):
-        return "online"
+    by_environment = _MODES.get(os.environ.get("WANDB_MODE", "").lower(), "")
     if wanted == "auto":
-        return "online" if os.environ.get("WANDB_API_KEY") or _is_logged_in() else "offline"
-    return wanted
+        has_key = bool(os.environ.get("WANDB_API_KEY")) or _is_logged_in()
+        return by_environment or ("online" if has_key else "offline")
+    strictest_first = ("off", "offline", "online")
+    return next(mode for mode in strictest_first if mode in (wanted, by_environment))
 
 
 def _is_logged_in() -> bool:

@@ -43,7 +43,9 @@ class SweepStudy:
         self.folder, self.plan, self._study = folder, plan, study
         self._closing = ExitStack()
         self._first_points = plan.space.first_points()
-        self._settings = plan.space.settings(MAX_SETTINGS)  # None: a repetition is as good as out
+        settings = plan.space.settings(MAX_SETTINGS)
+        # None: too many for a repetition to be likely.
+        self._settings = None if settings is None else {_key(one): one for one in settings}
         self._running: dict[int, Trial] = {}
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.sampler = self._sampler(frozen.number)
@@ -260,15 +262,16 @@ class SweepStudy:
         scratch.add_trials(self._study.get_trials(deepcopy=False))
         proposal = self.plan.space.suggest(scratch.ask())
         untried = self._untried()
-        if _key(proposal) in {_key(setting) for setting in untried}:
+        if _key(proposal) in untried:
             return proposal
-        return random.Random(f"{self.plan.sweep.seed} {number}").choice(untried)  # noqa: S311
+        generator = random.Random(f"{self.plan.sweep.seed} {number}")  # noqa: S311
+        return generator.choice(list(untried.values()))
 
-    def _untried(self) -> list[dict[str, Any]]:
-        """Return the settings of a finite space that no trial has."""
+    def _untried(self) -> dict[tuple[tuple[str, Any], ...], dict[str, Any]]:
+        """Return the settings of a finite space that no trial has, by key."""
         trials = self._study.get_trials(deepcopy=False)
         tried = {_key(t.params) for t in trials if t.state != TrialState.WAITING}
-        return [setting for setting in self._settings or [] if _key(setting) not in tried]
+        return {key: one for key, one in (self._settings or {}).items() if key not in tried}
 
     def _may_continue(self, number: int, curve: asha.Curve) -> bool:
         if number == 0 or self.plan.sweep.pruner != "asha":

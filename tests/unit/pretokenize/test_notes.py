@@ -11,7 +11,7 @@ from csm_ft.config.notes import NoteLimits
 from csm_ft.data.measures import Measures
 from csm_ft.data.split import Clip
 from csm_ft.pretokenize.note_kinds import Place
-from csm_ft.pretokenize.notes import count_notes, find_notes, most_suspicious
+from csm_ft.pretokenize.notes import count_notes, find_notes
 from tests.helpers.pretokenizing import FakeEncoder, Work
 
 GOOD = Measures(-22.0, 0.5, 0.1, 0.0, 0.0)
@@ -132,17 +132,6 @@ def test_unknown_validation_speaker_is_noted() -> None:
 def test_spellings_of_a_speaker_are_noted(other: str) -> None:
     assert kinds(place(speaker=other)) == {"speaker_spelling": 1}
     assert kinds(place(speaker="annabel")) == {}
-
-
-def test_most_suspicious_takes_kinds_in_turn() -> None:
-    silent = [place(i, measures=Measures(-100.0 - i, 0, 1, 0, 0)) for i in range(4)]
-    odd = [*silent, place(9, "Yes.", 20.0)]
-    good = [place(100 + i) for i in range(20)]
-    found = find_notes([*odd, *good], NoteLimits())
-    chosen = most_suspicious([*odd, *good], found, 3)
-    assert [p.index for p, _ in chosen] == [3, 9, 2]
-    assert "characters per second" in chosen[1][1]
-    assert len(most_suspicious([*odd, *good], found, 12)) == 12
 
 
 # pretokenize.py
