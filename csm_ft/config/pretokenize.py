@@ -9,6 +9,11 @@ from csm_ft.config.base import Options, option
 from csm_ft.config.notes import NoteLimits
 
 Channel = Literal["mix", "left", "right"]
+# What a row of metadata can say.
+FIELDS = (
+    *("path", "text", "start", "end", "duration", "channel", "speaker"),
+    *("conversation", "turn", "split"),
+)
 
 
 class PretokenizeConfig(Options):
@@ -16,14 +21,15 @@ class PretokenizeConfig(Options):
 
     train_data: str = option(
         "",
-        "Metadata of the training clips (.json .jsonl .csv .tsv .parquet .sqlite .hdf5), or a"
-        " folder of audio files with transcripts (a.wav, a.txt).",
+        "Metadata of the training clips (.json .jsonl .csv .tsv .parquet .sqlite .hdf5), a folder"
+        " of sound files with transcripts (a.wav, a.txt), or a corpus as it is downloaded.",
         group="data",
         path=True,
     )
     val_data: str = option(
         "",
-        "Metadata of the validation clips; if not given, val_fraction of train_data is held out.",
+        "Metadata of the validation clips; if not given, what train_data calls so, or else"
+        " val_fraction of it is held out.",
         group="data",
         path=True,
     )
@@ -37,9 +43,16 @@ class PretokenizeConfig(Options):
     )
     output: str = option("./data/tokens.hdf5", "Token file to write.", group="data", path=True)
     sql_table: str = option("data", "Table of an SQLite file.", group="data")
+    columns: list[str] = option(
+        [],
+        "Columns of the metadata with names of their own, as path=wav text=normalized_text.",
+        group="data",
+    )
     family: str = option("auto", "Model family that the tokens are for.", group="data")
     channel: Channel = option(
-        "mix", "Channel of stereo files; mix = the mean of both.", group="data"
+        "mix",
+        "Channel of stereo files, for rows that name none; mix = the mean of both.",
+        group="data",
     )
     default_speaker: str = option("", "Speaker of rows without a speaker.", group="data")
     min_sec: float = option(
@@ -104,6 +117,20 @@ class PretokenizeConfig(Options):
         100, "Clips between saves; a killed run loses at most these.", group="speed", gt=0
     )
     seed: int = option(0, "Seed of the held-out split and of a fitted codec.", group="data")
+
+    @field_validator("columns")
+    @classmethod
+    def _pairs(cls, value: list[str]) -> list[str]:
+        for pair in value:
+            field, equals, column = pair.partition("=")
+            if field not in FIELDS or not equals or not column.strip():
+                raise ValueError(f"{pair!r}: write FIELD=COLUMN; fields are {', '.join(FIELDS)}")
+        return value
+
+    @property
+    def column_of(self) -> dict[str, str]:
+        """The column of each field that has one of its own."""
+        return dict(pair.split("=", 1) for pair in self.columns)
 
     @field_validator("max_rejected")
     @classmethod

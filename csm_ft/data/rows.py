@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 SPEAKER = "speaker:"  # speaker:NAME, where options choose turns
 
@@ -19,6 +20,8 @@ class Row:
     end_sec: float | None  # None = to its end
     conversation: str = ""  # "" = none; else as text, like speaker
     turn: int = 0  # place in the conversation, from 0; rejected rows count
+    channel: Literal["", "mix", "left", "right"] = ""  # of a stereo file; "" = as the options say
+    split: str = ""  # train, val or test, where the data say so
 
 
 @dataclass(frozen=True, slots=True)

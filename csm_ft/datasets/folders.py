@@ -1,82 +1,109 @@
-"""A folder as metadata: the one table in it, or its sound files with a text file beside each.
+"""A folder as metadata: the one table in it, its splits, or sound files with a text beside each.
 
-And LJSpeech's list without a header. As in formats.py, what the values mean is decided in
-metadata.py.
+And lists without a header beside a folder of sounds, as that of LJSpeech. As in formats.py, what
+the values mean is decided in metadata.py.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from csm_ft.console import shorten
 from csm_ft.data.token_file import is_token_file
-from csm_ft.datasets.tables import (
-    SUFFIXES,
-    Table,
-    TableRow,
-    Unreadable,
-    field_of,
-    reading,
-)
+from csm_ft.datasets.captions import CAPTION_SUFFIXES, records_of
+from csm_ft.datasets.not_read import what_helps
+from csm_ft.datasets.sounds import SOUND_SUFFIXES, is_sound
+from csm_ft.datasets.tables import SUFFIXES, Columns, Unreadable, reading
+from csm_ft.datasets.tree import Record, Tree
+from csm_ft.datasets.values import SPLIT_OF
 from csm_ft.datasets.wav_lists import NORMALISED, wav_list_columns
 from csm_ft.errors import MetadataError
 from csm_ft.text_file import read_text
 
-_READ = ".wav .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .caf .w64 .rf64 .voc .sph"
-_NOT_READ = ".m4a .aac .wma .amr"  # not by libsndfile: they are rejected with that reason
-SOUND_SUFFIXES = (*_READ.split(), *_NOT_READ.split())
 TEXT_SUFFIXES = (".txt", ".lab", ".normalized.txt")  # the first that is there counts
-_OWN_LISTS = (".rejected.jsonl", ".report.json")  # what pretokenize.py writes beside its output
+# What is a table by its suffix, but no metadata: what pretokenize.py writes, and lists of corpora.
+_NO_METADATA = (
+    *(".rejected.jsonl", ".notes.jsonl", ".report.json"),
+    *("speakers.tsv", ".trans.tsv", ".book.tsv", "clip_durations.tsv"),
+    *("metadata_mls.json", "dataset_info.json", "dataset_dict.json", "state.json"),
+)
+_SOUND_FOLDERS = ("wavs", "wav")  # beside a list
+_WORD = re.compile(r"[a-z]+")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
-def find_metadata(path: Path) -> Path:
-    """Return the metadata file in a folder, or `path` itself: a folder without one, or a file.
+def find_tables(tree: Tree) -> list[Path]:
+    """Return the metadata files that stand in the folder itself."""
+    with reading(tree.folder):
+        stems = {path.stem for path in tree.top if is_sound(path.name)}
+        return [path for path in tree.top if _is_metadata(path) and path.stem not in stems]
 
-    MetadataError for more than one.
+
+def find_splits(tree: Tree) -> list[tuple[str, Path]]:
+    """Return the parts of a folder that names them after splits, as (train, train.csv).
+
+    Its tables, or, where it has none, its folders; nothing where a name has no split or two tables
+    of one split are no parts of one.
     """
-    with reading(path):
-        if not path.is_dir():
-            return path
-        found = sorted(file.name for file in path.iterdir() if _is_metadata(file))
+    tables = find_tables(tree)
+    names = [path.stem if path in tables else path.name for path in tables or tree.top]
+    parts = [*zip(map(_split_in, names), tables or tree.top, strict=True)]
+    if tables:
+        return parts if _are_splits(parts) else []
+    parts = [
+        (split, path) for split, path in parts if path.is_dir() and path.name.lower() in SPLIT_OF
+    ]
+    has_sound = any(is_sound(path.name) for path in tree.top)
+    return parts if not has_sound and {"train"} < {split for split, _ in parts} else []
+
+
+def one_table(tree: Tree) -> Path | None:
+    """Return the only metadata file in a folder, None for none; MetadataError for several."""
+    found = find_tables(tree)
     if len(found) > 1:
+        names = shorten(path.name for path in found)
         raise MetadataError(
-            f"{path}: is a folder with {len(found)} metadata files, {shorten(found)}; name the one"
-            f" to read, as {path / found[0]}"
+            f"{tree.folder}: is a folder with {len(found)} metadata files, {names}; name the one"
+            f" to read, as {found[0]}"
         )
-    return path / found[0] if found else path
+    return found[0] if found else None
 
 
-def read_folder(folder: Path) -> list[tuple[str, dict[str, Any] | Unreadable]]:
-    """Return a row for every sound file, at any depth, sorted by path.
+def read_folder(tree: Tree) -> list[Record]:
+    """Return a record for every sound file, at any depth, or for each of its captions.
 
-    Each is the file's name, and its path and text, or why there is no text. Hidden files and
-    folders are left out. MetadataError when there is no sound file at all.
+    Or why there is no text. MetadataError when there is no sound file at all.
     """
-    with reading(folder):
-        sounds = sorted(_walk(folder))
-    if not sounds:
+    records = [
+        record
+        for sound, beside in sorted(_sounds(tree))
+        for record in _records(tree.folder, sound, beside)
+    ]
+    if not records:
+        not_read = next((path for path in tree.files if what_helps(path.name)), None)
+        hint = f"; {not_read.name} is not read: {what_helps(not_read.name)}" if not_read else ""
         raise MetadataError(
-            f"{folder}: is a folder with neither a metadata file ({SUFFIXES}) nor sound files"
+            f"{tree.folder}: is a folder with neither a metadata file ({SUFFIXES}) nor sound files"
             f" ({' '.join(SOUND_SUFFIXES[:6])} ...) in it; put sound files there, and what is said"
-            " in a.wav into a.txt beside it"
+            f" in a.wav into a.txt beside it{hint}"
         )
-    return [(str(sound), _row(folder, sound, transcript)) for sound, transcript in sounds]
+    return records
 
 
-def is_wav_list(path: Path) -> bool:
-    """Tell whether a file is a list without a header beside a folder wavs/, as that of LJSpeech."""
+def is_wav_list(path: Path, columns: Columns) -> bool:
+    """Tell whether a file is a list without a header beside a folder of sounds, as LJSpeech's."""
     with reading(path):
-        has_sound = (path.parent / "wavs").is_dir()
-        if path.suffix.lower() != ".csv" or not has_sound or not path.is_file():
+        has_sound = _sound_folder(path) is not None
+        if path.suffix.lower() not in (".csv", ".txt") or not has_sound or not path.is_file():
             return False
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             fields = file.readline().split("|")
-    is_header = "path" in {field_of(name.strip('" \r\n')) for name in fields}
+    is_header = "path" in {columns.field_of(name.strip('" \r\n')) for name in fields}
     return len(fields) in (2, 3) and not is_header
 
 
-def read_wav_list(path: Path) -> Table:
+def read_wav_list(path: Path) -> list[dict[str, str] | Unreadable]:
     """Read such a list; quotes are part of the texts.
 
     Its columns are id|text, id|text|normalised, id|text|speaker or id|speaker|text: what they hold
@@ -85,17 +112,20 @@ def read_wav_list(path: Path) -> Table:
     """
     with reading(path):
         lines = [line for line in read_text(path, MetadataError).split("\n") if line.strip()]
+        folder = _sound_folder(path) or path.parent
         sounds = {
             file.stem: file.name
-            for file in sorted((path.parent / "wavs").iterdir(), key=_rank, reverse=True)
-            if _is_sound(file.name)
+            for file in sorted(folder.iterdir(), key=_rank, reverse=True)
+            if is_sound(file.name)
         }
     rows = [[field.strip() for field in line.split("|")] for line in lines]
     columns = wav_list_columns(path, [row for row in rows if len(row) == 3])
-    return columns, [_wav_list_row(row, columns, sounds) for row in rows]
+    return [_wav_list_row(row, columns, folder.name, sounds) for row in rows]
 
 
-def _wav_list_row(row: list[str], columns: Sequence[str], sounds: dict[str, str]) -> TableRow:
+def _wav_list_row(
+    row: list[str], columns: Sequence[str], folder: str, sounds: Mapping[str, str]
+) -> dict[str, str] | Unreadable:
     name, *texts = row
     if len(texts) not in (1, 2):
         return Unreadable(
@@ -103,14 +133,19 @@ def _wav_list_row(row: list[str], columns: Sequence[str], sounds: dict[str, str]
             " without bars in the texts",
             name,
         )
-    name = name.removeprefix("./").removeprefix("wavs/")
-    name = sounds.get(name) or (name if _is_sound(name) else f"{name}.wav")
+    name = name.removeprefix("./").removeprefix(f"{folder}/")
+    name = sounds.get(name) or (name if is_sound(name) else f"{name}.wav")
     if len(texts) == 1:
-        return {"path": f"wavs/{name}", "text": texts[0]}
+        return {"path": f"{folder}/{name}", "text": texts[0]}
     values = dict(zip(columns[1:], texts, strict=True))
     normalised = values.pop(NORMALISED, "")
     values["text"] = normalised or values["text"]
-    return {"path": f"wavs/{name}", **values}
+    return {"path": f"{folder}/{name}", **values}
+
+
+def _sound_folder(path: Path) -> Path | None:
+    places = (path.parent / name for name in _SOUND_FOLDERS)
+    return next((place for place in places if place.is_dir()), None)
 
 
 def _rank(file: Path) -> int:
@@ -119,44 +154,61 @@ def _rank(file: Path) -> int:
 
 
 def _is_metadata(file: Path) -> bool:
-    if file.name.startswith(".") or file.name.endswith(_OWN_LISTS):
+    if file.name.startswith(".") or file.name.endswith(_NO_METADATA):
         return False
     is_table = file.suffix.lower() in SUFFIXES.split()
     return is_table and file.is_file() and not is_token_file(file)
 
 
-def _is_sound(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in SOUND_SUFFIXES
+def _split_in(name: str) -> str:
+    """Return the split that the words of a name tell, or ""."""
+    found = {SPLIT_OF[word] for word in _WORD.findall(name.lower()) if word in SPLIT_OF}
+    return found.pop() if len(found) == 1 else ""
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Yield each sound file with its transcript; linked folders count, but once."""
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        seen.add(real)
+def _are_splits(parts: Sequence[tuple[str, Path]]) -> bool:
+    splits = [split for split, _ in parts]
+    are_shards = all(_SHARD.search(path.stem) for _, path in parts)
+    are_apart = are_shards or len(set(splits)) == len(splits)
+    return "train" in splits and "" not in splits and are_apart and len(parts) > 1
+
+
+def _sounds(tree: Tree) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield each sound with the names of the files beside it by their suffixes in small letters."""
+    for folder, names in tree.folders.items():
         spelled = {f"{Path(name).stem}{Path(name).suffix.lower()}": name for name in names}
-        for name in filter(_is_sound, names):
-            texts = (spelled.get(f"{Path(name).stem}{suffix}") for suffix in TEXT_SUFFIXES)
-            found = next(filter(None, texts), None)
-            yield Path(parent, name), Path(parent, found) if found else None
+        for name in filter(is_sound, names):
+            stem = Path(name).stem
+            suffixes = (*CAPTION_SUFFIXES, *TEXT_SUFFIXES)
+            beside = {s: spelled[f"{stem}{s}"] for s in suffixes if f"{stem}{s}" in spelled}
+            yield folder / name, beside
 
 
-def _refuse(error: OSError) -> None:
-    raise MetadataError(
-        f"{error.filename}: cannot be read: {error.strerror}; make it readable, or move it away"
-    ) from error
-
-
-def _row(folder: Path, sound: Path, transcript: Path | None) -> dict[str, Any] | Unreadable:
+def _records(folder: Path, sound: Path, beside: Mapping[str, str]) -> Iterator[Record]:
     path = f"./{sound.relative_to(folder)}"  # a name with a blank or ~ in front stays what it is
-    if transcript is None:
+    captions = [sound.parent / beside[suffix] for suffix in CAPTION_SUFFIXES if suffix in beside]
+    texts = [sound.parent / beside[suffix] for suffix in TEXT_SUFFIXES if suffix in beside]
+    if captions and not texts:
+        yield from records_of(sound, path, captions[0])
+    elif captions:
+        yield from _timed(sound, path, captions) or [(str(sound), _row(path, texts[0]))]
+    elif texts:
+        yield str(sound), _row(path, texts[0])
+    else:
         reason = f"no transcript; write what is said into {sound.stem}.txt beside it"
-        return Unreadable(reason, path)
+        yield str(sound), Unreadable(reason, path)
+
+
+def _timed(sound: Path, path: str, captions: Sequence[Path]) -> list[Record]:
+    """Return the records of the first captions that have a time; a text beside is the rest."""
+    for one in captions:
+        records = [*records_of(sound, path, one)]
+        if all(isinstance(columns, dict) and "start" in columns for _, columns in records):
+            return records
+    return []
+
+
+def _row(path: str, transcript: Path) -> dict[str, Any] | Unreadable:
     try:
         text = " ".join(read_text(transcript, MetadataError).split())
     except (MetadataError, OSError) as error:

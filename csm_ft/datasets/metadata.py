@@ -1,31 +1,36 @@
-"""Metadata files to rows: which sound file, what is said in it, from where to where, by whom.
+"""Metadata to rows: which sound file, what is said in it, from where to where, by whom.
 
-Reads json jsonl csv tsv sqlite parquet hdf5 with the columns `path` and `text` and, if wanted,
-`start`, `end` or `duration` (seconds), `speaker`, and `conversation` and `turn`, in any mix over
-the rows; other columns are ignored. Or a folder: folders.py. A row that cannot be used becomes a
-Rejection with its reason; only a file that cannot be read at all is an error. Sound files are not
-opened here.
+Reads json jsonl csv tsv sqlite parquet hdf5 with the columns of tables.py in any mix over the rows;
+other columns are not used, which is told. Or a folder: a corpus (corpora/), or one of folders.py. A
+row that cannot be used becomes a Rejection with its reason; only a file that cannot be read at all
+is an error. Sound files are not opened here.
 
 Rows of one conversation are its turns, in the order of their numbers, or of the rows where there
 are none. Every row counts, good or not: a rejected one leaves a hole, so that the turn after it is
 not taken for the answer to the one before.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from csm_ft.console import shorten
 from csm_ft.data.rows import Rejection, Row
-from csm_ft.datasets.folders import find_metadata, is_wav_list, read_folder, read_wav_list
+from csm_ft.datasets.corpora import find_corpus
+from csm_ft.datasets.corpora.common_voice import is_list, read_list
+from csm_ft.datasets.corpora.wav_lists import read_one
+from csm_ft.datasets.folders import find_splits, is_wav_list, one_table, read_folder
 from csm_ft.datasets.formats import read_table
-from csm_ft.datasets.tables import Turns, Unreadable, field_of, show
+from csm_ft.datasets.sounds import find_sound, forget_folders
+from csm_ft.datasets.tables import ALIASES, Columns, Table, Turns, Unreadable, reading, show
+from csm_ft.datasets.tree import Tell, Tree
 from csm_ft.datasets.values import Reason, read_values
 
+_RESEMBLES = 0.7  # likeness of a column's name to a known one, from which it is told
 _SPAN_TOLERANCE_SEC = 1e-3  # how far end and start + duration may lie apart, if a row has all three
 
 
@@ -35,8 +40,10 @@ class _Record:
 
     where: str
     columns: dict[str, Any] | Unreadable
-    defaults: Mapping[str, Any]  # of the row around a turn, for what the turn does not say
-    conversation: str  # where neither names one: "row 17" for a turn of a list, "" for a row
+    folder: Path  # that paths are relative to, as the user sees it, not where a link leads
+    split: str = ""  # of the file, for rows that name none
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # for what a turn does not say
+    conversation: str = ""  # where neither names one: "row 17" for a turn of a list, "" for a row
 
 
 @dataclass(slots=True)
@@ -49,18 +56,28 @@ class _Checked:
     row: Row | None = None
     reason: str = ""
 
-    def rejection(self) -> Rejection:
+    def rejection(self, columns: Columns) -> Rejection:
         """Return why the row cannot be used."""
-        columns, defaults = self.record.columns, self.record.defaults
-        if isinstance(columns, Unreadable):
-            return Rejection(self.record.where, columns.path, "", self.reason)
-        path = _spelling(columns, "path") or _spelling(defaults, "path")
-        text = _spelling(columns, "text") or _spelling(defaults, "text")
+        record, defaults = self.record.columns, self.record.defaults
+        if isinstance(record, Unreadable):
+            return Rejection(self.record.where, record.path, "", self.reason)
+        path, text = (
+            _spelling(record, name, columns) or _spelling(defaults, name, columns)
+            for name in ("path", "text")
+        )
         return Rejection(self.record.where, path, text, self.reason)
 
 
-def read_metadata(path: Path, *, sql_table: str = "data") -> tuple[list[Row], list[Rejection]]:
+def read_metadata(
+    path: Path,
+    *,
+    sql_table: str = "data",
+    columns: Columns | None = None,
+    tell: Tell = lambda _: None,
+) -> tuple[list[Row], list[Rejection]]:
     """Read a metadata file by its suffix, or a folder; `sql_table` is the table of an SQLite file.
+
+    `tell` is called with what the data were taken for, and with what of them is not used.
 
     Returns:
         The good rows and the others, each in the file's order.
@@ -71,60 +88,126 @@ def read_metadata(path: Path, *, sql_table: str = "data") -> tuple[list[Row], li
             with several metadata files.
 
     """
-    source = find_metadata(path)
-    # Where the user sees the file, not where a link leads.
-    folder = Path.cwd() / (source if source.is_dir() else source.parent)
-    checked = [_check(record, folder) for record in _records(source, sql_table)]
+    forget_folders()
+    reader = _Reader(sql_table, columns or Columns(), tell)
+    checked = [reader.check(record) for record in reader.records(path, "")]
+    _number_channels(checked)
     if any(item.conversation for item in checked):
         _place_turns(checked)
     rows = [item.row for item in checked if item.row and not item.reason]
-    return rows, [item.rejection() for item in checked if item.reason]
+    return rows, [item.rejection(reader.columns) for item in checked if item.reason]
 
 
-def _records(source: Path, sql_table: str) -> Iterator[_Record]:
-    if source.is_dir():
-        yield from (_Record(where, columns, {}, "") for where, columns in read_folder(source))
-        return
-    if is_wav_list(source):
-        _, table_rows = read_wav_list(source)
-    else:
-        _, table_rows = read_table(source, sql_table=sql_table)
-    for number, row in enumerate(table_rows, start=1):
-        where = f"{source} row {number}"
-        if isinstance(row, Turns):
-            for place, turn in enumerate(row.turns, start=1):
-                yield _Record(f"{where} turn {place}", turn, row.defaults, f"row {number}")
+@dataclass(frozen=True)
+class _Reader:
+    """How metadata are read."""
+
+    sql_table: str
+    columns: Columns
+    tell: Tell
+
+    def records(self, path: Path, split: str) -> Iterator[_Record]:
+        """Yield every row of a file or folder, and every turn of a row."""
+        with reading(path):
+            is_folder = path.is_dir()
+        if not is_folder:
+            yield from self._file(path, split)
+            return
+        tree = Tree(path)
+        corpus = find_corpus(tree, by_top=True)
+        parts = [] if corpus else find_splits(tree)
+        table = None if corpus or parts else one_table(tree)
+        if table:
+            self.tell(f"{path} is a folder: its metadata is {table.name}")
+            yield from self._file(table, split)
+            return
+        if parts:
+            names = ", ".join(f"{part.name} is {name}" for name, part in parts)
+            self.tell(f"{path} is a folder with splits: {names}")
+            for name, part in parts:
+                yield from self.records(part, name)
+            return
+        corpus = corpus or find_corpus(tree, by_top=False)
+        if corpus:
+            self.tell(f"{path} is {corpus.title}")
+            found = corpus.read(tree, self.tell)
         else:
-            yield _Record(where, row, {}, "")
+            self.tell(
+                f"{path} is a folder without metadata: its sound files are the clips, the text"
+                " file beside each its text"
+            )
+            found = read_folder(tree)
+        for where, columns in found:
+            yield _Record(where, columns, Path.cwd() / path, split)
 
+    def _file(self, path: Path, split: str) -> Iterator[_Record]:
+        folder = Path.cwd() / path.parent
+        if is_wav_list(path, self.columns):
+            for where, columns in read_one(path, path.parent):
+                yield _Record(where, columns, folder, split)
+            return
+        names, rows = self._table(path)
+        self._tell_unused(path, names)
+        for number, row in enumerate(rows, start=1):
+            where = f"{path} row {number}"
+            if isinstance(row, Turns):
+                for place, turn in enumerate(row.turns, start=1):
+                    turn_where = f"{where} turn {place}"
+                    yield _Record(turn_where, turn, folder, split, row.defaults, f"row {number}")
+            else:
+                yield _Record(where, row, folder, split)
 
-def _check(record: _Record, folder: Path) -> _Checked:
-    columns = record.columns
-    is_readable = not isinstance(columns, Unreadable)
-    values, reasons = read_values(columns if is_readable else {})
-    if record.defaults:
-        default_values, default_reasons = read_values(record.defaults)
-        needed = default_reasons.keys() - values.keys()
-        reasons |= {name: reason for name, reason in default_reasons.items() if name in needed}
-        values = {**default_values, **values}
-    if record.conversation:
-        values.setdefault("conversation", record.conversation)
-    checked = _Checked(
-        record,
-        conversation=values.get("conversation", "" if is_readable else None),
-        turn=None if "turn" in reasons else values.get("turn"),
-    )
-    if "conversation" in reasons:
-        checked.conversation = None
-    if isinstance(columns, Unreadable):
-        checked.reason = columns.reason
+    def _table(self, path: Path) -> Table:
+        if is_list(path):
+            self.tell(f"{path} is a table of Common Voice: its paths are below clips/")
+            return read_list(path)
+        return read_table(path, sql_table=self.sql_table, columns=self.columns, tell=self.tell)
+
+    def _tell_unused(self, path: Path, names: Iterable[str]) -> None:
+        """Say which columns are not used, and which of them look like one that is."""
+        unused = [name for name in names if self.columns.field_of(name) is None]
+        if not unused:
+            return
+        known = {alias: one for one, aliases in ALIASES.items() for alias in aliases}
+        taken = {self.columns.field_of(name) for name in names}
+        near = {
+            name: known[found[0]]
+            for name in unused
+            if (found := difflib.get_close_matches(name.lower(), known, 1, _RESEMBLES))
+        }
+        hints = [f"{one}={name}" for name, one in near.items() if one not in taken]
+        hint = f"; is one of them meant to be? --columns {' '.join(hints)}" if hints else ""
+        self.tell(f"{path}: columns that are not used: {shorten(unused)}{hint}")
+
+    def check(self, record: _Record) -> _Checked:
+        """Read the values of a row."""
+        columns = record.columns
+        is_readable = not isinstance(columns, Unreadable)
+        values, reasons = read_values(columns if is_readable else {}, self.columns)
+        if record.defaults:
+            default_values, default_reasons = read_values(record.defaults, self.columns)
+            needed = default_reasons.keys() - values.keys()
+            reasons |= {name: reason for name, reason in default_reasons.items() if name in needed}
+            values = {**default_values, **values}
+        if record.conversation:
+            values.setdefault("conversation", record.conversation)
+        values.setdefault("split", record.split)
+        checked = _Checked(
+            record,
+            conversation=values.get("conversation", "" if is_readable else None),
+            turn=None if "turn" in reasons else values.get("turn"),
+        )
+        if "conversation" in reasons:
+            checked.conversation = None
+        if isinstance(columns, Unreadable):
+            checked.reason = columns.reason
+            return checked
+        outcome = _check_row(record.where, values, reasons, record.folder)
+        if isinstance(outcome, Row):
+            checked.row = outcome
+        else:
+            checked.reason = outcome
         return checked
-    outcome = _check_row(record.where, values, reasons, folder)
-    if isinstance(outcome, Row):
-        checked.row = outcome
-    else:
-        checked.reason = outcome
-    return checked
 
 
 def _check_row(
@@ -132,9 +215,9 @@ def _check_row(
 ) -> Row | Reason:
     for reason in reasons.values():
         return reason
-    for field in ("path", "text"):
-        if field not in values:
-            return Reason(f"{field} is missing or empty; fill it in or drop the row")
+    for name in ("path", "text"):
+        if name not in values:
+            return Reason(f"{name} is missing or empty; fill it in or drop the row")
     if "\n" in values["text"] and _has_suffix_of(values["path"], values["text"]):
         return Reason(
             f"the text runs over several rows, {show(values['text'])}: a quote mark is not closed;"
@@ -150,12 +233,14 @@ def _check_row(
         return span
     return Row(
         where=where,
-        path=_resolve(folder, values["path"]),
+        path=find_sound(folder, values["path"]),
         text=values["text"],
         speaker=values.get("speaker"),
         start_sec=span[0],
         end_sec=span[1],
         conversation=values.get("conversation", ""),
+        channel=values.get("channel", ""),
+        split=values["split"],
     )
 
 
@@ -239,22 +324,27 @@ def _bad_span(values: Mapping[str, Any], problem: str) -> Reason:
     return Reason(f"{problem} (clip {show(values['path'])}); drop the row or fix the span")
 
 
-def _resolve(folder: Path, value: str) -> Path:
-    # pathlib is slow for a million rows.
-    given = os.path.expanduser(value)  # noqa: PTH111
-    parent, name = os.path.split(os.path.join(folder, given))  # noqa: PTH118
-    return _real_folder(parent) / name
+def _number_channels(checked: Sequence[_Checked]) -> None:
+    """Replace numbers of channels by their names; they count from 0 if any is 0."""
+    numbers = {item.row.channel for item in checked if item.row} & {"0", "1", "2"}
+    if not numbers:
+        return
+    name_of = {"0": "left", "1": "right"} if "0" in numbers else {"1": "left", "2": "right"}
+    is_open = numbers == {"1"}
+    for item in checked:
+        channel = item.row.channel if item.row else ""
+        if item.row is None or channel not in numbers:
+            continue
+        item.row = replace(item.row, channel=name_of.get(channel, ""))
+        if is_open or channel not in name_of:
+            item.reason = item.reason or (
+                f"channel {channel} may count from 0 or from 1; write left or right"
+            )
 
 
-@lru_cache(maxsize=65536)
-def _real_folder(folder: str) -> Path:
-    """Resolve links and .. once per folder: two spellings of one file must be one source."""
-    return Path(os.path.realpath(folder))
-
-
-def _spelling(columns: Mapping[str, Any], field: str) -> str:
+def _spelling(record: Mapping[str, Any], name_of_field: str, columns: Columns) -> str:
     """Return a field as the file spells it, or "" if it has none."""
-    for name, value in columns.items():
-        if field_of(name) == field and value is not None:
+    for name, value in record.items():
+        if columns.field_of(name) == name_of_field and value is not None:
             return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     return ""

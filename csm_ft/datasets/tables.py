@@ -5,8 +5,7 @@ And what all readers share: the names of columns, texts in UTF-8, errors that na
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,63 @@ ALIASES = {
     "start": ("start", "start_sec"),
     "end": ("end", "end_sec"),
     "duration": ("duration", "duration_sec"),
+    "channel": ("channel",),
     "speaker": ("speaker", "speaker_id"),
     "conversation": ("conversation", "conversation_id"),
     "turn": ("turn",),
+    "split": ("split",),
 }
 # Names of other programs count where no column of the names above has a value.
 OTHER_ALIASES = {
-    "path": ("audio_file", "audio_filepath", "file_name"),
+    "path": ("audio_file", "audio_filepath", "file_name", "filename", "file", "wav_filename"),
     "speaker": ("speaker_name", "client_id"),
     "start": ("offset",),
 }
 TURNS = "turns"  # the column that holds a list of turns
-_OTHER_NAMES = {field: ", ".join(aliases[1:]) for field, aliases in ALIASES.items()}
-NEEDED = " and ".join(f"{field} (or {_OTHER_NAMES[field]})" for field in ("path", "text"))
+_OTHER_NAMES = {name: ", ".join(aliases[1:]) for name, aliases in ALIASES.items()}
+NEEDED = " and ".join(f"{name} (or {_OTHER_NAMES[name]})" for name in ("path", "text"))
 
 _FIELD_OF: dict[str, str] = {}
 for _names in (ALIASES, OTHER_ALIASES):
     for _field, _aliases in _names.items():
         _FIELD_OF |= dict.fromkeys(_aliases, _field)
+_OTHER = frozenset(name for aliases in OTHER_ALIASES.values() for name in aliases)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column fills which field: by the names above, or as the user says.
+
+    Capitals and spaces around a name do not matter.
+    """
+
+    given: Mapping[str, str] = field(default_factory=dict)  # field -> its only column
+    _known: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def field_of(self, column: str) -> str | None:
+        """Return which field a column fills, None for none."""
+        if column not in self._known:
+            self._known[column] = self._find_field(column)
+        return self._known[column]
+
+    def is_other_alias(self, column: str) -> bool:
+        """Tell whether a column has another program's name for its field."""
+        return str(column).strip().lower() in _OTHER
+
+    def check_header(self, path: Path, names: Sequence[str]) -> None:
+        """Raise MetadataError when a column that is read is there twice."""
+        known = [str(name).strip().lower() for name in names if self.field_of(name)]
+        twice = repeated(known)
+        if twice:
+            raise MetadataError(f"{path}: has column {show_all(twice)} twice; keep one")
+
+    def _find_field(self, column: str) -> str | None:
+        name = str(column).strip().lower()
+        for one, only in self.given.items():
+            if name == only.strip().lower():
+                return one
+        found = _FIELD_OF.get(name)
+        return None if found in self.given else found
 
 
 @dataclass(frozen=True)
@@ -63,21 +101,6 @@ TableRow = dict[str, Any] | Turns | Unreadable
 Table = tuple[Sequence[str], Sequence[TableRow]]  # names of the columns, rows
 
 
-def field_of(column: str) -> str | None:
-    """Return which field a column fills, None for none.
-
-    Capitals and spaces around its name do not matter.
-    """
-    return _FIELD_OF.get(column) or _FIELD_OF.get(str(column).strip().lower())
-
-
-@lru_cache
-def is_other_alias(column: str) -> bool:
-    """Tell whether a column has another program's name for its field."""
-    name = str(column).strip().lower()
-    return any(name in aliases for aliases in OTHER_ALIASES.values())
-
-
 def show(value: Any) -> str:
     """Return a value as a message shows it: on one line, and not too long."""
     shown = repr(value)
@@ -98,14 +121,6 @@ def reading(path: Path) -> Iterator[None]:
         raise MetadataError(
             f"{path}: cannot be read: {error.strerror or error}; make it readable or write it again"
         ) from error
-
-
-def check_header(path: Path, names: Sequence[str]) -> None:
-    """Raise MetadataError when a column that is read is there twice."""
-    known = [str(name).strip().lower() for name in names if field_of(name)]
-    twice = repeated(known)
-    if twice:
-        raise MetadataError(f"{path}: has column {show_all(twice)} twice; keep one")
 
 
 def repeated(names: Sequence[str]) -> list[str]:

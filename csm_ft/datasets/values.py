@@ -11,11 +11,24 @@ from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from csm_ft.datasets.tables import field_of, is_other_alias, show
+from csm_ft.datasets.tables import Columns, show
+from csm_ft.text_file import nfc
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # What an absent number or speaker looks like when a program printed it.
 _PRINTED_NOTHING = ("nan", "none", "null")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)  # as spreadsheets of many countries write it
+_CHANNELS = {
+    **dict.fromkeys(("left", "l", "a"), "left"),
+    **dict.fromkeys(("right", "r", "b"), "right"),
+    **dict.fromkeys(("mix", "mono", "both"), "mix"),
+    **{word: word for word in "012"},
+}
+SPLIT_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "eval", "evaluation"), "test"),
+}
 
 
 class Reason(str):
@@ -24,13 +37,17 @@ class Reason(str):
     __slots__ = ()
 
 
-def read_values(columns: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Reason]]:
+def read_values(
+    record: Mapping[str, Any], columns: Columns
+) -> tuple[dict[str, Any], dict[str, Reason]]:
     """Return the value of each field that has one, and the reason for each that cannot be read."""
     values: dict[str, Any] = {}
     reasons: dict[str, Reason] = {}
-    for name in sorted(columns, key=is_other_alias):
-        raw, field = columns[name], field_of(name)
-        if field is None or (is_other_alias(name) and {field} & {*values, *reasons}):
+    for name in sorted(record, key=columns.is_other_alias):
+        raw, field = record[name], columns.field_of(name)
+        if field is None:
+            continue
+        if columns.is_other_alias(name) and {field} & {*values, *reasons}:
             continue
         value = _CONVERT[field](name, raw)
         if isinstance(value, Reason):
@@ -86,6 +103,11 @@ def _text(name: str, value: Any) -> str | None:
     return value
 
 
+def _transcript(name: str, value: Any) -> str | None:
+    value = _text(name, value)
+    return value if value is None or isinstance(value, Reason) else nfc(value)
+
+
 def _path(name: str, value: Any) -> str | None:
     value = _text(name, value)
     if value is not None and not isinstance(value, Reason) and "://" in value:
@@ -118,7 +140,7 @@ def _speaker(name: str, value: Any) -> str | None:
             f"{name} {show(word)} has brackets or control characters, which no name of a speaker"
             " can have; rename it"
         )
-    return word
+    return nfc(word)
 
 
 def _conversation(name: str, value: Any) -> str | None:
@@ -155,6 +177,8 @@ def _seconds(name: str, value: Any) -> float | Reason | None:
     value = _number_or_word(name, value)
     if value is None or isinstance(value, Reason):
         return value
+    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value):
+        value = value.replace(",", ".")
     if not _is_number(value):
         return Reason(f"{name} {show(value)} is not a number of seconds; write it like 12.5")
     try:
@@ -168,13 +192,32 @@ def _seconds(name: str, value: Any) -> float | Reason | None:
     return seconds
 
 
+def _channel(name: str, value: Any) -> str | None:
+    """Return mix, left, right, or the number of a channel, which metadata.py resolves."""
+    word = _word(name, value)
+    if word is None or isinstance(word, Reason):
+        return word
+    found = _CHANNELS.get(word.lower())
+    return found or Reason(
+        f"{name} {show(word)} is no channel; write left, right or mix, or 0 and 1"
+    )
+
+
+def _split(name: str, value: Any) -> str | None:
+    """Return train, val, test, or None for a word that is none of their names."""
+    word = _word(name, value)
+    return word if word is None or isinstance(word, Reason) else SPLIT_OF.get(word.lower())
+
+
 _CONVERT = {
     "path": _path,
-    "text": _text,
+    "text": _transcript,
     "start": _seconds,
     "end": _seconds,
     "duration": _seconds,
+    "channel": _channel,
     "speaker": _speaker,
     "conversation": _conversation,
     "turn": _turn,
+    "split": _split,
 }

@@ -66,10 +66,11 @@ class Job:
     family: str
     encoder: Encoder
 
-    @property
-    def channel(self) -> audio.Channel:
-        """What is read of stereo files."""
-        return "both" if self.encoder.channels == "both" else self.config.channel
+    def channel(self, row: Row) -> audio.Channel:
+        """Return what is read of a stereo file."""
+        if self.encoder.channels == "both":
+            return "both"
+        return row.channel or self.config.channel
 
     @property
     def frame_samples(self) -> int:
@@ -88,7 +89,7 @@ class Job:
             sample_rate_hz=self.encoder.sample_rate_hz,
             start_sec=span.row.start_sec,
             end_sec=span.row.end_sec,
-            channel=self.channel,
+            channel=self.channel(span.row),
         )
 
     def rejects(self, span: Span, audio_lengths: Mapping[str, int]) -> str:
@@ -191,11 +192,12 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     start_sample = round(start_sec * file.info.sample_rate_hz)
     end_sample = round(end_sec * file.info.sample_rate_hz)
     num_samples = round((end_sec - start_sec) * job.encoder.sample_rate_hz)
-    channel = audio.mix_name(file.info.num_channels) if job.channel == "mix" else job.channel
+    channel = job.channel(row)
+    channel_name = audio.mix_name(file.info.num_channels) if channel == "mix" else channel
     span = Span(
         row,
         file.digest,
-        f"{file.digest} {start_sample}-{end_sample} {channel}",
+        f"{file.digest} {start_sample}-{end_sample} {channel_name}",
         start_sec,
         end_sec,
         math.ceil(num_samples / job.frame_samples),
@@ -236,9 +238,16 @@ def hold_out(spans: Sequence[Span], fraction: float, seed: int) -> tuple[list[Sp
 
 def _channel_problem(job: Job, row: Row, info: audio.AudioInfo) -> str:
     name, num_channels = row.path.name, info.num_channels
-    if job.channel == "right" and num_channels == 1:
-        return f"{name} is mono, there is no right channel; use --channel mix"
-    if job.channel == "both" and num_channels != 2:
+    channel = job.channel(row)
+    if channel == "right" and num_channels == 1:
+        way_out = "write mix in its row" if row.channel else "use --channel mix"
+        return f"{name} is mono, there is no right channel; {way_out}"
+    if channel == "both" and row.channel:
+        return (
+            f"channel {row.channel}: the family {job.family} needs both sides of a stereo file;"
+            " leave the column out"
+        )
+    if channel == "both" and num_channels != 2:
         noun = "channel" if num_channels == 1 else "channels"
         return (
             f"{name} has {num_channels} {noun}; the family {job.family} needs both sides of a"

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +27,8 @@ from csm_ft.data.describe import describe_store, summarise
 from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
 from csm_ft.data.token_file import write_store
-from csm_ft.datasets.folders import find_metadata
 from csm_ft.datasets.metadata import read_metadata
+from csm_ft.datasets.tables import Columns
 from csm_ft.device import choose_device
 from csm_ft.errors import AudioError, ConfigError
 from csm_ft.families.base import Encoder, Family
@@ -197,7 +198,7 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
         )
     rejections.write()
     rejections.check()
-    if not config.val_data and spans["train"]:
+    if "val" not in spans and spans["train"]:
         share = _held_out_share(config, len(spans["train"]))
         spans["train"], spans["val"] = hold_out(spans["train"], share, config.seed)
     _need_both(config, spans)
@@ -205,26 +206,42 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
 
 
 def _read_rows(config: PretokenizeConfig, rejections: Rejections) -> dict[str, list[Row]]:
+    """Read the rows of each split; without `val_data` there may be none but train."""
     rows: dict[str, list[Row]] = {}
     for split, name in zip(SPLITS, (config.train_data, config.val_data), strict=True):
         if name:
-            rows[split], bad = read_metadata(Path(name), sql_table=config.sql_table)
+            found, bad = read_metadata(
+                Path(name),
+                sql_table=config.sql_table,
+                columns=Columns(config.column_of),
+                tell=lambda line: console.print(line, markup=False),
+            )
             rejections.add(split, bad)
-            _print_source(Path(name))
+            rows |= _choose_rows(split, found, is_alone=not config.val_data)
     return rows
 
 
-def _print_source(path: Path) -> None:
-    """Print what a folder was taken for."""
-    found = find_metadata(path)
-    if found != path:
-        console.print(f"{path} is a folder: its metadata is {found.name}", markup=False)
-    elif found.is_dir():
-        console.print(
-            f"{path} is a folder without metadata: its sound files are the clips, the text file"
-            " beside each its text",
-            markup=False,
-        )
+def _choose_rows(split: str, rows: Sequence[Row], *, is_alone: bool) -> dict[str, list[Row]]:
+    """Return the rows of a split, by what the data say of them; what is left out is told.
+
+    Of training data without validation data beside them (`is_alone`) those for validation, too.
+    Data without a row for the split are taken as they are: the user has named them.
+    """
+    chosen = {split: [row for row in rows if row.split == split]}
+    if split == "train":
+        chosen[split] = [row for row in rows if row.split in ("", split)]
+        val = [row for row in rows if row.split == "val"]
+        chosen |= {"val": val} if is_alone and val else {}
+    if not chosen[split]:
+        return {split: list(rows)}
+    if "val" in chosen and split == "train":
+        console.print(f"{len(chosen['val'])} rows are of the split val: they are the validation")
+    used = {row.split for one in chosen.values() for row in one}
+    left_out = Counter(row.split or "none" for row in rows if row.split not in used)
+    if left_out:
+        counts = ", ".join(f"{count} of the split {name}" for name, count in left_out.items())
+        console.print(f"rows left out of {split}: {counts}")
+    return chosen
 
 
 def _print_default_speaker(config: PretokenizeConfig, rows: Sequence[Row]) -> None:

@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.data.rows import Rejection, Row
-from csm_ft.datasets.folders import SOUND_SUFFIXES, find_metadata, is_wav_list
+from csm_ft.datasets.folders import is_wav_list, one_table
 from csm_ft.datasets.metadata import read_metadata
+from csm_ft.datasets.sounds import SOUND_SUFFIXES
+from csm_ft.datasets.tables import Columns
+from csm_ft.datasets.tree import Tree
 from csm_ft.errors import MetadataError
 
 
@@ -211,19 +214,19 @@ def test_only_metadata_file_is_read(tmp_path: Path, name: str) -> None:
         write(tmp_path / other)
     with h5py.File(tmp_path / "tokens.hdf5", "w") as file:
         file.attrs["schema_version"] = 1
-    assert find_metadata(tmp_path) == tmp_path / name
+    assert one_table(Tree(tmp_path)) == tmp_path / name
     (row,), _ = read_metadata(tmp_path)
     assert (row.where, row.path) == (f"{tmp_path / name} row 1", tmp_path / "a.wav")
 
 
 def test_several_metadata_files_are_refused(tmp_path: Path) -> None:
-    for name in ("train.json", "val.json", "notes.txt"):
+    for name in ("one.json", "two.json", "notes.txt"):
         write(tmp_path / name, "[]")
     with pytest.raises(
         MetadataError,
         match=(
-            r"is a folder with 2 metadata files, train.json, val.json; name the one to read, as"
-            r" .*train.json"
+            r"is a folder with 2 metadata files, one.json, two.json; name the one to read, as"
+            r" .*one.json"
         ),
     ):
         read_metadata(tmp_path)
@@ -270,9 +273,9 @@ def test_bad_rows_of_ljspeech_are_rejected(tmp_path: Path) -> None:
 
 def test_other_files_are_not_ljspeech(tmp_path: Path) -> None:
     path = ljspeech(tmp_path, "path|text\nwavs/a.wav|A header.\n")
-    assert not is_wav_list(path)
+    assert not is_wav_list(path, Columns())
     assert texts(read_metadata(path), tmp_path) == {"wavs/a.wav": "A header."}
-    assert not is_wav_list(write(path, "id,text\na|b,c\n"))
-    assert not is_wav_list(write(tmp_path / "metadata.json", "LJ1|Text.\n"))
+    assert not is_wav_list(write(path, "id,text\na|b,c\n"), Columns())
+    assert not is_wav_list(write(tmp_path / "metadata.json", "LJ1|Text.\n"), Columns())
     (tmp_path / "wavs").rmdir()
-    assert not is_wav_list(write(path, "LJ1|Text.\n")), "no folder wavs beside it"
+    assert not is_wav_list(write(path, "LJ1|Text.\n"), Columns()), "no folder wavs beside it"

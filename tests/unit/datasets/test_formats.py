@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from csm_ft.datasets.formats import read_table
 from csm_ft.datasets.metadata import read_metadata
+from csm_ft.datasets.tables import Columns
 from csm_ft.errors import MetadataError
 
 PIECES = [
@@ -35,7 +36,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 
 
 def texts(path: Path) -> list[Any]:
-    _, rows = read_table(path, sql_table="data")
+    _, rows = read_table(path, sql_table="data", columns=Columns(), tell=print)
     return [row["text"] if isinstance(row, dict) else row for row in rows]
 
 
@@ -60,7 +61,6 @@ def message(path: Path, **options: Any) -> str:
         ("t.json", '{"path": ["a"], "text": ["b"]}', "holds an object with 'path', 'text'; write an array"),
         ("t.json", '{"data": 3}', "holds an object with 'data'"),
         ("t.json", '{"data": [], "data": []}', "twice"),
-        ("t.json", '{"path": "a", "text": "b"}\n{"path": "a", "text": "b"}', "name a file with one object per line .jsonl"),
         ("t.json", '[{"path": "a"}, {"file": "b"}]', "no column for text"),
         ("t.json", '[{"path": "a", "text": "b"}\n {"path": 3}]', "line 2 column 2: not JSON: Expecting ',' delimiter"),
         ("t.json", "[" * 100_000, "not JSON that can be read"),
@@ -77,7 +77,6 @@ def message(path: Path, **options: Any) -> str:
         ("t.csv", 'path,text\na.wav,"Hello\nb.wav,x\n', "unexpected end of data"),
         ("t.csv", "path,text\na,é\n".encode("latin-1"), "line 2: byte 0xe9 is not UTF-8"),
         ("t.csv", "path,text\na,b\n".encode("utf-16-le"), "is UTF-16"),
-        ("t.tsv", "path\ttext\na\t" + "x" * 200_000, "field larger than field limit"),
         ("t.sqlite", "CREATE TABLE data (path, text);", "is no SQLite file; load an SQL dump"),
         ("t.sql", b"SQLite format 3\0" + bytes(200), "not readable as SQLite"),
         ("t.parquet", "PAR1", "not readable as parquet"),
@@ -127,7 +126,9 @@ def test_trailing_commas_change_nothing_else(rows: list[dict[str, str]]) -> None
         + "]"
     )
     with tempfile.TemporaryDirectory() as folder:
-        _, found = read_table(write(Path(folder), "t.json", sloppy), sql_table="")
+        _, found = read_table(
+            write(Path(folder), "t.json", sloppy), sql_table="", columns=Columns(), tell=print
+        )
     assert list(found) == rows
 
 
@@ -211,15 +212,45 @@ def test_sqlite_tables_are_quoted_and_listed(tmp_path: Path) -> None:
     assert "holds no rows" in message(path)
 
 
-def test_parquet_with_embedded_sound_is_refused(tmp_path: Path) -> None:
-    pd.DataFrame({"audio": [{"bytes": b"x", "path": "a.wav"}], "text": ["b"]}).to_parquet(
-        tmp_path / "t.parquet"
-    )
-    assert "column audio holds records; write out the sound files" in message(
-        tmp_path / "t.parquet"
-    )
-    pd.DataFrame({"file": ["a"], "words": ["b"]}).to_parquet(tmp_path / "u.parquet")
-    assert "found are 'file', 'words'" in message(tmp_path / "u.parquet")
+def test_sound_in_parquet_is_written_out_once(tmp_path: Path) -> None:
+    wav = b"RIFF" + bytes(40)
+    sounds = [{"bytes": wav, "path": "a.wav"}, {"bytes": None, "path": "b.wav"}, None]
+    table = pd.DataFrame({"audio": sounds, "text": ["A.", "B.", "C."]})
+    table.to_parquet(tmp_path / "t.parquet")
+    told: list[str] = []
+    for _ in range(2):
+        rows, rejections = read_metadata(tmp_path / "t.parquet", tell=told.append)
+        assert [row.path.parent.name for row in rows] == ["t.parquet.sounds", tmp_path.name]
+        assert rows[0].path.read_bytes() == wav
+        assert rows[1].path == tmp_path / "b.wav"
+        assert ["path is missing" in one.reason for one in rejections] == [True]
+    assert len([*(tmp_path / "t.parquet.sounds").iterdir()]) == 1
+    assert any("t.parquet.sounds" in line for line in told)
+
+
+def test_parquet_with_other_records_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"audio": [{"array": [0.5], "rate": 8000}], "text": ["b"]}).to_parquet(path)
+    assert "column audio holds records that are no sounds" in message(path)
+    pd.DataFrame({"clip": ["a"], "words": ["b"]}).to_parquet(tmp_path / "u.parquet")
+    assert "found are 'clip', 'words'" in message(tmp_path / "u.parquet")
+
+
+def test_json_file_of_lines_is_read(tmp_path: Path) -> None:
+    lines = '{"audio_filepath": "a.wav", "text": "A.", "duration": 1}\n' * 2
+    assert len(read_metadata(write(tmp_path, "manifest.json", lines))[0]) == 2
+
+
+def test_long_cells_are_read(tmp_path: Path) -> None:
+    long = "x" * 200_000
+    (row,), _ = read_metadata(write(tmp_path, "t.tsv", f"path\ttext\na\t{long}"))
+    assert row.text == long
+
+
+def test_excel_separator_line_and_decimal_comma(tmp_path: Path) -> None:
+    table = 'sep=;\r\nPath;Text;Start;End\r\na.wav;"A; b";0,5;1,25\r\n'
+    (row,), _ = read_metadata(write(tmp_path, "t.csv", table.encode("utf-16")))
+    assert (row.text, row.start_sec, row.end_sec) == ("A; b", 0.5, 1.25)
 
 
 @settings(deadline=None, max_examples=100)

@@ -247,7 +247,7 @@ def test_column_and_alias_must_agree(tmp_path: Path) -> None:
         ({"start": -0.5}, "start_sec -0.5 is below 0"),
         ({"duration": 0, "start": 1}, "duration_sec 0.0 is not above 0"),
         ({"start": True}, "start True is not a number of seconds"),
-        ({"start": "1,5"}, "start '1,5' is not a number of seconds; write it like 12.5"),
+        ({"start": "1,5,0"}, "start '1,5,0' is not a number of seconds; write it like 12.5"),
         ({"end": "00:01:30"}, "end '00:01:30' is not a number"),
         ({"end": "1_000"}, "end '1_000' is not a number"),
         ({"end": "infinity"}, "end 'infinity' is not a number"),

@@ -1,0 +1,35 @@
+"""What a corpus is: how its folder is recognised, and its files to records."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from csm_ft.datasets.tree import Record, Tell, Tree
+from csm_ft.errors import MetadataError
+from csm_ft.text_file import read_text
+
+_SPLIT = re.compile(r"(train|dev|test)(?![a-z])")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An importer."""
+
+    title: str
+    is_in: Callable[[Tree], bool]  # is a folder one of these?
+    read: Callable[[Tree, Tell], Iterator[Record]]
+    by_top: bool = False  # recognised by what stands in the folder itself, before tables are
+
+
+def split_of(path: Path) -> str:
+    """Return the split that a folder on the way to a file names, as train-clean-100, or ""."""
+    found = (_SPLIT.match(part) for part in reversed(path.parent.parts))
+    return next((match[1] for match in found if match), "")
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that are not blank, with their numbers from 1."""
+    for number, line in enumerate(read_text(path, MetadataError).split("\n"), start=1):
+        if line.strip():
+            yield number, line.rstrip("\r")

@@ -1,0 +1,68 @@
+"""LibriSpeech (a list of texts per chapter) and LibriTTS (a text beside each sound)."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from csm_ft.datasets.corpora.base import lines_of, split_of
+from csm_ft.datasets.tables import Unreadable
+from csm_ft.datasets.tree import Record, Tell, Tree
+from csm_ft.errors import MetadataError
+from csm_ft.text_file import read_text
+
+_CHAPTER = re.compile(r"\d+-\d+\.trans\.txt")  # reader-chapter
+_UTTERANCE = re.compile(r"(\d+)_\d+_\d+_\d+")  # reader_chapter_paragraph_sentence
+_TEXTS = (".normalized.txt", ".original.txt")
+
+
+def is_librispeech(tree: Tree) -> bool:
+    """Tell whether there is a chapter with its list of texts."""
+    return any(_CHAPTER.fullmatch(path.name) for path in tree.files)
+
+
+def read_librispeech(tree: Tree, tell: Tell) -> Iterator[Record]:
+    """Yield a record per line of the chapters, and one per sound without a line."""
+    for chapter in (path for path in tree.files if _CHAPTER.fullmatch(path.name)):
+        sounds = tree.sounds(chapter.parent)
+        facts = {"speaker": chapter.name.split("-")[0], "split": split_of(chapter.resolve())}
+        for number, line in lines_of(chapter):
+            id_, _, text = line.partition(" ")
+            sound = sounds.pop(id_, chapter.parent / f"{id_}.flac")
+            yield f"{chapter} line {number}", {"path": str(sound), "text": text, **facts}
+        for sound in sounds.values():
+            reason = f"{chapter.name} has no line for it; add one, or remove the file"
+            yield str(sound), Unreadable(reason, str(sound))
+
+
+def is_libritts(tree: Tree) -> bool:
+    """Tell whether there is a sound named as LibriTTS does, with its text beside it."""
+    return any(
+        _UTTERANCE.fullmatch(path.name.removesuffix(_TEXTS[0]))
+        for path in tree.files
+        if path.name.endswith(_TEXTS[0])
+    )
+
+
+def read_libritts(tree: Tree, tell: Tell) -> Iterator[Record]:
+    """Yield a record per sound, with the normalised text."""
+    for folder in tree.folders:
+        for stem, sound in tree.sounds(folder).items():
+            name = _UTTERANCE.fullmatch(stem)
+            if name is None:
+                reason = "its name is not reader_chapter_paragraph_sentence; move it away"
+                yield str(sound), Unreadable(reason, str(sound))
+                continue
+            texts = [folder / f"{stem}{suffix}" for suffix in _TEXTS]
+            text = next((path for path in texts if path.name in tree.folders[folder]), None)
+            yield str(sound), _libritts_row(sound, text, name[1])
+
+
+def _libritts_row(sound: Path, text: Path | None, speaker: str) -> dict[str, str] | Unreadable:
+    if text is None:
+        return Unreadable(f"no transcript; {sound.stem}{_TEXTS[0]} is missing", str(sound))
+    try:
+        said = read_text(text, MetadataError)
+    except (MetadataError, OSError) as error:
+        return Unreadable(f"its transcript cannot be read: {error}", str(sound))
+    facts = {"speaker": speaker, "split": split_of(sound.resolve())}
+    return {"path": str(sound), "text": " ".join(said.split()), **facts}

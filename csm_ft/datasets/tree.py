@@ -1,0 +1,66 @@
+"""The files below a folder, listed once."""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from csm_ft.datasets.sounds import is_sound
+from csm_ft.datasets.tables import Unreadable
+from csm_ft.errors import MetadataError
+
+Record = tuple[str, dict[str, Any] | Unreadable]  # where it stands, for people; its columns
+Tell = Callable[[str], object]  # prints a line
+
+
+class Tree:
+    """A folder with all that is below it, in order; hidden files and folders are left out.
+
+    Linked folders count, but once. MetadataError where a folder cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def top(self) -> list[Path]:
+        """What stands in the folder itself."""
+        try:
+            found = sorted(self.folder.iterdir())
+        except OSError as error:
+            _refuse(error)
+        return [path for path in found if not path.name.startswith(".")]
+
+    @cached_property
+    def folders(self) -> dict[Path, list[str]]:
+        """The names of the files in each folder, this one included."""
+        return dict(_walk(self.folder))
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """All files."""
+        return [parent / name for parent, names in self.folders.items() for name in names]
+
+    def sounds(self, folder: Path) -> dict[str, Path]:
+        """Return the sound files in one of the folders by their names without suffix."""
+        names = self.folders.get(folder, [])
+        return {Path(name).stem: folder / name for name in names if is_sound(name)}
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(parent), sorted(name for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise MetadataError(
+        f"{error.filename}: cannot be read: {error.strerror}; make it readable, or move it away"
+    ) from error
