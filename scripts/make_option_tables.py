@@ -18,6 +18,7 @@ from csm_ft.config.generate import GenerateConfig  # noqa: E402
 from csm_ft.config.pretokenize import PretokenizeConfig  # noqa: E402
 from csm_ft.config.train import TrainConfig  # noqa: E402
 from csm_ft.data.__main__ import DataConfig  # noqa: E402
+from csm_ft.datasets.__main__ import DatasetsConfig  # noqa: E402
 from csm_ft.export.__main__ import ExportOptions  # noqa: E402
 from csm_ft.families import DEFAULT_FAMILY, names, open_family  # noqa: E402
 from csm_ft.report.config import ReportConfig  # noqa: E402
@@ -116,6 +117,11 @@ def make_page() -> str:
             "Writes weights in the layout of another program. The formats are those of the family:"
             + "".join(f" {name} has {', '.join(open_family(name).exporters)}." for name in names()),
             ("", ExportOptions),
+        ),
+        section(
+            "python -m csm_ft.datasets CORPUS PATH",
+            "Writes what pretokenize.py would read of a corpus as metadata.",
+            ("", DatasetsConfig),
         ),
         section(
             "python -m csm_ft.data PATH",

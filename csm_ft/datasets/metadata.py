@@ -20,7 +20,7 @@ from typing import Any
 
 from csm_ft.console import shorten
 from csm_ft.data.rows import Rejection, Row
-from csm_ft.datasets.corpora import find_corpus
+from csm_ft.datasets.corpora import CORPORA, find_corpus
 from csm_ft.datasets.corpora.common_voice import is_list, read_list
 from csm_ft.datasets.corpora.wav_lists import read_one
 from csm_ft.datasets.folders import find_splits, is_wav_list, one_table, read_folder
@@ -29,6 +29,7 @@ from csm_ft.datasets.sounds import find_sound, forget_folders
 from csm_ft.datasets.tables import ALIASES, Columns, Table, Turns, Unreadable, reading, show
 from csm_ft.datasets.tree import Tell, Tree
 from csm_ft.datasets.values import Reason, read_values
+from csm_ft.errors import MetadataError
 
 _RESEMBLES = 0.7  # likeness of a column's name to a known one, from which it is told
 _SPAN_TOLERANCE_SEC = 1e-3  # how far end and start + duration may lie apart, if a row has all three
@@ -73,11 +74,13 @@ def read_metadata(
     *,
     sql_table: str = "data",
     columns: Columns | None = None,
+    corpus: str | None = None,
     tell: Tell = lambda _: None,
 ) -> tuple[list[Row], list[Rejection]]:
     """Read a metadata file by its suffix, or a folder; `sql_table` is the table of an SQLite file.
 
-    `tell` is called with what the data were taken for, and with what of them is not used.
+    A folder must hold the `corpus` of that name; without a name, its files tell. `tell` is called
+    with what the data were taken for, and with what of them is not used.
 
     Returns:
         The good rows and the others, each in the file's order.
@@ -90,7 +93,8 @@ def read_metadata(
     """
     forget_folders()
     reader = _Reader(sql_table, columns or Columns(), tell)
-    checked = [reader.check(record) for record in reader.records(path, "")]
+    records = reader.corpus(path, corpus) if corpus else reader.records(path, "")
+    checked = [reader.check(record) for record in records]
     _number_channels(checked)
     if any(item.conversation for item in checked):
         _place_turns(checked)
@@ -105,6 +109,16 @@ class _Reader:
     sql_table: str
     columns: Columns
     tell: Tell
+
+    def corpus(self, path: Path, name: str) -> Iterator[_Record]:
+        """Yield every row of a folder that must hold a corpus; MetadataError if it does not."""
+        tree, corpus = Tree(path), CORPORA[name]
+        if not corpus.is_in(tree):
+            found = find_corpus(tree, by_top=True) or find_corpus(tree, by_top=False)
+            hint = f"it looks like {found.title}" if found else "name the folder that holds it"
+            raise MetadataError(f"{path}: does not hold {corpus.title} as it is known; {hint}")
+        for where, columns in corpus.read(tree, self.tell):
+            yield _Record(where, columns, Path.cwd() / path)
 
     def records(self, path: Path, split: str) -> Iterator[_Record]:
         """Yield every row of a file or folder, and every turn of a row."""

@@ -12,6 +12,7 @@ import pytest
 from csm_ft import cli
 from csm_ft.config.base import Options
 from csm_ft.data.__main__ import DataConfig
+from csm_ft.datasets.__main__ import DatasetsConfig
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.export.__main__ import ExportOptions
 from csm_ft.families import names, open_family
@@ -32,6 +33,7 @@ OF_FAMILY = {
 }
 OTHERS: dict[str, type[Options]] = {
     "csm_ft.data": DataConfig,
+    "csm_ft.datasets": DatasetsConfig,
     "csm_ft.export": ExportOptions,
     "csm_ft.report": ReportConfig,
 }

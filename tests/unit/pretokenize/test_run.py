@@ -126,6 +126,55 @@ def test_one_channel_of_stereo_is_encoded(
     np.testing.assert_array_equal(work.store().splits["train"].array("sums", 0), expected["sums"])
 
 
+def test_each_row_has_its_channel(work: Work, encoder: FakeEncoder) -> None:
+    path = write_wave(work.folder / "stereo.wav", 1.0, channels=2)
+    row = {"path": "stereo.wav", "text": "One voice."}
+    rows = [{**row, "channel": "left"}, {**row, "channel": "right"}, row]
+    assert work.run(rows, [row], "--channel", "left") == 0
+    split = work.store().splits["train"]
+    for index, channel in enumerate(("left", "right", "left")):
+        wave = audio.load(path, sample_rate_hz=16000, channel=channel)
+        (expected,) = FakeEncoder().encode_audio([wave])
+        np.testing.assert_array_equal(split.array("sums", index), expected["sums"])
+    assert [split.clip(i).flags for i in range(3)] == [0, 0, DUPLICATE]
+
+
+def test_right_channel_of_mono_is_rejected(work: Work, encoder: FakeEncoder) -> None:
+    good, bad = work.clips([1.0, 1.0])
+    assert work.run([good, {**bad, "channel": "right"}], [good], "--max_rejected", "1") == 0
+    assert [one["reason"] for one in work.rejected()] == [
+        "1.wav is mono, there is no right channel; write mix in its row"
+    ]
+
+
+@pytest.mark.parametrize("has_val", [True, False])
+def test_splits_of_the_data_are_kept(
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str], has_val: bool
+) -> None:
+    rows = work.clips([0.8, 0.9, 1.0, 1.1])
+    for row, split in zip(rows, ("train", "dev", "test", "train"), strict=True):
+        row["split"] = split
+    (other,) = work.clips([1.2], first=9)
+    assert work.run(rows, [other] if has_val else None) == 0
+    splits = work.store().splits
+    assert [splits["train"].clip(i).text[-2] for i in range(2)] == ["0", "3"]
+    assert [splits["val"].clip(i).text[-2] for i in range(1)] == ["9" if has_val else "1"]
+    out = capsys.readouterr().out
+    assert "1 of the split test" in out
+    assert ("1 of the split val" in out) == has_val
+    assert ("they are the validation" in out) != has_val
+
+
+def test_data_of_one_split_are_taken_as_they_are(work: Work, encoder: FakeEncoder) -> None:
+    rows = work.clips([0.8, 0.9], split="test")
+    (other,) = work.clips([1.2], first=9, split="train")
+    assert work.run(rows, [other]) == 0
+    assert {name: len(split) for name, split in work.store().splits.items()} == {
+        "train": 2,
+        "val": 1,
+    }
+
+
 def test_repeats_are_encoded_once_and_flagged(
     work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,115 @@
+"""Write what pretokenize.py would read of a corpus as metadata.
+
+python -m csm_ft.datasets auto FOLDER --output rows.jsonl         whatever it is
+python -m csm_ft.datasets librispeech FOLDER --output rows.jsonl  that corpus, or an error
+"""
+
+import json
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from csm_ft.atomic import disk_errors, write_whole
+from csm_ft.cli import parse_args, run_program
+from csm_ft.config.base import Options, option
+from csm_ft.data.rows import Rejection, Row
+from csm_ft.datasets.corpora import CORPORA
+from csm_ft.datasets.metadata import read_metadata
+from csm_ft.errors import ConfigError
+
+PROGRAM = "-m csm_ft.datasets"
+DESCRIPTION = "Write what pretokenize.py would read of a corpus as metadata."
+
+
+class DatasetsConfig(Options):
+    """Options of `python -m csm_ft.datasets`."""
+
+    corpus: str = option(
+        "",
+        f"What the folder holds: {', '.join(CORPORA)}; auto = told by its files.",
+        group="data",
+        positional=True,
+    )
+    path: str = option("", "Folder, or metadata file.", group="data", path=True, positional=True)
+    output: str = option("", "Metadata to write, .jsonl.", group="data", path=True)
+
+    @model_validator(mode="after")
+    def _needs_all(self) -> Self:
+        if not self.path or self.corpus not in ("auto", *CORPORA):
+            raise ValueError(
+                f"{self.corpus!r} is no corpus; python -m csm_ft.datasets CORPUS FOLDER --output"
+                f" rows.jsonl, with one of auto, {', '.join(CORPORA)}"
+            )
+        if not self.output.endswith(".jsonl"):
+            raise ValueError(f"--output {self.output or '(none)'}: name a file .jsonl")
+        return self
+
+
+def convert(config: DatasetsConfig) -> str:
+    """Write the rows, and beside them those that cannot be used; return a summary."""
+    path, output = Path(config.path), Path(config.output)
+    corpus = None if config.corpus == "auto" else config.corpus
+    rows, rejections = read_metadata(path, corpus=corpus, tell=print)
+    if not rows:
+        raise ConfigError(f"{path}: no row can be used; the first: {rejections[0]}")
+    rejected = Path(f"{output}.rejected.jsonl")
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = output.parent.resolve()
+    write_whole(output, "".join(f"{_to_json(row, folder)}\n" for row in rows))
+    if rejections:
+        write_whole(rejected, "".join(f"{one.to_json()}\n" for one in rejections))
+    else:
+        rejected.unlink(missing_ok=True)
+    return "\n".join(_summary(output, rejected, rows, rejections))
+
+
+def _to_json(row: Row, folder: Path) -> str:
+    """Return a row as JSON; its path is relative where the sound lies below the output's folder."""
+    path = row.path.relative_to(folder) if row.path.is_relative_to(folder) else row.path
+    values: dict[str, Any] = {
+        "path": os.fspath(path),
+        "text": row.text,
+        "speaker": row.speaker,
+        "start": row.start_sec,
+        "end": row.end_sec,
+        "channel": row.channel,
+        "split": row.split,
+        "conversation": row.conversation,
+        "turn": row.turn if row.conversation else None,
+    }
+    given = {name: value for name, value in values.items() if value not in (None, "")}
+    return json.dumps(given, ensure_ascii=False).encode(errors="backslashreplace").decode()
+
+
+def _summary(
+    output: Path, rejected: Path, rows: Sequence[Row], rejections: Sequence[Rejection]
+) -> list[str]:
+    splits = Counter(row.split or "no split" for row in rows)
+    shown = ", ".join(f"{count} {name}" for name, count in splits.items())
+    speakers = len({row.speaker for row in rows if row.speaker})
+    lines = [f"{output}: {len(rows)} rows ({shown}), {speakers} speakers"]
+    if rejections:
+        lines.append(f"{rejected}: {len(rejections)} that cannot be used; {rejections[0]}")
+    return [*lines, f"next: python pretokenize.py --train_data {shlex.quote(str(output))}"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line; 0 written, 2 user error."""
+
+    def program() -> int:
+        config = parse_args(DatasetsConfig, argv, program=PROGRAM, description=DESCRIPTION)
+        print(convert(config))
+        return 0
+
+    return run_program(program)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
