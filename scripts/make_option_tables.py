@@ -125,7 +125,7 @@ def make_page() -> str:
         ),
         section(
             "python -m csm_ft.data PATH",
-            "Verifies and describes a token file, or decodes a clip of it.",
+            "Verifies and describes a token file, or writes clips of it to listen to.",
             ("", DataConfig),
         ),
         section(

@@ -1,7 +1,8 @@
-"""Verify and describe a token file, or decode a clip of it.
+"""Verify and describe a token file, or listen to clips of it.
 
 python -m csm_ft.data tokens.hdf5                              verifies and describes it
 python -m csm_ft.data tokens.hdf5 --decode 3 [--split val]     writes clip 3 back to a wav
+python -m csm_ft.data tokens.hdf5 --listen 12                  the most suspicious clips on a page
 """
 
 import sys
@@ -17,7 +18,7 @@ from csm_ft.errors import ConfigError
 from csm_ft.families import open_family
 
 PROGRAM = "-m csm_ft.data"
-DESCRIPTION = "Verify and describe a token file, or decode a clip of it."
+DESCRIPTION = "Verify and describe a token file, or listen to clips of it."
 
 
 class DataConfig(Options):
@@ -28,8 +29,18 @@ class DataConfig(Options):
         -1, "Write this clip (from 0) back to a sound file instead; -1 = describe.", group="decode"
     )
     split: Literal["train", "val"] = option("train", "Split of that clip.", group="decode")
+    listen: int = option(
+        0,
+        "Write so many of the most suspicious clips, and a page to listen to them; 0 = none.",
+        group="decode",
+        ge=0,
+    )
     output: str = option(
-        "", "Sound file to write (default: <split>-<N>.wav).", group="decode", path=True
+        "",
+        "Sound file to write (default: <split>-<N>.wav), or folder of the page (default:"
+        " <token file>.listen).",
+        group="decode",
+        path=True,
     )
 
     @model_validator(mode="after")
@@ -71,6 +82,20 @@ def decode(config: DataConfig) -> str:
     return f"{output}: {seconds:.2f} s, {split.clip(config.decode).text!r}"
 
 
+def listen(config: DataConfig) -> str:
+    """Write the page of the most suspicious clips; return what was written."""
+    from csm_ft.families.stores import is_foreign, open_store
+    from csm_ft.pretokenize.listen import write_listening_page
+
+    path = Path(config.path)
+    store = open_store(path, in_memory=is_foreign(path))
+    encoder = open_family(store.info.family).open_encoder(store, "cpu")
+    folder = Path(config.output or f"{path}.listen")
+    if config.output and folder.exists():
+        raise ConfigError(f"--output {folder} exists, and is not overwritten; name a new folder")
+    return write_listening_page(store, encoder, config.listen, folder)
+
+
 def main(argv: Sequence[str]) -> int:
     """Command line; 0 fine, 1 the file has problems, 2 user error."""
 
@@ -78,6 +103,9 @@ def main(argv: Sequence[str]) -> int:
         config = parse_args(DataConfig, argv, program=PROGRAM, description=DESCRIPTION)
         if config.decode >= 0:
             print(decode(config))
+            return 0
+        if config.listen:
+            print(listen(config))
             return 0
         from csm_ft.families.stores import verify
 

@@ -47,6 +47,7 @@ class Take:
     is_complete: bool | None = None  # it stopped by itself, before the limit
     context: Sequence[str] = ()  # what was said before, oldest turn first
     turns_left_out: int = 0  # oldest turns of the context, too long for the model
+    notes: Sequence[str] = ()  # what to listen for
 
     @property
     def wav(self) -> Path | None:
@@ -153,6 +154,7 @@ def _take(path: Path, facts: dict[str, Any]) -> Take:
         is_complete=None if is_complete is None else bool(is_complete),
         context=tuple(_turn(turn) for turn in facts.get("context", ())),
         turns_left_out=int(facts.get("turns_left_out", 0)),
+        notes=tuple(str(note) for note in facts.get("notes", ())),
         **measures,
     )
 

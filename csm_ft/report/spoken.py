@@ -11,9 +11,10 @@ from csm_ft.report.listen import PLAYER_BYTES, Player, Row, load_player
 PAGE_BYTES = 10_000_000
 
 
-def build_index(folder: Path) -> Path:
+def build_index(folder: Path, title: str = "") -> Path:
     """Write `folder`/index.html from the samples and the facts beside them, and return its path.
 
+    Its title is `title`, or the folder's name.
     It needs no server, and is replaced as a whole. Sounds stand in the page itself, so that it can
     be sent to somebody; those beyond 10 MB are links to the files.
     """
@@ -34,7 +35,7 @@ def build_index(folder: Path) -> Path:
     environment = templating.environment()
     script, script_hash = templating.script(templating.template_text(environment, "players.js"))
     page = environment.get_template("spoken.html.j2").render(
-        title=folder.resolve().name,
+        title=title or folder.resolve().name,
         rows=list(rows.values()),
         has_sound=has_sound,
         notes=notes,
