@@ -9,7 +9,7 @@ seconds, and most runs have no adapters.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,13 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
 def merge(adapters: Adapters, model: SpeechModel) -> None:
     """Merge adapters, in place, into the weights of the base they were trained on.
 
-    Raises ConfigError as `put_back` does, and for a configuration that does not fit the base.
+    Modules that were trained whole (modules_to_save) replace those of the base. Raises ConfigError
+    as `put_back` does, and for a configuration that does not fit the base.
     """
     from peft import LoraConfig, LoraModel
 
     model.base_fingerprint = fingerprint(model.state_dict())
+    adapters = _replace_whole(adapters, model)
     try:
         config: Any = LoraConfig.from_peft_type(**adapters.config)
         tuner = LoraModel(model, config, _NAME)
@@ -156,6 +158,24 @@ def merge(adapters: Adapters, model: SpeechModel) -> None:
     tuner.merge_and_unload()
     model.requires_grad_(True)  # peft froze it
     model.base_fingerprint = ""
+
+
+def _replace_whole(adapters: Adapters, model: SpeechModel) -> Adapters:
+    """Load the tensors that are whole weights into the model, and return the others."""
+    whole = {
+        name.removeprefix(_PREFIX).replace(f".modules_to_save.{_NAME}", ""): tensor
+        for name, tensor in adapters.tensors.items()
+        if ".lora_" not in name
+    }
+    weights = model.state_dict()
+    expected = {name: weights[name] for name in whole if name in weights}
+    way_out = f"{CONFIG} names modules_to_save that the base does not have; name the right base"
+    check_tensors(expected, whole, str(adapters.folder / WEIGHTS), way_out=way_out)
+    with torch.no_grad():
+        for name, tensor in whole.items():
+            weights[name].copy_(tensor)
+    others = {name: tensor for name, tensor in adapters.tensors.items() if ".lora_" in name}
+    return replace(adapters, tensors=others, config={**adapters.config, "modules_to_save": None})
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

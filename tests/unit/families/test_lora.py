@@ -98,7 +98,15 @@ def test_peft_reads_our_adapters(tmp_path: Path, options: dict[str, Any]) -> Non
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "options", [{}, {"use_dora": True}, {"use_rslora": True, "lora_alpha": 7}], ids=str
+    "options",
+    [
+        {},
+        {"use_dora": True},
+        {"use_rslora": True, "lora_alpha": 7},
+        {"rank_pattern": {"q_proj": 5}, "alpha_pattern": {r"layers\.1\.self_attn\.k_proj": 32}},
+        {"modules_to_save": ["lm_head", "embed_text_tokens"]},
+    ],
+    ids=str,
 )
 def test_transformers_adapters_are_read(tmp_path: Path, options: dict[str, Any]) -> None:
     """As notebooks make them: a list of names, which puts some on the codec, too."""
@@ -110,7 +118,7 @@ def test_transformers_adapters_are_read(tmp_path: Path, options: dict[str, Any])
     assert any("codec_model" in name and "lora_A" in name for name, _ in theirs.named_parameters())
     torch.manual_seed(1)
     for name, parameter in theirs.named_parameters():
-        if "lora_B" in name and "codec_model" not in name:
+        if ("lora_B" in name and "codec_model" not in name) or "modules_to_save" in name:
             nn.init.normal_(parameter, std=0.3)
     theirs.save_pretrained(str(tmp_path / "adapter"))
     config = tmp_path / "adapter" / lora.CONFIG
@@ -133,6 +141,10 @@ def test_transformers_adapters_are_read(tmp_path: Path, options: dict[str, Any])
     assert (
         out.depth_decoder_logits.view(11, -1, SIZE.audio_vocab_size) - depth[:11]
     ).abs().max() < 1e-4
+    text_embeddings = dict(theirs.named_parameters()) if "modules_to_save" in options else {}
+    for name, tensor in text_embeddings.items():
+        if "embed_text_tokens.modules_to_save" in name:
+            assert torch.equal(tensor, ours.text_embeddings.weight)
     plain = load_model(str(base))
     assert (plain.codebook0_head(plain.backbone_hidden(embedded)) - out.logits).abs().max() > 0.1, (
         "adapters that do something"
@@ -147,8 +159,20 @@ def test_adapters_of_the_codec_are_refused() -> None:
     with pytest.raises(ConfigError, match="an adapter of the codec"):
         layouts.adapter_from_transformers({name: torch.ones(2, 2)}, config, SIZE)
     assert layouts.adapter_from_transformers({name: torch.zeros(2, 2)}, config, SIZE)[0] == {}
-    with pytest.raises(ConfigError, match="rank_pattern"):
-        layouts.adapter_from_transformers({}, config | {"rank_pattern": {"q_proj": 4}}, SIZE)
+    with pytest.raises(ConfigError, match="neither a LoRA adapter"):
+        layouts.adapter_from_transformers(
+            {"base_model.model.nothing.weight": torch.ones(2)}, config, SIZE
+        )
+
+
+def test_copies_of_the_audio_embeddings_must_be_equal() -> None:
+    names = [f"base_model.model.{name}" for name in (layouts.AUDIO_EMBEDDINGS, layouts.TIED)]
+    config = {"peft_type": "LORA", "modules_to_save": ["embed_audio_tokens"]}
+    same = dict.fromkeys(names, torch.ones(4, 2))
+    found, _ = layouts.adapter_from_transformers(same, config, SIZE)
+    assert [*found] == ["base_model.model.audio_embeddings.weight"]
+    with pytest.raises(ConfigError, match="differs from the other copy"):
+        layouts.adapter_from_transformers({**same, names[1]: torch.zeros(4, 2)}, config, SIZE)
     with pytest.raises(ConfigError, match="surprise"):
         layouts.adapter_from_transformers(
             {"base_model.model.surprise.lora_A.weight": torch.ones(2, 2)}, config, SIZE

@@ -17,6 +17,7 @@ AUDIO_EMBEDDINGS = "backbone_model.embed_tokens.embed_audio_tokens.weight"
 _ADAPTER = re.compile(
     r"base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
 )
+_PREFIX = "base_model.model."  # of names in peft's files
 # The second name of the audio embeddings; transformers writes only this one.
 TIED = "depth_decoder.model.embed_tokens.weight"
 _TOP = {
@@ -85,13 +86,7 @@ def adapter_to_transformers(
     A row of lora_B (and of DoRA's magnitudes) is a row of the weight, so those of q_proj and k_proj
     move with it; lora_A stays. ConfigError for an adapter that has no counterpart there.
     """
-    for name in ("rank_pattern", "alpha_pattern"):
-        if config.get(name):
-            raise ConfigError(
-                f"adapter_config.json: {name} {config[name]} is in our names and cannot be carried"
-                " over; use --format merged"
-            )
-    renamed, modules = {}, []
+    renamed, modules = {}, {}
     for name, tensor in tensors.items():
         match = _ADAPTER.fullmatch(name)
         other = match and _other_name(f"{match[1]}.weight", _TOP, _STACKS, _LAYER)
@@ -104,14 +99,12 @@ def adapter_to_transformers(
         renamed[f"base_model.model.{module}.{match[2]}"] = (
             _halves(tensor, heads) if heads else tensor
         )
-        modules.append(module)
-    # The pattern names the modules one by one, so nothing is left to exclude.
-    left = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
+        modules[match[1]] = module
     library = {
         "base_model_class": "CsmForConditionalGeneration",
         "parent_library": "transformers.models.csm.modeling_csm",
     }
-    return renamed, {**config, **left, "auto_mapping": library, "target_modules": _pattern(modules)}
+    return renamed, {**config, **_named_apart(config, modules), "auto_mapping": library}
 
 
 def adapter_from_transformers(
@@ -119,18 +112,13 @@ def adapter_from_transformers(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Rename and permute adapters back that were trained on CsmForConditionalGeneration.
 
-    Adapters on the codec are left out if they do nothing (a list of names such as q_proj puts some
-    there, which no loss reaches); ConfigError if they do something, and for adapters that have no
-    counterpart here.
+    Whole modules (modules_to_save) are renamed with them. Adapters on the codec are left out if
+    they do nothing (a list of names such as q_proj puts some there, which no loss reaches);
+    ConfigError if they do something, and for adapters that have no counterpart here.
     """
-    for name in ("rank_pattern", "alpha_pattern", "modules_to_save"):
-        if config.get(name):
-            raise ConfigError(
-                f"adapter_config.json: {name} {config[name]} cannot be read; merge the adapters"
-                " where they were trained"
-            )
     top, stacks, layer = ({v: k for k, v in table.items()} for table in (_TOP, _STACKS, _LAYER))
-    renamed, modules = {}, []
+    top[TIED] = "audio_embeddings.weight"
+    renamed, modules = {}, {}
     for name, tensor in tensors.items():
         match = _ADAPTER.fullmatch(name)
         if match and match[1].startswith("codec_model."):
@@ -139,24 +127,50 @@ def adapter_from_transformers(
                     f"{name}: an adapter of the codec, which is not trained here; give one without"
                 )
             continue
-        other = match and _other_name(f"{match[1]}.weight", top, stacks, layer)
-        if not match or other is None:
+        part = match[2] if match else "weight"
+        module_name = match[1] if match else _whole_module(name)
+        other = _other_name(f"{module_name}.weight", top, stacks, layer)
+        if other is None:
             raise ConfigError(
-                f"{name} is not a LoRA adapter of a linear layer of CsmForConditionalGeneration"
+                f"{name} is neither a LoRA adapter of a linear layer of"
+                " CsmForConditionalGeneration nor one of its modules"
             )
-        heads = _rope_heads(other, size) if match[2] != "lora_A.weight" else 0
+        heads = _rope_heads(other, size) if part != "lora_A.weight" else 0
         module = other.removesuffix(".weight")
-        renamed[f"base_model.model.{module}.{match[2]}"] = (
-            _pairs(tensor, heads) if heads else tensor
-        )
-        modules.append(module)
-    left = {
-        "exclude_modules": None,
-        "layers_to_transform": None,
-        "layers_pattern": None,
-        "auto_mapping": None,
-    }
-    return renamed, {**config, **left, "target_modules": _pattern(modules)}
+        new_name = f"{_PREFIX}{other}" if part == "weight" else f"{_PREFIX}{module}.{part}"
+        moved = _pairs(tensor, heads) if heads else tensor
+        if not renamed.setdefault(new_name, moved).equal(moved):
+            raise ConfigError(
+                f"{name} differs from the other copy of the audio embeddings, which is one tensor"
+                " here; train without it, or merge the adapters where they were trained"
+            )
+        if match:
+            modules[module_name] = module
+    return renamed, {**config, **_named_apart(config, modules), "auto_mapping": None}
+
+
+def _whole_module(name: str) -> str:
+    """Return the module of a tensor that modules_to_save has saved whole."""
+    name = name.removeprefix(_PREFIX).removesuffix(".weight")
+    return name.replace(".modules_to_save.default", "")
+
+
+def _named_apart(config: Mapping[str, Any], modules: Mapping[str, str]) -> dict[str, Any]:
+    """Return the keys of a LoRA configuration that name modules, for new names of the modules.
+
+    Each module is named, so nothing is left to exclude, and ranks and scales of patterns are said
+    for each.
+    """
+    from peft.utils.other import get_pattern_key
+
+    patterns: dict[str, dict[str, Any]] = {}
+    for key in ("rank_pattern", "alpha_pattern"):
+        given = config.get(key) or {}
+        matches = {new: get_pattern_key(given.keys(), old) for old, new in modules.items()}
+        found = {new: given[old] for new, old in matches.items() if old in given}
+        patterns[key] = {re.escape(new): value for new, value in found.items()}
+    left = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
+    return {**left, **patterns, "target_modules": _pattern(list(modules.values()))}
 
 
 def is_transformers_adapter(names: Mapping[str, Any]) -> bool:
