@@ -123,6 +123,10 @@ class SweepFolder:
         """The run that measured the untrained model."""
         return RunFolder(self.path / "baseline")
 
+    def old_journal(self, number: int) -> Path:
+        """Return the journal that was set aside as number `number`, from 1."""
+        return self.journal.with_name(f"study.before-{number}.journal")
+
     def trial(self, number: int) -> RunFolder:
         """Return the run of a trial."""
         return RunFolder(self.trials / f"{number:04d}")

@@ -66,7 +66,7 @@ class SweepStudy:
         )
         with ExitStack() as stack:
             stack.enter_context(exclusive(folder.lock, message))
-            study = cls(folder, plan, open_journal(folder, plan.sweep.study_name, plan.agreement))
+            study = cls(folder, plan, open_journal(folder, plan))
             study._closing = stack.pop_all()
         return study
 

@@ -182,6 +182,27 @@ def test_same_command_runs_the_remainder(tmp_path: Path) -> None:
     assert "n_epochs: 3.0 there, 2.0 now" in sweep.run("--n_trials", "9", "--n_epochs", "2", code=2)
 
 
+def test_wider_space_goes_on_with_all_trials(tmp_path: Path) -> None:
+    """Also with the trial that was running when the sweep was stopped."""
+    sweep = Sweep(tmp_path, "--pruner", "none", faults={"full_disk": [3]})
+    sweep.run("--n_trials", "4", code=2)
+    before = sweep.trials()
+    wider = SPACE.replace("[4, 8]", "[2, 4, 8]").replace("1e-3, log", "1e-2, log", 1)
+    (tmp_path / "space.yaml").write_text(wider)
+    sweep.environment["FAKE_TRAINER"] = "{}"
+    output = " ".join(sweep.run("--n_trials", "8").split())
+    assert "4 trials are kept in a new study; the old journal is" in output
+    assert "3 of 8 trials done, 1 to resume" in output
+    assert sweep.check_whole(8) == {"completed": 8}
+    sweep.check_metrics()
+    assert [t.params for t in sweep.trials()[:4]] == [t.params for t in before]
+    assert [t["attempts"] for t in sweep.summary()["trials"]] == [1, 1, 1, 2, 1, 1, 1, 1]
+    assert "8 of 8 trials done" in sweep.run("--n_trials", "8")
+    (tmp_path / "space.yaml").write_text(wider.replace("1e-6", "1e-4", 1))
+    output = " ".join(sweep.run("--n_trials", "9", code=2).split())
+    assert "trial 0 does not fit into it: it has learning_rate 3e-05" in output
+
+
 def test_dead_worker_costs_only_steps(tmp_path: Path) -> None:
     sweep = Sweep(
         tmp_path,
