@@ -12,7 +12,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
-from csm_ft.atomic import write_whole
+from csm_ft.atomic import appending, write_whole
 from csm_ft.console import console
 from csm_ft.errors import SweepError
 from csm_ft.runs.folder import SweepFolder
@@ -67,7 +67,7 @@ def cut_torn_line(path: Path) -> None:
 
 
 def _load_or_create(folder: SweepFolder, name: str) -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(folder.journal.resolve())))
+    storage = JournalStorage(_Journal(str(folder.journal.resolve())))
     names = [study.study_name for study in storage.get_all_studies()]
     if not names:
         return optuna.create_study(storage=storage, study_name=name, direction="minimize")
@@ -129,6 +129,19 @@ def _set_aside(folder: SweepFolder, journal: bytes) -> Path:
             write_whole(path, journal)
             return path
     raise AssertionError("there is always a free name")
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's file; on a full disk it stays whole, and the error names the disk."""
+
+    def __init__(self, path: str) -> None:
+        with appending(Path(path)):
+            super().__init__(path)
+        self._path = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with appending(self._path):
+            super().append_logs(logs)
 
 
 class _Lines(BaseJournalBackend):

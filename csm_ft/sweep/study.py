@@ -14,7 +14,7 @@ from typing import Any, Self
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from csm_ft.atomic import exclusive
+from csm_ft.atomic import append_line, exclusive
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep import asha
 from csm_ft.sweep.importance import Point, measure_importance
@@ -244,8 +244,7 @@ class SweepStudy:
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append to events.jsonl what happened, for people."""
-        with self.folder.events.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), "event": kind, **facts}) + "\n")
+        append_line(self.folder.events, json.dumps({"time": time.time(), "event": kind, **facts}))
 
     def _next_point(self, number: int) -> dict[str, Any] | None:
         """Return the setting of a new trial; None leaves it to the sampler.
