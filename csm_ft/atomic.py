@@ -48,7 +48,7 @@ def appending(path: Path) -> Iterator[None]:
         try:
             yield
         except OSError:
-            if path.exists():
+            if path.is_file():
                 os.truncate(path, num_bytes)
             raise
 

@@ -294,6 +294,21 @@ def test_faults_of_others_end_sweep_until_repaired(tmp_path: Path, fault: str, r
     assert sweep.check_whole(2) == {"completed": 2}
 
 
+def test_full_disk_under_events_and_logs(tmp_path: Path) -> None:
+    """Events end the sweep with the disk named; a worker that cannot write its log goes on."""
+    sweep = Sweep(tmp_path, "--n_trials", "3", "--pruner", "none", faults={"diverge": [1]})
+    (sweep.out / "workers").mkdir(parents=True)
+    for path in ("events.jsonl", "workers/cpu0.log"):
+        (sweep.out / path).symlink_to("/dev/full")
+    output = " ".join(sweep.run(code=2).split())
+    assert "events.jsonl could not be written: No space left on device (disk /" in output
+    assert "Traceback" not in output
+    (sweep.out / "events.jsonl").unlink()
+    sweep.run()
+    assert sweep.check_whole(3) == {"completed": 2, "diverged": 1}
+    assert not sweep.events("worker died")
+
+
 @pytest.mark.parametrize("change", ["rename", "replace"])
 def test_token_file_that_changes_ends_sweep(tmp_path: Path, change: str) -> None:
     data = tmp_path / "tokens.hdf5"
