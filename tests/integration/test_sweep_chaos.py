@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -341,6 +342,34 @@ def test_finite_space_is_searched_without_repetition(tmp_path: Path) -> None:
     sweep.check_whole(4)
     settings = {tuple(sorted(trial.params.items())) for trial in sweep.trials()}
     assert len(settings) == 4
+
+
+def test_repeated_seeds_are_trials_of_their_own(tmp_path: Path) -> None:
+    """Also when the sweep is killed and goes on; without the option all has been tried."""
+    sweep = Sweep(tmp_path, "--n_trials", "9", "--seed", "5", faults={"kill": {"6": 1}})
+    (tmp_path / "space.yaml").write_text(
+        "learning_rate: {type: categorical, values: [1e-5, 1e-4]}\n"
+        "batch_size: {type: categorical, values: [4, 8]}\n"
+    )
+    output = " ".join(sweep.run().split())
+    assert "5 of 9 trials were not run" in output
+    assert "--repeat_seeds tells luck from gain" in output
+    best = sweep.summary()["best"]
+    output = sweep.run("--repeat_seeds", "true")
+    assert "were not run" not in output
+    assert "seed 7" in output
+    sweep.check_whole(9)
+    rows = sweep.summary()["trials"]
+    tried = [(*sorted(row["params"].items()), row["seed"]) for row in rows]
+    assert len(set(tried)) == 9
+    assert [row["seed"] for row in rows[:4]] == [5] * 4
+    assert sum(row["params"] == rows[best]["params"] for row in rows) >= 3
+    for row in rows:
+        config = yaml.safe_load((sweep.out / row["dir"] / "config.yaml").read_text())
+        assert config["seed"] == row["seed"]
+    assert list(pd.read_csv(sweep.out / "trials.csv")["seed"]) == [row["seed"] for row in rows]
+    page = build_report(sweep.out).read_text()
+    assert '<button type="button">seed</button>' in page
 
 
 def test_metrics_travel_to_table_and_page(tmp_path: Path) -> None:
