@@ -38,6 +38,28 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
+def appending(path: Path) -> Iterator[None]:
+    """Append to a file in the block, all of it or nothing: what went in before a fault is cut off.
+
+    Raises MachineError when the disk is full or refuses to be written.
+    """
+    num_bytes = path.stat().st_size if path.exists() else 0
+    with disk_errors(path):
+        try:
+            yield
+        except OSError:
+            if path.is_file():
+                os.truncate(path, num_bytes)
+            raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line of UTF-8 to a file, or nothing; MachineError as for `appending`."""
+    with appending(path), path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a draft folder; it replaces `path` once all of it is on disk, or `path` is unchanged.
 

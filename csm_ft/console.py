@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from csm_ft.atomic import disk_errors
+
 T = TypeVar("T")
 _PRINT_EVERY_SEC = 10.0  # where there is no terminal to draw a bar on
 
@@ -25,23 +27,29 @@ class LoggedConsole(Console):
     """A console that can copy its output to a file."""
 
     _log: Console | None = None
+    _log_path = Path()
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print to the console, and to the log file if there is one."""
         super().print(*objects, **options)
         if self._log is not None:
-            self._log.print(*objects, **options)
+            with disk_errors(self._log_path):
+                self._log.print(*objects, **options)
 
     @contextmanager
     def copy_to(self, path: Path) -> Iterator[None]:
         """Append all further output to the text file `path`."""
-        before = self._log
-        with path.open("a", encoding="utf-8") as file:
-            self._log = Console(file=file, highlight=False, soft_wrap=True, no_color=True)
-            try:
-                yield
-            finally:
-                self._log = before
+        before = self._log, self._log_path
+        with disk_errors(path):
+            file = path.open("a", encoding="utf-8")
+        self._log = Console(file=file, highlight=False, soft_wrap=True, no_color=True)
+        self._log_path = path
+        try:
+            yield
+        finally:
+            self._log, self._log_path = before
+            with disk_errors(path):
+                file.close()
 
 
 console = LoggedConsole(highlight=False, soft_wrap=True)

@@ -152,7 +152,9 @@ def write_store(
                     group.create_dataset(name, data=np.frombuffer(blob, dtype=np.uint8))
         except (OSError, RuntimeError) as error:
             # h5py reports write errors as either, the number only in their text.
-            raise OSError(errno.EIO, first_line(error)) from error
+            is_full = f"errno = {errno.ENOSPC}" in str(error)
+            text = os.strerror(errno.ENOSPC) if is_full else first_line(error)
+            raise OSError(errno.ENOSPC if is_full else errno.EIO, text) from error
         fsync(draft)
         if content_fingerprint(open_store(draft, in_memory=False).splits) != fingerprint:
             raise StoreError(

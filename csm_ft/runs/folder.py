@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from csm_ft.atomic import exclusive, recover, write_whole
+from csm_ft.atomic import disk_errors, exclusive, recover, write_whole
 from csm_ft.console import console
 
 
@@ -82,13 +82,14 @@ class RunFolder:
     def opened(self) -> Iterator[None]:
         """Lock the folder for this process, and copy the console into its log.
 
-        Raises ConfigError when another process holds the lock.
+        Raises ConfigError when another process holds the lock, and MachineError when the disk is
+        full or refuses to be written.
         """
         message = (
             f"{self.path}: another process is training in this folder; wait for it, or choose"
             " another --output_dir"
         )
-        with exclusive(self.lock, message), console.copy_to(self.log):
+        with exclusive(self.lock, message), console.copy_to(self.log), disk_errors(self.path):
             recover(self.best)
             yield
 
@@ -122,6 +123,10 @@ class SweepFolder:
     def baseline(self) -> RunFolder:
         """The run that measured the untrained model."""
         return RunFolder(self.path / "baseline")
+
+    def old_journal(self, number: int) -> Path:
+        """Return the journal that was set aside as number `number`, from 1."""
+        return self.journal.with_name(f"study.before-{number}.journal")
 
     def trial(self, number: int) -> RunFolder:
         """Return the run of a trial."""

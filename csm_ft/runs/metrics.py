@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from rich.markup import escape
 
-from csm_ft.atomic import write_whole
+from csm_ft.atomic import append_line, disk_errors, fsync, write_whole
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import clock, console
 from csm_ft.families.base import Term, parts_of, weighted_loss
@@ -68,9 +68,9 @@ class Tracker:
     def __init__(self, folder: RunFolder, config: TrainConfig, *, keep_bytes: int) -> None:
         """Open metrics.jsonl, truncated to `keep_bytes`, its length at the last checkpoint."""
         self._path = folder.metrics
-        self._path.touch()
-        os.truncate(self._path, min(keep_bytes, self._path.stat().st_size))
-        self._file = self._path.open("a", encoding="utf-8")
+        with disk_errors(self._path):
+            self._path.touch()
+            os.truncate(self._path, min(keep_bytes, self._path.stat().st_size))
         self._wandb = _start_wandb(folder, config)
 
     def __enter__(self) -> Self:
@@ -82,21 +82,19 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
         if self._wandb is not None:
             self._mirror(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
     @property
     def num_bytes(self) -> int:
         """Length of metrics.jsonl, all of which is on disk when this returns."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with disk_errors(self._path):
+            fsync(self._path)
         return self._path.stat().st_size
 
     def row(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Write one row; `kind` is train, val or sample."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        """Write one row; `kind` is train, val or sample. MachineError when the disk is full."""
+        append_line(self._path, json.dumps({"kind": kind, "step": step, **values}))
         numbers = {
             f"{kind}/{name}": value
             for name, value in values.items()

@@ -4,6 +4,7 @@ One thread, one loop; everything is written down through the study. A worker is 
 end of its link, within milliseconds.
 """
 
+import contextlib
 import selectors
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from csm_ft.console import console
-from csm_ft.errors import ConfigError, SweepAborted, SweepError
+from csm_ft.errors import ConfigError, MachineError, SweepAborted, SweepError
 from csm_ft.sweep.faults import Faults
 from csm_ft.sweep.link import LinkClosed, NotAMessage
 from csm_ft.sweep.messages import (
@@ -103,9 +104,11 @@ class Broker:
             return "interrupted"
         finally:
             for worker in self._workers:
-                self._add_seconds(worker)
                 worker.kill()
             self._selector.close()
+            with contextlib.suppress(MachineError):  # a full disk: it is being told already
+                for worker in self._workers:
+                    self._add_seconds(worker)
 
     # Handing out work
 
@@ -152,7 +155,8 @@ class Broker:
             try:
                 # The threads it began with: a resumed trial must compute the same numbers.
                 threads = self._study.attribute(number, "threads", self._configs.machine.threads)
-                config = self._configs.trial(number, self._study.params(number), threads=threads)
+                params = self._study.params(number) | {"seed": self._study.seed(number)}
+                config = self._configs.trial(number, params, threads=threads)
             except ConfigError as error:
                 self._end(self._study.finish(number, "infeasible", reason=str(error)))
                 continue

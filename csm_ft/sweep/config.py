@@ -48,6 +48,11 @@ class SweepConfig(Options):
     startup_trials: int = option(
         8, "Trials before tpe takes over from random draws.", group="sweep", ge=0
     )
+    repeat_seeds: bool = option(
+        False,
+        "When all settings of the space have been tried, repeat the best third with other seeds.",
+        group="sweep",
+    )
     pruner: Literal["asha", "none"] = option(
         "asha",
         "asha = stop the trials that are behind at a rung; none = run all to the end.",

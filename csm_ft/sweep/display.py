@@ -21,7 +21,9 @@ STYLE = {
 class Display:
     """`with Display(...) as display`: a bar on a terminal, elsewhere lines only."""
 
-    def __init__(self, metric: str, *, n_trials: int, num_workers: int, num_done: int) -> None:
+    def __init__(
+        self, metric: str, *, n_trials: int, num_workers: int, num_done: int, seed: int
+    ) -> None:
         columns = (
             SpinnerColumn(),
             TextColumn("trials"),
@@ -31,7 +33,7 @@ class Display:
         )
         self._bar = Progress(*columns, console=console, transient=True)
         self._task = self._bar.add_task("", total=n_trials, completed=num_done)
-        self._metric = metric
+        self._metric, self._seed = metric, seed
         self._n_trials, self._num_workers, self._num_done = n_trials, num_workers, num_done
         self._trial_seconds: list[float] = []
 
@@ -57,6 +59,8 @@ class Display:
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in trial.params.items()
         )
+        if trial.seed != self._seed:
+            params += f" seed {trial.seed}"
         value = f"  {escape(self._metric)} {trial.value:.4f}" if trial.value is not None else ""
         star = "  [bold]best so far[/]" if best is not None and best.number == trial.number else ""
         reason = f" ({escape(trial.reason)})" if trial.reason else ""

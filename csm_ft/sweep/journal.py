@@ -1,26 +1,32 @@
 """The journal of a study: opened, repaired after a kill, and checked against the command."""
 
+import itertools
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
+from csm_ft.atomic import appending, write_whole
+from csm_ft.console import console
 from csm_ft.errors import SweepError
 from csm_ft.runs.folder import SweepFolder
+from csm_ft.sweep.new_space import changes, differences, take_over
+from csm_ft.sweep.trials import Plan
 
 _BLOCK_BYTES = 65536
 
 
-def open_journal(folder: SweepFolder, name: str, agreement: Mapping[str, Any]) -> optuna.Study:
+def open_journal(folder: SweepFolder, plan: Plan) -> optuna.Study:
     """Open or create the study in a folder that this process has locked.
 
-    Raises SweepError when it holds another study, or one that differs in its `agreement`.
+    Where the search space has changed, its trials go into a new study. Raises SweepError when the
+    folder holds another study, or trials that do not fit into the plan.
     """
     journal = folder.journal.resolve()
     cut_torn_line(journal)
@@ -29,10 +35,17 @@ def open_journal(folder: SweepFolder, name: str, agreement: Mapping[str, Any]) -
     for stale in folder.path.glob(f"{journal.name}.lock*"):
         stale.unlink()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    study = _load_or_create(folder, storage, name)
-    # As it will be read back: tuples become lists.
-    _agree(folder, study, json.loads(json.dumps(agreement)))
+    study = _load_or_create(folder, plan.sweep.study_name)
+    if "created" not in study.user_attrs:
+        study.set_user_attr("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    agreement = json.loads(json.dumps(plan.agreement))  # as read back: tuples become lists
+    before = study.user_attrs.get("agreement")
+    if before is None:
+        study.set_user_attr("agreement", agreement)
+    elif before != agreement:
+        _check_comparable(folder, before, agreement)
+        _begin_anew(folder, study, plan, agreement)
+        return _load_or_create(folder, plan.sweep.study_name)
     return study
 
 
@@ -53,7 +66,8 @@ def cut_torn_line(path: Path) -> None:
         file.truncate(0)
 
 
-def _load_or_create(folder: SweepFolder, storage: JournalStorage, name: str) -> optuna.Study:
+def _load_or_create(folder: SweepFolder, name: str) -> optuna.Study:
+    storage = JournalStorage(_Journal(str(folder.journal.resolve())))
     names = [study.study_name for study in storage.get_all_studies()]
     if not names:
         return optuna.create_study(storage=storage, study_name=name, direction="minimize")
@@ -65,20 +79,9 @@ def _load_or_create(folder: SweepFolder, storage: JournalStorage, name: str) -> 
     return optuna.load_study(storage=storage, study_name=name)
 
 
-def _agree(folder: SweepFolder, study: optuna.Study, agreement: dict[str, Any]) -> None:
+def _check_comparable(folder: SweepFolder, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Check that the study in the folder is the one that this command describes."""
-    if "created" not in study.user_attrs:
-        study.set_user_attr("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    before = study.user_attrs.get("agreement")
-    if before is None:
-        study.set_user_attr("agreement", agreement)
-        return
-    names = sorted({*before, *agreement})
-    changed = [
-        f"{name}: {before.get(name)!r} there, {agreement.get(name)!r} now"
-        for name in names
-        if before.get(name) != agreement.get(name)
-    ]
+    changed = differences(before, now)
     if changed:
         raise SweepError(
             f"{folder.path} holds a study whose trials cannot be compared with these:\n  "
@@ -86,3 +89,69 @@ def _agree(folder: SweepFolder, study: optuna.Study, agreement: dict[str, Any]) 
             + "\nWays out: give the same options to resume it, or choose another --output_dir for"
             " a new study"
         )
+
+
+def _begin_anew(
+    folder: SweepFolder, study: optuna.Study, plan: Plan, agreement: dict[str, Any]
+) -> None:
+    """Replace the journal by that of a new study with the same trials in the space of the plan.
+
+    A kill leaves the old study or the new one. The old journal is kept under another name.
+    """
+    before = study.user_attrs["agreement"]
+    try:
+        trials = take_over(study.get_trials(), before, plan.space)
+    except SweepError as error:
+        raise SweepError(f"{folder.path}: {error}") from None
+    lines = _Lines()
+    new = optuna.create_study(
+        storage=JournalStorage(lines), study_name=study.study_name, direction="minimize"
+    )
+    for name, value in (study.user_attrs | {"agreement": agreement}).items():
+        new.set_user_attr(name, value)
+    new.add_trials(trials)
+    journal = folder.journal.resolve()
+    old = _set_aside(folder, journal.read_bytes())
+    write_whole(journal, "".join(f"{line}\n" for line in lines.lines))
+    are_kept = "1 trial is kept" if len(trials) == 1 else f"{len(trials)} trials are kept"
+    console.print(
+        f"the search space has changed ({'; '.join(changes(before, agreement))}): {are_kept} in a"
+        f" new study; the old journal is {old}",
+        markup=False,
+    )
+
+
+def _set_aside(folder: SweepFolder, journal: bytes) -> Path:
+    """Keep a copy of the journal under the first free name, and return its path."""
+    for path in map(folder.old_journal, itertools.count(1)):
+        # A copy that a kill left unused is the beginning of this journal; it is replaced.
+        if not path.exists() or journal.startswith(path.read_bytes()):
+            write_whole(path, journal)
+            return path
+    raise AssertionError("there is always a free name")
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's file; on a full disk it stays whole, and the error names the disk."""
+
+    def __init__(self, path: str) -> None:
+        with appending(Path(path)):
+            super().__init__(path)
+        self._path = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with appending(self._path):
+            super().append_logs(logs)
+
+
+class _Lines(BaseJournalBackend):
+    """A journal in memory, so that it can be written at once."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        return map(json.loads, self.lines[log_number_from:])
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.lines += [json.dumps(log, separators=(",", ":")) for log in logs]

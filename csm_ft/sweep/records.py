@@ -56,6 +56,7 @@ class TrialRecord(_Record):
     slot: str | None = None
     dir: str  # run folder, relative to the sweep's
     is_default: bool = False
+    seed: int | None = None  # None in files of earlier versions
     metrics: dict[str, Number] = {}  # all validation metrics at the best validation
     # Examples seen -> objective. The study alone needs it, and it stands in metrics.jsonl.
     curve: dict[int, float] = Field(default={}, exclude=True)
@@ -153,6 +154,11 @@ class Summary(_Record):
         return sorted(
             self.begun, key=lambda t: (t.value is None or t.has_failed, t.value or 0.0, t.number)
         )
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether settings were run again with other seeds."""
+        return len({t.seed for t in self.begun}) > 1
 
     @property
     def parameters(self) -> list[str]:

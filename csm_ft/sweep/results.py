@@ -81,7 +81,8 @@ class Results:
         if source is None or not source.is_dir() or _is_same(source, target):
             return
         with whole_folder(target) as draft:
-            shutil.copytree(source, draft, copy_function=_link, dirs_exist_ok=True)
+            for file in source.iterdir():
+                _link(file, draft / file.name)
 
     def _write_best_config(self, best: TrialRecord | None, records: Sequence[TrialRecord]) -> None:
         """Write best.yaml: the best trial's complete config, which train.py takes as it is."""
@@ -181,7 +182,7 @@ class Results:
         ]
 
 
-def _link(source: str, target: str) -> None:
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links

@@ -89,6 +89,7 @@ def _search(
         n_trials=num_trials,
         num_workers=len(configs.machine.slots),
         num_done=num_ended,
+        seed=configs.base.seed,
     )
     with display:
         followers = _Followers(display, results, page)
@@ -128,7 +129,8 @@ def _conclude(study: SweepStudy, end: str, verdict: Verdict | None) -> int:
         console.print(
             f"all {num_settings} settings of the space have been tried, so"
             f" {num_wanted - study.num_started} of {num_wanted} trials were not run: a repeated"
-            " setting gives the same numbers. A wider space has more to find"
+            " setting gives the same numbers. A wider space has more to find, and --repeat_seeds"
+            " tells luck from gain"
         )
     console.print(
         f"\n[bold]{verdict.text if verdict else ''}[/]\nnext: python train.py --config"

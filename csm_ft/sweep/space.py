@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from optuna.distributions import (
@@ -18,8 +17,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
 from csm_ft.schedule import Duration
-from csm_ft.sweep.config import SweepRequest
-from csm_ft.sweep.rows import Categorical, FloatRange, IntRange, Rows, Searched, read_rows
+from csm_ft.sweep.rows import Categorical, FloatRange, IntRange, Rows, Searched
 
 NEIGHBOUR_FACTORS = (3.0, 1 / 3)  # of the default's learning rate: trials 1 and 2
 
@@ -48,7 +46,7 @@ class Space:
         """
         values: dict[str, Any] = {}
         for parameter in self.parameters:
-            if self._is_active(parameter, values):
+            if self.is_active(parameter, values):
                 values[parameter.name] = _suggest(trial, parameter.name, parameter.distribution)
         return values
 
@@ -56,7 +54,7 @@ class Space:
         """Return the first trials: the default, and its neighbours in learning rate."""
         default: dict[str, Any] = {}
         for parameter in self.parameters:
-            if self._is_active(parameter, default):
+            if self.is_active(parameter, default):
                 default[parameter.name] = parameter.default
         points = [default]
         rate = next((p for p in self.parameters if p.name == "learning_rate"), None)
@@ -80,7 +78,7 @@ class Space:
                 return None
             grown: list[dict[str, Any]] = []
             for setting in settings:
-                if self._is_active(parameter, setting):
+                if self.is_active(parameter, setting):
                     grown += [{**setting, parameter.name: value} for value in values]
                 else:
                     grown.append(setting)
@@ -93,17 +91,13 @@ class Space:
         """Return the space as text per option, to be kept with the study and compared."""
         return {p.name: _describe(p) for p in self.parameters}
 
-    def _is_active(self, parameter: Parameter, values: Mapping[str, Any]) -> bool:
+    def is_active(self, parameter: Parameter, values: Mapping[str, Any]) -> bool:
+        """Tell whether a parameter is searched in a trial, by the values of those before it."""
         if parameter.when is None:
             return True
         name, wanted = parameter.when
         searched = any(p.name == name for p in self.parameters)
         return (values.get(name) if searched else getattr(self.base, name)) in wanted
-
-
-def read_space(path: Path, request: SweepRequest, *, num_train_examples: int) -> Space:
-    """Read and check a sweep config together with the options that all trials share."""
-    return make_space(read_rows(path, request), num_train_examples)
 
 
 def make_space(rows: Rows, num_train_examples: int) -> Space:
@@ -167,7 +161,7 @@ def _own_default(rows: Rows, name: str, default: Any, distribution: BaseDistribu
     value = rows.checked(f"{name}: default {default!r}", name, default)
     if not isinstance(distribution, CategoricalDistribution):
         value = _number(value, distribution)
-    if value is None or not _contains(distribution, value):
+    if value is None or not contains(distribution, value):
         raise ConfigError(f"{rows.path}: {name}: default {default!r} is not in its own range")
     return value
 
@@ -178,7 +172,7 @@ def _nearest_default(
     """Return the config's value for trial 0, or the nearest to it that is searched."""
     value = getattr(rows.base, name)
     if isinstance(distribution, CategoricalDistribution):
-        nearest = value if _contains(distribution, value) else distribution.choices[0]
+        nearest = value if contains(distribution, value) else distribution.choices[0]
     else:
         assert isinstance(distribution, FloatDistribution | IntDistribution)
         number = _number(value, distribution)
@@ -227,11 +221,15 @@ def _as_steps(text: str, base: TrainConfig, num_train_examples: int) -> int | No
     return round(examples / examples_per_step)
 
 
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Tell whether a value, of any type, is one that the distribution can draw."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return distribution.low <= value <= distribution.high
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    is_inside = distribution.low <= value <= distribution.high
+    return is_inside and (isinstance(distribution, FloatDistribution) or value == int(value))
 
 
 def _parents_first(rows: Rows, parameters: Sequence[Parameter]) -> list[Parameter]:
@@ -264,7 +262,7 @@ def _check_condition(
         raise ConfigError(f"{where}: {name} is not an option of train.py")
     wanted = tuple(rows.checked(f"{parameter.name}: when", name, v) for v in wanted)
     if name in by_name:
-        missing = [v for v in wanted if not _contains(by_name[name].distribution, v)]
+        missing = [v for v in wanted if not contains(by_name[name].distribution, v)]
         if missing:
             raise ConfigError(
                 f"{where}: {name} is never {missing[0]!r}; name a value that is searched"

@@ -14,7 +14,7 @@ from typing import Any, Self
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from csm_ft.atomic import exclusive
+from csm_ft.atomic import append_line, exclusive
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep import asha
 from csm_ft.sweep.importance import Point, measure_importance
@@ -27,6 +27,7 @@ from csm_ft.sweep.records import (
     metrics_in,
     objective_label,
 )
+from csm_ft.sweep.repeats import choose_repeat
 from csm_ft.sweep.trials import Plan
 
 MAX_SETTINGS = 10_000  # of a space that is searched without repetition
@@ -66,7 +67,7 @@ class SweepStudy:
         )
         with ExitStack() as stack:
             stack.enter_context(exclusive(folder.lock, message))
-            study = cls(folder, plan, open_journal(folder, plan.sweep.study_name, plan.agreement))
+            study = cls(folder, plan, open_journal(folder, plan))
             study._closing = stack.pop_all()
         return study
 
@@ -106,9 +107,14 @@ class SweepStudy:
 
     @property
     def num_new(self) -> int:
-        """Trials that are still to be asked for, each with a setting that was not tried yet."""
+        """Trials that are still to be asked for: new settings, and repetitions where wanted."""
         wanted = max(0, self.plan.sweep.n_trials - self.num_started)
-        return wanted if self._settings is None else min(wanted, len(self._untried()))
+        if self._settings is None:
+            return wanted
+        num_untried = len(self._untried())
+        if self.plan.sweep.repeat_seeds and (num_untried or self._repeat()):
+            return wanted
+        return min(wanted, num_untried)
 
     @property
     def num_settings(self) -> int | None:
@@ -127,9 +133,7 @@ class SweepStudy:
         """
         number = self.num_started
         if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            point = self._next_point(number)
-            if point is not None:
-                self._study.enqueue_trial(point)
+            self._enqueue(number)
         self._study.sampler = self._sampler(number)
         trial = self._study.ask()
         assert trial.number == number, (
@@ -146,6 +150,10 @@ class SweepStudy:
         """
         self._study.sampler = self._sampler(number)
         return self.plan.space.suggest(self._running[number])
+
+    def seed(self, number: int) -> int:
+        """Return the seed of a running trial: that of the study, or its own if it repeats one."""
+        return self._running[number].user_attrs.get("seed", self.plan.space.base.seed)
 
     def begin_attempt(self, number: int, slot: str) -> int:
         """Count one more attempt at a trial and return its number, from 1."""
@@ -244,8 +252,21 @@ class SweepStudy:
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append to events.jsonl what happened, for people."""
-        with self.folder.events.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), "event": kind, **facts}) + "\n")
+        append_line(self.folder.events, json.dumps({"time": time.time(), "event": kind, **facts}))
+
+    def _enqueue(self, number: int) -> None:
+        """Fix the setting of a new trial, and the seed of a repetition, or leave both open."""
+        if self._settings is not None and not self._untried():
+            repeat = self._repeat()
+            assert repeat is not None, "a trial is asked for only where there is a setting for it"
+            self._study.enqueue_trial(repeat[0], user_attrs={"seed": repeat[1]})
+            return
+        point = self._next_point(number)
+        if point is not None:
+            self._study.enqueue_trial(point)
+
+    def _repeat(self) -> tuple[dict[str, Any], int] | None:
+        return choose_repeat(self.records(), self.plan.space.base.seed)
 
     def _next_point(self, number: int) -> dict[str, Any] | None:
         """Return the setting of a new trial; None leaves it to the sampler.
@@ -325,6 +346,7 @@ class SweepStudy:
             best_examples=best_examples,
             best_epoch=best.get("epoch"),
             params=dict(frozen.params),
+            seed=attrs.get("seed", self.plan.space.base.seed),
             attempts=attrs.get("attempts", 0),
             seconds=round(attrs.get("seconds", 0.0), 3),
             slot=attrs.get("slot", ""),

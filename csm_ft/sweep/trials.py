@@ -18,6 +18,10 @@ from csm_ft.sweep.slots import Machine
 if TYPE_CHECKING:
     from csm_ft.sweep.space import Space
 
+# Keys of an agreement: followed by the name of a searched option.
+SPACE_OF = "space of "
+TRIAL_0 = "value of trial 0 for "
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -146,9 +150,9 @@ def _rungs(sweep: SweepConfig, base: TrainConfig, data: DataFacts) -> Rungs:
 def _agreement(sweep: SweepConfig, space: "Space", data: DataFacts) -> dict[str, Any]:
     """Return all that must stay the same for trials to be comparable."""
     texts = space.describe()
-    facts: dict[str, Any] = {f"space of {name}": text for name, text in texts.items()}
+    facts: dict[str, Any] = {f"{SPACE_OF}{name}": text for name, text in texts.items()}
     for name, value in space.base.training_keys().items():
-        facts[f"value of trial 0 for {name}" if name in texts else name] = value
+        facts[f"{TRIAL_0}{name}" if name in texts else name] = value
     if space.base.best_by != VAL_LOSS:  # studies that are older than best_by must stay resumable
         facts["best_by"] = space.base.best_by
     return facts | {

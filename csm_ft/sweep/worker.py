@@ -6,6 +6,7 @@ whatever kills that.
 """
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -129,7 +130,8 @@ def work(orchestrator: Orchestrator, trainer: Any) -> None:
     while True:
         job = orchestrator.receive()
         assert isinstance(job, RunTrial), f"expected a trial, got {job}"
-        print(f"\n== trial {job.trial}, attempt {job.attempt}", flush=True)
+        with contextlib.suppress(OSError):  # the log may be on a full disk, as may the trial
+            print(f"\n== trial {job.trial}, attempt {job.attempt}", flush=True)
         orchestrator.send(_run(orchestrator, trainer, job))
         _clean()
 
@@ -152,7 +154,8 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
             metrics=as_metrics(result.metrics),
         )
     except Exception as error:  # whatever it is, the orchestrator decides what becomes of the trial
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
         name = type(error).__name__
         return Failed(

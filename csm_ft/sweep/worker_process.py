@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from csm_ft.atomic import disk_errors
 from csm_ft.sweep.link import Link, LinkClosed
 from csm_ft.sweep.messages import (
     BASELINE,
@@ -50,8 +51,10 @@ class WorkerProcess:
             "PYTHONUNBUFFERED": "1",
         }
         arguments = ["--link", str(theirs.fileno()), "--trainer", trainer]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with theirs, log.open("ab") as output:
+        with disk_errors(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = log.open("ab")
+        with theirs, output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "csm_ft.sweep.worker", *arguments],
                 env=environment,

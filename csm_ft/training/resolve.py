@@ -19,7 +19,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.data.split import Store
 from csm_ft.device import choose_device, choose_dtype
-from csm_ft.errors import ConfigError, UserError
+from csm_ft.errors import ConfigError, MachineError, UserError
 from csm_ft.families.base import Family
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.metrics import choose_wandb_mode
@@ -84,7 +84,7 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[RunFolder, Pat
     """Yield the run folder, locked, and the checkpoint to resume from (None = a new run).
 
     Raises ConfigError when another process holds the lock, or when the folder holds a run of
-    another training.
+    another training; a MachineError of the block says which checkpoint is saved.
     """
     folder = RunFolder(Path(config.output_dir))
     if not config.resume:
@@ -99,10 +99,15 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[RunFolder, Pat
             folder.write_environment(_environment(store))
             announce(config, store)
             yield folder, checkpoints[-1] if checkpoints else None
-    except UserError:
+    except UserError as error:
         # Nothing was trained: leave no folder that looks like a run.
         if is_new and not folder.metrics.exists():
             shutil.rmtree(folder.path, ignore_errors=True)
+        if isinstance(error, MachineError):
+            saved = [path.name for path in folder.step_folders()[-1:]]
+            raise MachineError(
+                f"{error}. Saved so far: {saved[0] if saved else 'nothing'}"
+            ) from error
         raise
 
 

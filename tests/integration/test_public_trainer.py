@@ -23,7 +23,8 @@ from csm_ft.data.token_file import open_store
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.families.csm.config import CsmConfig, CsmPretokenizeConfig
 from csm_ft.sweep.config import parse
-from csm_ft.sweep.space import read_space
+from csm_ft.sweep.rows import read_rows
+from csm_ft.sweep.space import make_space
 from tests.helpers.hub import environment
 from tests.integration.test_readme import make_user_folder
 
@@ -268,9 +269,7 @@ def test_every_flag_is_understood(folder: Path) -> None:
 
 def test_its_sweep_space_is_read(folder: Path) -> None:
     """Numbers written 1e-6 are strings in YAML 1.1."""
-    space = read_space(
-        folder / "configs/sweep.yaml", parse(shlex.split(SWEEP)), num_train_examples=20
-    )
+    space = make_space(read_rows(folder / "configs/sweep.yaml", parse(shlex.split(SWEEP))), 20)
     searched = {parameter.name: parameter.distribution for parameter in space.parameters}
     assert (
         searched["learning_rate"].low,

@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -182,6 +183,27 @@ def test_same_command_runs_the_remainder(tmp_path: Path) -> None:
     assert "n_epochs: 3.0 there, 2.0 now" in sweep.run("--n_trials", "9", "--n_epochs", "2", code=2)
 
 
+def test_wider_space_goes_on_with_all_trials(tmp_path: Path) -> None:
+    """Also with the trial that was running when the sweep was stopped."""
+    sweep = Sweep(tmp_path, "--pruner", "none", faults={"full_disk": [3]})
+    sweep.run("--n_trials", "4", code=2)
+    before = sweep.trials()
+    wider = SPACE.replace("[4, 8]", "[2, 4, 8]").replace("1e-3, log", "1e-2, log", 1)
+    (tmp_path / "space.yaml").write_text(wider)
+    sweep.environment["FAKE_TRAINER"] = "{}"
+    output = " ".join(sweep.run("--n_trials", "8").split())
+    assert "4 trials are kept in a new study; the old journal is" in output
+    assert "3 of 8 trials done, 1 to resume" in output
+    assert sweep.check_whole(8) == {"completed": 8}
+    sweep.check_metrics()
+    assert [t.params for t in sweep.trials()[:4]] == [t.params for t in before]
+    assert [t["attempts"] for t in sweep.summary()["trials"]] == [1, 1, 1, 2, 1, 1, 1, 1]
+    assert "8 of 8 trials done" in sweep.run("--n_trials", "8")
+    (tmp_path / "space.yaml").write_text(wider.replace("1e-6", "1e-4", 1))
+    output = " ".join(sweep.run("--n_trials", "9", code=2).split())
+    assert "trial 0 does not fit into it: it has learning_rate 3e-05" in output
+
+
 def test_dead_worker_costs_only_steps(tmp_path: Path) -> None:
     sweep = Sweep(
         tmp_path,
@@ -273,6 +295,21 @@ def test_faults_of_others_end_sweep_until_repaired(tmp_path: Path, fault: str, r
     assert sweep.check_whole(2) == {"completed": 2}
 
 
+def test_full_disk_under_events_and_logs(tmp_path: Path) -> None:
+    """Events end the sweep with the disk named; a worker that cannot write its log goes on."""
+    sweep = Sweep(tmp_path, "--n_trials", "3", "--pruner", "none", faults={"diverge": [1]})
+    (sweep.out / "workers").mkdir(parents=True)
+    for path in ("events.jsonl", "workers/cpu0.log"):
+        (sweep.out / path).symlink_to("/dev/full")
+    output = " ".join(sweep.run(code=2).split())
+    assert "events.jsonl could not be written: No space left on device (disk /" in output
+    assert "Traceback" not in output
+    (sweep.out / "events.jsonl").unlink()
+    sweep.run()
+    assert sweep.check_whole(3) == {"completed": 2, "diverged": 1}
+    assert not sweep.events("worker died")
+
+
 @pytest.mark.parametrize("change", ["rename", "replace"])
 def test_token_file_that_changes_ends_sweep(tmp_path: Path, change: str) -> None:
     data = tmp_path / "tokens.hdf5"
@@ -305,6 +342,34 @@ def test_finite_space_is_searched_without_repetition(tmp_path: Path) -> None:
     sweep.check_whole(4)
     settings = {tuple(sorted(trial.params.items())) for trial in sweep.trials()}
     assert len(settings) == 4
+
+
+def test_repeated_seeds_are_trials_of_their_own(tmp_path: Path) -> None:
+    """Also when the sweep is killed and goes on; without the option all has been tried."""
+    sweep = Sweep(tmp_path, "--n_trials", "9", "--seed", "5", faults={"kill": {"6": 1}})
+    (tmp_path / "space.yaml").write_text(
+        "learning_rate: {type: categorical, values: [1e-5, 1e-4]}\n"
+        "batch_size: {type: categorical, values: [4, 8]}\n"
+    )
+    output = " ".join(sweep.run().split())
+    assert "5 of 9 trials were not run" in output
+    assert "--repeat_seeds tells luck from gain" in output
+    best = sweep.summary()["best"]
+    output = sweep.run("--repeat_seeds", "true")
+    assert "were not run" not in output
+    assert "seed 7" in output
+    sweep.check_whole(9)
+    rows = sweep.summary()["trials"]
+    tried = [(*sorted(row["params"].items()), row["seed"]) for row in rows]
+    assert len(set(tried)) == 9
+    assert [row["seed"] for row in rows[:4]] == [5] * 4
+    assert sum(row["params"] == rows[best]["params"] for row in rows) >= 3
+    for row in rows:
+        config = yaml.safe_load((sweep.out / row["dir"] / "config.yaml").read_text())
+        assert config["seed"] == row["seed"]
+    assert list(pd.read_csv(sweep.out / "trials.csv")["seed"]) == [row["seed"] for row in rows]
+    page = build_report(sweep.out).read_text()
+    assert '<button type="button">seed</button>' in page
 
 
 def test_metrics_travel_to_table_and_page(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from csm_ft.atomic import (
+    append_line,
+    appending,
     describe_disk,
     disk_errors,
     exclusive,
@@ -110,3 +112,29 @@ def test_a_lock_in_a_forbidden_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "mkdir", forbidden)
     with pytest.raises(MachineError, match="Permission denied"), exclusive(tmp_path / "l", "held"):
         pass
+
+
+FULL = Path("/dev/full")  # every write to it fails as on a full disk
+
+
+def test_what_a_full_disk_took_of_a_line_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    append_line(path, "whole")
+
+    def fail() -> None:
+        with appending(path), path.open("a") as file:
+            file.write("tor")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(MachineError, match=r"lines could not be written: No space left .*disk /"):
+        fail()
+    assert path.read_text() == "whole\n"
+    append_line(path, "älso whole")
+    assert path.read_text(encoding="utf-8") == "whole\nälso whole\n"
+
+
+def test_a_line_for_a_full_disk_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.symlink_to(FULL)
+    with pytest.raises(MachineError, match=r"lines could not be written: No space left .*disk /"):
+        append_line(path, "line")

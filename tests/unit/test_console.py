@@ -8,6 +8,7 @@ import pytest
 
 from csm_ft import console as module
 from csm_ft.console import LoggedConsole, clock, interruptible, shorten, track
+from csm_ft.errors import MachineError
 
 
 @pytest.mark.parametrize(
@@ -100,3 +101,14 @@ def test_handlers_are_restored_after_a_failure() -> None:
     with pytest.raises(KeyError):
         fail()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_log_on_a_full_disk_names_it(tmp_path: Path) -> None:
+    console, log = LoggedConsole(), tmp_path / "log.txt"
+    log.symlink_to("/dev/full")
+    with (
+        pytest.raises(MachineError, match=r"log\.txt could not be written: No space left"),
+        console.copy_to(log),
+    ):
+        console.print("one line")
+    console.print("and on without the log")

@@ -305,6 +305,21 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert [p.name for p in tmp_path.iterdir()] == ["t.hdf5"]
 
 
+def test_a_full_disk_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError(
+            "Can't flush (file write failed: time = Thu Nov 26\n, filename = 't', errno = 28, error"
+            " message = 'No space left on device')"
+        )
+
+    monkeypatch.setattr(h5py.File, "create_group", full)
+    with pytest.raises(MachineError, match=r"written: No space left on device \(disk /"):
+        write(tmp_path / "t.hdf5")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_disk_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "t.hdf5")
     before = path.read_bytes()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from csm_ft.config.train import TrainConfig
+from csm_ft.errors import MachineError
 from csm_ft.families.base import Term
 from csm_ft.runs import metrics
 from csm_ft.runs.folder import RunFolder
@@ -216,3 +217,12 @@ def test_a_part_without_targets_is_zero() -> None:
     row = training_row({**step_sums(8.0, 4), "nats_c0": 0.0, "count_c0": 0}, TERMS)
     assert row["c0"] == 0.0
     assert row["loss"] == pytest.approx(0.5 * 2.0)
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with Tracker(folder, OFF, keep_bytes=0) as tracker:
+        folder.metrics.unlink()
+        folder.metrics.symlink_to("/dev/full")
+        with pytest.raises(MachineError, match=r"metrics\.jsonl could not be written: No space"):
+            tracker.row("train", 1, {"loss": 2.0})

@@ -1,12 +1,17 @@
 """The journal: cut back to whole lines after a kill."""
 
+import errno
+import os
 from pathlib import Path
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.storages import JournalStorage
 
-from csm_ft.sweep.journal import cut_torn_line
+from csm_ft.errors import MachineError
+from csm_ft.sweep.journal import _Journal, cut_torn_line
 
 
 @given(
@@ -30,3 +35,24 @@ def test_torn_line_longer_than_block(tmp_path: Path) -> None:
     path.write_bytes(b"a\n" + b"x" * 200_000)
     cut_torn_line(path)
     assert path.read_bytes() == b"a\n"
+
+
+def test_a_full_disk_leaves_the_journal_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when a part of a line has gone in, and with room again the same study goes on."""
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(storage=JournalStorage(_Journal(str(path))), study_name="s")
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)  # as late as it gets: all of the line is in the file
+        with pytest.raises(MachineError, match=r"study\.journal could not be written: No space"):
+            study.set_user_attr("lost", 1)
+    assert path.read_bytes() == before
+    study.set_user_attr("kept", 2)
+    again = optuna.load_study(storage=JournalStorage(_Journal(str(path))), study_name="s")
+    assert again.user_attrs == {"kept": 2}

@@ -15,8 +15,9 @@ from csm_ft.report.page import build_report
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.config import parse
 from csm_ft.sweep.results import Results
+from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.slots import Machine, Slot
-from csm_ft.sweep.space import read_space
+from csm_ft.sweep.space import make_space
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import Configs, DataFacts, objective_of, plan_study
 from tests.helpers import fake_trainer
@@ -42,9 +43,7 @@ class Desk:
         argv = ["--n_trials", "6", "--n_epochs", "3", "--output_dir", str(out), "--wandb", "off"]
         request = parse([*argv, "--study_name", "süß\n#"])
         data = DataFacts(fake_trainer.NUM_CLIPS, "f")
-        space = read_space(
-            out.parent / "space.yaml", request, num_train_examples=data.num_train_examples
-        )
+        space = make_space(read_rows(out.parent / "space.yaml", request), data.num_train_examples)
         self.out, folder = out, SweepFolder(out)
         self.study = SweepStudy.open(folder, plan_study(request.sweep, space, data))
         self.study.set_baseline({"val_loss": 3.5, "val_c0": 1.4})
@@ -176,7 +175,7 @@ def test_table_reads_with_pandas(desk: Desk) -> None:
     lines = (desk.out / "trials.csv").read_text().splitlines()
     assert lines[0].startswith(
         "number,state,reason,value,final_value,best_examples,best_epoch,attempts,seconds,slot,dir,"
-        "is_default,params.learning_rate,params.batch_size,metrics.val_loss"
+        "is_default,seed,params.learning_rate,params.batch_size,metrics.val_loss"
     )
     assert ",144," in lines[1], "whole numbers stay whole"
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import parse
 from csm_ft.sweep.rows import find_space, read_rows
-from csm_ft.sweep.space import Space, read_space
+from csm_ft.sweep.space import Space, make_space
 
 ROOT = Path(__file__).resolve().parents[3]
 PUBLIC = """
@@ -33,7 +33,7 @@ decoder_loss_weight: {type: fixed, value: 0.5}
 def space(tmp_path: Path, text: str, *argv: str, num_train_examples: int = 900) -> Space:
     path = tmp_path / "space.yaml"
     path.write_text(text)
-    return read_space(path, parse(list(argv)), num_train_examples=num_train_examples)
+    return make_space(read_rows(path, parse(list(argv))), num_train_examples)
 
 
 def draw(
@@ -70,7 +70,7 @@ def test_public_trainers_file_runs_unchanged(tmp_path: Path) -> None:
 
 def test_own_file_is_valid_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ours = read_space(find_space("configs/sweep.yaml"), parse([]), num_train_examples=100)
+    ours = make_space(read_rows(find_space("configs/sweep.yaml"), parse([])), 100)
     assert len(ours.first_points()) == 3
     lines = find_space("configs/sweep.yaml").read_text().splitlines()
     assert all("#" in line for line in lines if line and not line.startswith(" ")), (
@@ -79,9 +79,7 @@ def test_own_file_is_valid_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_methods_space_searches_only_real_adapters() -> None:
-    methods = read_space(
-        Path(__file__).parents[3] / "configs/sweep_methods.yaml", parse([]), num_train_examples=100
-    )
+    methods = make_space(read_rows(ROOT / "configs/sweep_methods.yaml", parse([])), 100)
     drawn = [draw(methods, seed)[0] for seed in range(40)]
     by_method = {values["method"]: set(values) for values in drawn}
     common = {"method", "learning_rate", "batch_size"}
@@ -241,12 +239,12 @@ def test_given_value_beats_shipped_file(tmp_path: Path, capsys: pytest.CaptureFi
     text = (ROOT / "configs" / name).read_text()
     (tmp_path / name).write_text(text)
     request = parse(["--max_grad_norm", "0.5"])
-    found = read_space(tmp_path / name, request, num_train_examples=100)
+    found = make_space(read_rows(tmp_path / name, request), 100)
     assert found.base.max_grad_norm == 0.5
     assert "max_grad_norm is 0.5, as given, not 1.3" in " ".join(capsys.readouterr().out.split())
     (tmp_path / name).write_text(f"{text}\n# mine now\n")
     with pytest.raises(ConfigError, match=r"max_grad_norm is fixed to 1\.3 here"):
-        read_space(tmp_path / name, request, num_train_examples=100)
+        make_space(read_rows(tmp_path / name, request), 100)
 
 
 SETTINGS = """\
@@ -285,7 +283,7 @@ def test_steps_exclude_searched_batch_size(tmp_path: Path) -> None:
 
 def test_missing_file_names_ours(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"configs/sweep\.yaml"):
-        read_space(tmp_path / "none.yaml", parse([]), num_train_examples=1)
+        read_rows(tmp_path / "none.yaml", parse([]))
 
 
 @settings(max_examples=40, deadline=None)

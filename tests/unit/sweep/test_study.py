@@ -17,7 +17,8 @@ from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.asha import Rungs
 from csm_ft.sweep.config import parse
 from csm_ft.sweep.records import Outcome
-from csm_ft.sweep.space import Space, read_space
+from csm_ft.sweep.rows import read_rows
+from csm_ft.sweep.space import Space, make_space
 from csm_ft.sweep.study import SweepStudy, best_of
 from csm_ft.sweep.trials import DataFacts, Plan, plan_study
 
@@ -41,7 +42,7 @@ def opener(tmp_path: Path) -> Iterator[Opener]:
         while close and last:
             last.pop().close()
         request = parse(list(argv))
-        space = read_space(tmp_path / "space.yaml", request, num_train_examples=100)
+        space = make_space(read_rows(tmp_path / "space.yaml", request), 100)
         plan = Plan(request.sweep, space, RUNGS, agreement or {"n_epochs": 5})
         last.append(SweepStudy.open(SweepFolder(tmp_path / folder), plan))
         return last[-1]
@@ -371,7 +372,7 @@ def test_objective_is_agreed_unless_the_loss(tmp_path: Path) -> None:
 
     def agreed(*argv: str) -> dict[str, Any]:
         request = parse(list(argv))
-        space = read_space(tmp_path / "space.yaml", request, num_train_examples=9)
+        space = make_space(read_rows(tmp_path / "space.yaml", request), 9)
         return dict(plan_study(request.sweep, space, DataFacts(9, "f")).agreement)
 
     assert "best_by" not in agreed()

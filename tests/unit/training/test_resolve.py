@@ -1,5 +1,6 @@
 """What a run begins with: nothing is left at "auto", and a folder holds one run."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -148,3 +149,18 @@ def test_a_failed_start_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weights do not fit"):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_says_what_is_saved(tmp_path: Path) -> None:
+    def run(*steps: int) -> None:
+        with open_run(config_in(tmp_path / "run"), store_of()) as (folder, _):
+            folder.metrics.touch()
+            for step in steps:
+                folder.step_folder(step).mkdir(parents=True)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    reason = r"run could not be written: No space left .*disk /.*Saved so far: "
+    with pytest.raises(MachineError, match=f"{reason}nothing$"):
+        run()
+    with pytest.raises(MachineError, match=f"{reason}step_000020$"):
+        run(10, 20)
