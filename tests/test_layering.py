@@ -39,7 +39,7 @@ FLOORS: list[tuple[str, ...]] = [
 PROGRAMS = len(FLOORS)
 WALLS = {
     "h5py": ("csm_ft/data/token_file.py",),
-    "wandb": ("csm_ft/runs/metrics.py",),
+    "wandb": ("csm_ft/runs/wandb_mirror.py",),
     "optuna": ("csm_ft/sweep/",),
     "ray": ("csm_ft/sweep/cluster.py",),
     "torchtune": ("csm_ft/families/csm/",),
