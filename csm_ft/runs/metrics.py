@@ -11,7 +11,7 @@ from csm_ft.console import clock
 from csm_ft.families.base import Term, parts_of, weighted_loss
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.samples_table import references_table, samples_table
-from csm_ft.runs.wandb_mirror import RunFacts, start_mirror
+from csm_ft.runs.wandb_mirror import RunFacts, Table, start_mirror
 
 # Fields that differ from run to run.
 CLOCKS = ("time", "sec", "data_sec", "compute_sec", "update_sec", "audio_sec_per_sec", "eta_sec")
@@ -68,7 +68,7 @@ class Tracker:
         os.truncate(folder.metrics, min(keep_bytes, folder.metrics.stat().st_size))
         self._file = folder.metrics.open("a", encoding="utf-8")
         self._mirror = start_mirror(_wandb_facts(folder, config, resumed_at_step), config.wandb)
-        self._mirror.tables({"references": references_table(folder)}, resumed_at_step)
+        self._mirror.tables(lambda: {"references": references_table(folder)}, resumed_at_step)
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +82,7 @@ class Tracker:
         self._file.close()
         # Each version of the table has copies of all its recordings until it is uploaded.
         if self._mirror.is_offline:
-            self._mirror.tables({"samples": samples_table(self._folder)})
+            self._mirror.tables(self._samples)
         self._mirror.finish(is_good=kind is None)
 
     @property
@@ -111,11 +111,14 @@ class Tracker:
             if row["step"] == step and wav.is_file():
                 self._mirror.sound(f"speech/{row['prompt']}", wav, caption=row["text"], step=step)
         if not self._mirror.is_offline:
-            self._mirror.tables({"samples": samples_table(self._folder)}, step)
+            self._mirror.tables(self._samples, step)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set the summary values of the W&B run."""
         self._mirror.summary(values)
+
+    def _samples(self) -> dict[str, Table]:
+        return {"samples": samples_table(self._folder)}
 
 
 def _wandb_facts(folder: RunFolder, config: TrainConfig, resumed_at_step: int) -> RunFacts:

@@ -14,8 +14,8 @@ from csm_ft.atomic import write_whole
 from csm_ft.console import console
 from csm_ft.runs.wandb_settings import choose_wandb_project
 
-# How long training waits for the server before it begins, recorded offline. A busy server answers
-# after more than ten seconds at times, and the whole run is offline then, so not less.
+# How long a run waits for the server before it is recorded offline instead, to its end. A shorter
+# wait would do without a network, but one slow answer would then send a whole run offline.
 INIT_TIMEOUT_SEC = 30
 _DATA_DIR = "WANDB_DATA_DIR"  # W&B's variable: where files of tables wait for their upload
 
@@ -72,21 +72,18 @@ class Mirror:
 
         self._do(log)
 
-    def tables(self, tables: Mapping[str, Table], step: int | None = None) -> None:
-        """Log tables, each whole: it takes the place of the one before. Empty ones are left out."""
-        filled = {key: table for key, table in tables.items() if table.rows}
-        if not filled:
-            return
+    def tables(self, make: Callable[[], Mapping[str, Table]], step: int | None = None) -> None:
+        """Make tables and log each whole: it takes the place of the one before.
+
+        Empty ones are left out.
+        """
 
         def log(run: Any) -> None:
-            import wandb
-
-            logged = {}
-            for key, table in filled.items():
-                rows = [[_show(cell) for cell in row] for row in table.rows]
-                logged[key] = wandb.Table(columns=list(table.columns), data=rows)
-            with _files_beside(run):
-                run.log(logged, step=step)
+            filled = {key: table for key, table in make().items() if table.rows}
+            if filled:
+                with _files_beside(run):
+                    shown = {key: _show_table(table) for key, table in filled.items()}
+                    run.log(shown, step=step)
 
         self._do(log)
 
@@ -188,6 +185,13 @@ def _choose_part(facts: RunFacts, *, is_offline: bool, is_new_part: bool) -> _Pa
     write_whole(facts.id_file, f"{own} {number}\n")
     is_new_part = is_new_part or (is_offline and facts.has_parts and number > 1)
     return _Part(f"{own}-part{number}" if is_new_part else own, own, number)
+
+
+def _show_table(table: Table) -> Any:
+    import wandb
+
+    rows: list[Any] = [[_show(cell) for cell in row] for row in table.rows]
+    return wandb.Table(columns=list(table.columns), data=rows)
 
 
 def _show(cell: Cell) -> Any:

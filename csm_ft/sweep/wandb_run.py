@@ -34,7 +34,7 @@ def mirror_sweep(folder: SweepFolder, sweep: SweepConfig, config: TrainConfig) -
             "recordings": recordings(folder, summary),
         }
         mirror = start_mirror(_facts(folder, sweep, config), mode)
-        mirror.tables(tables)
+        mirror.tables(lambda: tables)
         mirror.summary(_overview(summary))
         mirror.finish(is_good=True)
     except Exception as error:  # whatever it is, the sweep's own files are complete

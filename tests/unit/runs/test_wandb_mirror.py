@@ -176,6 +176,18 @@ def test_samples_are_a_table_to_listen_to(tmp_path: Path) -> None:
     assert "WANDB_DATA_DIR" not in os.environ
 
 
+def test_damaged_facts_do_not_stop_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.references.mkdir(parents=True)
+    (folder.references / "clip0.json").write_text("{")
+    with Tracker(folder, OFFLINE, keep_bytes=0) as tracker:
+        tracker.row("val", 0, {"val_loss": 1.0})
+    assert "continuing without it" in capsys.readouterr().out
+    assert len(folder.rows("val")) == 1
+
+
 def test_answers_that_are_text(tmp_path: Path) -> None:
     with Tracker(RunFolder(tmp_path), OFFLINE, keep_bytes=0) as tracker:
         facts = {"prompt": "ab", "text": "Hello.", "answer": "hallo", "is_complete": False}
