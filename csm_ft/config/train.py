@@ -11,6 +11,8 @@ from pydantic import field_validator, model_validator
 from csm_ft.config.base import Options, extra, option
 from csm_ft.schedule import Duration
 
+# Defaults of wandb_project, here and of sweep.py: a project in W&B's settings files wins over them.
+WANDB_PROJECT, SWEEP_WANDB_PROJECT = SHIPPED_WANDB_PROJECTS = ("csm-finetuning", "csm-sweep")
 LORA_LEARNING_RATE = 1.5e-4  # 1e-4 to 2e-4 have worked well
 _EQUAL_EXAMPLES = (
     "trials are compared at equal numbers of examples seen; give --n_epochs for all of them"
@@ -236,12 +238,17 @@ class TrainConfig(Options):
     # Tracking
     wandb: Literal["auto", "online", "offline", "off"] = option(
         "auto",
-        "Weights & Biases; auto = online with a key (WANDB_API_KEY or wandb login), else offline;"
-        " off disables. Of it and WANDB_MODE the stricter counts.",
+        "Weights & Biases; auto = as W&B's own settings say, else online with a key (WANDB_API_KEY"
+        " or wandb login), else offline; off disables. Of it and WANDB_MODE the stricter counts.",
         group="tracking",
         trains=False,
     )
-    wandb_project: str = option("csm-finetuning", "W&B project.", group="tracking", trains=False)
+    wandb_project: str = option(
+        WANDB_PROJECT,
+        "W&B project; a project in W&B's own settings wins over the default.",
+        group="tracking",
+        trains=False,
+    )
     wandb_name: str = option(
         "", "W&B run name; empty = the name of output_dir.", group="tracking", trains=False
     )

@@ -117,6 +117,7 @@ class SweepFolder:
         self.report = path / "report.html"
         self.trials = path / "trials"
         self.workers = path / "workers"  # logs
+        self.wandb_id = path / "wandb_id.txt"
         self.lock = path / ".lock"
 
     @property

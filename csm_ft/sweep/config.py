@@ -11,7 +11,7 @@ from pydantic import create_model, field_validator, model_validator
 
 from csm_ft.cli import read_values
 from csm_ft.config.base import Options, build, option
-from csm_ft.config.train import TrainConfig
+from csm_ft.config.train import SWEEP_WANDB_PROJECT, TrainConfig
 from csm_ft.families import choose_family, open_family
 from csm_ft.schedule import Duration
 
@@ -73,7 +73,11 @@ class SweepConfig(Options):
         3, "Worker deaths without progress before a trial is set aside.", group="sweep", ge=1
     )
     seed: int = option(0, "Seed of the sampler, and of every trial.", group="run")
-    wandb_project: str = option("csm-sweep", "W&B project.", group="tracking")
+    wandb_project: str = option(
+        SWEEP_WANDB_PROJECT,
+        "W&B project; a project in W&B's own settings wins over the default.",
+        group="tracking",
+    )
     gen_every: str = option(
         "1/3",
         "Generate samples (train.py's units), and at the last step; 0 disables.",

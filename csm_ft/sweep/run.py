@@ -25,6 +25,7 @@ from csm_ft.sweep.trials import (
     objective_of,
     plan_study,
 )
+from csm_ft.sweep.wandb_run import mirror_sweep
 
 INTERRUPTED = 130
 
@@ -66,6 +67,7 @@ def run_sweep(
     try:
         watch = DataWatch(base, data, describe)
         end, verdict = _search(study, configs, trainer, watch)
+        mirror_sweep(folder, options, base)
         return _conclude(study, end, verdict)
     finally:
         study.close()

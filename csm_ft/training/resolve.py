@@ -22,7 +22,7 @@ from csm_ft.device import choose_device, choose_dtype
 from csm_ft.errors import ConfigError, MachineError, UserError
 from csm_ft.families.base import Family
 from csm_ft.runs.folder import RunFolder
-from csm_ft.runs.metrics import choose_wandb_mode
+from csm_ft.runs.wandb_settings import choose_wandb_mode
 
 C = TypeVar("C", bound=TrainConfig)
 _PACKAGES = ("torch", "torchtune", "transformers", "numpy", "safetensors", "optuna", "wandb")

@@ -44,7 +44,7 @@ class Sampler:
             reached = {"step": state.step, "examples": state.examples}
             facts = write_sample(stem, sample, self.encoder, reached)
             tracker.row("sample", state.step, facts)
-            tracker.sample(state.step, stem, facts)
+        tracker.samples(state.step)
         console.print(
             f"step {state.step}  {len(samples)} samples in {folder.samples}", markup=False
         )

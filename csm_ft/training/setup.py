@@ -75,7 +75,9 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
         plan = RunPlan(config, train, only_measure=only_measure)
         sampler = open_sampler(config, store, family, folder)
         trained = Trained(model, optimizer, family.checkpoint_config(model))
-        with Tracker(folder, config, keep_bytes=state.metrics_bytes) as tracker:
+        with Tracker(
+            folder, config, keep_bytes=state.metrics_bytes, resumed_at_step=state.step
+        ) as tracker:
             setup = Setup(
                 config=config,
                 family=family,

@@ -118,6 +118,8 @@ def test_other_commands_are_known() -> None:
                 pass
             case ["make", target]:
                 assert target in targets
+            case ["wandb", "sync", *paths]:
+                assert all("/wandb/offline-run-" in path for path in paths)
             case ["pip", "install", "-r", file]:
                 assert (ROOT / file).is_file()
             case other:

@@ -37,8 +37,8 @@ class Rows:
     def row(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         self.rows.append({"kind": kind, "step": step, **values})
 
-    def sample(self, step: int, stem: Path, facts: Mapping[str, Any]) -> None:
-        assert stem.with_suffix(".wav").is_file()
+    def samples(self, step: int) -> None:
+        assert [row["step"] for row in self.rows] == [step] * len(self.rows)
 
 
 class Says(torch.nn.Module):

@@ -166,7 +166,7 @@ def _named_apart(config: Mapping[str, Any], modules: Mapping[str, str]) -> dict[
     patterns: dict[str, dict[str, Any]] = {}
     for key in ("rank_pattern", "alpha_pattern"):
         given = config.get(key) or {}
-        matches = {new: get_pattern_key(given.keys(), old) for old, new in modules.items()}
+        matches = {new: get_pattern_key([*given], old) for old, new in modules.items()}
         found = {new: given[old] for new, old in matches.items() if old in given}
         patterns[key] = {re.escape(new): value for new, value in found.items()}
     left = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}

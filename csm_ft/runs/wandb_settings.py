@@ -1,0 +1,75 @@
+"""What options, the environment and W&B's settings files say about W&B. Does not import it."""
+
+import configparser
+import netrc
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from csm_ft.config.train import SHIPPED_WANDB_PROJECTS
+from csm_ft.console import console
+
+# Values of WANDB_MODE and of `mode` in a settings file, in the words of the option.
+_MODES = {"disabled": "off", "offline": "offline", "dryrun": "offline"}
+_MODES |= dict.fromkeys(("online", "run", "shared"), "online")
+_STRICTEST_FIRST = ("off", "offline", "online")
+_SECTION = "default"  # the only section of W&B's settings files
+
+
+def choose_wandb_mode(wanted: str) -> str:
+    """Return online, offline or off; "auto" is what W&B's own settings say.
+
+    Of the option and WANDB_MODE the stricter counts: who forbids an upload must not be overruled;
+    where the two differ, a line says which counted. With "auto" and no settings it is online with a
+    key, by WANDB_API_KEY or wandb login, else offline.
+    """
+    variable = os.environ.get("WANDB_MODE", "")
+    by_environment = _MODES.get(variable.lower(), "")
+    if wanted == "auto":
+        by_file = _MODES.get(_read_setting("mode").lower(), "")
+        has_key = bool(os.environ.get("WANDB_API_KEY")) or _is_logged_in()
+        return by_environment or by_file or ("online" if has_key else "offline")
+    mode = next(mode for mode in _STRICTEST_FIRST if mode in (wanted, by_environment))
+    if by_environment and by_environment != wanted:
+        console.print(
+            f"W&B is {mode}: of --wandb {wanted} and WANDB_MODE={variable} the stricter counts",
+            markup=False,
+        )
+    return mode
+
+
+def choose_wandb_project(wanted: str) -> str | None:
+    """Return the project of a run; None leaves it to W&B's own settings.
+
+    WANDB_PROJECT counts always, a settings file where the option was left at its default.
+    """
+    if os.environ.get("WANDB_PROJECT"):
+        return None
+    is_default = wanted in SHIPPED_WANDB_PROJECTS
+    return None if is_default and _read_setting("project") else wanted
+
+
+def _is_logged_in() -> bool:
+    """Tell whether `wandb login` has left a key for the server that is used."""
+    server = os.environ.get("WANDB_BASE_URL") or _read_setting("base_url")
+    path = os.environ.get("NETRC") or str(Path("~/.netrc").expanduser())
+    host = urlsplit(server or "https://api.wandb.ai").hostname or ""
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _read_setting(name: str) -> str:
+    """Return a value from W&B's settings files, or "".
+
+    That of the working folder counts before the user's, as W&B itself has it.
+    """
+    folder = ".wandb" if Path(".wandb").exists() else "wandb"
+    user = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read([user / "settings", Path(folder, "settings")], encoding="utf-8")
+    except (OSError, ValueError, configparser.Error):  # W&B itself says what is wrong with it
+        return ""
+    return parser.get(_SECTION, name, fallback="")
