@@ -276,9 +276,8 @@ def test_tpe_avoids_diverged_region(opener: Opener) -> None:
             study.finish(number, "diverged", reason="cliff")
         else:
             complete(study, number, 3 - rate * 1e4)  # the best is at the very edge
-    assert (
-        sum(rate > 1e-4 for rate in rates[10:]) <= 15
-    )  # of 30; told FAIL instead, all 30 go over the cliff
+    # Of 30; told FAIL instead, all 30 go over the cliff.
+    assert sum(rate > 1e-4 for rate in rates[10:]) <= 15
 
 
 def test_second_sweep_is_refused(opener: Opener) -> None:
