@@ -31,6 +31,7 @@ class TrainConfig(Options):
         "seed": "a search over seeds finds luck; the seed is the same for all trials",
         "n_epochs": _EQUAL_EXAMPLES,
         "max_steps": _EQUAL_EXAMPLES,
+        "extend": "trials are new runs",
     }
 
     # Run
@@ -233,6 +234,14 @@ class TrainConfig(Options):
         group="schedule",
         trains=False,
         gt=0,
+    )
+
+    extend: Literal["off", "constant", "stretch"] = option(
+        "off",
+        "Prolong the finished run in output_dir to a larger n_epochs or max_steps: constant = at"
+        " its last learning rate; stretch = at the rates of a run planned so long.",
+        group="schedule",
+        trains=False,
     )
 
     # Tracking

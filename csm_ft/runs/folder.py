@@ -19,6 +19,7 @@ class RunFolder:
         self.config = path / "config.yaml"  # resolved: nothing is left at "auto"
         self.environment = path / "env.json"
         self.metrics = path / "metrics.jsonl"
+        self.extensions = path / "extensions.json"  # lengths that the run had before
         self.log = path / "log.txt"  # copy of the console
         self.samples = path / "samples"
         self.references = self.samples / "reference"

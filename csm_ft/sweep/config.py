@@ -143,6 +143,7 @@ SET_BY_SWEEP: Mapping[str, str] = {
     "best_from": "the best is counted from the first rung on",
     "measure_base": "the untrained model is measured once for all trials",
     "keep_last": "a trial keeps one checkpoint to resume from",
+    "extend": "trials are new runs; a larger --n_trials prolongs a study",
     "resume": "the same command resumes; another --output_dir starts a new study",
     "wandb_group": "it is the study's name",
     "wandb_name": "it is the study's name and the trial's number",

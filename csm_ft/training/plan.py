@@ -1,6 +1,6 @@
 """The schedule of a run: optimiser steps, learning rates, and the events between steps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from csm_ft.config.train import TrainConfig
@@ -9,15 +9,23 @@ from csm_ft.data.batches import BatchOptions, BatchPlan, Step
 from csm_ft.data.examples import Examples
 from csm_ft.runs.checkpoint import TrainState
 from csm_ft.schedule import Clock, Duration, learning_rate_factor
+from csm_ft.training.extension import Extension, Schedule
 
 Event = Literal["log", "val", "gen", "save"]
 EVENTS: tuple[Event, ...] = ("log", "val", "gen", "save")
 
 
 class RunPlan:
-    """The schedule of one run, a pure function of its config and its training examples."""
+    """The schedule of one run: a pure function of its config, its examples and its extensions."""
 
-    def __init__(self, config: TrainConfig, train: Examples, *, only_measure: bool) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Examples,
+        *,
+        only_measure: bool,
+        extensions: Sequence[Extension] = (),
+    ) -> None:
         options = {name: getattr(config, name) for name in BatchOptions.__dataclass_fields__}
         self._config = config
         self._batches = BatchPlan(train.costs, BatchOptions(**options))
@@ -26,11 +34,17 @@ class RunPlan:
             self.total_steps = self._batches.total_steps(
                 n_epochs=config.n_epochs, max_steps=config.max_steps
             )
-        total_examples = self._batches.examples_after(self.total_steps)
-        self._clock = Clock(self.total_steps, total_examples, len(train))
+        self._num_examples = len(train)
+        self._clock = self._clock_of(self.total_steps)
         self._every = {name: Duration.parse(getattr(config, f"{name}_every")) for name in EVENTS}
         self._best_from = self._clock.steps(Duration.parse(config.best_from))
-        self._warmup_steps = self._fit_warmup()
+        earlier = [
+            self._batches.total_steps(n_epochs=one.n_epochs, max_steps=one.max_steps)
+            for one in extensions
+        ]
+        self.ends = [*earlier, self.total_steps]  # steps of the run as it was first, and at last
+        self._warmup_steps = [self._fit_warmup(end) for end in self.ends]
+        self._after: list[Schedule] = [one.schedule for one in extensions]
 
     def steps(self, state: TrainState) -> Iterator[Step]:
         """Yield the remaining optimiser steps."""
@@ -56,22 +70,34 @@ class RunPlan:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of optimiser step `step` (0-based)."""
-        config = self._config
-        return config.learning_rate * learning_rate_factor(
+        return self._config.learning_rate * self._factor(step, len(self._after))
+
+    def _factor(self, step: int, stage: int) -> float:
+        """Return the share of the peak at `step` of the run as it was after `stage` extensions."""
+        if stage and step < self.ends[stage - 1]:
+            return self._factor(step, stage - 1)
+        if stage and self._after[stage - 1] == "constant":
+            return self._factor(self.ends[stage - 1] - 1, stage - 1)
+        return learning_rate_factor(
             step,
-            total_steps=self.total_steps,
-            warmup_steps=self._warmup_steps,
-            decay=config.lr_decay,
-            min_ratio=config.min_lr_ratio,
+            total_steps=self.ends[stage],
+            warmup_steps=self._warmup_steps[stage],
+            decay=self._config.lr_decay,
+            min_ratio=self._config.min_lr_ratio,
         )
 
-    def _fit_warmup(self) -> int:
+    def _clock_of(self, total_steps: int) -> Clock:
+        examples = self._batches.examples_after(total_steps)
+        return Clock(total_steps, examples, self._num_examples)
+
+    def _fit_warmup(self, total_steps: int) -> int:
         """Return the warm-up steps, limited to half the run."""
-        wanted = self._clock.steps(Duration.parse(self._config.warmup_steps))
-        longest = self.total_steps // 2
+        clock = self._clock_of(total_steps)
+        wanted = clock.steps(Duration.parse(self._config.warmup_steps))
+        longest = total_steps // 2
         if wanted > longest > 0:
             console.print(
-                f"[yellow]warmup_steps {wanted} does not fit a run of {self.total_steps} steps:"
+                f"[yellow]warmup_steps {wanted} does not fit a run of {total_steps} steps:"
                 f" warming up for {longest}[/]"
             )
         return min(wanted, longest)

@@ -23,6 +23,7 @@ from csm_ft.errors import ConfigError, MachineError, UserError
 from csm_ft.families.base import Family
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.wandb_settings import choose_wandb_mode
+from csm_ft.training.extension import add_extension, is_longer
 
 C = TypeVar("C", bound=TrainConfig)
 _PACKAGES = ("torch", "torchtune", "transformers", "numpy", "safetensors", "optuna", "wandb")
@@ -95,6 +96,11 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[RunFolder, Pat
             checkpoints = folder.step_folders()
             if checkpoints:
                 _check_same(config, store, folder)
+            elif config.extend != "off":
+                raise ConfigError(
+                    f"--extend {config.extend}: {folder.path} holds no run to prolong; name its"
+                    " folder with --output_dir"
+                )
             write_whole(folder.config, config.to_yaml())
             folder.write_environment(_environment(store))
             announce(config, store)
@@ -112,24 +118,28 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[RunFolder, Pat
 
 
 def _check_same(config: TrainConfig, store: Store, folder: RunFolder) -> None:
-    """Raise ConfigError if the folder's run has other training options or other data."""
+    """Raise ConfigError if the folder's run has other training options or other data.
+
+    A larger length is recorded as an extension, if that is asked for.
+    """
     before = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     now = config.training_keys()
     # An option that did not exist yet when the run began had its default.
     then = {**build(type(config), {}).training_keys(), **before}
-    changed = [
-        f"{name}: {then[name]!r} there, {value!r} now"
-        for name, value in now.items()
-        if then[name] != value
-    ]
+    changed = [name for name, value in now.items() if then[name] != value]
+    lines = [f"{name}: {then[name]!r} there, {now[name]!r} now" for name in changed]
     if folder.read_environment()["data_fingerprint"] != store.info.content_fingerprint:
-        changed.append(f"tokens: {config.data} has other content than when the run began")
-    if changed:
+        lines.append(f"tokens: {config.data} has other content than when the run began")
+    longer = is_longer(then, now, changed) and len(lines) == 1
+    if longer and config.extend != "off":
+        add_extension(folder, then, config.extend)
+    elif lines:
+        prolong = "prolong it with --extend constant or --extend stretch; " if longer else ""
         raise ConfigError(
             f"{folder.path} holds a run of another training:\n  "
-            + "\n  ".join(changed)
-            + "\nWays out: give the same options to resume it; choose another --output_dir;"
-            " --resume false to move it aside; or start from its weights:"
+            + "\n  ".join(lines)
+            + f"\nWays out: {prolong}give the same options to resume it; choose another"
+            " --output_dir; --resume false to move it aside; or start from its weights:"
             f" --model_name_or_checkpoint_path {folder.path}"
         )
 

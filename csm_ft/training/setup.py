@@ -17,6 +17,7 @@ from csm_ft.families.stores import open_tokens
 from csm_ft.runs.checkpoint import Trained, TrainState, load_checkpoint
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.metrics import Tracker
+from csm_ft.training.extension import read_extensions
 from csm_ft.training.optim import build_optimizer, choose_parameters
 from csm_ft.training.plan import RunPlan
 from csm_ft.training.resolve import open_run, resolve
@@ -72,7 +73,8 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
         model.to(config.device)
         optimizer = build_optimizer(model, family, config)
         state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else TrainState()
-        plan = RunPlan(config, train, only_measure=only_measure)
+        extensions = read_extensions(folder)
+        plan = RunPlan(config, train, only_measure=only_measure, extensions=extensions)
         sampler = open_sampler(config, store, family, folder)
         trained = Trained(model, optimizer, family.checkpoint_config(model))
         with Tracker(
@@ -103,6 +105,13 @@ def _announce(setup: Setup) -> None:
     part = "" if trained == millions else f" (method {method} trains {trained:.3g} M)"
     console.print(f"{millions:.1f} M weights{part}; {plan.total_steps} optimiser steps")
     console.print(f"{_count(setup.train)} to train on, {_count(setup.val)} to validate")
+    if len(plan.ends) > 1 and not plan.is_last(setup.state):
+        before = plan.learning_rate(plan.ends[-2] - 1)
+        after = plan.learning_rate(plan.ends[-2])
+        console.print(
+            f"extended from {plan.ends[-2]} to {plan.total_steps} steps: the learning rate goes on"
+            f" at {after:.3g} (before: {before:.3g})"
+        )
     if setup.is_resumed:
         is_complete = plan.is_last(setup.state)
         resuming = f"resuming from step {setup.state.step}"
