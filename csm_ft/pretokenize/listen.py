@@ -1,6 +1,7 @@
 """The most suspicious clips of a token file, through the codec, on a page to listen to."""
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -12,30 +13,37 @@ from csm_ft.data.split import Store
 from csm_ft.errors import ConfigError
 from csm_ft.families.base import Encoder
 from csm_ft.generate.recordings import measure
-from csm_ft.pretokenize.note_kinds import KINDS, Note, Place
+from csm_ft.pretokenize.note_kinds import KINDS, Place, letters, pace, pace_words, usual_pace
 from csm_ft.pretokenize.notes import Found, find_notes
 from csm_ft.report.spoken import build_index
 
 
 def write_listening_page(store: Store, encoder: Encoder, num_clips: int, folder: Path) -> str:
-    """Write up to `num_clips` clips with notes and index.html into `folder`; return a summary.
+    """Write the `num_clips` most suspicious clips and index.html into `folder`; return a summary.
 
-    Nothing is written when there is no note. ConfigError for a family that keeps no sound.
+    Those with notes come first, then those of the most unusual pace. ConfigError for a family that
+    keeps no sound.
     """
-    found = find_notes(_places(store), NoteLimits())
-    chosen = _worst(found, num_clips)
-    if not chosen:
-        return f"{store.path}: no clip looks suspicious; there is nothing to listen to"
-    reasons = _reasons(found)
+    places = _places(store)
+    found = find_notes(places, NoteLimits())
+    noted = _worst(found, places)
+    chosen = [*noted, *_unusual(places, noted)][:num_clips]
+    reasons, usual = _reasons(found), usual_pace(places)
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as draft:
-        for number, note in enumerate(chosen, start=1):
-            stem = draft / f"{number:02d}-{note.split}-{note.index}"
-            _write_clip(stem, store, encoder, note, reasons[note.split, note.index])
+        for number, place in enumerate(chosen, start=1):
+            stem = draft / f"{number:02d}-{place.split}-{place.index}"
+            why = reasons.get(
+                (place.split, place.index), [pace_words(place.clip, usual_pace(places))]
+            )
+            _write_clip(stem, store, encoder, place, why)
         page = build_index(draft, title=f"{store.path.name}: clips to look at")
-    num_noted = len(reasons)
-    return f"{folder / page.name}: {len(chosen)} of {num_noted} clips that look suspicious"
+    num_noted = min(len(noted), len(chosen))
+    return (
+        f"{folder / page.name}: {len(chosen)} clips, {num_noted} of the {len(noted)} with notes"
+        " among them"
+    )
 
 
 def _places(store: Store) -> Sequence[Place]:
@@ -45,14 +53,24 @@ def _places(store: Store) -> Sequence[Place]:
     return places
 
 
-def _worst(found: Found, num_clips: int) -> list[Note]:
+def _worst(found: Found, places: Sequence[Place]) -> list[Place]:
     """Return the worst clip of each kind, then the second worst of each, and so on."""
+    place_of = {(place.split, place.index): place for place in places}
     in_turn = chain.from_iterable(zip_longest(*found.values()))
-    clips: dict[tuple[str, int], Note] = {}
-    for note in in_turn:
-        if note is not None:
-            clips.setdefault((note.split, note.index), note)
-    return list(clips.values())[:num_clips]
+    noted = dict.fromkeys((note.split, note.index) for note in in_turn if note is not None)
+    return [place_of[key] for key in noted]
+
+
+def _unusual(places: Sequence[Place], noted: Sequence[Place]) -> list[Place]:
+    """Return the clips without notes, those farthest from the usual pace first."""
+    usual = usual_pace(places)
+
+    def distance(place: Place) -> float:
+        return abs(math.log(pace(place.clip) / usual)) if letters(place.clip.text) else 0.0
+
+    known = {(place.split, place.index) for place in noted}
+    others = [place for place in places if (place.split, place.index) not in known]
+    return sorted(others, key=distance, reverse=True)
 
 
 def _reasons(found: Found) -> dict[tuple[str, int], list[str]]:
@@ -64,11 +82,10 @@ def _reasons(found: Found) -> dict[tuple[str, int], list[str]]:
 
 
 def _write_clip(
-    stem: Path, store: Store, encoder: Encoder, note: Note, reasons: Sequence[str]
+    stem: Path, store: Store, encoder: Encoder, place: Place, reasons: Sequence[str]
 ) -> None:
-    split = store.splits[note.split]
-    clip = split.clip(note.index)
-    wave = encoder.decode(split.arrays(note.index))
+    clip = place.clip
+    wave = encoder.decode(store.splits[place.split].arrays(place.index))
     if wave is None:
         raise ConfigError(f"{store.path}: the family {store.info.family} keeps no sound to decode")
     audio.save(stem.with_suffix(".wav"), wave, encoder.sample_rate_hz)
@@ -76,7 +93,7 @@ def _write_clip(
         "clip_id": clip.id,
         "text": clip.text,
         "speaker": clip.speaker,
-        "notes": [*reasons, f"{note.where}: {clip.source}, from {clip.start_sec:.2f} s"],
+        "notes": [*reasons, f"{place.where}, {Path(clip.source).name} at {clip.start_sec:.1f} s"],
         **measure(wave, encoder.sample_rate_hz, clip.text),
     }
     content = json.dumps(facts, ensure_ascii=False).encode(errors="backslashreplace")
