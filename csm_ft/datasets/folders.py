@@ -70,6 +70,20 @@ def one_table(tree: Tree) -> Path | None:
     return found[0] if found else None
 
 
+def only_folder(tree: Tree) -> Path | None:
+    """Return the folder with tables that is the only one in a folder without sounds, or None.
+
+    As archives and data sets of the Hugging Face hub (data/) have it.
+    """
+    folders = [path for path in tree.top if path.is_dir()]
+    has_sound = any(is_sound(path.name) for path in tree.top)
+    return (
+        folders[0]
+        if len(folders) == 1 and not has_sound and find_tables(Tree(folders[0]))
+        else None
+    )
+
+
 def read_folder(tree: Tree) -> list[Record]:
     """Return a record for every sound file, at any depth, or for each of its captions.
 

@@ -23,7 +23,13 @@ from csm_ft.data.rows import Rejection, Row
 from csm_ft.datasets.corpora import CORPORA, find_corpus
 from csm_ft.datasets.corpora.common_voice import is_list, read_list
 from csm_ft.datasets.corpora.wav_lists import read_one
-from csm_ft.datasets.folders import find_splits, is_wav_list, one_table, read_folder
+from csm_ft.datasets.folders import (
+    find_splits,
+    is_wav_list,
+    one_table,
+    only_folder,
+    read_folder,
+)
 from csm_ft.datasets.formats import read_table
 from csm_ft.datasets.sounds import find_sound, forget_folders
 from csm_ft.datasets.tables import ALIASES, Columns, Table, Turns, Unreadable, reading, show
@@ -131,6 +137,10 @@ class _Reader:
         corpus = find_corpus(tree, by_top=True)
         parts = [] if corpus else find_splits(tree)
         table = None if corpus or parts else one_table(tree)
+        inner = None if corpus or parts or table else only_folder(tree)
+        if inner:
+            yield from self.records(inner, split)
+            return
         if table:
             self.tell(f"{path} is a folder: its metadata is {table.name}")
             yield from self._file(table, split)

@@ -34,9 +34,7 @@ def write_listening_page(store: Store, encoder: Encoder, num_clips: int, folder:
     with whole_folder(folder) as draft:
         for number, place in enumerate(chosen, start=1):
             stem = draft / f"{number:02d}-{place.split}-{place.index}"
-            why = reasons.get(
-                (place.split, place.index), [pace_words(place.clip, usual_pace(places))]
-            )
+            why = reasons.get((place.split, place.index)) or [pace_words(place.clip, usual)]
             _write_clip(stem, store, encoder, place, why)
         page = build_index(draft, title=f"{store.path.name}: clips to look at")
     num_noted = min(len(noted), len(chosen))

@@ -240,6 +240,18 @@ def test_tables_named_after_splits(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_the_only_folder_is_looked_into(tmp_path: Path) -> None:
+    """As the hub's data sets and unpacked archives are."""
+    table = "path,text\na.wav,A.\n"
+    make(tmp_path, **{"README.md": "x", "data/train-00000-of-00001.csv": table})
+    make(tmp_path, **{"data/test-00000-of-00001.csv": table})
+    rows, _, _ = read(tmp_path)
+    assert [(row.split, row.path) for row in rows] == [
+        ("test", tmp_path / "data/a.wav"),
+        ("train", tmp_path / "data/a.wav"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "captions"),
     [
