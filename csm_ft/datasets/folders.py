@@ -19,7 +19,7 @@ from csm_ft.datasets.tree import Record, Tree
 from csm_ft.datasets.values import SPLIT_OF
 from csm_ft.datasets.wav_lists import NORMALISED, wav_list_columns
 from csm_ft.errors import MetadataError
-from csm_ft.text_file import read_text
+from csm_ft.text_file import nfc, read_text
 
 TEXT_SUFFIXES = (".txt", ".lab", ".normalized.txt")  # the first that is there counts
 # What is a table by its suffix, but no metadata: what pretokenize.py writes, and lists of corpora.
@@ -111,8 +111,11 @@ def is_wav_list(path: Path, columns: Columns) -> bool:
         has_sound = _sound_folder(path) is not None
         if path.suffix.lower() not in (".csv", ".txt") or not has_sound or not path.is_file():
             return False
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            fields = file.readline().split("|")
+        try:
+            first, *_ = read_text(path, MetadataError).lstrip().split("\n", 1)
+        except MetadataError:  # the reader of the list says what is wrong with it
+            return False
+    fields = first.split("|")
     is_header = "path" in {columns.field_of(name.strip('" \r\n')) for name in fields}
     return len(fields) in (2, 3) and not is_header
 
@@ -128,7 +131,7 @@ def read_wav_list(path: Path) -> list[dict[str, str] | Unreadable]:
         lines = [line for line in read_text(path, MetadataError).split("\n") if line.strip()]
         folder = _sound_folder(path) or path.parent
         sounds = {
-            file.stem: file.name
+            nfc(file.stem): file.name
             for file in sorted(folder.iterdir(), key=_rank, reverse=True)
             if is_sound(file.name)
         }
@@ -148,7 +151,7 @@ def _wav_list_row(
             name,
         )
     name = name.removeprefix("./").removeprefix(f"{folder}/")
-    name = sounds.get(name) or (name if is_sound(name) else f"{name}.wav")
+    name = sounds.get(nfc(name)) or (name if is_sound(name) else f"{name}.wav")
     if len(texts) == 1:
         return {"path": f"{folder}/{name}", "text": texts[0]}
     values = dict(zip(columns[1:], texts, strict=True))
@@ -190,9 +193,9 @@ def _are_splits(parts: Sequence[tuple[str, Path]]) -> bool:
 def _sounds(tree: Tree) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield each sound with the names of the files beside it by their suffixes in small letters."""
     for folder, names in tree.folders.items():
-        spelled = {f"{Path(name).stem}{Path(name).suffix.lower()}": name for name in names}
+        spelled = {f"{nfc(Path(name).stem)}{Path(name).suffix.lower()}": name for name in names}
         for name in filter(is_sound, names):
-            stem = Path(name).stem
+            stem = nfc(Path(name).stem)
             suffixes = (*CAPTION_SUFFIXES, *TEXT_SUFFIXES)
             beside = {s: spelled[f"{stem}{s}"] for s in suffixes if f"{stem}{s}" in spelled}
             yield folder / name, beside

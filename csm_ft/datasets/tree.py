@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from csm_ft.datasets.sounds import is_sound
 from csm_ft.datasets.tables import Unreadable
 from csm_ft.errors import MetadataError
+from csm_ft.text_file import nfc
 
 Record = tuple[str, dict[str, Any] | Unreadable]  # where it stands, for people; its columns
 Tell = Callable[[str], object]  # prints a line
@@ -43,9 +44,9 @@ class Tree:
         return [parent / name for parent, names in self.folders.items() for name in names]
 
     def sounds(self, folder: Path) -> dict[str, Path]:
-        """Return the sound files in one of the folders by their names without suffix."""
+        """Return the sound files in one of the folders by their names (NFC) without suffix."""
         names = self.folders.get(folder, [])
-        return {Path(name).stem: folder / name for name in names if is_sound(name)}
+        return {nfc(Path(name).stem): folder / name for name in names if is_sound(name)}
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:

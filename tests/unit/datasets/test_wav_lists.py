@@ -93,3 +93,19 @@ def test_own_names_win_over_other_programs(tmp_path: Path) -> None:
     rows, rejected = read_metadata(path)
     assert rejected == []
     assert [row.speaker for row in rows] == ["7", "Ben C."]
+
+
+def test_list_in_utf_16_with_composed_names(tmp_path: Path) -> None:
+    (tmp_path / "wavs").mkdir()
+    for name in ("e\u0301te\u0301.wav", "b.wav"):
+        (tmp_path / "wavs" / name).touch()
+    path = tmp_path / "metadata.csv"
+    path.write_bytes("été|Il fait chaud.\r\nb|Oui.\r\n".encode("utf-16"))
+    rows, rejections = read_metadata(path)
+    assert rejections == []
+    assert [(row.text, row.path.is_file()) for row in rows] == [
+        ("Il fait chaud.", True),
+        ("Oui.", True),
+    ]
+    path.write_bytes("path|text\r\nwavs/b.wav|Oui.\r\n".encode("utf-16"))
+    assert [row.text for row in read_metadata(path)[0]] == ["Oui."], "a header is no row"
