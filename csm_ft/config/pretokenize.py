@@ -45,7 +45,8 @@ class PretokenizeConfig(Options):
     sql_table: str = option("data", "Table of an SQLite file.", group="data")
     columns: list[str] = option(
         [],
-        "Columns of the metadata with names of their own, as path=wav text=normalized_text.",
+        "Columns of the metadata with names of their own, as path=wav text=normalized_text; numbers"
+        " (path=1 text=2) where there is no header.",
         group="data",
     )
     family: str = option("auto", "Model family that the tokens are for.", group="data")

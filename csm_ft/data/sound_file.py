@@ -11,6 +11,7 @@ from pathlib import Path
 
 import soundfile
 
+from csm_ft.data.not_read import what_helps
 from csm_ft.errors import AudioError
 
 # Read and written at a time: memory stays flat, and libsndfile crashes on large Vorbis writes.
@@ -56,9 +57,8 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
                 )
             yield file
     except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{path}: cannot be decoded: {reason_of(error)}; convert it to wav or flac"
-        ) from error
+        way_out = what_helps(path.name) or "convert it to wav or flac"
+        raise AudioError(f"{path}: cannot be decoded: {reason_of(error)}; {way_out}") from error
     except OSError as error:
         raise AudioError(f"{path}: {error.strerror}; make it readable") from error
 

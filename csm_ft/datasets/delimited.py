@@ -15,6 +15,7 @@ from csm_ft.datasets.tables import (
 from csm_ft.errors import MetadataError
 from csm_ft.text_file import read_text
 
+_MARKS = ",;|\t"
 _SEPARATOR = re.compile(r'"?sep=([,;|\t])"?\r?\n')
 
 # A field may be as long as it is: the module's own limit of 131,072 characters is less than a book.
@@ -29,10 +30,13 @@ def read_csv(path: Path, columns: Columns) -> Table:
     """
     text = read_text(path, MetadataError)
     said = _SEPARATOR.match(text)
+    if columns.are_numbers and not said:
+        mark = max(_MARKS, key=text.split("\n", 1)[0].count)
+        return _parse_csv(path, text, mark, csv.QUOTE_MINIMAL, columns)
     if said:
         return _parse_csv(path, text[said.end() :], said[1], csv.QUOTE_MINIMAL, columns)
     header = text.lstrip().split("\n", 1)[0]
-    for mark in ",;|\t":
+    for mark in _MARKS:
         fields = {columns.field_of(name) for name in _header_names(header, mark)}
         if {"path", "text"} <= fields:
             return _parse_csv(path, text, mark, csv.QUOTE_MINIMAL, columns)
@@ -78,6 +82,8 @@ def _parse_csv(path: Path, text: str, delimiter: str, quoting: Any, columns: Col
         ) from error
     if not records:
         return [], []
+    if columns.are_numbers:
+        records.insert(0, [str(number + 1) for number in range(max(map(len, records)))])
     header, *records = records
     columns.check_header(path, header)
     return header, [_csv_row(header, fields, delimiter) for fields in records]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from csm_ft.console import shorten
+from csm_ft.data.not_read import what_helps
 from csm_ft.data.token_file import is_token_file
 from csm_ft.datasets.captions import CAPTION_SUFFIXES, records_of
-from csm_ft.datasets.not_read import what_helps
 from csm_ft.datasets.sounds import SOUND_SUFFIXES, is_sound
 from csm_ft.datasets.tables import SUFFIXES, Columns, Unreadable, reading
 from csm_ft.datasets.tree import Record, Tree
@@ -28,6 +28,7 @@ _NO_METADATA = (
     *("speakers.tsv", ".trans.tsv", ".book.tsv", "clip_durations.tsv"),
     *("metadata_mls.json", "dataset_info.json", "dataset_dict.json", "state.json"),
 )
+_LABELS = ".textgrid"  # of Praat, which is not read
 _SOUND_FOLDERS = ("wavs", "wav")  # beside a list
 _WORD = re.compile(r"[a-z]+")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
@@ -116,16 +117,19 @@ def is_wav_list(path: Path, columns: Columns) -> bool:
         except MetadataError:  # the reader of the list says what is wrong with it
             return False
     fields = first.split("|")
+    if columns.are_numbers:
+        return len(fields) > 1
     is_header = "path" in {columns.field_of(name.strip('" \r\n')) for name in fields}
     return len(fields) in (2, 3) and not is_header
 
 
-def read_wav_list(path: Path) -> list[dict[str, str] | Unreadable]:
+def read_wav_list(path: Path, columns: Columns) -> list[dict[str, str] | Unreadable]:
     """Read such a list; quotes are part of the texts.
 
-    Its columns are id|text, id|text|normalised, id|text|speaker or id|speaker|text: what they hold
-    decides. The sound of an id is wavs/<id>.wav, or another sound file of that name. MetadataError
-    asks when what the columns hold leaves it open.
+    Its columns are those that the user has numbered, or else id|text, id|text|normalised,
+    id|text|speaker or id|speaker|text: what they hold decides. The sound of an id is wavs/<id>.wav,
+    or another sound file of that name. MetadataError asks when what the columns hold leaves it
+    open.
     """
     with reading(path):
         lines = [line for line in read_text(path, MetadataError).split("\n") if line.strip()]
@@ -136,13 +140,24 @@ def read_wav_list(path: Path) -> list[dict[str, str] | Unreadable]:
             if is_sound(file.name)
         }
     rows = [[field.strip() for field in line.split("|")] for line in lines]
-    columns = wav_list_columns(path, [row for row in rows if len(row) == 3])
-    return [_wav_list_row(row, columns, folder.name, sounds) for row in rows]
+    if columns.are_numbers:
+        places = {field: int(number) - 1 for field, number in columns.given.items()}
+        found = [_numbered_row(row, places) for row in rows]
+    else:
+        names = wav_list_columns(path, [row for row in rows if len(row) == 3])
+        found = [_wav_list_row(row, names) for row in rows]
+    return [_with_sound(row, folder.name, sounds) for row in found]
 
 
-def _wav_list_row(
-    row: list[str], columns: Sequence[str], folder: str, sounds: Mapping[str, str]
-) -> dict[str, str] | Unreadable:
+def _numbered_row(row: list[str], places: Mapping[str, int]) -> dict[str, str] | Unreadable:
+    if max(places.values()) >= len(row) or min(places.values()) < 0:
+        return Unreadable(
+            f"has {len(row)} fields between bars, fewer than --columns numbers", row[0]
+        )
+    return {field: row[place] for field, place in places.items()}
+
+
+def _wav_list_row(row: list[str], columns: Sequence[str]) -> dict[str, str] | Unreadable:
     name, *texts = row
     if len(texts) not in (1, 2):
         return Unreadable(
@@ -150,14 +165,22 @@ def _wav_list_row(
             " without bars in the texts",
             name,
         )
-    name = name.removeprefix("./").removeprefix(f"{folder}/")
-    name = sounds.get(nfc(name)) or (name if is_sound(name) else f"{name}.wav")
     if len(texts) == 1:
-        return {"path": f"{folder}/{name}", "text": texts[0]}
-    values = dict(zip(columns[1:], texts, strict=True))
+        return {"path": name, "text": texts[0]}
+    values = dict(zip(columns, row, strict=True))
     normalised = values.pop(NORMALISED, "")
-    values["text"] = normalised or values["text"]
-    return {"path": f"{folder}/{name}", **values}
+    return {**values, "text": normalised or values["text"]}
+
+
+def _with_sound(
+    row: dict[str, str] | Unreadable, folder: str, sounds: Mapping[str, str]
+) -> dict[str, str] | Unreadable:
+    """Return a row with the path of its sound in place of an id."""
+    if isinstance(row, Unreadable) or "path" not in row:
+        return row
+    name = row["path"].removeprefix("./").removeprefix(f"{folder}/")
+    name = sounds.get(nfc(name)) or (name if is_sound(name) else f"{name}.wav")
+    return {**row, "path": f"{folder}/{name}"}
 
 
 def _sound_folder(path: Path) -> Path | None:
@@ -196,7 +219,7 @@ def _sounds(tree: Tree) -> Iterator[tuple[Path, dict[str, str]]]:
         spelled = {f"{nfc(Path(name).stem)}{Path(name).suffix.lower()}": name for name in names}
         for name in filter(is_sound, names):
             stem = nfc(Path(name).stem)
-            suffixes = (*CAPTION_SUFFIXES, *TEXT_SUFFIXES)
+            suffixes = (*CAPTION_SUFFIXES, *TEXT_SUFFIXES, _LABELS)
             beside = {s: spelled[f"{stem}{s}"] for s in suffixes if f"{stem}{s}" in spelled}
             yield folder / name, beside
 
@@ -213,6 +236,9 @@ def _records(folder: Path, sound: Path, beside: Mapping[str, str]) -> Iterator[R
         yield str(sound), _row(path, texts[0])
     else:
         reason = f"no transcript; write what is said into {sound.stem}.txt beside it"
+        labels = beside.get(_LABELS)
+        if labels:
+            reason = f"no transcript; {labels} is not read: {what_helps(labels)}"
         yield str(sound), Unreadable(reason, path)
 
 

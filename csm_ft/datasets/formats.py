@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from csm_ft.data.not_read import what_helps
 from csm_ft.data.token_file import read_hdf5_table
 from csm_ft.datasets.delimited import read_csv, read_tsv
 from csm_ft.datasets.json_rows import read_json, read_jsonl, with_own_columns
-from csm_ft.datasets.not_read import what_helps
 from csm_ft.datasets.parquet import read_parquet
 from csm_ft.datasets.tables import NEEDED, SUFFIXES, Columns, Table, reading, show_all
 from csm_ft.errors import MetadataError

@@ -51,6 +51,7 @@ class _Record:
     split: str = ""  # of the file, for rows that name none
     defaults: Mapping[str, Any] = field(default_factory=dict)  # for what a turn does not say
     conversation: str = ""  # where neither names one: "row 17" for a turn of a list, "" for a row
+    names: Columns = field(default_factory=Columns)  # of its columns, as the user has them
 
 
 @dataclass(slots=True)
@@ -63,9 +64,9 @@ class _Checked:
     row: Row | None = None
     reason: str = ""
 
-    def rejection(self, columns: Columns) -> Rejection:
+    def rejection(self) -> Rejection:
         """Return why the row cannot be used."""
-        record, defaults = self.record.columns, self.record.defaults
+        record, defaults, columns = self.record.columns, self.record.defaults, self.record.names
         if isinstance(record, Unreadable):
             return Rejection(self.record.where, record.path, "", self.reason)
         path, text = (
@@ -105,7 +106,7 @@ def read_metadata(
     if any(item.conversation for item in checked):
         _place_turns(checked)
     rows = [item.row for item in checked if item.row and not item.reason]
-    return rows, [item.rejection(reader.columns) for item in checked if item.reason]
+    return rows, [item.rejection() for item in checked if item.reason]
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,10 @@ class _Reader:
     def _file(self, path: Path, split: str) -> Iterator[_Record]:
         folder = Path.cwd() / path.parent
         if is_wav_list(path, self.columns):
-            for where, columns in read_one(path, path.parent):
+            for where, columns in read_one(path, path.parent, self.columns):
                 yield _Record(where, columns, folder, split)
             return
+        columns = Columns() if is_list(path) else self.columns
         names, rows = self._table(path)
         self._tell_unused(path, names)
         for number, row in enumerate(rows, start=1):
@@ -177,9 +179,11 @@ class _Reader:
             if isinstance(row, Turns):
                 for place, turn in enumerate(row.turns, start=1):
                     turn_where = f"{where} turn {place}"
-                    yield _Record(turn_where, turn, folder, split, row.defaults, f"row {number}")
+                    yield _Record(
+                        turn_where, turn, folder, split, row.defaults, f"row {number}", columns
+                    )
             else:
-                yield _Record(where, row, folder, split)
+                yield _Record(where, row, folder, split, names=columns)
 
     def _table(self, path: Path) -> Table:
         if is_list(path):
@@ -207,9 +211,9 @@ class _Reader:
         """Read the values of a row."""
         columns = record.columns
         is_readable = not isinstance(columns, Unreadable)
-        values, reasons = read_values(columns if is_readable else {}, self.columns)
+        values, reasons = read_values(columns if is_readable else {}, record.names)
         if record.defaults:
-            default_values, default_reasons = read_values(record.defaults, self.columns)
+            default_values, default_reasons = read_values(record.defaults, record.names)
             needed = default_reasons.keys() - values.keys()
             reasons |= {name: reason for name, reason in default_reasons.items() if name in needed}
             values = {**default_values, **values}

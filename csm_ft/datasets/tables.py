@@ -46,11 +46,17 @@ _OTHER = frozenset(name for aliases in OTHER_ALIASES.values() for name in aliase
 class Columns:
     """Which column fills which field: by the names above, or as the user says.
 
-    Capitals and spaces around a name do not matter.
+    Capitals and spaces around a name do not matter. Numbers, from 1, are those of the columns of a
+    table without a header.
     """
 
     given: Mapping[str, str] = field(default_factory=dict)  # field -> its only column
     _known: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether the user has numbered the columns: the table has no header."""
+        return bool(self.given) and all(name.strip().isdigit() for name in self.given.values())
 
     def field_of(self, column: str) -> str | None:
         """Return which field a column fills, None for none."""

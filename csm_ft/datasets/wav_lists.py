@@ -31,9 +31,8 @@ def wav_list_columns(path: Path, rows: Sequence[Sequence[str]]) -> list[str]:
     shown = shorten(dict.fromkeys(repr(value) for value in third), 3)
     raise MetadataError(
         f"{path}: a list of three columns without a header, whose third one ({shown}) is neither"
-        " the text of the second one written out nor a few names of speakers. What is it? Write a"
-        " header line, such as path|text|speaker, with the paths of the sounds in the first column,"
-        f" or cut the third column off: cut -d'|' -f1,2 {path.name}"
+        " the text of the second one written out nor a few names of speakers. What is it? Say which"
+        " columns to read: --columns path=1 text=2, or --columns path=1 text=2 speaker=3"
     )
 
 

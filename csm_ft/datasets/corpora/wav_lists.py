@@ -20,13 +20,13 @@ def is_wav_list_tree(tree: Tree) -> bool:
 def read_wav_list_tree(tree: Tree, tell: Tell) -> Iterator[Record]:
     """Yield the rows of each list; the speaker is in the names of the folders."""
     for path in _lists(tree):
-        yield from read_one(path, tree.folder)
+        yield from read_one(path, tree.folder, Columns())
 
 
-def read_one(path: Path, top: Path) -> Iterator[Record]:
+def read_one(path: Path, top: Path, columns: Columns) -> Iterator[Record]:
     """Yield the rows of a list, whose speaker a folder below `top` or of M-AILABS may name."""
     speaker = _speaker(path.resolve().parent, top.resolve())
-    for number, row in enumerate(read_wav_list(path), start=1):
+    for number, row in enumerate(read_wav_list(path, columns), start=1):
         where = f"{path} row {number}"
         if isinstance(row, Unreadable):
             yield where, row

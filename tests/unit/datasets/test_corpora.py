@@ -379,3 +379,9 @@ def test_what_is_not_read_is_named_with_what_helps(tmp_path: Path, name: str, wa
     with pytest.raises(MetadataError) as error:
         read(tmp_path / name)
     assert way_out in str(error.value)
+
+
+def test_labels_beside_a_sound_are_named(tmp_path: Path) -> None:
+    make(tmp_path, "a.wav", "a.TextGrid", "b.wav", **{"b.txt": "B."})
+    _, (one,), _ = read(tmp_path)
+    assert "a.TextGrid is not read: export its intervals" in one.reason

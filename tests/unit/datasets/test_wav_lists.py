@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from csm_ft.datasets.metadata import read_metadata
+from csm_ft.datasets.tables import Columns
 from csm_ft.errors import MetadataError
 
 TEXTS = [
@@ -63,7 +64,9 @@ def test_columns_are_told_by_what_they_hold(
     ids=["seconds", "scores", "each its own", "a translation"],
 )
 def test_unclear_columns_are_asked_for(tmp_path: Path, third: list[str]) -> None:
-    with pytest.raises(MetadataError, match=r"What is it\? Write a header line") as found:
+    with pytest.raises(
+        MetadataError, match=r"What is it\? Say which columns to read: --columns path=1"
+    ) as found:
         read_metadata(write_list(tmp_path, TEXTS, third))
     assert repr(third[0]) in str(found.value)
 
@@ -93,6 +96,26 @@ def test_own_names_win_over_other_programs(tmp_path: Path) -> None:
     rows, rejected = read_metadata(path)
     assert rejected == []
     assert [row.speaker for row in rows] == ["7", "Ben C."]
+
+
+def test_numbered_columns_answer_the_question(tmp_path: Path) -> None:
+    path = write_list(tmp_path, TEXTS, ["2.48", "1.20", "3.10", "0.90"], NAMES)
+    numbers = Columns({"path": "1", "text": "2", "speaker": "4"})
+    rows, rejections = read_metadata(path, columns=numbers)
+    assert rejections == []
+    assert [(row.text, row.speaker) for row in rows] == list(zip(TEXTS, NAMES, strict=True))
+    assert all(row.path.is_file() for row in rows)
+    _, rejections = read_metadata(path, columns=Columns({"path": "1", "text": "7"}))
+    assert {one.reason.split(",")[0] for one in rejections} == {"has 4 fields between bars"}
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_numbered_columns_of_a_table_without_header(tmp_path: Path, name: str) -> None:
+    mark = {"t.csv": ";", "t.tsv": "\t"}[name]
+    path = tmp_path / name
+    path.write_text(f"a.wav{mark}x{mark}One.\nb.wav{mark}y{mark}Two.\n")
+    rows, rejections = read_metadata(path, columns=Columns({"path": "1", "text": "3"}))
+    assert ([row.text for row in rows], rejections) == (["One.", "Two."], [])
 
 
 def test_list_in_utf_16_with_composed_names(tmp_path: Path) -> None:
