@@ -3,6 +3,7 @@ import json
 import math
 import sqlite3
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def clips(draw: st.DrawFn) -> tuple[Columns, Columns]:
     columns["conversation"] = talk = draw(TALK)
     meaning = {
         "path": name,
-        "text": core,
+        "text": unicodedata.normalize("NFC", core),
         "start_sec": start,
         "end_sec": end,
         "speaker": word(speaker),

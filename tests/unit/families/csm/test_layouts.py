@@ -138,23 +138,29 @@ def test_pattern_matches_adapted_modules_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "message"),
+    ("name", "message"),
     [
         (
             "base_model.model.text_embeddings.lora_embedding_A",
-            {},
             "lora_embedding_A is not a LoRA adapter",
         ),
-        ("base_model.model.somewhere.lora_A.weight", {}, "somewhere.* not a LoRA adapter"),
-        (
-            "base_model.model.projection.lora_A.weight",
-            {"rank_pattern": {"projection": 2}},
-            "rank_pattern.*merged",
-        ),
+        ("base_model.model.somewhere.lora_A.weight", "somewhere.* not a LoRA adapter"),
     ],
 )
-def test_adapters_without_a_counterpart_are_refused(
-    name: str, config: dict[str, Any], message: str
-) -> None:
+def test_adapters_without_a_counterpart_are_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        layouts.adapter_to_transformers({name: torch.zeros(1, 1)}, config, SIZE)
+        layouts.adapter_to_transformers({name: torch.zeros(1, 1)}, {}, SIZE)
+
+
+def test_patterns_of_ranks_name_the_other_layouts_modules() -> None:
+    modules = {
+        "backbone.layers.0.attn.q_proj": "backbone_model.layers.0.self_attn.q_proj",
+        "backbone.layers.1.attn.q_proj": "backbone_model.layers.1.self_attn.q_proj",
+        "projection": "depth_decoder.model.inputs_embeds_projector",
+    }
+    tensors = {f"base_model.model.{name}.lora_A.weight": torch.zeros(2, 1) for name in modules}
+    given = {"rank_pattern": {"q_proj": 5}, "alpha_pattern": {r"layers\.1\.attn\.q_proj": 8}}
+    _, config = layouts.adapter_to_transformers(tensors, {"r": 2, **given}, SIZE)
+    theirs = [re.escape(name) for name in modules.values()]
+    assert config["rank_pattern"] == {theirs[0]: 5, theirs[1]: 5}
+    assert config["alpha_pattern"] == {theirs[1]: 8}
