@@ -314,6 +314,15 @@ class TrainConfig(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _extends_what_is_there(self) -> Self:
+        if self.extend != "off" and not self.resume:
+            raise ValueError(
+                f"extend {self.extend} prolongs the run in output_dir, and resume false moves it"
+                " aside; drop one of the two"
+            )
+        return self
+
     @classmethod
     def refuse_search(cls, name: str, values: Sequence[Any]) -> str:
         """Return why a sweep cannot search `name` among `values` (of a range: its ends), or ""."""

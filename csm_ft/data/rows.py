@@ -1,7 +1,7 @@
 """Rows of metadata, and the rejected ones that cannot be used."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ class Row:
     conversation: str = ""  # "" = none; else as text, like speaker
     turn: int = 0  # place in the conversation, from 0; rejected rows count
     channel: Literal["", "mix", "left", "right"] = ""  # of a stereo file; "" = as the options say
-    split: str = ""  # train, val or test, where the data say so
+    split: str = ""  # train, val, test or another word, where the data say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,15 @@ class Rejection:
     path: str
     text: str
     reason: str
+    split: str = ""  # as of Row
+    conversation: str = ""
+    turn: int = 0
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
 
     def to_json(self) -> str:
         """Return one line of rejected.jsonl."""
-        text = json.dumps(asdict(self), ensure_ascii=False)
+        facts = {name: getattr(self, name) for name in ("where", "path", "text", "reason")}
+        text = json.dumps(facts, ensure_ascii=False)
         return text.encode(errors="backslashreplace").decode()  # file names that are not UTF-8

@@ -54,6 +54,11 @@ class DatasetsConfig(Options):
 def convert(config: DatasetsConfig) -> str:
     """Write the rows, and beside them those that cannot be used; return a summary."""
     path, output = Path(config.path), Path(config.output)
+    if output.resolve().is_relative_to(path.resolve()):
+        raise ConfigError(
+            f"--output {output} is what is read, or lies in it: it would be read the next time;"
+            " name another place"
+        )
     corpus = None if config.corpus == "auto" else config.corpus
     rows, rejections = read_metadata(path, corpus=corpus, tell=print)
     if not rows:
@@ -62,7 +67,9 @@ def convert(config: DatasetsConfig) -> str:
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = output.parent.resolve()
-    write_whole(output, "".join(f"{_to_json(row, folder)}\n" for row in rows))
+    lines = [_to_json(row, folder) for row in rows]
+    lines += [_hole(one) for one in rejections if one.conversation]
+    write_whole(output, "".join(f"{line}\n" for line in lines))
     if rejections:
         write_whole(rejected, "".join(f"{one.to_json()}\n" for one in rejections))
     else:
@@ -86,6 +93,12 @@ def _to_json(row: Row, folder: Path) -> str:
     }
     given = {name: value for name, value in values.items() if value not in (None, "")}
     return json.dumps(given, ensure_ascii=False).encode(errors="backslashreplace").decode()
+
+
+def _hole(one: Rejection) -> str:
+    """Return a turn that cannot be used, without its text: its neighbours must not be joined."""
+    facts = {"path": one.path, "conversation": one.conversation, "turn": one.turn}
+    return json.dumps({**facts, "split": one.split, "note": one.reason}, ensure_ascii=False)
 
 
 def _summary(

@@ -1,21 +1,22 @@
 """What is said in a recording, beside it: .srt and .vtt subtitles, and the .json of whisper."""
 
 import html
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pysubs2
-from pysubs2.exceptions import Pysubs2Error
+import webvtt
+from webvtt.errors import MalformedCaptionError, MalformedFileError
 
 from csm_ft.datasets.tables import Unreadable
 from csm_ft.errors import MetadataError
 from csm_ft.text_file import read_text
 
 CAPTION_SUFFIXES = (".srt", ".vtt", ".json")  # the first that can be read counts
-_TAG = re.compile(r"</?[a-zA-Z][^>]*>")  # <i>, <c.loud>, <v Anna>
+_TIMES = "-->"  # between start and end of a caption
 _VOICE = re.compile(r"<v(?:\.[^ >]*)?\s+([^>]+)>")  # of WebVTT: <v Anna>
 
 
@@ -23,29 +24,38 @@ def read_captions(path: Path) -> list[dict[str, Any]]:
     """Return the text, start and end (seconds) of each caption, and its speaker where it has one.
 
     For a .json without segments, the columns that it gives for the whole recording; none for a
-    .json that is something else. MetadataError for a file that cannot be read.
+    .json that is something else. MetadataError for a file, or captions in it, that cannot be read.
     """
     text = read_text(path, MetadataError)
     if path.suffix.lower() == ".json":
         return _read_json(path, text)
-    format_name = path.suffix.lower()[1:]
+    kind = path.suffix.lower()[1:]
+    lines = "\n".join(text.splitlines())
     try:
-        captions = pysubs2.SSAFile.from_string(
-            "\n".join(text.splitlines()), format_name, keep_html_tags=True
+        captions = webvtt.WebVTT.from_buffer(io.StringIO(lines), format=kind).captions
+    except (MalformedFileError, MalformedCaptionError, ValueError) as error:
+        raise MetadataError(f"{path}: not readable as {kind}: {error}; write it again") from error
+    num_wanted = sum(_TIMES in line for line in lines.split("\n"))
+    if len(captions) < num_wanted:
+        raise MetadataError(
+            f"{path}: {num_wanted - len(captions)} of {num_wanted} captions cannot be read; write"
+            " times like 00:00:01,500 --> 00:00:03,000, and a blank line after each caption"
         )
-    except (Pysubs2Error, ValueError) as error:
-        raise MetadataError(f"{path}: not readable as {format_name}: {error}") from error
     return list(_columns(captions))
 
 
-def _columns(captions: pysubs2.SSAFile) -> Iterator[dict[str, Any]]:
+def _columns(captions: list[Any]) -> Iterator[dict[str, Any]]:
     for caption in captions:
-        voice = _VOICE.search(caption.text)
-        text = " ".join(html.unescape(_TAG.sub("", caption.plaintext)).split())
-        if text and not caption.is_comment:
-            row: dict[str, Any] = {"text": text}
-            row |= {"start": caption.start / 1000, "end": caption.end / 1000}
-            yield row | ({"speaker": voice[1].strip()} if voice else {})
+        voices = {name.strip() for name in _VOICE.findall(caption.raw_text)}
+        text = " ".join(html.unescape(caption.text).split())
+        if text:
+            row = {"text": text, "start": _seconds(caption.start), "end": _seconds(caption.end)}
+            yield row | ({"speaker": voices.pop()} if len(voices) == 1 else {})
+
+
+def _seconds(time: str) -> float:
+    hours, minutes, seconds = time.split(":")
+    return round(3600 * int(hours) + 60 * int(minutes) + float(seconds), 3)
 
 
 def _read_json(path: Path, text: str) -> list[dict[str, Any]]:
@@ -55,7 +65,7 @@ def _read_json(path: Path, text: str) -> list[dict[str, Any]]:
         raise MetadataError(f"{path}: not JSON: {error}; write it again") from error
     if not isinstance(top, dict):
         return []
-    segments = top.get("segments") or []
+    segments = top["segments"] if isinstance(top.get("segments"), list) else []
     if isinstance(top.get("transcription"), list):  # of whisper.cpp, in milliseconds
         segments = [_of_whisper_cpp(one) for one in top["transcription"]]
     if segments:
@@ -64,7 +74,7 @@ def _read_json(path: Path, text: str) -> list[dict[str, Any]]:
 
 
 def _of_whisper_cpp(one: Any) -> dict[str, Any]:
-    offsets = one.get("offsets", {}) if isinstance(one, dict) else {}
+    offsets = (one.get("offsets") or {}) if isinstance(one, dict) else {}
     times = {
         name: offsets[key] / 1000
         for name, key in (("start", "from"), ("end", "to"))

@@ -5,7 +5,7 @@ the values mean is decided in metadata.py.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,27 @@ from csm_ft.console import shorten
 from csm_ft.data.not_read import what_helps
 from csm_ft.data.token_file import is_token_file
 from csm_ft.datasets.captions import CAPTION_SUFFIXES, records_of
-from csm_ft.datasets.sounds import SOUND_SUFFIXES, is_sound
-from csm_ft.datasets.tables import SUFFIXES, Columns, Unreadable, reading
-from csm_ft.datasets.tree import Record, Tree
+from csm_ft.datasets.sounds import SOUND_SUFFIXES, is_sound, rank_of
+from csm_ft.datasets.tables import SUFFIXES, Columns, Unreadable, reading, show
+from csm_ft.datasets.tree import Record, Tell, Tree
 from csm_ft.datasets.values import SPLIT_OF
 from csm_ft.datasets.wav_lists import NORMALISED, wav_list_columns
 from csm_ft.errors import MetadataError
 from csm_ft.text_file import nfc, read_text
 
-TEXT_SUFFIXES = (".txt", ".lab", ".normalized.txt")  # the first that is there counts
+# The first that is there counts.
+TEXT_SUFFIXES = (".txt", ".lab", ".normalized.txt", ".original.txt")
+# Times in a text: of TIMIT, HTK and Audacity, of subtitles, of whisper's console.
+_TIMED = re.compile(r"\s*\d+[.\d]*\s+\d+[.\d]*\s+\S|\s*\[\d+:\d")
 # What is a table by its suffix, but no metadata: what pretokenize.py writes, and lists of corpora.
 _NO_METADATA = (
     *(".rejected.jsonl", ".notes.jsonl", ".report.json"),
     *("speakers.tsv", ".trans.tsv", ".book.tsv", "clip_durations.tsv"),
-    *("metadata_mls.json", "dataset_info.json", "dataset_dict.json", "state.json"),
+    *("metadata_mls.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"),
 )
 _LABELS = ".textgrid"  # of Praat, which is not read
 _SOUND_FOLDERS = ("wavs", "wav")  # beside a list
+_FEWEST_SHARE = 0.2  # of the rows, from which those with a third column have one
 _WORD = re.compile(r"[a-z]+")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
@@ -38,7 +42,7 @@ def find_tables(tree: Tree) -> list[Path]:
     """Return the metadata files that stand in the folder itself."""
     with reading(tree.folder):
         stems = {path.stem for path in tree.top if is_sound(path.name)}
-        return [path for path in tree.top if _is_metadata(path) and path.stem not in stems]
+        return [path for path in tree.top if is_table(path) and path.stem not in stems]
 
 
 def find_splits(tree: Tree) -> list[tuple[str, Path]]:
@@ -85,14 +89,19 @@ def only_folder(tree: Tree) -> Path | None:
     )
 
 
-def read_folder(tree: Tree) -> list[Record]:
+def read_folder(tree: Tree, tell: Tell) -> list[Record]:
     """Return a record for every sound file, at any depth, or for each of its captions.
 
-    Or why there is no text. MetadataError when there is no sound file at all.
+    Or why there is no text. Of a sound in several formats one is read, which `tell` is told.
+    MetadataError when there is no sound file at all.
     """
+    copies = [path for folder in tree.folders for path in _copies(tree, folder)]
+    if copies:
+        names = shorten((path.name for path in copies), 3)
+        tell(f"{len(copies)} sounds are there in another format, too, and not read again: {names}")
     records = [
         record
-        for sound, beside in sorted(_sounds(tree))
+        for sound, beside in sorted(_sounds(tree, set(copies)))
         for record in _records(tree.folder, sound, beside)
     ]
     if not records:
@@ -136,15 +145,24 @@ def read_wav_list(path: Path, columns: Columns) -> list[dict[str, str] | Unreada
         folder = _sound_folder(path) or path.parent
         sounds = {
             nfc(file.stem): file.name
-            for file in sorted(folder.iterdir(), key=_rank, reverse=True)
+            for file in sorted(folder.iterdir(), key=lambda one: rank_of(one.name), reverse=True)
             if is_sound(file.name)
         }
     rows = [[field.strip() for field in line.split("|")] for line in lines]
+    header = [Columns().field_of(field) for field in rows[0]] if rows else []
     if columns.are_numbers:
         places = {field: int(number) - 1 for field, number in columns.given.items()}
         found = [_numbered_row(row, places) for row in rows]
+    elif "text" in header:  # and a first column of ids
+        names = [
+            "path",
+            *(field or name for field, name in zip(header[1:], rows[0][1:], strict=True)),
+        ]
+        found = [_wav_list_row(row, names) for row in rows[1:]]
     else:
-        names = wav_list_columns(path, [row for row in rows if len(row) == 3])
+        longer = [row for row in rows if len(row) == 3]
+        are_few = len(longer) < _FEWEST_SHARE * len(rows)  # bars in texts
+        names = wav_list_columns(path, [] if are_few else longer)
         found = [_wav_list_row(row, names) for row in rows]
     return [_with_sound(row, folder.name, sounds) for row in found]
 
@@ -159,7 +177,7 @@ def _numbered_row(row: list[str], places: Mapping[str, int]) -> dict[str, str] |
 
 def _wav_list_row(row: list[str], columns: Sequence[str]) -> dict[str, str] | Unreadable:
     name, *texts = row
-    if len(texts) not in (1, 2):
+    if len(texts) not in (1, 2) or len(row) > len(columns):
         return Unreadable(
             f"has {len(row)} fields between bars; write id|text or id|text|normalised text,"
             " without bars in the texts",
@@ -167,7 +185,7 @@ def _wav_list_row(row: list[str], columns: Sequence[str]) -> dict[str, str] | Un
         )
     if len(texts) == 1:
         return {"path": name, "text": texts[0]}
-    values = dict(zip(columns, row, strict=True))
+    values = dict(zip(columns, row, strict=False))
     normalised = values.pop(NORMALISED, "")
     return {**values, "text": normalised or values["text"]}
 
@@ -178,7 +196,7 @@ def _with_sound(
     """Return a row with the path of its sound in place of an id."""
     if isinstance(row, Unreadable) or "path" not in row:
         return row
-    name = row["path"].removeprefix("./").removeprefix(f"{folder}/")
+    name = row["path"].replace("\\", "/").removeprefix("./").removeprefix(f"{folder}/")
     name = sounds.get(nfc(name)) or (name if is_sound(name) else f"{name}.wav")
     return {**row, "path": f"{folder}/{name}"}
 
@@ -188,12 +206,8 @@ def _sound_folder(path: Path) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def _rank(file: Path) -> int:
-    suffix = file.suffix.lower()
-    return SOUND_SUFFIXES.index(suffix) if suffix in SOUND_SUFFIXES else len(SOUND_SUFFIXES)
-
-
-def _is_metadata(file: Path) -> bool:
+def is_table(file: Path) -> bool:
+    """Tell whether a file may be metadata, by its name."""
     if file.name.startswith(".") or file.name.endswith(_NO_METADATA):
         return False
     is_table = file.suffix.lower() in SUFFIXES.split()
@@ -213,7 +227,13 @@ def _are_splits(parts: Sequence[tuple[str, Path]]) -> bool:
     return "train" in splits and "" not in splits and are_apart and len(parts) > 1
 
 
-def _sounds(tree: Tree) -> Iterator[tuple[Path, dict[str, str]]]:
+def _copies(tree: Tree, folder: Path) -> list[Path]:
+    """Return the sounds of a folder whose names differ in the suffix from one that is read."""
+    kept, found = tree.sounds(folder), sorted(filter(is_sound, tree.folders[folder]))
+    return [folder / name for name in found if kept[nfc(Path(name).stem)].name != name]
+
+
+def _sounds(tree: Tree, copies: Collection[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield each sound with the names of the files beside it by their suffixes in small letters."""
     for folder, names in tree.folders.items():
         spelled = {f"{nfc(Path(name).stem)}{Path(name).suffix.lower()}": name for name in names}
@@ -221,7 +241,10 @@ def _sounds(tree: Tree) -> Iterator[tuple[Path, dict[str, str]]]:
             stem = nfc(Path(name).stem)
             suffixes = (*CAPTION_SUFFIXES, *TEXT_SUFFIXES, _LABELS)
             beside = {s: spelled[f"{stem}{s}"] for s in suffixes if f"{stem}{s}" in spelled}
-            yield folder / name, beside
+            # whisper.cpp writes a.wav.srt.
+            beside |= {s: f"{name}{s}" for s in CAPTION_SUFFIXES if f"{name}{s}" in names}
+            if folder / name not in copies:
+                yield folder / name, beside
 
 
 def _records(folder: Path, sound: Path, beside: Mapping[str, str]) -> Iterator[Record]:
@@ -253,9 +276,16 @@ def _timed(sound: Path, path: str, captions: Sequence[Path]) -> list[Record]:
 
 def _row(path: str, transcript: Path) -> dict[str, Any] | Unreadable:
     try:
-        text = " ".join(read_text(transcript, MetadataError).split())
+        lines = read_text(transcript, MetadataError)
+        text = " ".join(lines.split())
     except (MetadataError, OSError) as error:
         return Unreadable(f"its transcript cannot be read: {error}", path)
     if not text:
         return Unreadable(f"{transcript.name} is empty; write what is said into it", path)
+    if _TIMED.match(lines) or "-->" in lines:
+        return Unreadable(
+            f"{transcript.name} has times in it ({show(text)}); name subtitles .srt or .vtt, or"
+            " write only what is said into it",
+            path,
+        )
     return {"path": path, "text": text}

@@ -11,28 +11,31 @@ not taken for the answer to the one before.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from itertools import groupby
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from csm_ft.console import shorten
 from csm_ft.data.rows import Rejection, Row
+from csm_ft.datasets.checked import Checked, Record, number_channels, place_turns
 from csm_ft.datasets.corpora import CORPORA, find_corpus
+from csm_ft.datasets.corpora.base import Corpus
 from csm_ft.datasets.corpora.common_voice import is_list, read_list
 from csm_ft.datasets.corpora.wav_lists import read_one
 from csm_ft.datasets.folders import (
     find_splits,
+    is_table,
     is_wav_list,
     one_table,
     only_folder,
     read_folder,
 )
 from csm_ft.datasets.formats import read_table
-from csm_ft.datasets.sounds import find_sound, forget_folders
+from csm_ft.datasets.sounds import find_sound, forget_folders, is_sound
 from csm_ft.datasets.tables import ALIASES, Columns, Table, Turns, Unreadable, reading, show
+from csm_ft.datasets.tree import Record as FoundRecord
 from csm_ft.datasets.tree import Tell, Tree
 from csm_ft.datasets.values import Reason, read_values
 from csm_ft.errors import MetadataError
@@ -41,52 +44,19 @@ _RESEMBLES = 0.7  # likeness of a column's name to a known one, from which it is
 _SPAN_TOLERANCE_SEC = 1e-3  # how far end and start + duration may lie apart, if a row has all three
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """A row as it stands in the file, or a turn of one."""
-
-    where: str
-    columns: dict[str, Any] | Unreadable
-    folder: Path  # that paths are relative to, as the user sees it, not where a link leads
-    split: str = ""  # of the file, for rows that name none
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # for what a turn does not say
-    conversation: str = ""  # where neither names one: "row 17" for a turn of a list, "" for a row
-    names: Columns = field(default_factory=Columns)  # of its columns, as the user has them
-
-
-@dataclass(slots=True)
-class _Checked:
-    """A row after reading: good if it has no reason."""
-
-    record: _Record
-    conversation: str | None  # "" = none, None = cannot be read
-    turn: Decimal | None
-    row: Row | None = None
-    reason: str = ""
-
-    def rejection(self) -> Rejection:
-        """Return why the row cannot be used."""
-        record, defaults, columns = self.record.columns, self.record.defaults, self.record.names
-        if isinstance(record, Unreadable):
-            return Rejection(self.record.where, record.path, "", self.reason)
-        path, text = (
-            _spelling(record, name, columns) or _spelling(defaults, name, columns)
-            for name in ("path", "text")
-        )
-        return Rejection(self.record.where, path, text, self.reason)
-
-
 def read_metadata(
     path: Path,
     *,
     sql_table: str = "data",
     columns: Columns | None = None,
     corpus: str | None = None,
+    splits: Collection[str] = (),
     tell: Tell = lambda _: None,
 ) -> tuple[list[Row], list[Rejection]]:
     """Read a metadata file by its suffix, or a folder; `sql_table` is the table of an SQLite file.
 
-    A folder must hold the `corpus` of that name; without a name, its files tell. `tell` is called
+    A folder must hold the `corpus` of that name; without a name, its files tell. Of a folder whose
+    parts are splits only the `splits` are read, all if there are none of these. `tell` is called
     with what the data were taken for, and with what of them is not used.
 
     Returns:
@@ -99,12 +69,18 @@ def read_metadata(
 
     """
     forget_folders()
-    reader = _Reader(sql_table, columns or Columns(), tell)
-    records = reader.corpus(path, corpus) if corpus else reader.records(path, "")
+    reader = _Reader(sql_table, columns or Columns(), splits, tell)
+    records = reader.corpus(path, CORPORA[corpus]) if corpus else reader.records(path)
     checked = [reader.check(record) for record in records]
-    _number_channels(checked)
-    if any(item.conversation for item in checked):
-        _place_turns(checked)
+    if not checked:
+        raise MetadataError(
+            f"{path}: holds no row that can be read; name the folder above or below"
+        )
+    number_channels(checked)
+    for split in dict.fromkeys(item.split for item in checked):  # no conversation is in several
+        of_split = [item for item in checked if item.split == split]
+        if any(item.conversation for item in of_split):
+            place_turns(of_split)
     rows = [item.row for item in checked if item.row and not item.reason]
     return rows, [item.rejection() for item in checked if item.reason]
 
@@ -115,75 +91,107 @@ class _Reader:
 
     sql_table: str
     columns: Columns
+    splits: Collection[str]
     tell: Tell
 
-    def corpus(self, path: Path, name: str) -> Iterator[_Record]:
+    def corpus(self, path: Path, corpus: Corpus) -> Iterator[Record]:
         """Yield every row of a folder that must hold a corpus; MetadataError if it does not."""
-        tree, corpus = Tree(path), CORPORA[name]
+        tree = Tree(path)
         if not corpus.is_in(tree):
             found = find_corpus(tree, by_top=True) or find_corpus(tree, by_top=False)
             hint = f"it looks like {found.title}" if found else "name the folder that holds it"
             raise MetadataError(f"{path}: does not hold {corpus.title} as it is known; {hint}")
-        for where, columns in corpus.read(tree, self.tell):
-            yield _Record(where, columns, Path.cwd() / path)
+        yield from self._corpus(tree, corpus, "")
 
-    def records(self, path: Path, split: str) -> Iterator[_Record]:
-        """Yield every row of a file or folder, and every turn of a row."""
+    def records(self, path: Path, split: str = "", part: str = "") -> Iterator[Record]:
+        """Yield every row of a file or folder, and every turn of a row.
+
+        `split` is what the name of a `part` of a folder says.
+        """
         with reading(path):
             is_folder = path.is_dir()
         if not is_folder:
-            yield from self._file(path, split)
+            yield from self._file(path, split, part)
             return
         tree = Tree(path)
         corpus = find_corpus(tree, by_top=True)
         parts = [] if corpus else find_splits(tree)
         table = None if corpus or parts else one_table(tree)
         inner = None if corpus or parts or table else only_folder(tree)
-        if inner:
-            yield from self.records(inner, split)
-            return
-        if table:
-            self.tell(f"{path} is a folder: its metadata is {table.name}")
-            yield from self._file(table, split)
-            return
         if parts:
-            names = ", ".join(f"{part.name} is {name}" for name, part in parts)
-            self.tell(f"{path} is a folder with splits: {names}")
-            for name, part in parts:
-                yield from self.records(part, name)
-            return
-        corpus = corpus or find_corpus(tree, by_top=False)
-        if corpus:
+            yield from self._parts(tree, parts)
+        elif inner:
+            yield from self.records(inner, split, part)
+        elif table:
+            self.tell(f"{path} is a folder: its metadata is {table.name}")
+            yield from self._file(table, split, part)
+        elif corpus := corpus or find_corpus(tree, by_top=False):
             self.tell(f"{path} is {corpus.title}")
-            found = corpus.read(tree, self.tell)
+            yield from self._corpus(tree, corpus, split)
         else:
             self.tell(
                 f"{path} is a folder without metadata: its sound files are the clips, the text"
                 " file beside each its text"
             )
-            found = read_folder(tree)
-        for where, columns in found:
-            yield _Record(where, columns, Path.cwd() / path, split)
+            for where, columns in read_folder(tree, self.tell):
+                yield Record(where, columns, Path.cwd() / path, split)
 
-    def _file(self, path: Path, split: str) -> Iterator[_Record]:
-        folder = Path.cwd() / path.parent
+    def _parts(self, tree: Tree, parts: Sequence[tuple[str, Path]]) -> Iterator[Record]:
+        wanted = [part for part in parts if part[0] in self.splits] or parts
+        names = ", ".join(f"{part.name} is {name}" for name, part in wanted)
+        known = [part for _, part in wanted]
+        others = [path.name for path in tree.top if path.is_dir() or is_table(path)]
+        left = [name for name in others if name not in {part.name for part in known}]
+        left_out = f"; left out: {shorten(left)}" if left else ""
+        self.tell(f"{tree.folder} is a folder with splits: {names}{left_out}")
+        for name, part in wanted:
+            yield from self.records(part, name, part.name)
+
+    def _corpus(self, tree: Tree, corpus: Corpus, split: str) -> Iterator[Record]:
+        if self.columns.given:
+            self.tell(f"--columns is not used: {tree.folder} is {corpus.title}")
+        with reading(tree.folder):
+            found = list(corpus.read(tree, self.tell))
+        self._tell_unused_sounds(tree, found)
+        for where, columns in found:
+            if split and isinstance(columns, dict):
+                columns.pop("split", None)  # the name of the part counts
+            yield Record(where, columns, Path.cwd(), split)
+
+    def _tell_unused_sounds(self, tree: Tree, found: Sequence[FoundRecord]) -> None:
+        """Say how many sounds in the folder of a corpus are not of it."""
+        used = {
+            os.fspath(columns["path"] if isinstance(columns, dict) else columns.path)
+            for _, columns in found
+            if not isinstance(columns, dict) or "path" in columns
+        }
+        used = {os.path.realpath(path) for path in used}
+        unused = [p for p in tree.files if is_sound(p.name) and os.path.realpath(p) not in used]
+        if unused:
+            first = unused[0].relative_to(tree.folder)
+            self.tell(f"{len(unused)} other sound files in {tree.folder} are not read, as {first}")
+
+    def _file(self, path: Path, split: str, part: str) -> Iterator[Record]:
         if is_wav_list(path, self.columns):
-            for where, columns in read_one(path, path.parent, self.columns):
-                yield _Record(where, columns, folder, split)
+            for where, columns in read_one(path, path.parent, self.columns, self.tell):
+                yield Record(where, columns, Path.cwd(), split)
             return
-        columns = Columns() if is_list(path) else self.columns
+        folder, columns = Path.cwd() / path.parent, self.columns
+        if is_list(path):  # of Common Voice
+            folder, columns = Path.cwd(), Columns()
         names, rows = self._table(path)
         self._tell_unused(path, names)
         for number, row in enumerate(rows, start=1):
             where = f"{path} row {number}"
             if isinstance(row, Turns):
+                conversation = f"{part} row {number}".strip()
                 for place, turn in enumerate(row.turns, start=1):
                     turn_where = f"{where} turn {place}"
-                    yield _Record(
-                        turn_where, turn, folder, split, row.defaults, f"row {number}", columns
+                    yield Record(
+                        turn_where, turn, folder, split, row.defaults, conversation, columns
                     )
             else:
-                yield _Record(where, row, folder, split, names=columns)
+                yield Record(where, row, folder, split, names=columns)
 
     def _table(self, path: Path) -> Table:
         if is_list(path):
@@ -201,13 +209,14 @@ class _Reader:
         near = {
             name: known[found[0]]
             for name in unused
+            if not name.lower().endswith("_ms")  # all times are in seconds
             if (found := difflib.get_close_matches(name.lower(), known, 1, _RESEMBLES))
         }
         hints = [f"{one}={name}" for name, one in near.items() if one not in taken]
         hint = f"; is one of them meant to be? --columns {' '.join(hints)}" if hints else ""
         self.tell(f"{path}: columns that are not used: {shorten(unused)}{hint}")
 
-    def check(self, record: _Record) -> _Checked:
+    def check(self, record: Record) -> Checked:
         """Read the values of a row."""
         columns = record.columns
         is_readable = not isinstance(columns, Unreadable)
@@ -220,10 +229,11 @@ class _Reader:
         if record.conversation:
             values.setdefault("conversation", record.conversation)
         values.setdefault("split", record.split)
-        checked = _Checked(
+        checked = Checked(
             record,
             conversation=values.get("conversation", "" if is_readable else None),
             turn=None if "turn" in reasons else values.get("turn"),
+            split=values["split"],
         )
         if "conversation" in reasons:
             checked.conversation = None
@@ -277,57 +287,6 @@ def _has_suffix_of(path: str, text: str) -> bool:
     return suffix != "" and suffix in text
 
 
-def _place_turns(checked: Sequence[_Checked]) -> None:
-    """Give every turn its place in its conversation; what cannot be placed gets its reason."""
-    runs = groupby(range(len(checked)), key=lambda i: checked[i].conversation is None)
-    for is_unknown, run in runs:
-        places = list(run)
-        before, after = places[0] - 1, places[-1] + 1
-        if not is_unknown or before < 0 or after >= len(checked):
-            continue
-        if checked[before].conversation == checked[after].conversation:
-            for i in places:  # a torn line between two turns of a conversation is one, too
-                checked[i].conversation = checked[before].conversation
-    conversations: dict[str, list[_Checked]] = {}
-    for item in checked:
-        if item.conversation:
-            conversations.setdefault(item.conversation, []).append(item)
-    for turns in conversations.values():
-        _place(turns)
-
-
-def _place(turns: Sequence[_Checked]) -> None:
-    """Place the turns of one conversation by their numbers.
-
-    A row without one, where others have one, stands after the row before it.
-    """
-    name = f"conversation {show(turns[0].conversation)}"
-    is_numbered = any(item.turn is not None for item in turns)
-    first_with: dict[Decimal, str] = {}
-    order: list[Decimal] = []
-    last = Decimal("-Infinity")
-    for item in turns:
-        reason = ""
-        if item.turn is not None:
-            last = item.turn
-            first = first_with.setdefault(item.turn, item.record.where)
-            if first != item.record.where:
-                reason = (
-                    f"the place of an earlier turn; {first} is turn {item.turn} of {name}, too:"
-                    " number them apart"
-                )
-        elif is_numbered:
-            reason = (
-                "no number, but other turns of its conversation have one; number all turns of"
-                f" {name}, or none"
-            )
-        item.reason = item.reason or reason
-        order.append(last)
-    for rank, i in enumerate(sorted(range(len(turns)), key=order.__getitem__)):
-        row = turns[i].row
-        turns[i].row = replace(row, turn=rank) if row else None
-
-
 def _span(values: Mapping[str, Any]) -> tuple[float | None, float | None] | Reason:
     """Return start and end in seconds, from start, end and duration."""
     start_sec, end_sec = values.get("start"), values.get("end")
@@ -350,29 +309,3 @@ def _span(values: Mapping[str, Any]) -> tuple[float | None, float | None] | Reas
 
 def _bad_span(values: Mapping[str, Any], problem: str) -> Reason:
     return Reason(f"{problem} (clip {show(values['path'])}); drop the row or fix the span")
-
-
-def _number_channels(checked: Sequence[_Checked]) -> None:
-    """Replace numbers of channels by their names; they count from 0 if any is 0."""
-    numbers = {item.row.channel for item in checked if item.row} & {"0", "1", "2"}
-    if not numbers:
-        return
-    name_of = {"0": "left", "1": "right"} if "0" in numbers else {"1": "left", "2": "right"}
-    is_open = numbers == {"1"}
-    for item in checked:
-        channel = item.row.channel if item.row else ""
-        if item.row is None or channel not in numbers:
-            continue
-        item.row = replace(item.row, channel=name_of.get(channel, ""))
-        if is_open or channel not in name_of:
-            item.reason = item.reason or (
-                f"channel {channel} may count from 0 or from 1; write left or right"
-            )
-
-
-def _spelling(record: Mapping[str, Any], name_of_field: str, columns: Columns) -> str:
-    """Return a field as the file spells it, or "" if it has none."""
-    for name, value in record.items():
-        if columns.field_of(name) == name_of_field and value is not None:
-            return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return ""

@@ -29,6 +29,8 @@ def read_parquet(path: Path, columns: Columns, tell: Callable[[str], object]) ->
         columns.check_header(path, schema.names)
         known = [n for n in schema.names if _is_known(n, schema.field(n).type, columns)]
         sounds = [name for name in known if _holds_sound(schema.field(name).type)]
+        # Beside the sound itself its path is only a name.
+        known = [n for n in known if not sounds or n in sounds or columns.field_of(n) != "path"]
         for name in known:
             is_nested = pyarrow.types.is_nested(schema.field(name).type)
             if is_nested and name not in (TURNS, *sounds):
@@ -40,7 +42,7 @@ def read_parquet(path: Path, columns: Columns, tell: Callable[[str], object]) ->
             return schema.names, [{}] * file.metadata.num_rows
         records: list[dict[str, Any]] = []
         for batch in file.iter_batches(_ROWS_PER_READ, columns=known):
-            records += [_with_files(path, record, sounds) for record in batch.to_pylist()]
+            records += [_with_files(path.absolute(), r, sounds) for r in batch.to_pylist()]
         if sounds:
             tell(f"the sounds in {path} are written into {_sound_folder(path)}")
         inner, rows = with_own_columns([json_row(record) for record in records])
@@ -59,7 +61,7 @@ def _is_known(name: str, kind: Any, columns: Columns) -> bool:
 
 
 def _holds_sound(kind: Any) -> bool:
-    return pyarrow.types.is_struct(kind) and {"bytes", "path"} <= {one.name for one in kind}
+    return pyarrow.types.is_struct(kind) and "bytes" in {one.name for one in kind}
 
 
 def _with_files(path: Path, record: dict[str, Any], sounds: list[str]) -> dict[str, Any]:

@@ -17,6 +17,12 @@ def is_sound(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in SOUND_SUFFIXES
 
 
+def rank_of(name: str) -> int:
+    """Return the place of a name in the order in which formats are preferred."""
+    suffix = Path(name).suffix.lower()
+    return SOUND_SUFFIXES.index(suffix) if suffix in SOUND_SUFFIXES else len(SOUND_SUFFIXES)
+
+
 def find_sound(folder: Path, name: str) -> Path:
     """Return the absolute path of the file that a metadata file in `folder` means by `name`.
 
@@ -25,13 +31,17 @@ def find_sound(folder: Path, name: str) -> Path:
     """
     # pathlib is slow for a million rows.
     given = os.path.expanduser(name)  # noqa: PTH111
-    spelled = _split(folder, given)
-    for parent, last in (spelled, _split(folder, given.replace("\\", "/"))):
-        there = _find_folder(str(parent))
-        found = _names(str(there)).get(_plain(last)) if there else None
-        if there and found:
-            return there / (last if last in found else found[0])
-    return spelled[0] / spelled[1]
+    parent, last = _split(folder, given)
+    found = _find(parent, last)
+    if found is None and "\\" in given:
+        found = _find(*_split(folder, given.replace("\\", "/")))
+    return found or parent / last
+
+
+def _find(parent: Path, last: str) -> Path | None:
+    there = _find_folder(str(parent))
+    names = _names(str(there)).get(_plain(last)) if there else None
+    return there / (last if last in names else names[0]) if there and names else None
 
 
 def _split(folder: Path, name: str) -> tuple[Path, str]:

@@ -29,7 +29,8 @@ ALIASES = {
 OTHER_ALIASES = {
     "path": ("audio_file", "audio_filepath", "file_name", "filename", "file", "wav_filename"),
     "speaker": ("speaker_name", "client_id"),
-    "start": ("offset",),
+    "start": ("offset", "start_time", "begin", "begin_time"),
+    "end": ("end_time", "stop"),
 }
 TURNS = "turns"  # the column that holds a list of turns
 _OTHER_NAMES = {name: ", ".join(aliases[1:]) for name, aliases in ALIASES.items()}

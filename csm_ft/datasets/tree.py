@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from csm_ft.datasets.sounds import is_sound
+from csm_ft.datasets.sounds import is_sound, rank_of
 from csm_ft.datasets.tables import Unreadable
 from csm_ft.errors import MetadataError
 from csm_ft.text_file import nfc
@@ -44,9 +44,12 @@ class Tree:
         return [parent / name for parent, names in self.folders.items() for name in names]
 
     def sounds(self, folder: Path) -> dict[str, Path]:
-        """Return the sound files in one of the folders by their names (NFC) without suffix."""
-        names = self.folders.get(folder, [])
-        return {nfc(Path(name).stem): folder / name for name in names if is_sound(name)}
+        """Return the sound files in one of the folders by their names (NFC) without suffix.
+
+        Of several that differ in the suffix, one.
+        """
+        names = sorted(filter(is_sound, self.folders.get(folder, [])), key=rank_of, reverse=True)
+        return {nfc(Path(name).stem): folder / name for name in names}
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -204,9 +204,9 @@ def _channel(name: str, value: Any) -> str | None:
 
 
 def _split(name: str, value: Any) -> str | None:
-    """Return train, val, test, or None for a word that is none of their names."""
+    """Return train, val or test, or a word that is none of their names as it is."""
     word = _word(name, value)
-    return word if word is None or isinstance(word, Reason) else SPLIT_OF.get(word.lower())
+    return word if word is None or isinstance(word, Reason) else SPLIT_OF.get(word.lower(), word)
 
 
 _CONVERT = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from csm_ft.console import shorten
+from csm_ft.datasets.values import SPLIT_OF
 from csm_ft.errors import MetadataError
 
 NORMALISED = "normalised"  # the text again, with numbers and abbreviations written out
@@ -21,6 +22,8 @@ def wav_list_columns(path: Path, rows: Sequence[Sequence[str]]) -> list[str]:
     if not rows:
         return ["path", "text"]
     second, third = ([row[place] for row in rows] for place in (1, 2))
+    if all(value.lower() in SPLIT_OF for value in third):
+        return ["path", "text", "split"]
     shared = [_shared_words(raw, other) for raw, other in zip(second, third, strict=True) if other]
     if not shared or median(shared) >= _RESEMBLES:
         return ["path", "text", NORMALISED]

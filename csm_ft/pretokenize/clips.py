@@ -206,6 +206,29 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     return job.rejects(span, {job.first_array: span.num_rows}) or span
 
 
+def choose_rows(split: str, rows: Sequence[Row], *, is_alone: bool) -> dict[str, list[Row]]:
+    """Return the rows of a split, by what the data say of them; what is left out is told.
+
+    Of training data without validation data beside them (`is_alone`) those for validation, too.
+    Data without a row for the split are taken as they are: the user has named them.
+    """
+    chosen = {split: [row for row in rows if row.split == split]}
+    if split == "train":
+        chosen[split] = [row for row in rows if row.split in ("", split)]
+        val = [row for row in rows if row.split == "val"]
+        chosen |= {"val": val} if is_alone and val else {}
+    if not chosen[split]:
+        return {split: list(rows)}
+    if "val" in chosen and split == "train":
+        console.print(f"{len(chosen['val'])} rows are of the split val: they are the validation")
+    used = {row.split for one in chosen.values() for row in one}
+    left_out = Counter(row.split or "none" for row in rows if row.split not in used)
+    if left_out:
+        counts = ", ".join(f"{count} of the split {name}" for name, count in left_out.items())
+        console.print(f"rows left out of {split}: {counts}")
+    return chosen
+
+
 def hold_out(spans: Sequence[Span], fraction: float, seed: int) -> tuple[list[Span], list[Span]]:
     """Split clips into training and validation without splitting a source file or a conversation.
 

@@ -33,7 +33,7 @@ def write_listening_page(store: Store, encoder: Encoder, num_clips: int, folder:
         folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as draft:
         for number, place in enumerate(chosen, start=1):
-            stem = draft / f"{number:02d}-{place.split}-{place.index}"
+            stem = draft / f"{number:0{max(2, len(str(len(chosen))))}d}-{place.split}-{place.index}"
             why = reasons.get((place.split, place.index)) or [pace_words(place.clip, usual)]
             _write_clip(stem, store, encoder, place, why)
         page = build_index(draft, title=f"{store.path.name}: clips to look at")

@@ -11,8 +11,7 @@ import hashlib
 import itertools
 import json
 import shlex
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +35,10 @@ from csm_ft.families.stores import is_foreign, open_store, verify
 from csm_ft.pretokenize.clips import (
     Job,
     Rejections,
+    SoundFile,
     Span,
     check_row,
+    choose_rows,
     hold_out,
     inspect_files,
 )
@@ -191,6 +192,7 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
             else:
                 spans[name].append(outcome)
                 num_cut += outcome.end_sec < (row.end_sec or 0.0) - TOLERANCE_SEC
+    _print_ends_before_file(spans, files)
     if num_cut:
         console.print(
             f"{num_cut} spans end up to {config.end_tolerance_sec:g} s past their file and are cut"
@@ -205,43 +207,45 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     return spans
 
 
+def _print_ends_before_file(spans: Spans, files: Mapping[Path, SoundFile | str]) -> None:
+    """Say where rows end a little before their files: a rounded duration cuts words off."""
+    left_sec: list[float] = []
+    for span in itertools.chain.from_iterable(spans.values()):
+        file = files[span.row.path]
+        if (
+            span.row.start_sec is None
+            and span.row.end_sec is not None
+            and isinstance(file, SoundFile)
+        ):
+            left_sec.append(file.info.duration_sec - span.end_sec)
+    short = [sec for sec in left_sec if TOLERANCE_SEC < sec < 1]
+    if short:
+        console.print(
+            f"{len(short)} rows end before their files do, by up to {max(short):.2f} s; if their"
+            " durations are rounded ones, leave them out"
+        )
+
+
 def _read_rows(config: PretokenizeConfig, rejections: Rejections) -> dict[str, list[Row]]:
     """Read the rows of each split; without `val_data` there may be none but train."""
     rows: dict[str, list[Row]] = {}
     for split, name in zip(SPLITS, (config.train_data, config.val_data), strict=True):
         if name:
+            wanted = SPLITS if split == "train" and not config.val_data else (split,)
             found, bad = read_metadata(
                 Path(name),
                 sql_table=config.sql_table,
                 columns=Columns(config.column_of),
+                splits=wanted,
                 tell=lambda line: console.print(line, markup=False),
             )
-            rejections.add(split, bad)
-            rows |= _choose_rows(split, found, is_alone=not config.val_data)
+            chosen = choose_rows(split, found, is_alone=not config.val_data)
+            used = set(wanted) if any(row.split in wanted for row in found) else set()
+            for one in bad:
+                if not used or one.split in {"", *used}:
+                    rejections.add("val" if one.split == "val" else split, [one])
+            rows |= chosen
     return rows
-
-
-def _choose_rows(split: str, rows: Sequence[Row], *, is_alone: bool) -> dict[str, list[Row]]:
-    """Return the rows of a split, by what the data say of them; what is left out is told.
-
-    Of training data without validation data beside them (`is_alone`) those for validation, too.
-    Data without a row for the split are taken as they are: the user has named them.
-    """
-    chosen = {split: [row for row in rows if row.split == split]}
-    if split == "train":
-        chosen[split] = [row for row in rows if row.split in ("", split)]
-        val = [row for row in rows if row.split == "val"]
-        chosen |= {"val": val} if is_alone and val else {}
-    if not chosen[split]:
-        return {split: list(rows)}
-    if "val" in chosen and split == "train":
-        console.print(f"{len(chosen['val'])} rows are of the split val: they are the validation")
-    used = {row.split for one in chosen.values() for row in one}
-    left_out = Counter(row.split or "none" for row in rows if row.split not in used)
-    if left_out:
-        counts = ", ".join(f"{count} of the split {name}" for name, count in left_out.items())
-        console.print(f"rows left out of {split}: {counts}")
-    return chosen
 
 
 def _print_default_speaker(config: PretokenizeConfig, rows: Sequence[Row]) -> None:

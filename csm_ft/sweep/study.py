@@ -299,10 +299,13 @@ class SweepStudy:
             return True
         own = _key(self._frozen(number).params)
         good = [t for t in self._study.get_trials(deepcopy=False) if _state(t) not in FAILED]
-        # One trial for each other setting: copies must not fill the best 1/eta.
-        rivals = {_key(t.params): t for t in good if _key(t.params) != own}
-        others = [_curve(t) for t in rivals.values()]
-        return asha.may_continue(curve, others, self.plan.rungs, self.plan.sweep.eta)
+        # The longest trial of each other setting: copies must not fill the best 1/eta.
+        rivals: dict[tuple[tuple[str, Any], ...], asha.Curve] = {}
+        for trial in good:
+            other, key = _curve(trial), _key(trial.params)
+            if key != own and len(other) >= len(rivals.get(key, {})):
+                rivals[key] = other
+        return asha.may_continue(curve, list(rivals.values()), self.plan.rungs, self.plan.sweep.eta)
 
     def _tell(self, number: int) -> None:
         """Tell Optuna the outcome that is written down.

@@ -90,9 +90,10 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[RunFolder, Pat
     folder = RunFolder(Path(config.output_dir))
     if not config.resume:
         folder.move_aside()
-    is_new = not folder.path.exists()
+    is_new = False
     try:
         with folder.opened():
+            is_new = not folder.is_run  # known only with the lock: another run may be starting
             checkpoints = folder.step_folders()
             if checkpoints:
                 _check_same(config, store, folder)

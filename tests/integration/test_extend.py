@@ -74,5 +74,8 @@ def test_mistakes_name_the_ways_out(
     assert "max_steps: 3 there, 2 now" in capsys.readouterr().err
     assert run(tokens, folder, 5, "--extend", "stretch", "--batch_size", "4") == 2
     assert "batch_size: 8 there, 4 now" in capsys.readouterr().err
+    assert run(tokens, folder, 5, "--extend", "stretch", "--resume", "false") == 2
+    assert "drop one of the two" in capsys.readouterr().err
+    assert folder.is_dir(), "not moved aside"
     assert run(tokens, folder, 3, "--extend", "stretch") == 0, "nothing to do"
     assert "this run is complete" in capsys.readouterr().out

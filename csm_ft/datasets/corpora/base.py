@@ -22,9 +22,10 @@ class Corpus:
     by_top: bool = False  # recognised by what stands in the folder itself, before tables are
 
 
-def split_of(path: Path) -> str:
-    """Return the split that a folder on the way to a file names, as train-clean-100, or ""."""
-    found = (_SPLIT.match(part) for part in reversed(path.parent.parts))
+def split_of(path: Path, top: Path) -> str:
+    """Return the split that a folder from `top` to a file names, as train-clean-100, or ""."""
+    folders = [top.resolve().name, *path.relative_to(top).parent.parts]
+    found = (_SPLIT.match(folder) for folder in reversed(folders))
     return next((match[1] for match in found if match), "")
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from csm_ft.datasets.delimited import read_tsv
 from csm_ft.datasets.tables import Columns, TableRow, Unreadable
 from csm_ft.datasets.tree import Record, Tell, Tree
-from csm_ft.text_file import nfc
+from csm_ft.errors import MetadataError
+from csm_ft.text_file import nfc, read_text
 
 CLIPS = "clips"
 _SPLITS = ("train", "dev", "test")  # official, and apart by speaker
@@ -22,7 +23,10 @@ def is_common_voice(tree: Tree) -> bool:
 
 def is_list(path: Path) -> bool:
     """Tell whether a file is one of the tables."""
-    return path.suffix.lower() == ".tsv" and (path.parent / CLIPS).is_dir()
+    if path.suffix.lower() != ".tsv" or not (path.parent / CLIPS).is_dir() or not path.is_file():
+        return False
+    header, *_ = read_text(path, MetadataError).split("\n", 1)
+    return {"client_id", "path", "sentence"} <= set(header.strip().split("\t"))
 
 
 def read_common_voice(tree: Tree, tell: Tell) -> Iterator[Record]:
@@ -69,8 +73,7 @@ def _languages(tree: Tree) -> list[Path]:
 
 
 def _is_language(folder: Path) -> bool:
-    tables = (folder / f"{name}.tsv" for name in ("train", _ALL))
-    return (folder / CLIPS).is_dir() and any(table.is_file() for table in tables)
+    return any(is_list(folder / f"{name}.tsv") for name in ("train", _ALL))
 
 
 def _names(stems: Sequence[str]) -> str:

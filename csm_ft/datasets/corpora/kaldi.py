@@ -10,17 +10,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from csm_ft.config.base import expand_home
 from csm_ft.datasets.corpora.base import lines_of
 from csm_ft.datasets.sounds import is_sound
 from csm_ft.datasets.tables import Unreadable, show
 from csm_ft.datasets.tree import Record, Tell, Tree
 
-# Programs that unpack a sound, with the words after which it is still the same, and the option that
-# takes one channel, counted from 1.
-_UNPACKERS = {"flac": "", "cat": "", "sph2pipe": "-c", "sox": "remix", "ffmpeg": ""}
-_HARMLESS = re.compile(
-    r"-|-[a-z]|-silent|-ar|-ac|-nostdin|-loglevel|error|panic|quiet|pipe:1|remix|wav|signed-integer|\d+k?"
-)
+# Programs that unpack a sound, each with the options that leave it what it is.
+_UNPACKERS = {
+    "cat": r"",
+    "flac": r"-[cds]+|--(silent|decode|stdout)",
+    "sph2pipe": r"-p|-f wav|-c [12]",
+    "sox": r"-t wav|-|-[rb] \d+k?|-e signed-integer|remix [12]",
+    "ffmpeg": r"-i|-f wav|-ar \d+k?|-acodec pcm_s16le|-nostdin|-y|-loglevel \w+|-|pipe:1",
+}
 _ARCHIVE = re.compile(r"\.ark:\d+$")
 
 
@@ -55,18 +58,21 @@ def _row(
 ) -> dict[str, Any] | Unreadable:
     span: dict[str, str] = {}
     recording = id_
+    channel: dict[str, str] = {}
     if segments:
         fields = segments.get(id_, "").split()
         if len(fields) not in (3, 4):
             return Unreadable(f"segments has no line `{id_} recording start end`; add it", id_)
         recording, start, end = fields[:3]
         span = {"start": start, "end": "" if end.startswith("-") else end}  # -1 = to the end
+        if len(fields) > 3:  # counted from 0
+            channel = {"channel": {"0": "left", "1": "right"}.get(fields[3], fields[3])}
     sound = sounds.get(recording)
     if sound is None:
         return Unreadable(f"wav.scp has no line for {show(recording)}; add it", id_)
     if isinstance(sound, Unreadable):
         return sound
-    return {**sound, "text": text, "speaker": speakers.get(id_, ""), **span}
+    return {**sound, "text": text, "speaker": speakers.get(id_, ""), **span, **channel}
 
 
 def _sound(folder: Path, value: str) -> dict[str, str] | Unreadable:
@@ -82,9 +88,11 @@ def _sound(folder: Path, value: str) -> dict[str, str] | Unreadable:
             program, words = "", []
         name = Path(program).name
         files = [word for word in words if is_sound(Path(word).name)]
-        others = [word for word in words if word not in files]
-        if name in _UNPACKERS and len(files) == 1 and all(map(_HARMLESS.fullmatch, others)):
-            return {"path": str(_find(folder, files[0])), **_channel(_UNPACKERS[name], words)}
+        others = " ".join(word for word in words if word not in files)
+        if name in _UNPACKERS and len(files) == 1:
+            pattern = rf"(?:(?:{_UNPACKERS[name]})(?: |$))*"
+            if re.fullmatch(pattern, others):
+                return {"path": str(_find(folder, files[0])), **_channel(name, others)}
     return Unreadable(
         f"wav.scp names a command, {show(value)}, which is not run; write the sound to a file, and"
         " its path into wav.scp",
@@ -92,15 +100,16 @@ def _sound(folder: Path, value: str) -> dict[str, str] | Unreadable:
     )
 
 
-def _channel(option: str, words: list[str]) -> dict[str, str]:
-    place = words.index(option) + 1 if option in words else len(words)
-    number = words[place] if place < len(words) else ""
-    return {"channel": {"1": "left", "2": "right"}[number]} if number in ("1", "2") else {}
+def _channel(program: str, options: str) -> dict[str, str]:
+    """Return the channel that a command takes, which it counts from 1."""
+    option = {"sph2pipe": "-c", "sox": "remix"}.get(program)
+    found = re.search(rf"{option} ([12])", options)
+    return {"channel": {"1": "left", "2": "right"}[found[1]]} if found else {}
 
 
 def _find(folder: Path, name: str) -> Path:
     """Return a file that Kaldi's scripts name from the folder of the recipe, somewhere above."""
-    given = Path(name).expanduser()
+    given = Path(expand_home(name))
     above = [folder.resolve(), *folder.resolve().parents]
     places = [Path.cwd(), *above]
     found = next((place for place in places if (place / given).is_file()), folder.resolve())

@@ -24,7 +24,7 @@ def read_librispeech(tree: Tree, tell: Tell) -> Iterator[Record]:
     """Yield a record per line of the chapters, and one per sound without a line."""
     for chapter in (path for path in tree.files if _CHAPTER.fullmatch(path.name)):
         sounds = tree.sounds(chapter.parent)
-        facts = {"speaker": chapter.name.split("-")[0], "split": split_of(chapter.resolve())}
+        facts = {"speaker": chapter.name.split("-")[0], "split": split_of(chapter, tree.folder)}
         for number, line in lines_of(chapter):
             id_, _, text = line.partition(" ")
             sound = sounds.pop(id_, chapter.parent / f"{id_}.flac")
@@ -54,15 +54,17 @@ def read_libritts(tree: Tree, tell: Tell) -> Iterator[Record]:
                 continue
             texts = [folder / f"{stem}{suffix}" for suffix in _TEXTS]
             text = next((path for path in texts if path.name in tree.folders[folder]), None)
-            yield str(sound), _libritts_row(sound, text, name[1])
+            facts = {"speaker": name[1], "split": split_of(sound, tree.folder)}
+            yield str(sound), _libritts_row(sound, text, facts)
 
 
-def _libritts_row(sound: Path, text: Path | None, speaker: str) -> dict[str, str] | Unreadable:
+def _libritts_row(
+    sound: Path, text: Path | None, facts: dict[str, str]
+) -> dict[str, str] | Unreadable:
     if text is None:
         return Unreadable(f"no transcript; {sound.stem}{_TEXTS[0]} is missing", str(sound))
     try:
         said = read_text(text, MetadataError)
     except (MetadataError, OSError) as error:
         return Unreadable(f"its transcript cannot be read: {error}", str(sound))
-    facts = {"speaker": speaker, "split": split_of(sound.resolve())}
     return {"path": str(sound), "text": " ".join(said.split()), **facts}

@@ -8,8 +8,8 @@ from csm_ft.datasets.tables import Columns, Unreadable
 from csm_ft.datasets.tree import Record, Tell, Tree
 
 _LIST = "metadata.csv"
-_GENDERS = ("female", "male")  # the folder below names the speaker
-_MIXED = "mix"  # several speakers, who are not named
+_M_AILABS = "by_book"  # below it are folders of genders, of speakers and of books
+_GENDERS = ("female", "male")  # and mix, of speakers who are not named
 
 
 def is_wav_list_tree(tree: Tree) -> bool:
@@ -20,13 +20,16 @@ def is_wav_list_tree(tree: Tree) -> bool:
 def read_wav_list_tree(tree: Tree, tell: Tell) -> Iterator[Record]:
     """Yield the rows of each list; the speaker is in the names of the folders."""
     for path in _lists(tree):
-        yield from read_one(path, tree.folder, Columns())
+        yield from read_one(path, tree.folder, Columns(), tell)
 
 
-def read_one(path: Path, top: Path, columns: Columns) -> Iterator[Record]:
+def read_one(path: Path, top: Path, columns: Columns, tell: Tell) -> Iterator[Record]:
     """Yield the rows of a list, whose speaker a folder below `top` or of M-AILABS may name."""
     speaker = _speaker(path.resolve().parent, top.resolve())
-    for number, row in enumerate(read_wav_list(path, columns), start=1):
+    rows = read_wav_list(path, columns)
+    first = next((row for row in rows if not isinstance(row, Unreadable)), {})
+    tell(f"{path} is a list without a header: it gives {', '.join(first)} of each sound")
+    for number, row in enumerate(rows, start=1):
         where = f"{path} row {number}"
         if isinstance(row, Unreadable):
             yield where, row
@@ -39,9 +42,7 @@ def _lists(tree: Tree) -> list[Path]:
 
 
 def _speaker(folder: Path, top: Path) -> str:
-    for gender, name in zip(folder.parts, folder.parts[1:], strict=False):
-        if gender in _GENDERS:
-            return name
-        if gender == _MIXED:
-            return ""
+    if _M_AILABS in folder.parts:
+        gender, name, *_ = (*folder.parts[folder.parts.index(_M_AILABS) + 1 :], "", "")
+        return name if gender in _GENDERS else ""
     return folder.relative_to(top).parts[0] if folder != top else ""

@@ -57,3 +57,27 @@ def test_mistakes_name_the_way_out(tmp_path: Path, capsys: pytest.CaptureFixture
         assert main(argv) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_nothing_that_is_read_is_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"path": "a.wav", "text": "A."}\n')
+    before = own.read_text()
+    for path, output in ((own, own), (tmp_path, tmp_path / "rows.jsonl")):
+        assert main(["auto", str(path), "--output", str(output)]) == 2
+        assert "name another place" in capsys.readouterr().err
+    assert own.read_text() == before
+
+
+def test_a_rejected_turn_stays_a_gap(tmp_path: Path) -> None:
+    turns = [{"text": "One."}, {"text": ""}, {"text": "Three."}]
+    rows = [{"path": "a.wav", "conversation": "c", **turn} for turn in turns]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/rows.json").write_text(json.dumps(rows))
+    output = tmp_path / "out.jsonl"
+    assert main(["auto", str(tmp_path / "in"), "--output", str(output)]) == 0
+    found, rejections = read_metadata(output)
+    assert [(row.text, row.turn) for row in found] == [("One.", 0), ("Three.", 2)]
+    assert len(rejections) == 1

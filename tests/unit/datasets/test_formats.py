@@ -228,6 +228,14 @@ def test_sound_in_parquet_is_written_out_once(tmp_path: Path) -> None:
     assert any("t.parquet.sounds" in line for line in told)
 
 
+def test_sound_in_parquet_wins_over_its_name(tmp_path: Path) -> None:
+    wav = b"RIFF" + bytes(40)
+    table = pd.DataFrame({"path": ["x.mp3"], "audio": [{"bytes": wav}], "sentence": ["A."]})
+    table.to_parquet(tmp_path / "t.parquet")
+    (row,), rejections = read_metadata(tmp_path / "t.parquet")
+    assert (row.path.read_bytes(), rejections) == (wav, [])
+
+
 def test_parquet_with_other_records_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pd.DataFrame({"audio": [{"array": [0.5], "rate": 8000}], "text": ["b"]}).to_parquet(path)

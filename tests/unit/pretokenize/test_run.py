@@ -165,6 +165,29 @@ def test_splits_of_the_data_are_kept(
     assert ("they are the validation" in out) != has_val
 
 
+def test_rejected_rows_of_unused_splits_do_not_count(work: Work, encoder: FakeEncoder) -> None:
+    rows = work.clips([0.8, 0.9, 1.0, 1.1])
+    for row, split in zip(rows, ("train", "dev", "test", "hold-out"), strict=True):
+        row["split"] = split
+    rows[2]["text"] = rows[3]["text"] = ""
+    assert work.run(rows, None, "--strict") == 0
+    assert {name: len(split) for name, split in work.store().splits.items()} == {
+        "train": 1,
+        "val": 1,
+    }
+
+
+def test_rows_that_end_before_their_files_are_told(
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = work.clips([1.3, 1.6, 2.0])
+    for row, duration in zip(rows, (1, 1, 2), strict=True):
+        row["duration"] = duration
+    assert work.run(rows[:2], rows[2:]) == 0
+    out = capsys.readouterr().out
+    assert "2 rows end before their files do, by up to 0.60 s" in out
+
+
 def test_data_of_one_split_are_taken_as_they_are(work: Work, encoder: FakeEncoder) -> None:
     rows = work.clips([0.8, 0.9], split="test")
     (other,) = work.clips([1.2], first=9, split="train")
