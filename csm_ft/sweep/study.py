@@ -298,13 +298,10 @@ class SweepStudy:
         if number == 0 or self.plan.sweep.pruner != "asha":
             return True
         own = _key(self._frozen(number).params)
-        good = [t for t in self._study.get_trials(deepcopy=False) if _state(t) not in FAILED]
+        trials = self._study.get_trials(deepcopy=False)
+        good = [t for t in trials if _state(t) not in FAILED and _key(t.params) != own]
         # The longest trial of each other setting: copies must not fill the best 1/eta.
-        rivals: dict[tuple[tuple[str, Any], ...], asha.Curve] = {}
-        for trial in good:
-            other, key = _curve(trial), _key(trial.params)
-            if key != own and len(other) >= len(rivals.get(key, {})):
-                rivals[key] = other
+        rivals = {_key(t.params): _curve(t) for t in sorted(good, key=lambda t: len(_curve(t)))}
         return asha.may_continue(curve, list(rivals.values()), self.plan.rungs, self.plan.sweep.eta)
 
     def _tell(self, number: int) -> None:

@@ -73,18 +73,29 @@ def recordings(folder: SweepFolder, summary: Summary) -> Table:
     roles = [role for role in _ROLES if role in dict(listening.columns)]
     if listening.real_clips and "reference" not in roles:
         roles.insert(0, "reference")
+    is_sound = listening.has_sound
     rows: list[list[Cell]] = [
-        [row.text, *(_answer(row.players.get(role)) for role in roles)] for row in listening.rows
+        [row.text, *(_answer(row.players.get(role), is_sound=is_sound) for role in roles)]
+        for row in listening.rows
     ]
     rows += [
-        [player.take.text, *(_answer(player if role == "reference" else None) for role in roles)]
+        [
+            player.take.text,
+            *(
+                _answer(player if role == "reference" else None, is_sound=is_sound)
+                for role in roles
+            ),
+        ]
         for player in listening.real_clips
     ]
     return Table(["sentence", *(_HEADINGS.get(role, role) for role in roles)], rows)
 
 
-def _answer(player: Player | None) -> Cell:
-    return (player.take.wav or player.take.answer) if player else None
+def _answer(player: Player | None, *, is_sound: bool) -> Cell:
+    """Return a recording or a text; W&B wants one kind in a column."""
+    if player is None:
+        return None
+    return player.take.wav if is_sound else player.take.answer
 
 
 def _uniform(values: Sequence[Any]) -> Sequence[Cell]:

@@ -173,6 +173,7 @@ def test_one_row_per_sound_file(
     for stem, suffix in files:
         write(folder / f"{stem}{suffix}", f"{stem}|{suffix}")
     sounds = {(stem, suffix) for stem, suffix in files if suffix in SOUND_SUFFIXES}
+    sounds -= {(stem, ".flac") for stem, suffix in sounds if suffix == ".wav"}  # copies
     if not sounds:
         with pytest.raises(MetadataError):
             read_metadata(folder)

@@ -217,6 +217,18 @@ def test_copies_do_not_fill_the_best_third(opener: Opener) -> None:
     assert validated(study, number, 100, 2.0), "two settings are too few to stop one"
 
 
+def test_a_repetition_that_has_just_begun_hides_nothing(opener: Opener) -> None:
+    study = opener()
+    for number in range(3):
+        study.ask()
+        validated(study, number, 100, 1.0 + number)
+    study._study.enqueue_trial(study.params(0))
+    study.ask()
+    number = study.ask()
+    assert study.params(number) != study.params(0)
+    assert not validated(study, number, 100, 5.0), "behind three settings"
+
+
 def test_failed_trial_stops_nobody(opener: Opener) -> None:
     study = opener()
     study.set_baseline({"val_loss": 4.0})

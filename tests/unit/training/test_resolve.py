@@ -164,3 +164,16 @@ def test_a_full_disk_says_what_is_saved(tmp_path: Path) -> None:
         run()
     with pytest.raises(MachineError, match=f"{reason}step_000020$"):
         run(10, 20)
+
+
+def test_a_start_that_comes_too_late_removes_nothing(tmp_path: Path) -> None:
+    """Nothing is trained yet by the first: its folder looks new."""
+    config = config_in(tmp_path / "run")
+    with (
+        open_run(config, store_of()) as (folder, _),
+        pytest.raises(ConfigError, match="another process is training"),
+        open_run(config, store_of()),
+    ):
+        pytest.fail("both have the folder")
+    assert folder.config.is_file()
+    assert folder.environment.is_file()
