@@ -12,6 +12,7 @@ from typing import Any
 
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.datasets.tables import Columns, Unreadable, show
+from csm_ft.datasets.values import SPLIT_OF
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,28 @@ def number_channels(checked: Sequence[Checked]) -> None:
             item.reason = item.reason or (
                 f"channel {channel} may count from 0 or from 1; write left or right"
             )
+
+
+def find_splits_in_paths(checked: Sequence[Checked]) -> list[str]:
+    """Take the folders that the paths name for splits; returns these, none where they are not.
+
+    They are where no row says its split, each path has such a folder, and train is one of several.
+    """
+    splits = [_split_in_path(item) for item in checked]
+    if any(item.split for item in checked) or "" in splits or not {"train"} < set(splits):
+        return []
+    for item, split in zip(checked, splits, strict=True):
+        item.split = split
+        item.row = replace(item.row, split=split) if item.row else None
+    return sorted(set(splits))
+
+
+def _split_in_path(item: Checked) -> str:
+    record, columns = item.record.columns, item.record.names
+    is_row = not isinstance(record, Unreadable)
+    path = _spelling(record, "path", columns) if is_row else record.path
+    folders = Path(path.replace("\\", "/")).parent.parts
+    return next((SPLIT_OF[one.lower()] for one in reversed(folders) if one.lower() in SPLIT_OF), "")
 
 
 def place_turns(checked: Sequence[Checked]) -> None:

@@ -19,7 +19,13 @@ from typing import Any
 
 from csm_ft.console import shorten
 from csm_ft.data.rows import Rejection, Row
-from csm_ft.datasets.checked import Checked, Record, number_channels, place_turns
+from csm_ft.datasets.checked import (
+    Checked,
+    Record,
+    find_splits_in_paths,
+    number_channels,
+    place_turns,
+)
 from csm_ft.datasets.corpora import CORPORA, find_corpus
 from csm_ft.datasets.corpora.base import Corpus
 from csm_ft.datasets.corpora.common_voice import is_list, read_list
@@ -77,6 +83,9 @@ def read_metadata(
             f"{path}: holds no row that can be read; name the folder above or below"
         )
     number_channels(checked)
+    found = find_splits_in_paths(checked)
+    if found:
+        tell(f"{path}: the folders in its paths are its splits: {', '.join(found)}")
     for split in dict.fromkeys(item.split for item in checked):  # no conversation is in several
         of_split = [item for item in checked if item.split == split]
         if any(item.conversation for item in of_split):

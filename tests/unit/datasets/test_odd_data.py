@@ -143,6 +143,28 @@ def test_unknown_words_are_splits_of_their_own(tmp_path: Path) -> None:
     assert [row.split for row in found] == ["train", "hold-out", "val"]
 
 
+@pytest.mark.parametrize("has_table", [True, False])
+def test_folders_in_paths_are_splits(tmp_path: Path, has_table: bool) -> None:
+    """As data sets of the hub have them, with one metadata.csv or none."""
+    names = ("audio/train/a.wav", "audio/train/b.wav", "audio/Test/c.wav")
+    make(tmp_path, *names)
+    if has_table:
+        rows = "".join(f"{name},Said.\n" for name in names)
+        make(tmp_path, **{"metadata.csv": f"file_name,transcription\n{rows}"})
+    else:
+        make(tmp_path, **{name.replace("wav", "txt"): "Said." for name in names})
+    found, _, told = read(tmp_path)
+    assert sorted(row.split for row in found) == ["test", "train", "train"]
+    assert "the folders in its paths are its splits: test, train" in told
+
+
+@pytest.mark.parametrize("folders", [("train", "train"), ("train", "more"), ("test", "val")])
+def test_other_folders_are_no_splits(tmp_path: Path, folders: tuple[str, str]) -> None:
+    rows = [{"path": f"{folder}/a.wav", "text": "A."} for folder in folders]
+    make(tmp_path, **{"t.json": json.dumps(rows)})
+    assert {row.split for row in read(tmp_path / "t.json")[0]} == {""}
+
+
 def test_what_splits_leave_out_is_told(tmp_path: Path) -> None:
     for folder in ("train", "test", "more"):
         make(tmp_path / folder, "a.wav", **{"a.txt": "A."})
