@@ -19,6 +19,7 @@ def sweep(tmp_path: Path) -> Sweep:
     return sweep
 
 
+@pytest.mark.slow
 def test_an_extended_sweep_updates_its_run(sweep: Sweep) -> None:
     sweep.run("--n_trials", "2")
     sweep.run("--n_trials", "3")
@@ -33,6 +34,7 @@ def test_an_extended_sweep_updates_its_run(sweep: Sweep) -> None:
     assert [path for path in files if any(s in path.read_bytes() for s in secrets)] == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_has_its_run(sweep: Sweep) -> None:
     sweep.environment["FAKE_TRAINER"] = json.dumps({"slow_sec": 0.05})
     with sweep.start("--n_trials", "2") as process:
