@@ -17,6 +17,7 @@ _MARKS = (  # the mark of UTF-16 is a part of the one of UTF-32, so that one com
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_BEGINNING_BYTES = 65536
 
 
 def read_text(path: Path, error_class: type[UserError]) -> str:
@@ -41,6 +42,15 @@ def read_text(path: Path, error_class: type[UserError]) -> str:
             f"{path} line {line}: byte 0x{data[error.start]:02x} is not {encoding.upper()}; save"
             " the file as UTF-8"
         ) from error
+
+
+def read_first_line(path: Path) -> str:
+    """Return the first line of a file that may be text, or as much as one read gives; OSError."""
+    with path.open("rb") as file:
+        data = file.read(_BEGINNING_BYTES)
+    mark, encoding = next((one for one in _MARKS if data.startswith(one[0])), (b"", "utf-8"))
+    text = data[len(mark) :].decode(encoding, errors="replace")
+    return text.lstrip().split("\n", 1)[0].rstrip("\r")
 
 
 def nfc(text: str) -> str:

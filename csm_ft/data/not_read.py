@@ -24,7 +24,6 @@ _WAY_OUT = {
     ),
     ".scp": "name the folder that holds wav.scp and text",
 }
-NAMES = tuple(_WAY_OUT)
 
 
 def what_helps(name: str) -> str:

@@ -30,7 +30,7 @@ def read_captions(path: Path) -> list[dict[str, Any]]:
     if path.suffix.lower() == ".json":
         return _read_json(path, text)
     kind = path.suffix.lower()[1:]
-    lines = "\n".join(text.splitlines())
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
     try:
         captions = webvtt.WebVTT.from_buffer(io.StringIO(lines), format=kind).captions
     except (MalformedFileError, MalformedCaptionError, ValueError) as error:

@@ -19,7 +19,7 @@ from csm_ft.datasets.tree import Record, Tell, Tree
 from csm_ft.datasets.values import SPLIT_OF
 from csm_ft.datasets.wav_lists import NORMALISED, wav_list_columns
 from csm_ft.errors import MetadataError
-from csm_ft.text_file import nfc, read_text
+from csm_ft.text_file import nfc, read_first_line, read_text
 
 # The first that is there counts.
 TEXT_SUFFIXES = (".txt", ".lab", ".normalized.txt", ".original.txt")
@@ -81,12 +81,9 @@ def only_folder(tree: Tree) -> Path | None:
     As archives and data sets of the Hugging Face hub (data/) have it.
     """
     folders = [path for path in tree.top if path.is_dir()]
-    has_sound = any(is_sound(path.name) for path in tree.top)
-    return (
-        folders[0]
-        if len(folders) == 1 and not has_sound and find_tables(Tree(folders[0]))
-        else None
-    )
+    if len(folders) != 1 or any(is_sound(path.name) for path in tree.top):
+        return None
+    return folders[0] if find_tables(Tree(folders[0])) else None
 
 
 def read_folder(tree: Tree, tell: Tell) -> list[Record]:
@@ -121,11 +118,7 @@ def is_wav_list(path: Path, columns: Columns) -> bool:
         has_sound = _sound_folder(path) is not None
         if path.suffix.lower() not in (".csv", ".txt") or not has_sound or not path.is_file():
             return False
-        try:
-            first, *_ = read_text(path, MetadataError).lstrip().split("\n", 1)
-        except MetadataError:  # the reader of the list says what is wrong with it
-            return False
-    fields = first.split("|")
+        fields = read_first_line(path).split("|")
     if columns.are_numbers:
         return len(fields) > 1
     is_header = "path" in {columns.field_of(name.strip('" \r\n')) for name in fields}

@@ -40,7 +40,7 @@ from csm_ft.datasets.folders import (
 )
 from csm_ft.datasets.formats import read_table
 from csm_ft.datasets.sounds import find_sound, forget_folders, is_sound
-from csm_ft.datasets.tables import ALIASES, Columns, Table, Turns, Unreadable, reading, show
+from csm_ft.datasets.tables import ALIASES, Columns, Turns, Unreadable, reading, show
 from csm_ft.datasets.tree import Record as FoundRecord
 from csm_ft.datasets.tree import Tell, Tree
 from csm_ft.datasets.values import Reason, read_values
@@ -86,10 +86,10 @@ def read_metadata(
     found = find_splits_in_paths(checked)
     if found:
         tell(f"{path}: the folders in its paths are its splits: {', '.join(found)}")
-    for split in dict.fromkeys(item.split for item in checked):  # no conversation is in several
-        of_split = [item for item in checked if item.split == split]
-        if any(item.conversation for item in of_split):
-            place_turns(of_split)
+    for split in dict.fromkeys(item.record.split for item in checked):
+        of_part = [item for item in checked if item.record.split == split]
+        if any(item.conversation for item in of_part):
+            place_turns(of_part)
     rows = [item.row for item in checked if item.row and not item.reason]
     return rows, [item.rejection() for item in checked if item.reason]
 
@@ -186,10 +186,15 @@ class _Reader:
                 yield Record(where, columns, Path.cwd(), split)
             return
         folder, columns = Path.cwd() / path.parent, self.columns
-        if is_list(path):  # of Common Voice
+        if is_list(path):
+            self.tell(f"{path} is a table of Common Voice: its paths are below clips/")
             folder, columns = Path.cwd(), Columns()
-        names, rows = self._table(path)
-        self._tell_unused(path, names)
+            rows = read_list(path)
+        else:
+            names, rows = read_table(
+                path, sql_table=self.sql_table, columns=columns, tell=self.tell
+            )
+            self._tell_unused(path, names)
         for number, row in enumerate(rows, start=1):
             where = f"{path} row {number}"
             if isinstance(row, Turns):
@@ -201,12 +206,6 @@ class _Reader:
                     )
             else:
                 yield Record(where, row, folder, split, names=columns)
-
-    def _table(self, path: Path) -> Table:
-        if is_list(path):
-            self.tell(f"{path} is a table of Common Voice: its paths are below clips/")
-            return read_list(path)
-        return read_table(path, sql_table=self.sql_table, columns=self.columns, tell=self.tell)
 
     def _tell_unused(self, path: Path, names: Iterable[str]) -> None:
         """Say which columns are not used, and which of them look like one that is."""

@@ -163,7 +163,7 @@ def merge(adapters: Adapters, model: SpeechModel) -> None:
 def _replace_whole(adapters: Adapters, model: SpeechModel) -> Adapters:
     """Load the tensors that are whole weights into the model, and return the others."""
     whole = {
-        name.removeprefix(_PREFIX).replace(f".modules_to_save.{_NAME}", ""): tensor
+        name.removeprefix(_PREFIX): tensor
         for name, tensor in adapters.tensors.items()
         if ".lora_" not in name
     }

@@ -206,6 +206,25 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     return job.rejects(span, {job.first_array: span.num_rows}) or span
 
 
+def report_early_ends(spans: Iterable[Span], files: Mapping[Path, SoundFile | str]) -> None:
+    """Say where rows end a little before their files: a rounded duration cuts words off."""
+    left_sec: list[float] = []
+    for span in spans:
+        file = files[span.row.path]
+        if (
+            span.row.start_sec is None
+            and span.row.end_sec is not None
+            and isinstance(file, SoundFile)
+        ):
+            left_sec.append(file.info.duration_sec - span.end_sec)
+    short = [sec for sec in left_sec if audio.TOLERANCE_SEC < sec < 1]
+    if short:
+        console.print(
+            f"{len(short)} rows end before their files do, by up to {max(short):.2f} s; if their"
+            " durations are rounded ones, leave them out"
+        )
+
+
 def choose_rows(split: str, rows: Sequence[Row], *, is_alone: bool) -> dict[str, list[Row]]:
     """Return the rows of a split, by what the data say of them; what is left out is told.
 

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +35,12 @@ from csm_ft.families.stores import is_foreign, open_store, verify
 from csm_ft.pretokenize.clips import (
     Job,
     Rejections,
-    SoundFile,
     Span,
     check_row,
     choose_rows,
     hold_out,
     inspect_files,
+    report_early_ends,
 )
 from csm_ft.pretokenize.encode import ClipCache, Encoded, encode_missing
 from csm_ft.pretokenize.note_kinds import Place
@@ -192,7 +192,7 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
             else:
                 spans[name].append(outcome)
                 num_cut += outcome.end_sec < (row.end_sec or 0.0) - TOLERANCE_SEC
-    _print_ends_before_file(spans, files)
+    report_early_ends(itertools.chain.from_iterable(spans.values()), files)
     if num_cut:
         console.print(
             f"{num_cut} spans end up to {config.end_tolerance_sec:g} s past their file and are cut"
@@ -205,25 +205,6 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
         spans["train"], spans["val"] = hold_out(spans["train"], share, config.seed)
     _need_both(config, spans)
     return spans
-
-
-def _print_ends_before_file(spans: Spans, files: Mapping[Path, SoundFile | str]) -> None:
-    """Say where rows end a little before their files: a rounded duration cuts words off."""
-    left_sec: list[float] = []
-    for span in itertools.chain.from_iterable(spans.values()):
-        file = files[span.row.path]
-        if (
-            span.row.start_sec is None
-            and span.row.end_sec is not None
-            and isinstance(file, SoundFile)
-        ):
-            left_sec.append(file.info.duration_sec - span.end_sec)
-    short = [sec for sec in left_sec if TOLERANCE_SEC < sec < 1]
-    if short:
-        console.print(
-            f"{len(short)} rows end before their files do, by up to {max(short):.2f} s; if their"
-            " durations are rounded ones, leave them out"
-        )
 
 
 def _read_rows(config: PretokenizeConfig, rejections: Rejections) -> dict[str, list[Row]]:

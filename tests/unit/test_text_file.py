@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.errors import ConfigError, MetadataError
-from csm_ft.text_file import nfc, read_text
+from csm_ft.text_file import nfc, read_first_line, read_text
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 
@@ -48,3 +48,10 @@ def test_other_bytes_are_named(tmp_path: Path, data: bytes, message: str) -> Non
 @given(st.text())
 def test_nfc_composes_texts(text: str) -> None:
     assert nfc(text) == unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_first_line_is_read_without_the_rest(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes("été|Oui\r\n".encode(encoding) + b"\xff" * 200_000)
+    assert read_first_line(path) == "été|Oui"

@@ -7,8 +7,7 @@ from typing import Any
 from csm_ft.datasets.delimited import read_tsv
 from csm_ft.datasets.tables import Columns, TableRow, Unreadable
 from csm_ft.datasets.tree import Record, Tell, Tree
-from csm_ft.errors import MetadataError
-from csm_ft.text_file import nfc, read_text
+from csm_ft.text_file import nfc, read_first_line
 
 CLIPS = "clips"
 _SPLITS = ("train", "dev", "test")  # official, and apart by speaker
@@ -25,8 +24,7 @@ def is_list(path: Path) -> bool:
     """Tell whether a file is one of the tables."""
     if path.suffix.lower() != ".tsv" or not (path.parent / CLIPS).is_dir() or not path.is_file():
         return False
-    header, *_ = read_text(path, MetadataError).split("\n", 1)
-    return {"client_id", "path", "sentence"} <= set(header.strip().split("\t"))
+    return {"client_id", "path", "sentence"} <= set(read_first_line(path).split("\t"))
 
 
 def read_common_voice(tree: Tree, tell: Tell) -> Iterator[Record]:
@@ -40,19 +38,16 @@ def read_common_voice(tree: Tree, tell: Tell) -> Iterator[Record]:
         tell(f"{language}: read are {_names(wanted)}; left out are {', '.join(others) or 'none'}")
         for name in wanted:
             split = name if name in _SPLITS else ""
-            for where, row in _read_list(language / f"{name}.tsv"):
-                yield where, row if isinstance(row, Unreadable) else {**row, "split": split}
+            table = language / f"{name}.tsv"
+            for number, row in enumerate(read_list(table), start=1):
+                has_split = not isinstance(row, Unreadable)
+                yield f"{table} row {number}", {**row, "split": split} if has_split else row
 
 
-def read_list(path: Path) -> tuple[Sequence[str], list[TableRow]]:
-    """Return the columns and rows of one table."""
-    return ("path", "sentence", "client_id"), [row for _, row in _read_list(path)]
-
-
-def _read_list(path: Path) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
+def read_list(path: Path) -> list[dict[str, Any] | Unreadable]:
+    """Return the rows of one table."""
     _, rows = read_tsv(path, Columns())
-    for number, row in enumerate(rows, start=1):
-        yield f"{path} row {number}", _row(path.parent / CLIPS, row)
+    return [_row(path.parent / CLIPS, row) for row in rows]
 
 
 def _row(clips: Path, row: TableRow) -> dict[str, Any] | Unreadable:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from csm_ft.config.pretokenize import FIELDS
 from csm_ft.datasets.metadata import read_metadata
-from csm_ft.datasets.tables import Columns
+from csm_ft.datasets.tables import ALIASES, Columns
 from csm_ft.errors import MetadataError
 from tests.helpers.metadata import make, read
 
@@ -275,3 +276,14 @@ def test_lists_with_a_header_of_ids_or_a_stray_bar(tmp_path: Path) -> None:
         ("One.", "train", True),
         ("Two.", "val", True),
     ]
+
+
+def test_a_torn_line_keeps_its_place_where_rows_name_splits(tmp_path: Path) -> None:
+    turn = '{"path": "a.wav", "text": "A.", "conversation": "c", "split": "train"}'
+    make(tmp_path, **{"t.jsonl": f"{turn}\n{{torn\n{turn}\n"})
+    rows, _, _ = read(tmp_path / "t.jsonl")
+    assert [row.turn for row in rows] == [0, 2]
+
+
+def test_options_and_tables_know_the_same_fields() -> None:
+    assert set(FIELDS) == set(ALIASES)

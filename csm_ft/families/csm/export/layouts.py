@@ -128,7 +128,7 @@ def adapter_from_transformers(
                 )
             continue
         part = match[2] if match else "weight"
-        module_name = match[1] if match else _whole_module(name)
+        module_name = match[1] if match else name.removeprefix(_PREFIX).removesuffix(".weight")
         other = _other_name(f"{module_name}.weight", top, stacks, layer)
         if other is None:
             raise ConfigError(
@@ -147,12 +147,6 @@ def adapter_from_transformers(
         if match:
             modules[module_name] = module
     return renamed, {**config, **_named_apart(config, modules), "auto_mapping": None}
-
-
-def _whole_module(name: str) -> str:
-    """Return the module of a tensor that modules_to_save has saved whole."""
-    name = name.removeprefix(_PREFIX).removesuffix(".weight")
-    return name.replace(".modules_to_save.default", "")
 
 
 def _named_apart(config: Mapping[str, Any], modules: Mapping[str, str]) -> dict[str, Any]:
