@@ -12,7 +12,7 @@ Channel = Literal["mix", "left", "right"]
 # What a row of metadata can say.
 FIELDS = (
     *("path", "text", "start", "end", "duration", "channel", "speaker"),
-    *("conversation", "turn", "split"),
+    *("conversation", "turn", "split", "weight"),
 )
 
 

@@ -1,7 +1,8 @@
 """Rows of metadata, and the rejected ones that cannot be used."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,8 @@ class Row:
     turn: int = 0  # place in the conversation, from 0; rejected rows count
     channel: Literal["", "mix", "left", "right"] = ""  # of a stereo file; "" = as the options say
     split: str = ""  # train, val, test or another word, where the data say so
+    tags: Mapping[str, str] = field(default_factory=dict)  # further columns: emotion, style, ...
+    weight: float = 1.0  # how often the clip is drawn in training, relative to the others
 
 
 @dataclass(frozen=True, slots=True)

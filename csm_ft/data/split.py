@@ -4,6 +4,7 @@ Knows no file format and no model family: a family declares which arrays a clip 
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,6 +27,9 @@ NUMBER_COLUMNS = {
     "flags": "|u1",
     "turn": "<i4",
 }
+# Columns that files of earlier versions lack: those of texts are empty there, others have a value.
+LATER_TEXT_COLUMNS = ("tags",)  # a JSON object of each clip, "" = no tags
+LATER_NUMBER_COLUMNS = {"weight": ("<f8", 1.0)}
 MEASURE_COLUMNS = dict.fromkeys(Measures._fields, "<f4")  # NaN = not measured
 BLOCK_ROWS = 1 << 20  # rows of an array hashed and checked at a time
 
@@ -68,6 +72,8 @@ class Clip:
     flags: int = 0  # DUPLICATE
     conversation: str = ""  # "" = none
     turn: int = 0  # place in the conversation, from 0; missing numbers are rejected turns
+    tags: Mapping[str, str] = field(default_factory=dict)  # further columns: emotion, style, ...
+    weight: float = 1.0  # how often it is drawn in training, relative to the others
     measures: Measures = field(default=Measures(), compare=False)  # of its sound, as it was read
 
 
@@ -105,6 +111,8 @@ class Split:
         self.ids: list[str] = [ids[start:end].decode() for start, end in pairwise(offsets)]
         self.turns: NDArray[np.int32] = columns["turn"]
         self.durations_sec: NDArray[np.float64] = columns["duration_sec"]
+        self.weights: NDArray[np.float64] = columns["weight"]
+        self.has_tags = len(columns["tags"]) > 0
         self.has_conversations = len(columns["conversation"]) > 0
         self._lengths = {array: np.diff(columns[f"{array}_offsets"]) for array in kinds}
 
@@ -131,12 +139,24 @@ class Split:
         """Return the speaker of a clip, or ""."""
         return self._text("speaker", index)
 
+    def tags(self, index: int) -> Mapping[str, str]:
+        """Return the further columns of a clip: emotion, style, ..."""
+        text = self._text("tags", index)
+        return json.loads(text) if text else {}
+
     def clip(self, index: int) -> "Clip":
         """Return the row of the clip table."""
         texts = {name: self._text(name, index) for name in TEXT_COLUMNS}
         numbers = {name: self._columns[name][index].item() for name in NUMBER_COLUMNS}
         measured = {name: self._columns[name][index].item() for name in MEASURE_COLUMNS}
-        return Clip(**texts, **numbers, measures=Measures(**measured))
+        weight = float(self.weights[index])
+        return Clip(
+            **texts,
+            **numbers,
+            tags=self.tags(index),
+            weight=weight,
+            measures=Measures(**measured),
+        )
 
     def blocks(self, array: str) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield an array of all clips in large pieces: (first row, rows)."""
@@ -168,11 +188,19 @@ def clip_columns(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
     }
     for name, kind in MEASURE_COLUMNS.items():
         arrays[name] = np.array([getattr(clip.measures, name) for clip in clips], kind)
-    for name in TEXT_COLUMNS:
-        texts = [getattr(clip, name).encode() for clip in clips]
-        arrays[name] = np.frombuffer(b"".join(texts), "|u1")
-        arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    for name, (kind, _) in LATER_NUMBER_COLUMNS.items():
+        arrays[name] = np.array([getattr(clip, name) for clip in clips], kind)
+    texts = {name: [getattr(clip, name) for clip in clips] for name in TEXT_COLUMNS}
+    texts["tags"] = [_to_json(clip.tags) for clip in clips]
+    for name, column in texts.items():
+        encoded = [text.encode() for text in column]
+        arrays[name] = np.frombuffer(b"".join(encoded), "|u1")
+        arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     return arrays
+
+
+def _to_json(tags: Mapping[str, str]) -> str:
+    return json.dumps(dict(tags), ensure_ascii=False, sort_keys=True) if tags else ""
 
 
 @dataclass(frozen=True)
@@ -211,6 +239,12 @@ class ContentHash:
             if conversation:
                 self._clips.update(f"{row} {conversation} {turn}\n".encode())
 
+    def add_weights(self, weights: Iterable[float]) -> None:
+        """Add the weights of all clips; those of 1 change nothing."""
+        for row, weight in enumerate(weights):
+            if weight != 1:
+                self._clips.update(f"{row} weight {weight}\n".encode())
+
     def add_block(self, array: str, block: NDArray[Any]) -> None:
         """Add the next rows of an array."""
         self._arrays[array].update(block.tobytes())
@@ -228,7 +262,7 @@ def combine(hashes: Sequence[ContentHash]) -> str:
 def content_fingerprint(splits: Mapping[str, Split]) -> str:
     """Read all splits and return their content fingerprint, 32 hex digits.
 
-    It is the same for the same ids, arrays and conversations in the same order.
+    It is the same for the same ids, arrays, conversations and weights in the same order.
     """
     hashes = []
     for split in (splits[name] for name in SPLITS):
@@ -237,6 +271,7 @@ def content_fingerprint(splits: Mapping[str, Split]) -> str:
         if split.has_conversations:
             rows = range(len(split))
             content.add_conversations((split.conversation(i), int(split.turns[i])) for i in rows)
+        content.add_weights(split.weights.tolist())
         for name in split.kinds:
             for _, block in split.blocks(name):
                 content.add_block(name, block)

@@ -6,6 +6,7 @@ Each split is a group of contiguous, uncompressed data sets:
   `codes` uint16 [total frames, K], `text_tokens` uint32 [total]), and the texts of the clip table,
   `id` `text` `speaker` `source` `conversation`, as UTF-8 bytes;
 - the numbers of the clip table, `start_sec` `end_sec` `duration_sec` `flags` `turn` [n];
+- `tags` (JSON) and `weight` of each clip, which older files lack;
 - what was measured on the sound, `level_dbfs` `peak` `silence_share` `clipped_share` `mix_loss_db`
   float32 [n], NaN = not measured. Files without them open, and no hash covers them.
 
@@ -33,6 +34,8 @@ from numpy.typing import NDArray
 
 from csm_ft.atomic import fsync, whole_file
 from csm_ft.data.split import (
+    LATER_NUMBER_COLUMNS,
+    LATER_TEXT_COLUMNS,
     MEASURE_COLUMNS,
     NUMBER_COLUMNS,
     SCHEMA_VERSION,
@@ -61,7 +64,9 @@ _FACTS_OF_SCHEMA_2 = (
 _BLOCK_CLIPS = 1024  # clips gathered per write
 _RESERVED = (
     *TEXT_COLUMNS,
+    *LATER_TEXT_COLUMNS,
     *NUMBER_COLUMNS,
+    *LATER_NUMBER_COLUMNS,
     *MEASURE_COLUMNS,
 )  # names that no array of a family can have
 
@@ -266,14 +271,15 @@ def _write_info(file: h5py.File, info: StoreInfo) -> None:
 
 def _read_split(path: Path, group: Any, info: StoreInfo, mapped: Any) -> Split:
     """Read one split; `mapped`, the same file as a plain one, maps its ragged arrays instead."""
-    ragged = {**dict.fromkeys(TEXT_COLUMNS, ArrayKind("|u1")), **info.arrays}
+    texts = (*TEXT_COLUMNS, *LATER_TEXT_COLUMNS)
+    ragged = {**dict.fromkeys(texts, ArrayKind("|u1")), **info.arrays}
     offsets = {f"{name}_offsets": ArrayKind("<i8") for name in ragged}
-    per_clip = {**NUMBER_COLUMNS, **MEASURE_COLUMNS}
+    later = {name: dtype for name, (dtype, _) in LATER_NUMBER_COLUMNS.items()}
+    per_clip = {**NUMBER_COLUMNS, **later, **MEASURE_COLUMNS}
     numbers = {name: ArrayKind(dtype) for name, dtype in per_clip.items()}
     kinds = {**ragged, **numbers, **offsets}
     num_clips = len(group["flags"])
-    unmeasured = np.full(num_clips, np.nan, np.float32)
-    columns: dict[str, NDArray[Any]] = dict.fromkeys(MEASURE_COLUMNS.keys() - group, unmeasured)
+    columns = _missing_columns(group, num_clips)
     if info.schema_version == 1:
         columns |= _missing_in_schema_1(num_clips)
     for name in kinds.keys() - columns.keys():
@@ -291,6 +297,19 @@ def _read_split(path: Path, group: Any, info: StoreInfo, mapped: Any) -> Split:
             " damaged, pretokenise again"
         )
     return Split(group.name[1:], columns, info.arrays)
+
+
+def _missing_columns(group: Any, num_clips: int) -> dict[str, NDArray[Any]]:
+    """Return the columns that a file of an earlier version of schema 3 lacks."""
+    unmeasured = np.full(num_clips, np.nan, np.float32)
+    columns: dict[str, NDArray[Any]] = dict.fromkeys(MEASURE_COLUMNS.keys() - group, unmeasured)
+    for name in LATER_NUMBER_COLUMNS.keys() - group:
+        dtype, value = LATER_NUMBER_COLUMNS[name]
+        columns[name] = np.full(num_clips, value, dtype)
+    for name in set(LATER_TEXT_COLUMNS) - group.keys():
+        columns[name] = np.zeros(0, np.uint8)
+        columns[f"{name}_offsets"] = np.zeros(num_clips + 1, np.int64)
+    return columns
 
 
 def _missing_in_schema_1(num_clips: int) -> dict[str, NDArray[Any]]:
@@ -354,6 +373,7 @@ def _write_split(
     lengths = {name: table.lengths(name) if table is not None else none for name in kinds}
     content.add_clips([clip.id for clip in clips], list(lengths.values()))
     content.add_conversations((clip.conversation, clip.turn) for clip in clips)
+    content.add_weights(clip.weight for clip in clips)
     for name, kind in kinds.items():
         # Created at its full size, as only a contiguous data set can be mapped.
         offsets = np.cumsum([0, *lengths[name].tolist()], dtype=np.int64)

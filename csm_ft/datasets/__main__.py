@@ -60,7 +60,7 @@ def convert(config: DatasetsConfig) -> str:
             " name another place"
         )
     corpus = None if config.corpus == "auto" else config.corpus
-    rows, rejections = read_metadata(path, corpus=corpus, tell=print)
+    rows, rejections = read_metadata(path, corpus=corpus, keep=None, tell=print)
     if not rows:
         raise ConfigError(f"{path}: no row can be used; the first: {rejections[0]}")
     rejected = Path(f"{output}.rejected.jsonl")
@@ -90,6 +90,8 @@ def _to_json(row: Row, folder: Path) -> str:
         "split": row.split,
         "conversation": row.conversation,
         "turn": row.turn if row.conversation else None,
+        **row.tags,
+        "weight": None if row.weight == 1 else row.weight,
     }
     given = {name: value for name, value in values.items() if value not in (None, "")}
     return json.dumps(given, ensure_ascii=False).encode(errors="backslashreplace").decode()

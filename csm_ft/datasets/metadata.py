@@ -40,7 +40,7 @@ from csm_ft.datasets.folders import (
 )
 from csm_ft.datasets.formats import read_table
 from csm_ft.datasets.sounds import find_sound, forget_folders, is_sound
-from csm_ft.datasets.tables import ALIASES, Columns, Turns, Unreadable, reading, show
+from csm_ft.datasets.tables import ALIASES, TAGS, Columns, Turns, Unreadable, reading, show
 from csm_ft.datasets.tree import Record as FoundRecord
 from csm_ft.datasets.tree import Tell, Tree
 from csm_ft.datasets.values import Reason, read_values
@@ -57,13 +57,15 @@ def read_metadata(
     columns: Columns | None = None,
     corpus: str | None = None,
     splits: Collection[str] = (),
+    keep: Collection[str] | None = TAGS,
     tell: Tell = lambda _: None,
 ) -> tuple[list[Row], list[Rejection]]:
     """Read a metadata file by its suffix, or a folder; `sql_table` is the table of an SQLite file.
 
     A folder must hold the `corpus` of that name; without a name, its files tell. Of a folder whose
-    parts are splits only the `splits` are read, all if there are none of these. `tell` is called
-    with what the data were taken for, and with what of them is not used.
+    parts are splits only the `splits` are read, all if there are none of these. Of further columns
+    those of `keep` (lower case) become the tags of a row, with None all. `tell` is called with what
+    the data were taken for, and with what of them is not used.
 
     Returns:
         The good rows and the others, each in the file's order.
@@ -75,7 +77,7 @@ def read_metadata(
 
     """
     forget_folders()
-    reader = _Reader(sql_table, columns or Columns(), splits, tell)
+    reader = _Reader(sql_table, columns or Columns(), splits, keep, tell)
     records = reader.corpus(path, CORPORA[corpus]) if corpus else reader.records(path)
     checked = [reader.check(record) for record in records]
     if not checked:
@@ -101,6 +103,7 @@ class _Reader:
     sql_table: str
     columns: Columns
     splits: Collection[str]
+    keep: Collection[str] | None
     tell: Tell
 
     def corpus(self, path: Path, corpus: Corpus) -> Iterator[Record]:
@@ -209,7 +212,7 @@ class _Reader:
 
     def _tell_unused(self, path: Path, names: Iterable[str]) -> None:
         """Say which columns are not used, and which of them look like one that is."""
-        unused = [name for name in names if self.columns.field_of(name) is None]
+        unused = [name for name in names if not self._is_used(name)]
         if not unused:
             return
         known = {alias: one for one, aliases in ALIASES.items() for alias in aliases}
@@ -224,16 +227,21 @@ class _Reader:
         hint = f"; is one of them meant to be? --columns {' '.join(hints)}" if hints else ""
         self.tell(f"{path}: columns that are not used: {shorten(unused)}{hint}")
 
+    def _is_used(self, name: str) -> bool:
+        is_tag = self.keep is None or str(name).strip().lower() in self.keep
+        return is_tag or self.columns.field_of(name) is not None
+
     def check(self, record: Record) -> Checked:
         """Read the values of a row."""
         columns = record.columns
         is_readable = not isinstance(columns, Unreadable)
-        values, reasons = read_values(columns if is_readable else {}, record.names)
+        values, reasons = read_values(columns if is_readable else {}, record.names, self.keep)
         if record.defaults:
-            default_values, default_reasons = read_values(record.defaults, record.names)
+            default_values, default_reasons = read_values(record.defaults, record.names, self.keep)
+            tags = {**default_values.get("tags", {}), **values.get("tags", {})}
             needed = default_reasons.keys() - values.keys()
             reasons |= {name: reason for name, reason in default_reasons.items() if name in needed}
-            values = {**default_values, **values}
+            values = {**default_values, **values, "tags": tags}
         if record.conversation:
             values.setdefault("conversation", record.conversation)
         values.setdefault("split", record.split)
@@ -287,6 +295,8 @@ def _check_row(
         conversation=values.get("conversation", ""),
         channel=values.get("channel", ""),
         split=values["split"],
+        tags=values.get("tags", {}),
+        weight=values.get("weight", 1.0),
     )
 
 

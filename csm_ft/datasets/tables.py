@@ -24,7 +24,10 @@ ALIASES = {
     "conversation": ("conversation", "conversation_id"),
     "turn": ("turn",),
     "split": ("split",),
+    "weight": ("weight",),
 }
+# Further columns that are kept wherever they are; others only where a text template names them.
+TAGS = ("emotion", "intensity", "style", "gender", "language", "source")
 # Names of other programs count where no column of the names above has a value.
 OTHER_ALIASES = {
     "path": ("audio_file", "audio_filepath", "file_name", "filename", "file", "wav_filename"),

@@ -6,12 +6,12 @@ of the field, None where it is absent, or a Reason.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from csm_ft.datasets.tables import Columns, show
+from csm_ft.datasets.tables import TAGS, Columns, show
 from csm_ft.text_file import nfc
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -38,14 +38,23 @@ class Reason(str):
 
 
 def read_values(
-    record: Mapping[str, Any], columns: Columns
+    record: Mapping[str, Any], columns: Columns, keep: Collection[str] | None = TAGS
 ) -> tuple[dict[str, Any], dict[str, Reason]]:
-    """Return the value of each field that has one, and the reason for each that cannot be read."""
+    """Return the value of each field that has one, and the reason for each that cannot be read.
+
+    The field `tags` has the columns `keep` by their names in lower case, where they hold a word or
+    a number; with None all further columns that do.
+    """
     values: dict[str, Any] = {}
     reasons: dict[str, Reason] = {}
     for name in sorted(record, key=columns.is_other_alias):
         raw, field = record[name], columns.field_of(name)
         if field is None:
+            tag = str(name).strip().lower()
+            if keep is None or tag in keep:
+                word = _word(name, raw)
+                if isinstance(word, str) and not isinstance(word, Reason) and word.isprintable():
+                    values.setdefault("tags", {})[tag] = nfc(word)
             continue
         if columns.is_other_alias(name) and {field} & {*values, *reasons}:
             continue
@@ -209,6 +218,15 @@ def _split(name: str, value: Any) -> str | None:
     return word if word is None or isinstance(word, Reason) else SPLIT_OF.get(word.lower(), word)
 
 
+def _weight(name: str, value: Any) -> float | Reason | None:
+    number = _seconds(name, value)
+    if isinstance(number, Reason):
+        return Reason(f"{name} {show(value)} is not a number; write it like 1.5, or leave it out")
+    if number is not None and number <= 0:
+        return Reason(f"{name} {show(value)} is not above 0; drop the row, or leave it out")
+    return number
+
+
 _CONVERT = {
     "path": _path,
     "text": _transcript,
@@ -220,4 +238,5 @@ _CONVERT = {
     "conversation": _conversation,
     "turn": _turn,
     "split": _split,
+    "weight": _weight,
 }

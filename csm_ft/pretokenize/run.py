@@ -152,6 +152,8 @@ class Table:
             flags=self._flags[index],
             conversation=row.conversation,
             turn=row.turn,
+            tags=row.tags,
+            weight=row.weight,
             measures=self._cache.measures(self._ids[index]),
         )
 

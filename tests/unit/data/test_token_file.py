@@ -195,6 +195,33 @@ def test_files_without_measures_open(tmp_path: Path, in_memory: bool) -> None:
     assert store.info.content_fingerprint == content
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_tags_and_weights_come_back(tmp_path: Path, in_memory: bool) -> None:
+    table, path = make_table([3, 1]), tmp_path / "t.hdf5"
+    plain = write_store(path, INFO, {"train": table}).content_fingerprint
+    table.clips = [replace(table.clips[0], tags={"emotion": "怒り"}, weight=0.25), table.clips[1]]
+    weighted = write_store(path, INFO, {"train": table}).content_fingerprint
+    split = open_store(path, in_memory=in_memory).splits["train"]
+    assert [split.tags(i) for i in range(2)] == [{"emotion": "怒り"}, {}]
+    assert split.weights.tolist() == [0.25, 1.0]
+    assert split.clip(0) == table.clips[0]
+    assert weighted != plain, "weights change the training"
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_files_without_tags_and_weights_open(tmp_path: Path, in_memory: bool) -> None:
+    path = write(tmp_path / "t.hdf5")
+    with h5py.File(path, "r+") as file:
+        for name in ("tags", "tags_offsets", "weight"):
+            del file[f"train/{name}"]
+            del file[f"val/{name}"]
+    split = open_store(path, in_memory=in_memory).splits["train"]
+    assert not split.has_tags
+    assert set(split.weights) == {1.0}
+    assert split.clip(0).tags == {}
+    assert verify(path) == []
+
+
 def to_schema_2(path: Path) -> None:
     """Turn a file into one of the program that knew CSM alone."""
     with h5py.File(path, "r+") as file:

@@ -45,9 +45,9 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
 
 
 def test_unused_columns_are_told_once(tmp_path: Path) -> None:
-    make(tmp_path, **{"t.csv": "path,text,emotion,speakr\na.wav,A.,sad,anna\nb.wav,B.,sad,ben\n"})
+    make(tmp_path, **{"t.csv": "path,text,mood,speakr\na.wav,A.,sad,anna\nb.wav,B.,sad,ben\n"})
     _, _, told = read(tmp_path / "t.csv")
-    assert told.count("emotion") == 1
+    assert told.count("mood") == 1
     assert "--columns speaker=speakr" in told
 
 
