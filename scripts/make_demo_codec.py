@@ -22,9 +22,9 @@ from csm_ft.families.csm.encoder import (  # noqa: E402
     BOS,
     EMBEDDED_TOKENIZER,
     EOS,
-    TEMPLATE,
     TextTokenizer,
 )
+from csm_ft.families.template import DEFAULT_TEMPLATE  # noqa: E402
 
 TEXT_VOCAB_SIZE = 512
 # How Llama 3 splits text before byte-level BPE: words with the space before them, runs of at most
@@ -63,10 +63,10 @@ def main() -> int:
     what = "share lost after 1, 2, ... codebooks on other sentences"
     print(f"{EMBEDDED_MELRVQ.name}: {size}; {what}: {errors}")
 
-    blob = train_tokenizer([TEMPLATE.format(**row) for row in train])
+    blob = train_tokenizer([DEFAULT_TEMPLATE.format(**row) for row in train])
     EMBEDDED_TOKENIZER.write_bytes(blob)
     tokenizer = TextTokenizer(blob, "trained")
-    lengths = [len(tokenizer.encode(row["text"], row["speaker"])) for row in val]
+    lengths = [len(tokenizer.encode(DEFAULT_TEMPLATE.format(**row))) for row in val]
     mean = np.mean(lengths)
     print(f"{EMBEDDED_TOKENIZER.name}: {tokenizer.vocab_size} ids, {mean:.1f} tokens a clip")
     return 0

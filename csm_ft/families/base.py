@@ -94,6 +94,7 @@ class Encoder(ABC):
     text_fingerprint: str  # keyed apart: another transcript encodes no sound again
     facts: Mapping[str, str | int | float]  # kept in the token file, for Family.open_encoder
     assets: Mapping[str, bytes]  # small files that travel inside the token file
+    columns: Sequence[str] = ()  # further columns of the metadata that a text is made of: tags
     fit_sec: float = 0.0  # seconds of training sound that `fit` wants before encoding; 0 = none
 
     @abstractmethod
@@ -104,8 +105,11 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def encode_text(self, row: Row) -> Arrays:
-        """Return the arrays that come from a row's text; cheap, made again in every run."""
+    def encode_text(self, row: Row) -> Arrays | str:
+        """Return the arrays that come from a row's text; cheap, made again in every run.
+
+        A str in their place is the reason why the row cannot be used.
+        """
 
     def rejects(self, row: Row, lengths: Mapping[str, int]) -> str:
         """Return why a row cannot be used, or "".
@@ -145,6 +149,7 @@ class Turn:
     arrays: Arrays  # of its sound
     seconds: float = 0.0
     path: str = ""  # of the recording
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """Return what stands in the JSON beside a sample."""
@@ -162,6 +167,7 @@ class Prompt:
     context: tuple[Turn, ...] = ()  # oldest first
     arrays: Arrays = field(default_factory=dict)  # what the model hears
     name: str = ""  # for the file
+    tags: Mapping[str, str] = field(default_factory=dict)  # how: emotion, style, ...
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,7 @@ class EncoderRecord:
     store: Store | None  # a token file, or a record read as one without clips; None = not known
     found: str = ""  # where, or why there is none, for people
     speakers: tuple[str, ...] = ()  # in training, the most frequent first
+    tags: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # column -> value -> clips
     config: TrainConfig | None = None  # of the run
     fingerprints: Mapping[str, str] = field(default_factory=dict)  # of the run: audio, text
 

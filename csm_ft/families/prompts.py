@@ -4,21 +4,24 @@ A file is a JSON list; each entry is a sentence, or an object:
 
     [
       "A sentence.",
-      {"text": "Yes, I did.", "speaker": "anna", "name": "answer",
+      {"text": "Yes, I did.", "speaker": "anna", "emotion": "happy", "name": "answer",
        "context": [{"path": "question.wav", "text": "Did you see it?", "speaker": "ben", "start":
        1.5, "end": 3.0}]}
     ]
 
 Paths are relative to the file. A turn or a prompt without `speaker` takes the speaker that is asked
-for elsewhere.
+for elsewhere; further keys are its tags, as the columns of the metadata that the model was trained
+with.
 """
 
+import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import (
@@ -30,6 +33,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 
 from csm_ft.config.base import expand_home
@@ -46,6 +50,7 @@ EXAMPLE = (
     '[{"text": "Hello.", "speaker": "0", "context": [{"path": "clip.wav", "text": "What the clip'
     ' says."}]}]'
 )
+_RESEMBLES = 0.8  # likeness of a key to a known one, from which it is a slip and no tag
 # Returns what is wrong with the name of a speaker, and the way out, or "".
 SpeakerRule = Callable[[str], str]
 
@@ -65,6 +70,7 @@ class ContextClip:
     speaker: str | None = None  # None = as the prompt's
     start_sec: float | None = None
     end_sec: float | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class AskedPrompt:
     speaker: str | None = None  # None = as asked for elsewhere
     context: tuple[ContextClip, ...] = ()  # oldest first
     name: str = ""  # for the file
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_prompts(path: Path, rule: SpeakerRule = any_speaker) -> list[AskedPrompt]:
@@ -177,8 +184,10 @@ def make_prompts(
             if span not in encoded:
                 encoded[span] = _encode(clip, encoder)
             who = (clip.speaker or own) if names_speakers else ""
-            turns.append(make_turn(clip.text, who, encoded[span], encoder.frame_sec, clip.path))
-        prompt = make_prompt(one.text, own if names_speakers else "", turns, name=one.name)
+            turn = make_turn(clip.text, who, encoded[span], encoder.frame_sec, clip.path)
+            turns.append(replace(turn, tags=clip.tags))
+        who = own if names_speakers else ""
+        prompt = make_prompt(one.text, who, turns, name=one.name, tags=one.tags)
         prompts.setdefault(prompt.id, prompt)
     return list(prompts.values())
 
@@ -189,10 +198,17 @@ def make_turn(text: str, speaker: str, arrays: Arrays, frame_sec: float, path: P
     return Turn(text, speaker, arrays, seconds=num_rows * frame_sec, path=str(path))
 
 
-def make_prompt(text: str, speaker: str, context: Sequence[Turn] = (), *, name: str = "") -> Prompt:
+def make_prompt(
+    text: str,
+    speaker: str,
+    context: Sequence[Turn] = (),
+    *,
+    name: str = "",
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> Prompt:
     """Return a prompt under the hash of all that it asks for.
 
-    Without context that is the hash of speaker and text alone; a name changes nothing.
+    Without context and tags that is the hash of speaker and text alone; a name changes nothing.
     """
     digest = hashlib.blake2b(f"{speaker}|{text}".encode(), digest_size=6)
     for turn in context:
@@ -200,7 +216,13 @@ def make_prompt(text: str, speaker: str, context: Sequence[Turn] = (), *, name: 
         digest.update(json.dumps([turn.speaker, turn.text, *shapes]).encode())
         for array in turn.arrays.values():
             digest.update(array.tobytes())
-    return Prompt(digest.hexdigest(), text, speaker, tuple(context), name=name)
+        digest.update(_tags_key(turn.tags))
+    digest.update(_tags_key(tags))
+    return Prompt(digest.hexdigest(), text, speaker, tuple(context), name=name, tags=tags)
+
+
+def _tags_key(tags: Mapping[str, str]) -> bytes:
+    return json.dumps(dict(tags), sort_keys=True).encode() if tags else b""
 
 
 def _encode(clip: ContextClip, encoder: Encoder) -> Arrays:
@@ -269,11 +291,31 @@ def _sentence(value: Any) -> Any:
 
 _Path = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _Text = Annotated[_Path, AfterValidator(nfc)]
-_Speaker = Annotated[_Text, BeforeValidator(_word), AfterValidator(_allowed)]
+_Word = Annotated[_Text, BeforeValidator(_word)]
+_Speaker = Annotated[_Word, AfterValidator(_allowed)]
 
 
-class _Clip(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+class _Tagged(BaseModel):
+    """What further keys are: tags."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    tags: dict[str, _Word] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _further_keys(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        own = {name: one for name, one in value.items() if name in cls.model_fields}
+        further = {str(n).strip().lower(): one for n, one in value.items() if n not in own}
+        for name in further:
+            near = difflib.get_close_matches(name, cls.model_fields, 1, _RESEMBLES)
+            if near:
+                raise ValueError(f"has the unknown key {name}; is {near[0]} meant?")
+        return {**own, "tags": {**own.get("tags", {}), **further}} if further else own
+
+
+class _Clip(_Tagged):
     path: _Path
     text: _Text
     speaker: _Speaker | None = None
@@ -281,8 +323,7 @@ class _Clip(BaseModel):
     end: float | None = None
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class _Entry(_Tagged):
     text: _Text
     speaker: _Speaker | None = None
     context: list[_Clip] = []
@@ -311,10 +352,11 @@ def _asked(path: Path, number: int, entry: _Entry) -> AskedPrompt:
             clip.speaker,
             clip.start,
             clip.end,
+            clip.tags,
         )
         for turn, clip in enumerate(entry.context, start=1)
     ]
-    return AskedPrompt(where, entry.text, entry.speaker, tuple(clips), entry.name)
+    return AskedPrompt(where, entry.text, entry.speaker, tuple(clips), entry.name, tags=entry.tags)
 
 
 def _message(path: Path, error: Any) -> str:
@@ -328,11 +370,6 @@ def _message(path: Path, error: Any) -> str:
     place = " ".join(words)
     if error["type"] == "missing":
         return f"{place}: is missing; an entry is a sentence, or as in {EXAMPLE}"
-    if error["type"] == "extra_forbidden":
-        return (
-            f"{place}: unknown key; an entry has text, speaker, context, name, and a clip path,"
-            " text, speaker, start, end"
-        )
     shown = json.dumps(error["input"], ensure_ascii=False)
     if len(shown) > 80:
         shown = f"{shown[:77]}..."

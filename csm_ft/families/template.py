@@ -81,7 +81,7 @@ class TextTemplate:
 
     def render(self, text: str, speaker: str, tags: Mapping[str, str]) -> str:
         """Return the text of a row; parts of columns that `tags` lacks are left out."""
-        values = {**{name: tags[name] for name in self.columns if name in tags}, "text": text}
+        values = {**self.own(tags), "text": text}
         if speaker or not self._is_optional("speaker"):
             values["speaker"] = speaker
         rendered = self._start
@@ -91,6 +91,10 @@ class TextTemplate:
             else:
                 rendered += part.literal.lstrip()
         return rendered
+
+    def own(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return those tags that the template names."""
+        return {name: tags[name] for name in self.columns if name in tags}
 
     def _is_optional(self, name: str) -> bool:
         return any(part.is_optional for part in self._parts if part.name == name)
@@ -115,7 +119,8 @@ def _parse(pattern: str) -> tuple[list[str], list[str]]:
 
 def _parts(literals: list[str], names: list[str]) -> tuple[str, list[_Part]]:
     """Give each name its brackets; returns what stands before the first, and the parts."""
-    literals, found = list(literals), []
+    literals = list(literals)
+    found: list[tuple[str, str, str, bool]] = []
     for place, name in enumerate(names):
         before, after = literals[place], literals[place + 1]
         opening, closing = before[-1:], ""

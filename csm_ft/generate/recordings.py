@@ -25,6 +25,8 @@ def write_sample(
     facts: dict[str, Any] = {**more, "prompt": prompt.id, "text": prompt.text}
     if prompt.speaker or sample.text is None:
         facts["speaker"] = prompt.speaker
+    if prompt.tags:
+        facts["tags"] = dict(prompt.tags)
     if prompt.context or sample.text is None:
         facts["context"] = [turn.facts() for turn in prompt.context]
         facts["turns_left_out"] = sample.turns_left_out

@@ -194,6 +194,9 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     num_samples = round((end_sec - start_sec) * job.encoder.sample_rate_hz)
     channel = job.channel(row)
     channel_name = audio.mix_name(file.info.num_channels) if channel == "mix" else channel
+    text = job.encoder.encode_text(row)
+    if isinstance(text, str):
+        return text
     span = Span(
         row,
         file.digest,
@@ -201,7 +204,7 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
         start_sec,
         end_sec,
         math.ceil(num_samples / job.frame_samples),
-        job.encoder.encode_text(row),
+        text,
     )
     return job.rejects(span, {job.first_array: span.num_rows}) or span
 

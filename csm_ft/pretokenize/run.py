@@ -27,7 +27,7 @@ from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
 from csm_ft.data.token_file import write_store
 from csm_ft.datasets.metadata import read_metadata
-from csm_ft.datasets.tables import Columns
+from csm_ft.datasets.tables import TAGS, Columns
 from csm_ft.device import choose_device
 from csm_ft.errors import AudioError, ConfigError
 from csm_ft.families.base import Encoder, Family
@@ -42,6 +42,7 @@ from csm_ft.pretokenize.clips import (
     inspect_files,
     report_early_ends,
 )
+from csm_ft.pretokenize.columns import check_columns, describe_tags
 from csm_ft.pretokenize.encode import ClipCache, Encoded, encode_missing
 from csm_ft.pretokenize.note_kinds import Place
 from csm_ft.pretokenize.notes import (
@@ -96,6 +97,8 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
         write_store(output, _info(family.name, encoder), tables, encoder.assets)
         cache.remove()
     _report(family, output, rejections, encoded, notes)
+    for line in describe_tags(encoder.columns, spans["train"]):
+        console.print(line, markup=False)
 
 
 class Notes(NamedTuple):
@@ -178,7 +181,7 @@ def _check_channel(job: Job) -> None:
 def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     """Read and check all rows, and return those of each split that can be encoded."""
     config = job.config
-    rows = _read_rows(config, rejections)
+    rows = _read_rows(job, rejections)
     every_row = list(itertools.chain.from_iterable(rows.values()))
     rejections.num_rows = len(every_row) + len(rejections)
     _print_default_speaker(config, every_row)
@@ -209,8 +212,9 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     return spans
 
 
-def _read_rows(config: PretokenizeConfig, rejections: Rejections) -> dict[str, list[Row]]:
+def _read_rows(job: Job, rejections: Rejections) -> dict[str, list[Row]]:
     """Read the rows of each split; without `val_data` there may be none but train."""
+    config = job.config
     rows: dict[str, list[Row]] = {}
     for split, name in zip(SPLITS, (config.train_data, config.val_data), strict=True):
         if name:
@@ -220,6 +224,7 @@ def _read_rows(config: PretokenizeConfig, rejections: Rejections) -> dict[str, l
                 sql_table=config.sql_table,
                 columns=Columns(config.column_of),
                 splits=wanted,
+                keep={*TAGS, *job.encoder.columns},
                 tell=lambda line: console.print(line, markup=False),
             )
             chosen = choose_rows(split, found, is_alone=not config.val_data)
@@ -228,6 +233,7 @@ def _read_rows(config: PretokenizeConfig, rejections: Rejections) -> dict[str, l
                 if not used or one.split in {"", *used}:
                     rejections.add("val" if one.split == "val" else split, [one])
             rows |= chosen
+    check_columns(job.encoder.columns, [row.tags for row in rows.get("train", [])])
     return rows
 
 

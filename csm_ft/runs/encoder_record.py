@@ -8,12 +8,14 @@ one, the files beside it (`assets`), and the speakers, the most frequent first.
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from csm_ft import hub
 from csm_ft.atomic import write_whole
 from csm_ft.data.split import Store, StoreInfo
+from csm_ft.data.tags import count_tags
 from csm_ft.errors import ConfigError, HubError
 from csm_ft.families import DEFAULT_FAMILY
 from csm_ft.families.base import EncoderRecord
@@ -30,6 +32,7 @@ _KINDS = {
     "text_fingerprint": str,
     "assets": dict,
     "speakers": list,
+    "tags": dict,
 }
 _ASSETS = {  # asset of a token file -> its file beside the record, and the fact that names it
     "codec": ("codec.safetensors", "codec_source"),
@@ -37,6 +40,13 @@ _ASSETS = {  # asset of a token file -> its file beside the record, and the fact
 }
 _MAX_SPEAKERS = 1000
 _WAY_OUT = "export again with `python -m csm_ft.export`, or name the token file with --data"
+
+
+class Heard(NamedTuple):
+    """Whom and what the weights heard in training."""
+
+    speakers: tuple[str, ...]  # the most frequent first
+    tags: Mapping[str, Mapping[str, int]]  # column -> value -> clips
 
 
 def find_record(source: Source, data: str = "") -> EncoderRecord:
@@ -92,7 +102,7 @@ def write_record(folder: Path, store: Store | None, weights: str) -> None:
             values[fact] = files[asset]
         write_whole(folder / files[asset], blob)
     speakers = _speakers(store)[:_MAX_SPEAKERS]
-    values |= {"assets": files, "speakers": speakers}
+    values |= {"assets": files, "speakers": speakers, "tags": count_tags(store.splits["train"])}
     write_whole(folder / RECORD, json.dumps(values, indent=2))
 
 
@@ -146,21 +156,24 @@ def _of_folder(source: Source, folder: Path) -> EncoderRecord:
         facts=values,
     )
     speakers = tuple(str(name) for name in values.get("speakers", ()))
-    return _record(source, Store(path, info, {}, assets), str(path), speakers)
+    tags = values.get("tags", {})
+    return _record(source, Store(path, info, {}, assets), str(path), Heard(speakers, tags))
 
 
 def _of_store(source: Source, store: Store) -> EncoderRecord:
-    return _record(source, store, str(store.path), _speakers(store))
+    heard = Heard(_speakers(store), count_tags(store.splits["train"]))
+    return _record(source, store, str(store.path), heard)
 
 
 def _record(
-    source: Source, store: Store | None, found: str, speakers: tuple[str, ...] = ()
+    source: Source, store: Store | None, found: str, heard: "Heard | None" = None
 ) -> EncoderRecord:
     return EncoderRecord(
         label=source.label,
         store=store,
         found=found,
-        speakers=speakers,
+        speakers=heard.speakers if heard else (),
+        tags=heard.tags if heard else {},
         config=source.config,
         fingerprints=fingerprints(source),
     )

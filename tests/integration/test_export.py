@@ -235,7 +235,7 @@ def test_transformers_generates_the_same_codes(run: Path, tmp_path: Path) -> Non
     encoder = CsmEncoder(codecs.open_codec("melrvq"), tokenizer)
     prompts, options = [Prompt("a", "A clear morning.", "0")], SamplingOptions(max_sec=6 * 0.08)
     (sample,) = load_model(str(run)).sample(prompts, encoder, options)
-    ids = torch.from_numpy(tokenizer.encode("A clear morning.", "0").astype(np.int64))[None]
+    ids = torch.from_numpy(tokenizer.encode("[0]A clear morning.").astype(np.int64))[None]
     said = theirs.generate(
         input_ids=ids, do_sample=False, depth_decoder_do_sample=False, max_new_tokens=6
     )

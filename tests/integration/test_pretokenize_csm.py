@@ -47,7 +47,7 @@ def test_text_tokens_name_the_speaker(work: Work) -> None:
     assert work.run(rows, rows[:1]) == 0
     store, tokenizer = work.store(), open_tokenizer("auto", codec="melrvq")
     for row, speaker in enumerate(("5", "999")):
-        expected = tokenizer.encode(rows[row]["text"], speaker)
+        expected = tokenizer.encode(f"[{speaker}]{rows[row]['text']}")
         np.testing.assert_array_equal(store.splits["train"].array("text_tokens", row), expected)
     assert store.info.text_fingerprint == tokenizer.fingerprint
     assert store.asset("tokenizer") == tokenizer.to_bytes()

@@ -15,6 +15,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.data.rows import SPEAKER
 from csm_ft.errors import ConfigError
 from csm_ft.families.csm.size import MAX_POSITIONS
+from csm_ft.families.template import DEFAULT_TEMPLATE, TextTemplate
 from csm_ft.text_file import nfc, read_text
 
 Preset = Literal["auto", "llama-1B", "llama-100M", "tiny"]
@@ -245,8 +246,16 @@ class CsmPretokenizeConfig(PretokenizeConfig):
         group="codec and text",
         path=True,
     )
+    text_template: str = option(
+        DEFAULT_TEMPLATE,
+        "What the model reads of a row: any columns of the metadata, as '[{speaker}]<{emotion}>?"
+        "{text}'; ? = optional, left out of rows without that column.",
+        group="codec and text",
+    )
     omit_speaker_id: bool = option(
-        False, "Leave the [speaker] prefix out of the text.", group="codec and text"
+        False,
+        "Leave the [speaker] prefix out of the text: the template {text}.",
+        group="codec and text",
     )
     max_positions: int = option(
         MAX_POSITIONS,
@@ -254,6 +263,21 @@ class CsmPretokenizeConfig(PretokenizeConfig):
         group="checks",
         gt=0,
     )
+
+    @property
+    def template(self) -> str:
+        """The template of the text."""
+        return "{text}" if self.omit_speaker_id else self.text_template
+
+    @model_validator(mode="after")
+    def _check_template(self) -> Self:
+        if self.omit_speaker_id and self.text_template != DEFAULT_TEMPLATE:
+            raise ValueError(
+                "omit_speaker_id and text_template exclude each other; leave {speaker} out of the"
+                " template"
+            )
+        TextTemplate(self.text_template)
+        return self
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -278,6 +302,15 @@ class CsmGenerateConfig(GenerateConfig):
     text: list[str] = option([], "Text to sample; repeatable.", group="prompts", repeatable=True)
     speaker: str = option(
         "", "Speaker (default: the one with the most training clips, or 0).", group="prompts"
+    )
+    emotion: str = option(
+        "", "Emotion of prompts that name none, as in training: angry.", group="prompts"
+    )
+    tag: list[str] = option(
+        [],
+        "Any other column that the model was trained with, as style=whisper; repeatable.",
+        group="prompts",
+        repeatable=True,
     )
     context: list[str] = option(
         [],

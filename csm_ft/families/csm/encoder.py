@@ -1,4 +1,4 @@
-"""CSM's encoder: audio by a codec, text as tokens of `[speaker]text` between BOS and EOS.
+"""CSM's encoder: audio by a codec, text as tokens of a template between BOS and EOS.
 
 The tokenizer can be any tokenizer.json that has Llama 3's two special tokens.
 """
@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,28 +22,30 @@ from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.errors import GatedError, TokenizerError
 from csm_ft.families.base import Encoder
 from csm_ft.families.csm.config import CsmPretokenizeConfig
+from csm_ft.families.template import DEFAULT_TEMPLATE, TextTemplate
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
-TEMPLATE = "[{speaker}]{text}"
 EMBEDDED_TOKENIZER = assets.path_of("demo/tokenizer.json")
 # Publishers of the same vocabulary; the last one is not gated.
 HUB_NAMES = ("sesame/csm-1b", "meta-llama/Llama-3.2-1B", "unsloth/Llama-3.2-1B")
 MAX_ASSET_BYTES = 1_000_000
 FITTED = "fitted"  # codec_source of a codec that only the token file holds
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
 _FIT_SEC = 1800.0  # more speech does not improve a fitted codec, and may not fit in memory
 
 
 class CsmEncoder(Encoder):
-    """A codec and a tokenizer; a clip keeps `codes` [T, K] and `text_tokens` [L].
+    """A codec, a tokenizer and a template; a clip keeps `codes` [T, K] and `text_tokens` [L].
 
+    With tags in the template it keeps `untagged_tokens`, too, for --tag_dropout.
     With --fit_codec there is no codec until `fit` or `restore` has set one.
     """
 
     def __init__(
-        self, codec: Codec | None, tokenizer: "TextTokenizer", *, names_speakers: bool = True
+        self, codec: Codec | None, tokenizer: "TextTokenizer", template: str = DEFAULT_TEMPLATE
     ) -> None:
-        self.tokenizer, self.names_speakers = tokenizer, names_speakers
-        self.template = tokenizer.template if names_speakers else "{text}"
+        self.tokenizer, self.template = tokenizer, TextTemplate(template)
+        self.columns = self.template.columns
         self.text_fingerprint = tokenizer.fingerprint
         self.max_positions = 0  # text tokens + frames + 1 that a clip may take; 0 = any
         self._options: CsmPretokenizeConfig | None = None
@@ -52,7 +55,7 @@ class CsmEncoder(Encoder):
             self.fit_sec = _FIT_SEC
             self.sample_rate_hz = melrvq.SAMPLE_RATE_HZ
             self.frame_sec = melrvq.FRAME_SAMPLES / melrvq.SAMPLE_RATE_HZ
-            self.arrays = {"codes": ArrayKind("<u2"), "text_tokens": ArrayKind("<u4")}
+            self.arrays = {"codes": ArrayKind("<u2"), **self._text_arrays()}
         else:
             self._use(codec, _full_path(codec.source))
 
@@ -66,7 +69,7 @@ class CsmEncoder(Encoder):
             codec = codecs.open_codec(
                 options.codec, options.codec_source, num_codebooks=num_codebooks, device=device
             )
-        encoder = cls(codec, tokenizer, names_speakers=not options.omit_speaker_id)
+        encoder = cls(codec, tokenizer, options.template)
         encoder.max_positions, encoder._options = options.max_positions, options
         return encoder
 
@@ -78,8 +81,7 @@ class CsmEncoder(Encoder):
         """
         facts = store.info.facts
         codec = codecs.from_facts(facts, store.asset("codec"), device)
-        names_speakers = "{speaker}" in facts["template"]
-        encoder = cls(codec, tokenizer_from_store(store), names_speakers=names_speakers)
+        encoder = cls(codec, tokenizer_from_store(store), facts["template"])
         encoder._use(codec, facts["codec_source"])
         return encoder
 
@@ -91,7 +93,7 @@ class CsmEncoder(Encoder):
         self.audio_fingerprint = codec.fingerprint
         self.arrays = {
             "codes": ArrayKind("<u2", codec.num_codebooks),
-            "text_tokens": ArrayKind("<u4"),
+            **self._text_arrays(),
         }
         self.facts = {
             "codec": codec.name,
@@ -104,7 +106,7 @@ class CsmEncoder(Encoder):
             "tokenizer": _full_path(self.tokenizer.source),
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
             "text_vocab_size": self.tokenizer.vocab_size,
-            "template": self.template,
+            "template": self.template.pattern,
         }
         blobs = {"codec": codec.to_bytes(), "tokenizer": self.tokenizer.to_bytes()}
         self.assets = {name: blob for name, blob in blobs.items() if blob is not None}
@@ -126,10 +128,25 @@ class CsmEncoder(Encoder):
                 )
         return encoded
 
-    def encode_text(self, row: Row) -> Arrays:
-        """Return the text tokens of a row, [L]."""
-        speaker = (row.speaker or "") if self.names_speakers else None
-        return {"text_tokens": self.tokenizer.encode(row.text, speaker)}
+    def encode_text(self, row: Row) -> Arrays | str:
+        """Return the text tokens of a row, [L], with and without its tags."""
+        reason = self.template.problem(row.tags)
+        if reason:
+            return reason
+        tokens = {"text_tokens": self.encode_words(row.text, row.speaker or "", row.tags)}
+        if self.columns:
+            tokens["untagged_tokens"] = self.encode_words(row.text, row.speaker or "")
+        return tokens
+
+    def encode_words(
+        self, text: str, speaker: str, tags: Mapping[str, str] = NO_TAGS
+    ) -> NDArray[np.uint32]:
+        """Return the tokens of what a speaker says, by the template, [L]."""
+        return self.tokenizer.encode(self.template.render(text, speaker, tags))
+
+    def _text_arrays(self) -> dict[str, ArrayKind]:
+        names = ("text_tokens", "untagged_tokens") if self.columns else ("text_tokens",)
+        return dict.fromkeys(names, ArrayKind("<u4"))
 
     def rejects(self, row: Row, lengths: Mapping[str, int]) -> str:
         """Return why a clip is too long for the model, or ""."""
@@ -184,7 +201,7 @@ class CsmEncoder(Encoder):
 
 
 class TextTokenizer:
-    """Encodes `[speaker]text` between BOS and EOS.
+    """Encodes text between BOS and EOS.
 
     The name of a special token inside a transcript is encoded as plain text.
     """
@@ -215,14 +232,12 @@ class TextTokenizer:
         self.source = source
         self.fingerprint = hashlib.sha256(blob).hexdigest()
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
-        self.template = TEMPLATE
         self._tokenizer = tokenizer
         self._blob = blob
 
-    def encode(self, text: str, speaker: str | None) -> NDArray[np.uint32]:
-        """Return BOS, the tokens of `[speaker]text` (of `text` if speaker is None) and EOS, [L]."""
-        prompt = text if speaker is None else self.template.format(speaker=speaker, text=text)
-        return np.array(self._tokenizer.encode(prompt).ids, dtype=np.uint32)
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        """Return BOS, the tokens of a text and EOS, [L]."""
+        return np.array(self._tokenizer.encode(text).ids, dtype=np.uint32)
 
     def decode(self, ids: Sequence[int] | NDArray[np.uint32]) -> str:
         """Return the text of tokens, without BOS and EOS."""

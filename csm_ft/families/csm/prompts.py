@@ -6,6 +6,7 @@ or is recorded beside the weights; what the size of the model tells.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,18 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console, shorten
 from csm_ft.data.examples import turns_before
 from csm_ft.data.split import Store
+from csm_ft.data.tags import count_tags
 from csm_ft.errors import ConfigError, EncoderError, HubError, PromptError
 from csm_ft.families.base import Encoder, EncoderRecord, Prompt, SamplingOptions, Turn
 from csm_ft.families.csm.config import CsmConfig, CsmGenerateConfig
 from csm_ft.families.csm.encoder import (
-    TEMPLATE,
     CsmEncoder,
     TextTokenizer,
     open_tokenizer,
     tokenizer_from_store,
 )
 from csm_ft.families.csm.size import MAX_POSITIONS
+from csm_ft.families.csm.tags import check_tags, given_tags
 from csm_ft.families.prompts import (
     AskedPrompt,
     check_clips,
@@ -38,6 +40,7 @@ from csm_ft.families.prompts import (
     parse_context,
     read_prompts,
 )
+from csm_ft.families.template import DEFAULT_TEMPLATE, TextTemplate
 
 if TYPE_CHECKING:
     from csm_ft.families.model import SpeechModel
@@ -87,9 +90,10 @@ def sample_prompts(
     )
     asked, encoder = _asked_while_training(config), _csm(encoder)
     if not asked:
-        return _validation_prompts(store, names_speakers=encoder.names_speakers), options
+        return _validation_prompts(store, encoder.template), options
+    check_tags(asked, encoder.template, lambda: count_tags(store.splits["train"]))
     prompts = make_prompts(
-        asked, encoder, speaker=config.gen_speaker, names_speakers=encoder.names_speakers
+        asked, encoder, speaker=config.gen_speaker, names_speakers=encoder.template.names_speakers
     )
     check_lengths(prompts, encoder, config.gen_max_sec, option="gen_max_sec")
     return prompts, options
@@ -103,7 +107,10 @@ def generate_prompts(
     asked, encoder = _asked_of_generate(config), _csm(encoder)
     speaker = _choose_speaker(config, record, encoder)
     _warn_of_speakers(asked, speaker, record, encoder)
-    prompts = make_prompts(asked, encoder, speaker=speaker, names_speakers=encoder.names_speakers)
+    check_tags(asked, encoder.template, lambda: record.tags)
+    prompts = make_prompts(
+        asked, encoder, speaker=speaker, names_speakers=encoder.template.names_speakers
+    )
     if len(prompts) < len(asked):
         console.print(
             f"{len(asked) - len(prompts)} prompts are asked for twice; each is spoken once"
@@ -125,7 +132,7 @@ def check_lengths(
             " model holds; give a smaller one"
         )
     for prompt in prompts:
-        num_tokens = len(encoder.tokenizer.encode(prompt.text, prompt.speaker or None))
+        num_tokens = len(encoder.encode_words(prompt.text, prompt.speaker, prompt.tags))
         room = MAX_POSITIONS - num_tokens
         if room >= max_frames:
             continue
@@ -158,7 +165,9 @@ def open_generator(
     except (EncoderError, HubError) as error:
         raise ConfigError(f"{record.label}: {error}; or {_WAYS}") from error
     _check_fit(record, model, codec, tokenizer)
-    template = record.store.info.facts["template"] if record.store is not None else TEMPLATE
+    template = DEFAULT_TEMPLATE
+    if record.store is not None:
+        template = record.store.info.facts["template"]
     found = record.found
     if record.store is None:
         found = f"its size ({codec.num_codebooks} codebooks)"
@@ -172,7 +181,7 @@ def open_generator(
             " give noise",
             style="yellow",
         )
-    return CsmEncoder(codec, tokenizer, names_speakers="{speaker}" in template)
+    return CsmEncoder(codec, tokenizer, template)
 
 
 def _asked_while_training(config: CsmConfig) -> list[AskedPrompt]:
@@ -201,25 +210,27 @@ def _asked_of_generate(config: CsmGenerateConfig) -> list[AskedPrompt]:
     asked = [AskedPrompt("--text", text, context=context) for text in texts]
     if config.prompts:
         asked += read_prompts(Path(config.prompts), speaker_rule)
-    return asked
+    tags = given_tags(config)
+    return [replace(one, tags={**tags, **one.tags}) for one in asked]
 
 
-def _validation_prompts(store: Store, *, names_speakers: bool) -> list[Prompt]:
+def _validation_prompts(store: Store, template: TextTemplate) -> list[Prompt]:
     """Return the first validation clips, after the turns of their conversation before them."""
     split = store.splits["val"]
 
     def turn(row: int) -> Turn:
         clip = split.clip(row)
         codes = {"codes": split.array("codes", row)}
-        speaker = clip.speaker if names_speakers else ""
-        return make_turn(clip.text, speaker, codes, store.info.frame_sec, clip.source)
+        speaker = clip.speaker if template.names_speakers else ""
+        made = make_turn(clip.text, speaker, codes, store.info.frame_sec, clip.source)
+        return replace(made, tags=template.own(clip.tags))
 
     prompts: dict[str, Prompt] = {}
     for row in range(min(_NUM_VALIDATION_PROMPTS, len(split))):
         this = turn(row)
         if this.text:
             before = [turn(other) for other in turns_before(split, row)]
-            prompt = make_prompt(this.text, this.speaker, before)
+            prompt = make_prompt(this.text, this.speaker, before, tags=this.tags)
             prompts.setdefault(prompt.id, prompt)
     return list(prompts.values())
 
@@ -235,7 +246,7 @@ def _choose_speaker(config: CsmGenerateConfig, record: EncoderRecord, encoder: C
         speaker = record.config.gen_speaker
     if len(record.speakers) == 1:
         why = "the one the model was trained on"
-    if encoder.names_speakers:
+    if encoder.template.names_speakers:
         console.print(f"speaker {speaker} ({why}); --speaker names another", markup=False)
     return speaker
 
@@ -246,7 +257,7 @@ def _warn_of_speakers(
     """Name the speakers that the model was not trained on."""
     clips = [clip for one in asked for clip in one.context]
     named = {one.speaker for one in (*asked, *clips) if one.speaker}
-    if not encoder.names_speakers:
+    if not encoder.template.names_speakers:
         if named:
             console.print(
                 "[yellow]this model was trained without speakers (--omit_speaker_id): the prompts'"

@@ -18,11 +18,11 @@ from torch import Tensor
 from torchtune.modules.common_utils import local_kv_cache
 
 from csm_ft.errors import PromptError
-from csm_ft.families.base import Prompt, Sample, SamplingOptions
+from csm_ft.families.base import Prompt, Sample, SamplingOptions, Turn
 from csm_ft.families.csm.size import MAX_POSITIONS
 
 if TYPE_CHECKING:
-    from csm_ft.families.csm.encoder import CsmEncoder, TextTokenizer
+    from csm_ft.families.csm.encoder import CsmEncoder
     from csm_ft.families.csm.model import CsmModel
 
 Choose = Callable[[Tensor, int], Tensor]  # logits [B, V] of a codebook -> codes [B]
@@ -44,7 +44,7 @@ def sample(
     was_training = model.training
     model.eval()
     try:
-        pieces = [_embed_prompt(model, prompt, encoder.tokenizer, max_frames) for prompt in prompts]
+        pieces = [_embed_prompt(model, prompt, encoder, max_frames) for prompt in prompts]
         contexts = [torch.cat(parts) for parts in pieces]
         frames = generate(model, contexts, _Draws(model, prompts, options), max_frames)
     finally:
@@ -115,14 +115,14 @@ def generate(
 
 
 def _embed_prompt(
-    model: "CsmModel", prompt: Prompt, tokenizer: "TextTokenizer", max_frames: int
+    model: "CsmModel", prompt: Prompt, encoder: "CsmEncoder", max_frames: int
 ) -> list[Tensor]:
     """Embed the turns that fit, oldest first, as text and frames each, then the text; [*, D]."""
     # Newest first: when positions run out, the oldest turns are those left out.
-    pieces = [_embed_text(model, tokenizer, prompt.text, prompt.speaker)]
+    pieces = [_embed_text(model, encoder, prompt)]
     room = MAX_POSITIONS - max_frames - len(pieces[0])
     for turn in reversed(prompt.context):
-        text = _embed_text(model, tokenizer, turn.text, turn.speaker)
+        text = _embed_text(model, encoder, turn)
         codes = torch.from_numpy(turn.arrays["codes"].astype(np.int64)).to(model.device)
         with_eos = torch.cat([codes, torch.zeros_like(codes[:1])])
         frames = model.embed_codes(with_eos).sum(1)
@@ -133,8 +133,8 @@ def _embed_prompt(
     return pieces
 
 
-def _embed_text(model: "CsmModel", tokenizer: "TextTokenizer", text: str, speaker: str) -> Tensor:
-    tokens = tokenizer.encode(text, speaker or None).astype(np.int64)
+def _embed_text(model: "CsmModel", encoder: "CsmEncoder", said: Prompt | Turn) -> Tensor:
+    tokens = encoder.encode_words(said.text, said.speaker, said.tags).astype(np.int64)
     return model.text_embeddings(torch.from_numpy(tokens).to(model.device))
 
 

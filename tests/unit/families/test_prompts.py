@@ -134,7 +134,7 @@ def test_sentences_and_whole_prompts_are_read(tmp_path: Path) -> None:
         ({"text": "Hi."}, ["list"]),
         (["Hi.", ""], ["entry 2", "text", '""']),
         ([{"speaker": "a"}], ["entry 1", "text", "missing"]),
-        ([{"text": "Hi.", "speakr": "a"}], ["entry 1", "speakr", "unknown key"]),
+        ([{"text": "Hi.", "speakr": "a"}], ["entry 1", "unknown key speakr", "is speaker meant?"]),
         ([{"text": "Hi.", "speaker": True}], ["entry 1", "speaker", "true"]),
         ([{"text": "Hi.", "context": [{"path": "a.wav"}]}], ["entry 1 context 1 text", "missing"]),
         (
@@ -181,13 +181,27 @@ def test_speaker_may_be_a_number(tmp_path: Path) -> None:
     assert [one.speaker for one in asked] == ["3", "3", "3"]
 
 
+def test_further_keys_are_tags(tmp_path: Path) -> None:
+    clip = {"path": "a.wav", "text": "x", "Emotion": "sad"}
+    content = [{"text": "Hi.", "emotion": " angry ", "intensity": 2, "context": [clip]}, "Ho."]
+    first, second = read_prompts(write(tmp_path, content))
+    assert first.tags == {"emotion": "angry", "intensity": "2"}
+    assert first.context[0].tags == {"emotion": "sad"}
+    assert second.tags == {}
+
+
+def test_tags_make_another_prompt() -> None:
+    plain, angry = make_prompt("Hi.", "0"), make_prompt("Hi.", "0", tags={"emotion": "angry"})
+    assert plain.id == make_prompt("Hi.", "0", tags={}).id != angry.id
+
+
 def test_all_mistakes_are_listed(tmp_path: Path) -> None:
     with pytest.raises(PromptError) as caught:
-        read_prompts(write(tmp_path, ["", {"txt": "Hi."}]))
+        read_prompts(write(tmp_path, ["", {"speaker": "a"}]))
     assert [
         line.split(":")[0].removeprefix(f"{tmp_path}/prompts.json ")
         for line in str(caught.value).splitlines()
-    ] == ["entry 1 text", "entry 2 text", "entry 2 txt"]
+    ] == ["entry 1 text", "entry 2 text"]
 
 
 @pytest.mark.parametrize("name", ["none.json", "."])

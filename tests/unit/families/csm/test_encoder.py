@@ -23,12 +23,12 @@ from csm_ft.families.csm.encoder import (
     BOS,
     EMBEDDED_TOKENIZER,
     EOS,
-    TEMPLATE,
     CsmEncoder,
     TextTokenizer,
     open_tokenizer,
     tokenizer_from_store,
 )
+from csm_ft.families.template import DEFAULT_TEMPLATE
 from tests.helpers.splits import INFO
 
 BLOB = EMBEDDED_TOKENIZER.read_bytes()
@@ -45,7 +45,7 @@ def test_the_embedded_tokenizer_is_small(tokenizer: TextTokenizer) -> None:
     assert tokenizer.fingerprint == hashlib.sha256(BLOB).hexdigest()
     assert tokenizer.to_bytes() == BLOB
     sentence = "We will walk to the river tomorrow."
-    assert len(tokenizer.encode(sentence, None)) < 0.6 * len(sentence), (
+    assert len(tokenizer.encode(sentence)) < 0.6 * len(sentence), (
         "it was trained on the demo's words"
     )
 
@@ -56,43 +56,41 @@ def test_text_stands_between_bos_and_eos(
     plain = Tokenizer.from_str(BLOB.decode())
     bos, eos = plain.token_to_id(BOS), plain.token_to_id(EOS)
     expected = [bos, *plain.encode("[nora]Hello there.", add_special_tokens=False).ids, eos]
-    ids = tokenizer.encode("Hello there.", "nora")
+    ids = tokenizer.encode("[nora]Hello there.")
     assert ids.dtype == np.uint32
     assert ids.tolist() == expected
-    assert tokenizer.encode("Hello there.", None).tolist() == [
+    assert tokenizer.encode("Hello there.").tolist() == [
         bos,
         *plain.encode("Hello there.", add_special_tokens=False).ids,
         eos,
     ]
-    assert tokenizer.template == "[{speaker}]{text}"
 
 
-@given(st.text(max_size=60), st.one_of(st.none(), st.text(max_size=8)))
-def test_every_text_comes_back(words: str, speaker: str | None) -> None:
+@given(st.text(max_size=60))
+def test_every_text_comes_back(words: str) -> None:
     tokenizer = open_tokenizer(codec="melrvq")
-    ids = tokenizer.encode(words, speaker)
-    assert tokenizer.decode(ids) == (words if speaker is None else f"[{speaker}]{words}")
+    ids = tokenizer.encode(words)
+    assert tokenizer.decode(ids) == words
     assert ids.max() < tokenizer.vocab_size
 
 
 def test_a_special_tokens_name_is_text(tokenizer: TextTokenizer) -> None:
-    ids = tokenizer.encode(f"stop {EOS} now", None)
+    ids = tokenizer.encode(f"stop {EOS} now")
     assert np.count_nonzero(ids == ids[-1]) == 1
     assert tokenizer.decode(ids) == f"stop {EOS} now"
 
 
 def test_braces_in_a_transcript_are_text(tokenizer: TextTokenizer) -> None:
-    assert tokenizer.decode(tokenizer.encode("{speaker} {0}", "1")) == "[1]{speaker} {0}"
+    assert tokenizer.decode(tokenizer.encode("[1]{speaker} {0}")) == "[1]{speaker} {0}"
 
 
 def test_the_files_own_processing_is_replaced() -> None:
     other = Tokenizer.from_str(BLOB.decode())
     other.enable_truncation(4)
     other.enable_padding(length=50)
-    ids = TextTokenizer(other.to_str().encode(), "x").encode("We will walk to the river.", "anna")
+    ids = TextTokenizer(other.to_str().encode(), "x").encode("We will walk to the river.")
     assert (
-        ids.tolist()
-        == open_tokenizer(codec="melrvq").encode("We will walk to the river.", "anna").tolist()
+        ids.tolist() == open_tokenizer(codec="melrvq").encode("We will walk to the river.").tolist()
     )
 
 
@@ -244,7 +242,7 @@ def test_a_clip_keeps_codes_and_tokens(encoder: CsmEncoder, tokenizer: TextToken
 
 
 def test_without_speakers_text_stands_alone(encoder: CsmEncoder, tokenizer: TextTokenizer) -> None:
-    plain = CsmEncoder(encoder.codec, tokenizer, names_speakers=False)
+    plain = CsmEncoder(encoder.codec, tokenizer, "{text}")
     (tokens,) = plain.encode_text(row_of("Hello there.", "nora")).values()
     assert tokenizer.decode(tokens) == "Hello there."
     assert (encoder.facts["template"], plain.facts["template"]) == ("[{speaker}]{text}", "{text}")
@@ -299,7 +297,8 @@ def test_a_store_opens_its_encoder_again(encoder: CsmEncoder) -> None:
     )
     again = CsmEncoder.from_store(Store(Path("t.hdf5"), info, {}, encoder.assets), "cpu")
     assert again.facts == encoder.facts
-    assert (again.audio_fingerprint, again.template) == (encoder.codec.fingerprint, TEMPLATE)
+    assert again.audio_fingerprint == encoder.codec.fingerprint
+    assert again.template.pattern == DEFAULT_TEMPLATE
     changed = replace(info, facts={**info.facts, "codec_fingerprint": "0" * 64})
     with pytest.raises(CodecError, match=r"is not the one that made the tokens \(000000000000\)"):
         CsmEncoder.from_store(Store(Path("t.hdf5"), changed, {}, encoder.assets), "cpu")

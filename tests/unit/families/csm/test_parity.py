@@ -5,9 +5,9 @@ frame by frame with KV caches and left padding. And the obvious slow way: no cac
 everything anew for each code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,13 @@ OTHER_SIZE = CsmSize(
 
 
 class Tokens:
-    """One token per letter."""
+    """An encoder that has one token per letter."""
 
-    def encode(self, text: str, speaker: str | None) -> np.ndarray:
+    frame_sec = 0.1
+
+    def encode_words(
+        self, text: str, speaker: str, tags: Mapping[str, str] = MappingProxyType({})
+    ) -> np.ndarray:
         return np.frombuffer(f"[{speaker}]{text}".encode(), dtype=np.uint8).astype(np.uint32) % 40
 
 
@@ -87,7 +91,7 @@ def trained(model: CsmModel, prompts: Sequence[Prompt], said: np.ndarray) -> Ten
     ]
     names = [name for name, _ in turns]
     codes = [turn.arrays["codes"] for _, turn in turns]
-    text = [Tokens().encode(turn.text, turn.speaker) for _, turn in turns]
+    text = [Tokens().encode_words(turn.text, turn.speaker) for _, turn in turns]
     split = FakeSplit(
         [len(c) for c in codes],
         [len(t) for t in text],
@@ -187,10 +191,10 @@ def test_context_that_fits_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     with_none = generated(model, [replace(prompt, context=())], said)
     assert (with_both - with_last).abs().max() > 1e-2
     assert (with_last - with_none).abs().max() > 1e-2
-    encoder: Any = SimpleNamespace(tokenizer=Tokens(), frame_sec=0.1)
+    encoder: Any = Tokens()
     options = SamplingOptions(max_sec=NUM_FRAMES * encoder.frame_sec)
-    last_turn = len(Tokens().encode("second one", "b")) + 9 + 1
-    text = len(Tokens().encode(prompt.text, prompt.speaker))
+    last_turn = len(Tokens().encode_words("second one", "b")) + 9 + 1
+    text = len(Tokens().encode_words(prompt.text, prompt.speaker))
     for positions, left_out in (
         (text + last_turn + NUM_FRAMES, 1),
         (text + last_turn + NUM_FRAMES - 1, 2),

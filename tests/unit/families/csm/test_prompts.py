@@ -30,6 +30,7 @@ from csm_ft.families.csm.prompts import (
 )
 from csm_ft.families.csm.size import CsmSize
 from csm_ft.families.prompts import make_prompt
+from csm_ft.families.template import DEFAULT_TEMPLATE
 from csm_ft.runs.encoder_record import find_record, write_record
 from csm_ft.runs.source import Source
 from tests.conftest import ROOT
@@ -45,9 +46,9 @@ def options(**more: Any) -> CsmGenerateConfig:
     return CsmGenerateConfig(model="m", **more)
 
 
-def an_encoder(*, names_speakers: bool = True) -> CsmEncoder:
+def an_encoder(template: str = DEFAULT_TEMPLATE) -> CsmEncoder:
     codec, tokenizer = codecs.open_codec("melrvq"), open_tokenizer(codec="melrvq")
-    return CsmEncoder(codec, tokenizer, names_speakers=names_speakers)
+    return CsmEncoder(codec, tokenizer, template)
 
 
 def a_record(speakers: tuple[str, ...] = (), **more: Any) -> EncoderRecord:
@@ -140,7 +141,7 @@ def test_validation_clips_are_the_default_prompts(tokens: Path) -> None:
     prompts, _ = sample_prompts(CsmConfig(), store, an_encoder())
     wanted = [(clip.text, "nora", ()) for clip in clips]
     assert [(one.text, one.speaker, one.context) for one in prompts] == wanted
-    without, _ = sample_prompts(CsmConfig(), store, an_encoder(names_speakers=False))
+    without, _ = sample_prompts(CsmConfig(), store, an_encoder("{text}"))
     assert [one.speaker for one in without] == ["", ""]
 
 
@@ -204,7 +205,7 @@ def test_speakers_without_use_are_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = options(prompts=prompts_file(tmp_path))
-    prompts, _ = generate_prompts(asked, a_record(), an_encoder(names_speakers=False))
+    prompts, _ = generate_prompts(asked, a_record(), an_encoder("{text}"))
     assert [one.speaker for one in prompts] == ["", ""]
     assert "trained without speakers (--omit_speaker_id)" in capsys.readouterr().out
 
@@ -221,7 +222,7 @@ def test_seconds_beyond_the_model_are_refused() -> None:
 
 def test_text_must_leave_space_for_seconds() -> None:
     encoder, long = an_encoder(), make_prompt("word " * 300, "0")
-    num_tokens = len(encoder.tokenizer.encode(long.text, "0"))
+    num_tokens = len(encoder.encode_words(long.text, "0"))
     room_sec = int((2048 - num_tokens) * 0.08)
     wanted = rf"takes {num_tokens} of the model's 2048 positions.*give --max_sec {room_sec},"
     with pytest.raises(PromptError, match=wanted):
@@ -256,7 +257,7 @@ def test_size_alone_tells_the_codec(capsys: pytest.CaptureFixture[str]) -> None:
     encoder = opened(NOT_KNOWN)
     assert (encoder.codec.name, encoder.codec.num_codebooks) == ("melrvq", 8)
     assert encoder.tokenizer.vocab_size == 512
-    assert encoder.names_speakers
+    assert encoder.template.names_speakers
     said = capsys.readouterr().out
     assert said == "base: melrvq and tokenizer by its size (8 codebooks)\n"
 
@@ -331,4 +332,4 @@ def test_unfitting_encoder_is_refused(tokens: Path, size: CsmSize, words: str) -
 
 
 def test_template_without_speakers(tokens: Path) -> None:
-    assert not opened(recorded(tokens, template="{text}")).names_speakers
+    assert not opened(recorded(tokens, template="{text}")).template.names_speakers
