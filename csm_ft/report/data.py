@@ -5,7 +5,7 @@ A missing or torn piece becomes a sentence in `notes`, never a crash and never a
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def _take(path: Path, facts: dict[str, Any]) -> Take:
     return Take(
         file=wav if wav.is_file() else path,
         text=str(facts["text"]),
-        speaker=str(facts.get("speaker") or ""),
+        speaker=_speaker(facts),
         answer=None if answer is None else str(answer),
         step=None if has_no_step else int(facts["step"]),
         is_complete=None if is_complete is None else bool(is_complete),
@@ -161,6 +161,13 @@ def _take(path: Path, facts: dict[str, Any]) -> Take:
 
 def _turn(turn: dict[str, Any]) -> str:
     return f"{turn['speaker']}: {turn['text']}".removeprefix(": ")
+
+
+def _speaker(facts: Mapping[str, Any]) -> str:
+    """Return the speaker and the tags of a sample: `anna, angry`."""
+    tags = facts.get("tags")
+    words = [facts.get("speaker"), *(tags.values() if isinstance(tags, dict) else ())]
+    return ", ".join(str(word) for word in words if word)
 
 
 def _is_number(value: Any) -> bool:

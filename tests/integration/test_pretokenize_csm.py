@@ -59,7 +59,7 @@ def test_speaker_can_be_omitted_from_text(work: Work) -> None:
     store = work.store()
     assert store.info.facts["template"] == "{text}"
     split = store.splits["train"]
-    expected = open_tokenizer("auto", codec="melrvq").encode(rows[0]["text"], None)
+    expected = open_tokenizer("auto", codec="melrvq").encode(rows[0]["text"])
     np.testing.assert_array_equal(split.array("text_tokens", 0), expected)
     assert [split.clip(i).speaker for i in range(2)] == ["5", "x"]
 

@@ -95,6 +95,15 @@ class CsmConfig(TrainConfig):
         le=1,
     )
 
+    tag_dropout: float = option(
+        0.0,
+        "Share of clips that are read without the tags of --text_template, drawn anew each epoch,"
+        " so that the untagged voice stays.",
+        group="optimisation",
+        ge=0,
+        le=1,
+    )
+
     backbone_lr_factor: float = option(
         1.0,
         "Learning rate of the backbone as a multiple of learning_rate; 0 = frozen.",

@@ -47,14 +47,20 @@ class _Columns:
     depth_rows: list[NDArray[np.generic]] = field(default_factory=list)
     depth_weights: list[NDArray[np.generic]] = field(default_factory=list)
     num_rows: int = 0  # of codes so far
+    num_positions: int = 0  # of all sequences so far
 
 
 def collate(
-    examples: Examples, indices: Sequence[int], *, depth_fraction: float, draw: Draw | None
+    examples: Examples,
+    indices: Sequence[int],
+    *,
+    depth_fraction: float,
+    tag_dropout: float = 0.0,
+    draw: Draw | None,
 ) -> CsmBatch:
     """Make the micro-batch of `indices`.
 
-    draw=None gives every target frame to the depth decoder with weight 1.
+    draw=None gives every target frame to the depth decoder with weight 1, and drops no tags.
     """
     split, lengths = examples.split, examples.costs[np.asarray(indices)]
     width = int(lengths.max())
@@ -63,7 +69,8 @@ def collate(
     for sequence, index in enumerate(indices):
         start = sequence * width
         for piece in examples.of(index):
-            tokens = split.array("text_tokens", piece.row)
+            is_untagged = _drops_tags(split.ids[piece.row], tag_dropout, draw)
+            tokens = split.array("untagged_tokens" if is_untagged else "text_tokens", piece.row)
             frames = split.array("codes", piece.row)[piece.start : piece.stop]
             num_frames, end = len(frames) + 1, start + len(tokens)
             columns.text.append(tokens)
@@ -78,13 +85,14 @@ def collate(
                 columns.depth_weights.append(weights)
                 counts[sequence] += num_frames
             columns.num_rows += num_frames
+            columns.num_positions += len(tokens) + num_frames
             start = end + num_frames
     targets = torch.from_numpy(counts)
     return CsmBatch(
         # The divisor is the true number of targets, never the sum of drawn weights.
         counts={"c0": targets, "depth": targets * (columns.codes[0].shape[1] - 1)},
         audio_sec=_target_sec(examples, indices),
-        num_positions=int(lengths.sum()),
+        num_positions=columns.num_positions,
         num_padded=len(indices) * width,
         num_sequences=len(indices),
         max_positions=width,
@@ -113,12 +121,22 @@ def depth_draw(
     if draw is None:
         return np.arange(num_frames + 1), np.ones(num_frames + 1)
     num_drawn = min(num_frames, max(1, round(fraction * num_frames)))
-    name = f"{draw.seed}/{draw.epoch}/{clip_id}"
-    key = hashlib.blake2b(name.encode(), digest_size=16).digest()
-    generator = np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
+    generator = _generator(f"{draw.seed}/{draw.epoch}/{clip_id}")
     drawn = np.sort(generator.choice(num_frames, num_drawn, replace=False))
     weights = np.full(num_drawn, num_frames / max(1, num_drawn))
     return np.append(drawn, num_frames), np.append(weights, 1.0)
+
+
+def _drops_tags(clip_id: str, share: float, draw: Draw | None) -> bool:
+    """Draw whether a clip is read without its tags, keyed as depth_draw."""
+    if draw is None or not share:
+        return False
+    return _generator(f"{draw.seed}/{draw.epoch}/{clip_id}/tags").random() < share
+
+
+def _generator(name: str) -> np.random.Generator:
+    key = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
 
 def _target_sec(examples: Examples, indices: Sequence[int]) -> float:

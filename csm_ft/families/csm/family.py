@@ -182,6 +182,11 @@ class CsmFamily(Family):
         from csm_ft.families.csm.weights import size_of
 
         config, facts = _csm(config), store.info.facts
+        if config.tag_dropout and "untagged_tokens" not in store.info.arrays:
+            raise ConfigError(
+                f"tag_dropout {config.tag_dropout:g}: {store.path} has no tags, its template is"
+                f" {facts['template']!r}; pretokenise with --text_template, or leave it out"
+            )
         if config.train_from_scratch:
             size = chosen_size(
                 config,
@@ -220,8 +225,13 @@ class CsmFamily(Family):
         """Make one micro-batch."""
         from csm_ft.families.csm.data import collate
 
-        fraction = _csm(config).depth_fraction
-        return collate(examples, indices, depth_fraction=fraction, draw=draw)
+        return collate(
+            examples,
+            indices,
+            depth_fraction=_csm(config).depth_fraction,
+            tag_dropout=_csm(config).tag_dropout,
+            draw=draw,
+        )
 
     def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
         """Return 2*((1-w)*c0 + w*depth), as the public CSM trainer; w = 0.5 is c0 + depth."""
