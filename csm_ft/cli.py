@@ -151,7 +151,8 @@ def _argument(
     shown = f" (default: {default})" if default else ""
     text = ((field.description or "") + shown).replace("%", "%%")
     if extra(field)["positional"]:
-        return [name], {"metavar": name.upper(), "help": text, "nargs": "?"}
+        nargs = "*" if str(field.annotation).startswith("list") else "?"
+        return [name], {"metavar": name.upper(), "help": text, "nargs": nargs}
     keywords: dict[str, Any] = {"metavar": _metavar(field), "help": text, "dest": name}
     if field.annotation is bool:
         keywords |= {"nargs": "?", "const": "true"}

@@ -33,7 +33,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("codecs",),
     ("families",),
     ("runs",),
-    ("pretokenize", "generate", "evaluate", "export", "sweep", "report"),
+    ("pretokenize", "watermark", "generate", "evaluate", "export", "sweep", "report"),
     ("training",),
 ]
 PROGRAMS = len(FLOORS)
@@ -62,6 +62,7 @@ HELP = {
     "csm_ft.generate": HEAVY,
     "csm_ft.export": HEAVY,
     "csm_ft.data": HEAVY,
+    "csm_ft.watermark": HEAVY,
     "csm_ft.report": (*HEAVY, "plotly"),
 }
 

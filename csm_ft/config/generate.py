@@ -24,6 +24,12 @@ class GenerateConfig(Options):
         path=True,
     )
     output: str = option("out", "Folder to write; files in it are kept.", group="output", path=True)
+    watermark: Literal["off", "on"] = option(
+        "off",
+        "Put an inaudible watermark into the sound, with silentcipher and the key of"
+        " CSM_WATERMARK_KEY.",
+        group="output",
+    )
     num_takes: int = option(1, "Samples per prompt.", group="output", gt=0)
     seed: int = option(0, "Seed of the first take; each further take adds 1.", group="sampling")
     batch_size: int = option(

@@ -148,7 +148,7 @@ def load_measured(
         wave /= max(1.0, float(np.abs(wave).max()))
     mix_loss_db = meter.mix_loss_db(wave) if is_mixed else math.nan
     if source_rate_hz != sample_rate_hz:
-        wave = _resample(wave, source_rate_hz, sample_rate_hz)
+        wave = resample(wave, source_rate_hz, sample_rate_hz)
     if not wave.shape[-1]:
         raise AudioError(f"{path}: the span is shorter than one sample at {sample_rate_hz} Hz")
     shares = {"clipped_share": meter.clipped_share, "mix_loss_db": mix_loss_db}
@@ -249,10 +249,10 @@ def _check_samples(path: Path, wave: Wave) -> None:
         )
 
 
-def _resample(wave: Wave, from_hz: int, to_hz: int) -> Wave:
-    """Resample each channel by itself, [N] or [2, N]."""
+def resample(wave: Wave, from_hz: int, to_hz: int) -> Wave:
+    """Resample each channel by itself, [N] or [2, N], with soxr HQ."""
     if wave.ndim == 2:
-        return np.stack([_resample(side, from_hz, to_hz) for side in wave])
+        return np.stack([resample(side, from_hz, to_hz) for side in wave])
     return soxr.resample(wave, from_hz, to_hz, quality="HQ").astype(np.float32, copy=False)
 
 

@@ -11,10 +11,15 @@ from csm_ft.atomic import write_whole
 from csm_ft.data import audio
 from csm_ft.data.audio import Wave
 from csm_ft.families.base import Encoder, Sample
+from csm_ft.watermark.silentcipher import Watermark
 
 
 def write_sample(
-    stem: Path, sample: Sample, encoder: Encoder, more: Mapping[str, Any]
+    stem: Path,
+    sample: Sample,
+    encoder: Encoder,
+    more: Mapping[str, Any],
+    watermark: Watermark | None = None,
 ) -> dict[str, Any]:
     """Write the sound of a sample, if it has any, as `stem`.wav; facts and text as `stem`.json.
 
@@ -37,6 +42,9 @@ def write_sample(
     if wave is not None:
         facts["stopped_by_eos"] = sample.is_complete
         facts |= measure(wave, encoder.sample_rate_hz, prompt.text)
+        if watermark is not None and len(wave):
+            wave = watermark.apply(wave, encoder.sample_rate_hz)
+            facts["watermark"] = "silentcipher"
         if not len(wave):
             wave = np.zeros(round(encoder.frame_sec * encoder.sample_rate_hz), np.float32)
         audio.save(stem.with_suffix(".wav"), wave, encoder.sample_rate_hz)

@@ -30,6 +30,7 @@ from csm_ft.generate.recordings import write_sample
 from csm_ft.report.spoken import build_index
 from csm_ft.runs.encoder_record import find_record
 from csm_ft.runs.source import Source
+from csm_ft.watermark.silentcipher import Watermark, key_of_environment
 
 _SLUG_CHARS = 40
 
@@ -43,6 +44,7 @@ class Generator:
     label: str  # of the model, for the facts
     device: str
     dtype: str
+    watermark: Watermark | None = None
 
     def sample(self, prompts: Sequence[Prompt], options: SamplingOptions) -> list[Sample]:
         """Answer prompts as one batch; MachineError when they do not fit the memory."""
@@ -59,6 +61,7 @@ class Generator:
 def run(config: GenerateConfig, source: Source, family: Family) -> int:
     """Generate what `config` asks for; return 0, or 1 if the model gave nothing."""
     num_written = 0
+    watermark = Watermark(key_of_environment()) if config.watermark == "on" else None
     with _messages_on_stderr(), _without_denormals():
         device = choose_device(config.device)
         model = family.load_model(source.weights).requires_grad_(False)
@@ -68,7 +71,7 @@ def run(config: GenerateConfig, source: Source, family: Family) -> int:
         dtype = choose_dtype(config.dtype, device)
         console.print(f"{device}, {dtype}", markup=False)
         prompts, options = family.generate_prompts(config, record, encoder)
-        generator = Generator(model.to(device), encoder, config.model, device, dtype)
+        generator = Generator(model.to(device), encoder, config.model, device, dtype, watermark)
         for path in generate(generator, prompts, options, config):
             print(path, flush=True)
             num_written += 1
@@ -115,7 +118,9 @@ def generate(
                     suffix = f"-take{take + 1}" if config.num_takes > 1 else ""
                     slug = _slug(sample.prompt.name or sample.prompt.text)
                     stem = folder / f"{number + start + place:03d}-{slug}{suffix}"
-                    written = write_sample(stem, sample, generator.encoder, facts)
+                    written = write_sample(
+                        stem, sample, generator.encoder, facts, generator.watermark
+                    )
                     done += 1
                     path = _describe(f"{done}/{total}", stem, sample, written, generator.model)
                     if path is not None:

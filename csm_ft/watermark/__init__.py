@@ -1,0 +1,1 @@
+"""Inaudible watermarks in generated speech, by Sony's silentcipher where it is installed."""
