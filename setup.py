@@ -15,6 +15,7 @@ BUNDLED = (
     "demo/base/config.json",
     "demo/base/model.safetensors",
     "configs/sweep.yaml",
+    "configs/expressive_lora.yaml",
 )
 
 
