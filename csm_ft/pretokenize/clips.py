@@ -6,33 +6,25 @@ What can become a clip, what cannot and why.
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csm_ft.atomic import write_whole
 from csm_ft.config.pretokenize import PretokenizeConfig
-from csm_ft.console import console, track
+from csm_ft.console import console
 from csm_ft.data import audio
+from csm_ft.data.groups import joined
+from csm_ft.data.inspect import SoundFile
 from csm_ft.data.measures import Measures
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.data.split import Arrays
-from csm_ft.errors import AudioError, ConfigError, TooManyRejectedError
+from csm_ft.errors import ConfigError, TooManyRejectedError
 from csm_ft.families.base import Encoder
 
 _MAX_SHOWN = 5  # rejected rows on the console; the file has them all
-
-
-@dataclass(frozen=True)
-class SoundFile:
-    """A file that can be read."""
-
-    info: audio.AudioInfo
-    digest: str  # of its bytes
 
 
 @dataclass(frozen=True)
@@ -156,14 +148,6 @@ class Rejections:
     def by_reason(self) -> dict[str, int]:
         """Count the reasons, without the names and numbers in them, most frequent first."""
         return dict(Counter(_kind(rejection) for _, rejection in self._found).most_common())
-
-
-def inspect_files(rows: Iterable[Row], num_workers: int) -> dict[Path, SoundFile | str]:
-    """Read the header and hash the bytes of every file once; a str is why one cannot be read."""
-    paths = list(dict.fromkeys(row.path for row in rows))
-    with ThreadPoolExecutor(num_workers) as pool:
-        files = track(pool.map(_inspect, paths), "checking files", len(paths))
-        return dict(zip(paths, files, strict=True))
 
 
 def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
@@ -333,31 +317,20 @@ def _conversations(spans: Iterable[Span]) -> set[str]:
 def _joined_files(spans: Sequence[Span]) -> dict[str, str]:
     """Return for every file the first, by digest, of those that conversations join to it.
 
-    Directly or through others: a union-find over files.
+    So what is held out does not depend on the order of the rows.
     """
-    first = {span.file_digest: span.file_digest for span in spans}
-
-    def find(digest: str) -> str:
-        while first[digest] != digest:
-            first[digest] = first[first[digest]]
-            digest = first[digest]
-        return digest
-
-    file_of: dict[str, str] = {}  # conversation -> a file of it
-    for span in spans:
-        if span.row.conversation:
-            other_file = file_of.setdefault(span.row.conversation, span.file_digest)
-            one, other = sorted((find(span.file_digest), find(other_file)))
-            first[other] = one
-    return {digest: find(digest) for digest in first}
+    in_order = sorted(spans, key=lambda span: span.file_digest)
+    firsts = joined([_joining(span) for span in in_order])
+    return {
+        span.file_digest: in_order[first].file_digest
+        for span, first in zip(in_order, firsts, strict=True)
+    }
 
 
-def _inspect(path: Path) -> SoundFile | str:
-    try:
-        return SoundFile(audio.probe(path), audio.digest(path))
-    except AudioError as error:
-        is_there = os.path.lexists(path)
-        return f"{error}" if is_there else f"{error}; paths are relative to the metadata file"
+def _joining(span: Span) -> list[tuple[str, str]]:
+    """Return what a clip shares with others on its side of the split."""
+    of_file, conversation = ("file", span.file_digest), span.row.conversation
+    return [of_file, ("conversation", conversation)] if conversation else [of_file]
 
 
 def _kind(rejection: Rejection) -> str:

@@ -23,6 +23,7 @@ from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.console import console, track
 from csm_ft.data.audio import TOLERANCE_SEC, Wave
 from csm_ft.data.describe import describe_store, summarise
+from csm_ft.data.inspect import inspect_files
 from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
 from csm_ft.data.token_file import write_store
@@ -39,7 +40,6 @@ from csm_ft.pretokenize.clips import (
     check_row,
     choose_rows,
     hold_out,
-    inspect_files,
     report_early_ends,
 )
 from csm_ft.pretokenize.columns import check_columns, describe_tags
@@ -186,7 +186,7 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     rejections.num_rows = len(every_row) + len(rejections)
     _print_default_speaker(config, every_row)
     job.encoder.fit_text([row.text for row in rows.get("train", [])])
-    files = inspect_files(every_row, config.num_workers)
+    files = inspect_files((row.path for row in every_row), config.num_workers)
     spans: Spans = {name: [] for name in rows}
     num_cut = 0
     for name, wanted in rows.items():
