@@ -4,23 +4,21 @@ python -m csm_ft.datasets auto FOLDER --output rows.jsonl         whatever it is
 python -m csm_ft.datasets librispeech FOLDER --output rows.jsonl  that corpus, or an error
 """
 
-import json
-import os
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import model_validator
 
-from csm_ft.atomic import disk_errors, write_whole
 from csm_ft.cli import parse_args, run_program
 from csm_ft.config.base import Options, option
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.datasets.corpora import CORPORA
 from csm_ft.datasets.metadata import read_metadata
+from csm_ft.datasets.write import write_metadata
 from csm_ft.errors import ConfigError
 
 PROGRAM = "-m csm_ft.datasets"
@@ -63,44 +61,8 @@ def convert(config: DatasetsConfig) -> str:
     rows, rejections = read_metadata(path, corpus=corpus, keep=None, tell=print)
     if not rows:
         raise ConfigError(f"{path}: no row can be used; the first: {rejections[0]}")
-    rejected = Path(f"{output}.rejected.jsonl")
-    with disk_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = output.parent.resolve()
-    lines = [_to_json(row, folder) for row in rows]
-    lines += [_hole(one) for one in rejections if one.conversation]
-    write_whole(output, "".join(f"{line}\n" for line in lines))
-    if rejections:
-        write_whole(rejected, "".join(f"{one.to_json()}\n" for one in rejections))
-    else:
-        rejected.unlink(missing_ok=True)
+    rejected = write_metadata(output, rows, rejections)
     return "\n".join(_summary(output, rejected, rows, rejections))
-
-
-def _to_json(row: Row, folder: Path) -> str:
-    """Return a row as JSON; its path is relative where the sound lies below the output's folder."""
-    path = row.path.relative_to(folder) if row.path.is_relative_to(folder) else row.path
-    values: dict[str, Any] = {
-        "path": os.fspath(path),
-        "text": row.text,
-        "speaker": row.speaker,
-        "start": row.start_sec,
-        "end": row.end_sec,
-        "channel": row.channel,
-        "split": row.split,
-        "conversation": row.conversation,
-        "turn": row.turn if row.conversation else None,
-        **row.tags,
-        "weight": None if row.weight == 1 else row.weight,
-    }
-    given = {name: value for name, value in values.items() if value not in (None, "")}
-    return json.dumps(given, ensure_ascii=False).encode(errors="backslashreplace").decode()
-
-
-def _hole(one: Rejection) -> str:
-    """Return a turn that cannot be used, without its text: its neighbours must not be joined."""
-    facts = {"path": one.path, "conversation": one.conversation, "turn": one.turn}
-    return json.dumps({**facts, "split": one.split, "note": one.reason}, ensure_ascii=False)
 
 
 def _summary(

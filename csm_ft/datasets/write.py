@@ -1,0 +1,56 @@
+"""Rows back to metadata, .jsonl, and beside them those that cannot be used."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from csm_ft.atomic import disk_errors, write_whole
+from csm_ft.data.rows import Rejection, Row
+
+
+def write_metadata(output: Path, rows: Sequence[Row], rejections: Sequence[Rejection]) -> Path:
+    """Write rows to `output`, the others to `<output>.rejected.jsonl`, and return the latter.
+
+    Paths are relative where the sound lies below the folder of `output`, else absolute.
+    """
+    rejected = Path(f"{output}.rejected.jsonl")
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = output.parent.resolve()
+    lines = [_to_json(row, folder) for row in rows]
+    alive = {row.conversation for row in rows}
+    lines += [_hole(one) for one in rejections if one.conversation and one.conversation in alive]
+    if rejections:
+        write_whole(rejected, "".join(f"{one.to_json()}\n" for one in rejections))
+    else:
+        rejected.unlink(missing_ok=True)
+    write_whole(output, "".join(f"{line}\n" for line in lines))
+    return rejected
+
+
+def _to_json(row: Row, folder: Path) -> str:
+    """Return a row as JSON; its path is relative where the sound lies below the output's folder."""
+    path = row.path.relative_to(folder) if row.path.is_relative_to(folder) else row.path
+    values: dict[str, Any] = {
+        "path": os.fspath(path),
+        "text": row.text,
+        "speaker": row.speaker,
+        "start": row.start_sec,
+        "end": row.end_sec,
+        "channel": row.channel,
+        "split": row.split,
+        "conversation": row.conversation,
+        "turn": row.turn if row.conversation else None,
+        **row.tags,
+        "weight": None if row.weight == 1 else row.weight,
+    }
+    given = {name: value for name, value in values.items() if value not in (None, "")}
+    return json.dumps(given, ensure_ascii=False).encode(errors="backslashreplace").decode()
+
+
+def _hole(one: Rejection) -> str:
+    """Return a turn that cannot be used, without its text: its neighbours must not be joined."""
+    facts = {"path": one.path, "conversation": one.conversation, "turn": one.turn}
+    return json.dumps({**facts, "split": one.split, "note": one.reason}, ensure_ascii=False)
