@@ -54,7 +54,11 @@ def read_values(
     """Return the values from flags and YAML, not yet validated; flags override YAML."""
     parser = _parser(config_class, program, description)
     takes_words = any(extra(field)["positional"] for field in config_class.model_fields.values())
-    known, rest = parser.parse_known_args(list(argv) if takes_words else _with_config(argv))
+    # Intermixed: arguments without a flag may stand before and after options.
+    if takes_words:
+        known, rest = parser.parse_known_intermixed_args(list(argv))
+    else:
+        known, rest = parser.parse_known_args(_with_config(argv))
     if rest:
         raise ConfigError(_unknown_argument(rest[0], config_class))
     flags = vars(known)

@@ -19,6 +19,7 @@ from csm_ft.config.pretokenize import PretokenizeConfig  # noqa: E402
 from csm_ft.config.train import TrainConfig  # noqa: E402
 from csm_ft.data.__main__ import DataConfig  # noqa: E402
 from csm_ft.datasets.__main__ import DatasetsConfig  # noqa: E402
+from csm_ft.datasets.merge import MergeConfig  # noqa: E402
 from csm_ft.export.__main__ import ExportOptions  # noqa: E402
 from csm_ft.families import DEFAULT_FAMILY, names, open_family  # noqa: E402
 from csm_ft.report.config import ReportConfig  # noqa: E402
@@ -122,6 +123,11 @@ def make_page() -> str:
             "python -m csm_ft.datasets CORPUS PATH",
             "Writes what pretokenize.py would read of a corpus as metadata.",
             ("", DatasetsConfig),
+        ),
+        section(
+            "python -m csm_ft.datasets merge PATHS",
+            "Merges metadata files, folders and corpora: [data.md](data.md#several-sets).",
+            ("", MergeConfig),
         ),
         section(
             "python -m csm_ft.data PATH",

@@ -26,6 +26,11 @@ class Row:
     tags: Mapping[str, str] = field(default_factory=dict)  # further columns: emotion, style, ...
     weight: float = 1.0  # how often the clip is drawn in training, relative to the others
 
+    @property
+    def is_training(self) -> bool:
+        """Whether the row is trained on where metadata say what is validation."""
+        return self.split in ("", "train")
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:

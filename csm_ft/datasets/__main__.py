@@ -1,7 +1,8 @@
-"""Write what pretokenize.py would read of a corpus as metadata.
+"""Write what pretokenize.py would read of a corpus as metadata, and merge several.
 
 python -m csm_ft.datasets auto FOLDER --output rows.jsonl         whatever it is
 python -m csm_ft.datasets librispeech FOLDER --output rows.jsonl  that corpus, or an error
+python -m csm_ft.datasets merge A.jsonl B.jsonl --output C.jsonl  several sets as one
 """
 
 import shlex
@@ -17,12 +18,18 @@ from csm_ft.cli import parse_args, run_program
 from csm_ft.config.base import Options, option
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.datasets.corpora import CORPORA
+from csm_ft.datasets.merge import MergeConfig, merge
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.datasets.write import write_metadata
 from csm_ft.errors import ConfigError
 
 PROGRAM = "-m csm_ft.datasets"
-DESCRIPTION = "Write what pretokenize.py would read of a corpus as metadata."
+DESCRIPTION = (
+    "Write what pretokenize.py would read of a corpus as metadata; `merge` puts several together."
+)
+MERGE_DESCRIPTION = (
+    "Merge sets: speakers kept apart, duplicates left out, split by speaker, balanced by weights."
+)
 
 
 class DatasetsConfig(Options):
@@ -79,6 +86,8 @@ def _summary(
 
 def main(argv: Sequence[str]) -> int:
     """Command line; 0 written, 2 user error."""
+    if argv and argv[0] == "merge":
+        return run_program(lambda: _merge(argv[1:]))
 
     def program() -> int:
         config = parse_args(DatasetsConfig, argv, program=PROGRAM, description=DESCRIPTION)
@@ -86,6 +95,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
     return run_program(program)
+
+
+def _merge(argv: Sequence[str]) -> int:
+    merge(parse_args(MergeConfig, argv, program=f"{PROGRAM} merge", description=MERGE_DESCRIPTION))
+    return 0
 
 
 if __name__ == "__main__":

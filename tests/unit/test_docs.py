@@ -13,6 +13,7 @@ from csm_ft import cli
 from csm_ft.config.base import Options
 from csm_ft.data.__main__ import DataConfig
 from csm_ft.datasets.__main__ import DatasetsConfig
+from csm_ft.datasets.merge import MergeConfig
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.export.__main__ import ExportOptions
 from csm_ft.families import names, open_family
@@ -34,6 +35,7 @@ OF_FAMILY = {
 OTHERS: dict[str, type[Options]] = {
     "csm_ft.data": DataConfig,
     "csm_ft.datasets": DatasetsConfig,
+    "csm_ft.datasets merge": MergeConfig,
     "csm_ft.export": ExportOptions,
     "csm_ft.report": ReportConfig,
 }
@@ -63,7 +65,9 @@ def program_of(command: Command) -> tuple[str, list[str]]:
     """Return the program of a command and its arguments."""
     words = shlex.split(command.text)
     assert words[0] == "python"
-    return (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    program, argv = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    is_command = argv and f"{program} {argv[0]}" in OTHERS
+    return (f"{program} {argv[0]}", argv[1:]) if is_command else (program, argv)
 
 
 def family_of(command: Command) -> Family:

@@ -1,0 +1,130 @@
+"""Splits of which no speaker, or no sentence, stands on two sides."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from csm_ft.data.groups import joined
+from csm_ft.data.rows import Row
+from csm_ft.data.text import normalise
+
+_FAR_ABOVE = 2.0  # times the share that was asked for, from which the share of a split is told
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """What is held out."""
+
+    by: Literal["speaker", "sentence"]
+    fractions: Mapping[str, float]  # split -> share of the rows of each set, in order: val, test
+    seed: int
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Splits of rows, and what could not be done as it was asked for."""
+
+    splits: list[str]  # of every row
+    whole: Mapping[str, int]  # sets with a single speaker (or sentence), with their rows; no split
+    notes: Sequence[str]
+
+
+def split_rows(rows: Sequence[Row], files: Sequence[str], plan: SplitPlan) -> Parting:
+    """Split rows so that what hangs together is on one side; `files` name the sound of each.
+
+    That are the rows of a speaker (or of a sentence), of a conversation and of a sound file, and
+    whatever these join. Each set (`source`) is split by itself, with both genders on each side
+    as far as there are enough speakers. The choice depends on the data and the seed, not on the
+    order of the rows. In a set where all hangs together, the rows get no split.
+    """
+    names = [_name(row, plan.by) for row in rows]
+    keys = [
+        [("name", name), ("file", file), ("conversation", row.conversation or index)]
+        for index, (row, file, name) in enumerate(zip(rows, files, names, strict=True))
+    ]
+    firsts = joined(keys)  # a row without a conversation has its number as one of its own
+    by_set: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, first in enumerate(firsts):
+        by_set[rows[first].tags.get("source", "")][first].append(index)
+    splits = [""] * len(rows)
+    whole: dict[str, int] = {}
+    notes: list[str] = []
+    for source, groups in by_set.items():
+        if len(groups) == 1:
+            whole[source] = sum(map(len, groups.values()))
+            continue
+        sides = _sides([_Group(rows, indices, plan) for indices in groups.values()], plan)
+        notes += _far_above(source, sides, plan)
+        for name, side in sides.items():
+            for index in (index for group in side for index in group.indices):
+                splits[index] = name
+    return Parting(splits, whole, notes)
+
+
+class _Group:
+    """Rows that hang together."""
+
+    def __init__(self, rows: Sequence[Row], indices: Sequence[int], plan: SplitPlan) -> None:
+        self.indices = indices
+        genders = Counter(rows[index].tags.get("gender", "") for index in indices)
+        self.gender = max(sorted(genders), key=genders.__getitem__)
+        name = min(_name(rows[index], plan.by) for index in indices)
+        self.rank = hashlib.blake2b(f"{plan.seed} {name}".encode(errors="replace")).digest()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def _name(row: Row, by: str) -> str:
+    """Return the speaker or the sentence of a row."""
+    return normalise(row.text) if by == "sentence" else row.speaker or ""
+
+
+def _sides(groups: Sequence[_Group], plan: SplitPlan) -> dict[str, list[_Group]]:
+    """Choose the groups of each split, train among them, which keeps at least one."""
+    left = _in_order(groups)
+    num_rows = sum(map(len, groups))
+    sides: dict[str, list[_Group]] = {}
+    for split, fraction in plan.fractions.items():
+        wanted = fraction * num_rows
+        chosen: list[_Group] = []
+        for group in left:
+            # A group is taken if that brings the split nearer to what is wanted.
+            is_nearer = sum(map(len, chosen)) + len(group) / 2 <= wanted
+            if is_nearer and len(chosen) + 1 < len(left):
+                chosen.append(group)
+        if wanted and not chosen and len(left) > 1:
+            chosen = [min(left, key=len)]
+        left = [group for group in left if group not in chosen]
+        sides[split] = chosen
+    return {**sides, "train": left}
+
+
+def _in_order(groups: Sequence[_Group]) -> list[_Group]:
+    """Return groups in a seeded order in which every gender is spread evenly."""
+    by_gender: dict[str, list[_Group]] = defaultdict(list)
+    for group in sorted(groups, key=lambda group: group.rank):
+        by_gender[group.gender].append(group)
+    places = [
+        ((place + 0.5) / len(of_gender), group.rank, group)
+        for of_gender in by_gender.values()
+        for place, group in enumerate(of_gender)
+    ]
+    return [group for _, _, group in sorted(places, key=lambda place: place[:2])]
+
+
+def _far_above(
+    source: str, sides: Mapping[str, Sequence[_Group]], plan: SplitPlan
+) -> Iterator[str]:
+    num_rows = sum(len(group) for side in sides.values() for group in side)
+    for split, fraction in plan.fractions.items():
+        share = sum(map(len, sides[split])) / num_rows
+        if fraction and share > _FAR_ABOVE * fraction:
+            yield (
+                f"{source}: {split} is {share:.0%} of its rows, not {fraction:.0%}, as no"
+                f" {plan.by} is split"
+            )
+        if fraction and not sides[split]:
+            yield f"{source}: has too few {plan.by}s for a split {split}"
