@@ -56,6 +56,12 @@ class PretokenizeConfig(Options):
         group="data",
     )
     default_speaker: str = option("", "Speaker of rows without a speaker.", group="data")
+    trim_silence: bool = option(
+        False,
+        "Cut the silence before and after the speech of each clip, all but 0.15 s of it; its"
+        " loudness stays.",
+        group="data",
+    )
     min_sec: float = option(
         0.4, "Minimum length of a clip in seconds; shorter ones are rejected.", group="checks", ge=0
     )

@@ -27,8 +27,8 @@ from csm_ft.data.measures import (
     mean_power,
     measure,
     to_dbfs,
-    window_power,
 )
+from csm_ft.data.silence import window_power
 from csm_ft.errors import AudioError
 
 Channel = Literal["mix", "left", "right", "both"]

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOW_SEC = 0.02
+from csm_ft.data.silence import find_silence, window_power
+
 FLOOR_DBFS = -120.0  # what digital silence is given as: JSON has no infinity
 SILENT_DBFS = -60.0  # rms below which nothing can be heard in a recording of speech
 CLIPPED = 0.999  # absolute value from which a sample counts as clipped
@@ -25,6 +26,9 @@ class Measures(NamedTuple):
     silence_share: float = math.nan
     clipped_share: float = math.nan  # samples in flat tops, in the worst channel of the file
     mix_loss_db: float = math.nan  # mean level of the channels over their mix; NaN = none is mixed
+    noise_floor_dbfs: float = math.nan  # level below which 5 % of the 20 ms windows are
+    leading_silence_sec: float = math.nan
+    trailing_silence_sec: float = math.nan
 
     @property
     def are_known(self) -> bool:
@@ -74,20 +78,17 @@ def measure(
     windows = window_power(wave, sample_rate_hz)
     loudest = float(windows.max()) / 10 ** (_SILENT_BELOW_LOUDEST_DB / 10)
     silent_below = max(loudest, 10 ** (SILENT_DBFS / 10))
+    silence = find_silence(wave, sample_rate_hz)
     return Measures(
         level_dbfs=to_dbfs(mean_power(wave)),
         peak=float(np.abs(wave).max()),
         silence_share=float(np.mean(windows < silent_below)),
         clipped_share=clipped_share,
         mix_loss_db=mix_loss_db,
+        noise_floor_dbfs=silence.noise_floor_dbfs,
+        leading_silence_sec=silence.leading_sec,
+        trailing_silence_sec=silence.trailing_sec,
     )
-
-
-def window_power(wave: NDArray[np.floating], sample_rate_hz: int) -> NDArray[np.float64]:
-    """Return the mean square of every 20 ms of a wave [N] or [2, N]; the last may be shorter."""
-    power = np.square(np.atleast_2d(wave), dtype=np.float64).mean(axis=0)
-    starts = np.arange(0, len(power), max(1, round(WINDOW_SEC * sample_rate_hz)))
-    return np.add.reduceat(power, starts) / np.diff(starts, append=len(power))
 
 
 def mean_power(wave: NDArray[np.floating]) -> float:

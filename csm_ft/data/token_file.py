@@ -7,8 +7,8 @@ Each split is a group of contiguous, uncompressed data sets:
   `id` `text` `speaker` `source` `conversation`, as UTF-8 bytes;
 - the numbers of the clip table, `start_sec` `end_sec` `duration_sec` `flags` `turn` [n];
 - `tags` (JSON) and `weight` of each clip, which older files lack;
-- what was measured on the sound, `level_dbfs` `peak` `silence_share` `clipped_share` `mix_loss_db`
-  float32 [n], NaN = not measured. Files without them open, and no hash covers them.
+- what was measured on the sound, `level_dbfs` `peak` and the other fields of Measures, float32 [n],
+  NaN = not measured. Files without them open, and no hash covers them.
 
 The root attributes are the fields of StoreInfo; the group `assets` holds small files (codec,
 tokenizer). HDF5's own variable-length types are not used, and headers have checksums, because

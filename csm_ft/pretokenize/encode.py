@@ -3,7 +3,7 @@
 `<output>.parts/plan.json` holds the groups of clips that are encoded together, made before the
 first is encoded, so that a resumed run encodes the same groups. `part_00012.safetensors` holds the
 arrays of some groups, by clip id (the first array of a clip), `id/name` (its further ones) and
-`id/.measures` (what was measured on its sound, float32 [5]).
+`id/.measures` (what was measured on its sound, float32, in the order of Measures).
 `fitted.safetensors` holds an encoder that was fitted for this output. Each file is written whole or
 not at all.
 """

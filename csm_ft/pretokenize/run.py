@@ -53,6 +53,7 @@ from csm_ft.pretokenize.notes import (
     find_notes,
     write_notes,
 )
+from csm_ft.pretokenize.trim import trim_silence
 
 # Of small data, where val_fraction is not given.
 _FEWEST_VAL_CLIPS, _LARGEST_VAL_SHARE = 8, 0.2
@@ -203,6 +204,8 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
             f"{num_cut} spans end up to {config.end_tolerance_sec:g} s past their file and are cut"
             " at its end (--end_tolerance_sec)"
         )
+    if config.trim_silence:
+        spans = trim_silence(job, spans, files, rejections)
     rejections.write()
     rejections.check()
     if "val" not in spans and spans["train"]:

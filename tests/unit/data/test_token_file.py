@@ -180,7 +180,10 @@ def test_the_fingerprint_knows_content_and_order(
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_files_without_measures_open(tmp_path: Path, in_memory: bool) -> None:
-    path, measured = write(tmp_path / "t.hdf5"), Measures(-20.0, 0.5, 0.25, 0.0, 3.0)
+    path, measured = (
+        write(tmp_path / "t.hdf5"),
+        Measures(-20.0, 0.5, 0.25, 0.0, 3.0, -70.0, 0.5, 1.0),
+    )
     table = make_table([3, 1])
     table.clips = [replace(clip, measures=measured) for clip in table.clips]
     write(path, table)
