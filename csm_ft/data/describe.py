@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_ft.data.split import DUPLICATE, Clip, Split, Store
+from csm_ft.data.tag_table import tag_tables
 
 _EDGES_SEC = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60, 120)  # of the histogram; the last bin is open
 _BAR_CHARS = 40
@@ -25,6 +26,7 @@ def summarise(store: Store, of_family: Mapping[str, Mapping[str, Any]]) -> dict[
     }
     return {
         "splits": splits,
+        **tag_tables(store).to_json(),
         "family": info.family,
         **info.facts,
         "sample_rate_hz": info.sample_rate_hz,
@@ -53,7 +55,8 @@ def describe_store(store: Store, family_lines: Sequence[str]) -> str:
         )
     lines += [f"note   {note}" for note in store.notes]
     durations_sec = [split.durations_sec for split in store.splits.values()]
-    lines += ["", *histogram(np.concatenate(durations_sec)), "", *family_lines]
+    lines += ["", *histogram(np.concatenate(durations_sec)), *tag_tables(store).lines()]
+    lines += ["", *family_lines]
     info = store.info
     lines.append(
         f"content    {info.content_fingerprint}  (schema {info.schema_version}, family"

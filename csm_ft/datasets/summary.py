@@ -11,22 +11,12 @@ from typing import Any
 from rich.table import Table
 
 from csm_ft.atomic import write_whole
-from csm_ft.console import shorten
+from csm_ft.data.overlap import Said, Shared, find_shared
 from csm_ft.data.rows import Row
-from csm_ft.data.text import normalise
 
 _FEW_DRAWN_OFTEN = 10.0  # mean weight of a group from which it is told
 _COLUMNS = ("source", "emotion")  # that have a table of their own, where rows have them
 _MAX_ROWS = 20  # of a table on the console
-_MAX_SHOWN = 6
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Names on both sides of a split."""
-
-    names: Sequence[str]  # that are held out and stand in training, too
-    num_held_out: int
 
 
 @dataclass(frozen=True)
@@ -40,13 +30,8 @@ class Merged:
 
     @cached_property
     def shared(self) -> dict[str, Shared]:
-        """What of validation and test stands in training, too: speakers and sentences."""
-        speakers = [row.speaker or "" for row in self.rows]
-        sentences = [normalise(row.text) for row in self.rows]
-        return {
-            what: _shared(names, [row.is_training for row in self.rows])
-            for what, names in (("speakers", speakers), ("sentences", sentences))
-        }
+        """Which speakers and sentences of validation and test stand in training, too."""
+        return find_shared(Said(row.is_training, row.speaker or "", row.text) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ def describe(merged: Merged, balance: str) -> Iterator[Table | str]:
     counts = [f"{count} {reason}" for reason, count in merged.left_out.items() if count]
     left_out = f"; left out: {', '.join(counts)}" if counts else ""
     yield f"{len(merged.rows)} rows written{left_out}"
-    yield from _both_sides(merged)
+    yield from (shared.describe(what) for what, shared in merged.shared.items())
     yield from (f"note: {note}" for note in merged.notes)
     if balance:
         yield from _rare(groups_of(merged, balance), balance)
@@ -111,7 +96,7 @@ def write_report(path: Path, merged: Merged, balance: str) -> None:
         "notes": list(merged.notes),
     }
     for what, shared in merged.shared.items():
-        facts[f"{what}_on_both_sides"] = list(shared.names)
+        facts[f"{what}_on_both_sides"] = shared.names
     for column in _columns(merged, balance):
         groups = groups_of(merged, column)
         facts[f"by_{column}"] = {value: vars(group) for value, group in groups.items()}
@@ -137,25 +122,6 @@ def _table(column: str, groups: Mapping[str, Group]) -> Table:
     if len(groups) > _MAX_ROWS:
         table.add_row(f"and {len(groups) - _MAX_ROWS} more")
     return table
-
-
-def _both_sides(merged: Merged) -> Iterator[str]:
-    """Say which speakers and sentences of validation and test stand in training, too."""
-    for what, shared in merged.shared.items():
-        if shared.num_held_out:
-            names = f": {shorten(shared.names, _MAX_SHOWN)}" if shared.names else ""
-            yield (
-                f"{len(shared.names)} of {shared.num_held_out} {what} of validation and test stand"
-                f" in training, too{names}"
-            )
-
-
-def _shared(names: Sequence[str], are_training: Sequence[bool]) -> Shared:
-    sides: tuple[set[str], set[str]] = (set(), set())
-    for name, is_training in zip(names, are_training, strict=True):
-        sides[is_training].add(name)
-    held_out, train = sides
-    return Shared(sorted(held_out & train), len(held_out))
 
 
 def _rare(groups: Mapping[str, Group], balance: str) -> Iterator[str]:

@@ -179,13 +179,19 @@ def _letters_of(char: str) -> int:
 
 
 def _repeated_text(places: Sequence[Place], limits: NoteLimits) -> Iterator[Note]:
-    """Yield one note per text; the same sound again does not count."""
-    clips: dict[str, dict[str, Place]] = defaultdict(dict)  # text -> sound -> its first clip
+    """Yield one note per text; the same sound again does not count.
+
+    Where clips have emotions, a text of each speaker and emotion counts by itself: actors say few.
+    """
+    # Text (speaker, emotion) -> sound -> its first clip.
+    clips: dict[tuple[str, ...], dict[str, Place]] = defaultdict(dict)
     for place in places:
-        clips[_plain(place.clip.text)].setdefault(place.clip.id, place)
+        clip = place.clip
+        acted = (clip.speaker, clip.tags["emotion"]) if "emotion" in clip.tags else ()
+        clips[_plain(clip.text), *acted].setdefault(clip.id, place)
     usual = float(np.median([len(sounds) for sounds in clips.values()] or [1]))
     num_sounds = len({place.clip.id for place in places})
-    for text, sounds in clips.items():
+    for (text, *_), sounds in clips.items():
         is_sentence = letters(text) >= _SENTENCE_LETTERS
         is_unusual = is_sentence and len(sounds) >= _REPEATS * usual
         is_frequent = len(sounds) > _REPEATED_SHARE * num_sounds and len(clips) < num_sounds
@@ -221,15 +227,27 @@ def _plain(text: str) -> str:
 
 
 def _unknown_speaker(places: Sequence[Place], limits: NoteLimits) -> Iterator[Note]:
-    """Yield one note per speaker."""
-    known = {place.clip.speaker for place in places if place.split == "train"}
+    """Yield one note per speaker.
+
+    None where a source is in training, but no validation speaker of it: it is split by speaker.
+    """
+    known = {_of_source(place.clip) for place in places if place.split == "train"}
+    sources = {source for source, _ in known if source}
+    held_out = {_of_source(place.clip) for place in places if place.split == "val"}
+    by_speaker = sources - {source for source, _ in known & held_out}
+    speakers = {speaker for _, speaker in known}
     of_val: dict[str, list[Place]] = defaultdict(list)
     for place in places:
-        if place.split == "val" and place.clip.speaker not in known:
-            of_val[place.clip.speaker].append(place)
+        source, speaker = _of_source(place.clip)
+        if place.split == "val" and speaker not in speakers and source not in by_speaker:
+            of_val[speaker].append(place)
     for speaker, clips in of_val.items():
         value = f"speaker {speaker or '(none)'}, {len(clips)} clips"
         yield _note("unknown_speaker", clips[0], value, len(clips))
+
+
+def _of_source(clip: Clip) -> tuple[str, str]:
+    return clip.tags.get("source", ""), clip.speaker
 
 
 def _speaker_spelling(places: Sequence[Place], limits: NoteLimits) -> Iterator[Note]:

@@ -226,8 +226,8 @@ def test_what_stands_on_both_sides_is_told(
     output = tmp_path / "all.jsonl"
     assert run(sets[0], "--output", output) == 0
     out = capsys.readouterr().out
-    assert "0 of 1 speakers of validation and test stand in training" in out
-    assert "2 of 2 sentences of validation and test stand in training, too: dogs are sitting" in out
+    assert "0 of 1 speakers that are held out stand in training" in out
+    assert "2 of 2 sentences that are held out stand in training, too: dogs are sitting" in out
     assert report(output)["sentences_on_both_sides"] == ["dogs are sitting", "kids are talking"]
 
 

@@ -1,6 +1,7 @@
 """Implausible clips are noted by kind, plausible ones are not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,29 @@ def test_text_without_letters_is_noted(text: str) -> None:
 def test_unknown_validation_speaker_is_noted() -> None:
     val = [place(i, split="val", speaker="ben") for i in range(3)]
     assert kinds(*val, place(5, split="val")) == {"unknown_speaker": 1}
+
+
+def tagged(one: Place, **tags: str) -> Place:
+    return replace(one, clip=replace(one.clip, tags=tags))
+
+
+def test_split_by_speaker_is_not_noted() -> None:
+    train = [tagged(place(i), source="acted") for i in range(3)]
+    val = [tagged(place(i, split="val", speaker="ben"), source="acted") for i in range(3)]
+    assert kinds(*train, *val) == {}
+    mixed = tagged(place(5, split="val"), source="acted")
+    assert kinds(*train, *val, mixed) == {"unknown_speaker": 1}
+    assert kinds(*train, tagged(val[0], source="other")) == {"unknown_speaker": 1}
+
+
+def test_acted_sentences_are_not_noted() -> None:
+    emotions = ("angry", "sad", "calm")
+    acted = [
+        tagged(place(i, WORDS[0], 1.5, speaker=f"a{i // 6}"), emotion=emotions[i % 3])
+        for i in range(24)
+    ]
+    assert kinds(*acted) == {}
+    assert kinds(*(tagged(one, emotion="sad") for one in acted)) == {"repeated_text": 4}
 
 
 @pytest.mark.parametrize("other", ["Anna", "ANNA", " anna", "ａnna"])
