@@ -8,7 +8,7 @@ otherwise or compressed with loss are not.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -93,11 +93,17 @@ def describe_twin(row: Row, twin: Row) -> tuple[str, bool]:
     return f"{same}, which is kept; nothing needs to be done", False
 
 
-def _labels(row: Row, twin: Row) -> list[tuple[str, str, str]]:
-    """Return what must not differ between rows of one sound; an absent emotion is no other one."""
-    emotions = row.tags.get("emotion", ""), twin.tags.get("emotion", "")
-    labels = [("text", row.text, twin.text)]
-    return [*labels, ("emotion", *emotions)] if all(emotions) else labels
+def _labels(row: Row, twin: Row) -> Iterator[tuple[str, str, str]]:
+    """Yield what must not differ between rows of one sound; an absent label is no other one.
+
+    Speakers of two sources have other names anyway.
+    """
+    yield "text", row.text, twin.text
+    emotion, other = row.tags.get("emotion", ""), twin.tags.get("emotion", "")
+    if emotion and other:
+        yield "emotion", emotion, other
+    if row.speaker and twin.speaker and row.tags.get("source") == twin.tags.get("source"):
+        yield "speaker", row.speaker, twin.speaker
 
 
 def _hash_sounds(parts: Sequence[Part], indices: Sequence[int], num_workers: int) -> dict[int, str]:

@@ -234,6 +234,12 @@ def _capped(entries: list[Entry], config: MergeConfig) -> tuple[list[Entry], lis
     durations_sec = [entry.part.duration_sec for entry in training]
     cap = Cap(config.cap_hours, config.seed)
     left_out = cap.left_out(units, groups, durations_sec)
+    lost = set(groups) - {group for index, group in enumerate(groups) if index not in left_out}
+    if lost:
+        raise ConfigError(
+            f"--cap_hours {cap.hours:g}: no clip or conversation of {shorten(sorted(lost))} is so"
+            " short; raise it"
+        )
     reason = f"has more training than --cap_hours {cap.hours:g}; raise it to keep the row"
     rejections = [
         reject(training[index].row, f"{groups[index]} {reason}") for index in sorted(left_out)
@@ -261,7 +267,12 @@ def _weighted(entries: list[Entry], config: MergeConfig) -> list[Entry]:
 
 
 def _groups(entries: Sequence[Entry], column: str) -> list[str]:
-    """Return the value of a column in each row; MetadataError, with the first rows, if it lacks."""
+    """Return the value of a column in each row; MetadataError, with the first row, if it lacks."""
+    if not entries:
+        raise MetadataError(
+            f"--balance {column}: no row is for training, all are of other splits; merge training"
+            " data, or give --split_by speaker"
+        )
     groups = [group_of(entry.row, column) for entry in entries]
     lacking = [entry.row for entry, group in zip(entries, groups, strict=True) if not group]
     if lacking:

@@ -88,18 +88,27 @@ def _sides(groups: Sequence[_Group], plan: SplitPlan) -> dict[str, list[_Group]]
     num_rows = sum(map(len, groups))
     sides: dict[str, list[_Group]] = {}
     for split, fraction in plan.fractions.items():
-        wanted = fraction * num_rows
-        chosen: list[_Group] = []
-        for group in left:
-            # A group is taken if that brings the split nearer to what is wanted.
-            is_nearer = sum(map(len, chosen)) + len(group) / 2 <= wanted
-            if is_nearer and len(chosen) + 1 < len(left):
-                chosen.append(group)
-        if wanted and not chosen and len(left) > 1:
-            chosen = [min(left, key=len)]
-        left = [group for group in left if group not in chosen]
-        sides[split] = chosen
+        chosen, others = _take(left, fraction * num_rows)
+        if fraction and not chosen and len(left) > 1:
+            smallest = min(left, key=len)
+            chosen, others = [smallest], [group for group in left if group is not smallest]
+        sides[split], left = chosen, others
     return {**sides, "train": left}
+
+
+def _take(groups: Sequence[_Group], num_wanted: float) -> tuple[list[_Group], list[_Group]]:
+    """Take each group that brings the number of rows nearer to what is wanted; leave one."""
+    chosen: list[_Group] = []
+    others: list[_Group] = []
+    num_chosen = 0
+    for group in groups:
+        is_nearer = num_chosen + len(group) / 2 <= num_wanted
+        if is_nearer and len(chosen) + 1 < len(groups):
+            chosen.append(group)
+            num_chosen += len(group)
+        else:
+            others.append(group)
+    return chosen, others
 
 
 def _in_order(groups: Sequence[_Group]) -> list[_Group]:
@@ -119,12 +128,13 @@ def _far_above(
     source: str, sides: Mapping[str, Sequence[_Group]], plan: SplitPlan
 ) -> Iterator[str]:
     num_rows = sum(len(group) for side in sides.values() for group in side)
+    way_out = "; --split_by sentence may hold out fewer" if plan.by == "speaker" else ""
     for split, fraction in plan.fractions.items():
         share = sum(map(len, sides[split])) / num_rows
         if fraction and share > _FAR_ABOVE * fraction:
             yield (
                 f"{source}: {split} is {share:.0%} of its rows, not {fraction:.0%}, as no"
-                f" {plan.by} is split"
+                f" {plan.by} is split{way_out}"
             )
         if fraction and not sides[split]:
             yield f"{source}: has too few {plan.by}s for a split {split}"

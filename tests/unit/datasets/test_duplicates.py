@@ -1,5 +1,6 @@
 """The same sound twice: in copies, in other formats, in parts of files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,11 @@ def test_other_labels_conflict(tmp_path: Path) -> None:
         assert is_conflict == (words is not None)
         assert (words or "nothing needs to be done") in reason
         assert "a.wav" in reason
+
+
+def test_speakers_conflict_within_a_source(tmp_path: Path) -> None:
+    one, other = (
+        row(tmp_path / f"{n}.wav", speaker=f"s-{n}", tags={"source": "s"}) for n in range(2)
+    )
+    assert describe_twin(other, one)[1]
+    assert not describe_twin(replace(other, tags={"source": "t"}), one)[1]

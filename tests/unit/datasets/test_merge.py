@@ -243,9 +243,30 @@ def test_rare_group_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "emotion awe has few clips: each is drawn 20 times" in capsys.readouterr().out
 
 
+def test_options_may_come_from_a_file(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    output, config = tmp_path / "all.jsonl", tmp_path / "merge.yaml"
+    values = {"paths": [str(path) for path in sets], "output": str(output), "seed": 3}
+    config.write_text(json.dumps(values))  # JSON is YAML
+    assert run("--config", config) == 0
+    from_file = output.read_text()
+    assert run("--output", output, "--seed", 3, *sets) == 0
+    assert output.read_text() == from_file
+
+
+def test_a_test_set_alone_cannot_be_balanced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "a/a.wav", 1)
+    rows = [{"path": "a.wav", "text": "A.", "emotion": "sad", "split": "test"}]
+    path = write(tmp_path / "a/a.jsonl", rows)
+    assert run(path, "--output", tmp_path / "all.jsonl", "--balance", "emotion") == 2
+    assert "no row is for training" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["--cap_hours", "0.00003"], "no clip or conversation of plain is so short"),
         (["--balance", "mood"], "20 training rows have no mood, the first is"),
         (["--split_by", "speaker"], "plain: its 6 rows cannot be split by speaker"),
         (["--temperature", "0.5"], "0.5 is below 1"),
