@@ -34,28 +34,32 @@ class Parting:
 def split_rows(rows: Sequence[Row], files: Sequence[str], plan: SplitPlan) -> Parting:
     """Split rows so that what hangs together is on one side; `files` name the sound of each.
 
-    That are the rows of a speaker (or of a sentence), of a conversation and of a sound file, and
-    whatever these join. Each set (`source`) is split by itself, with both genders on each side
+    Rows of one speaker (or one sentence), one conversation or one sound file hang together, and
+    with them whatever these join. Each set (`source`) is split by itself, with both genders on each side
     as far as there are enough speakers. The choice depends on the data and the seed, not on the
     order of the rows. In a set where all hangs together, the rows get no split.
     """
     names = [_name(row, plan.by) for row in rows]
+    # A row without a conversation has its number as one of its own.
     keys = [
         [("name", name), ("file", file), ("conversation", row.conversation or index)]
         for index, (row, file, name) in enumerate(zip(rows, files, names, strict=True))
     ]
-    firsts = joined(keys)  # a row without a conversation has its number as one of its own
-    by_set: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, first in enumerate(firsts):
-        by_set[rows[first].tags.get("source", "")][first].append(index)
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, first in enumerate(joined(keys)):
+        members[first].append(index)
+    by_set: dict[str, list[_Group]] = defaultdict(list)
+    for indices in members.values():
+        source = min(rows[index].tags.get("source", "") for index in indices)
+        by_set[source].append(_Group(rows, names, indices, plan.seed))
     splits = [""] * len(rows)
     whole: dict[str, int] = {}
     notes: list[str] = []
     for source, groups in by_set.items():
         if len(groups) == 1:
-            whole[source] = sum(map(len, groups.values()))
+            whole[source] = len(groups[0])
             continue
-        sides = _sides([_Group(rows, indices, plan) for indices in groups.values()], plan)
+        sides = _sides(groups, plan)
         notes += _far_above(source, sides, plan)
         for name, side in sides.items():
             for index in (index for group in side for index in group.indices):
@@ -66,12 +70,15 @@ def split_rows(rows: Sequence[Row], files: Sequence[str], plan: SplitPlan) -> Pa
 class _Group:
     """Rows that hang together."""
 
-    def __init__(self, rows: Sequence[Row], indices: Sequence[int], plan: SplitPlan) -> None:
+    def __init__(
+        self, rows: Sequence[Row], names: Sequence[str], indices: Sequence[int], seed: int
+    ) -> None:
+        """Take some of the rows; `names` are the speakers, or the sentences, of all of them."""
         self.indices = indices
         genders = Counter(rows[index].tags.get("gender", "") for index in indices)
         self.gender = max(sorted(genders), key=genders.__getitem__)
-        name = min(_name(rows[index], plan.by) for index in indices)
-        self.rank = hashlib.blake2b(f"{plan.seed} {name}".encode(errors="replace")).digest()
+        name = min(names[index] for index in indices)
+        self.rank = hashlib.blake2b(f"{seed} {name}".encode(errors="replace")).digest()
 
     def __len__(self) -> int:
         return len(self.indices)
