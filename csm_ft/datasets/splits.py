@@ -35,9 +35,9 @@ def split_rows(rows: Sequence[Row], files: Sequence[str], plan: SplitPlan) -> Pa
     """Split rows so that what hangs together is on one side; `files` name the sound of each.
 
     Rows of one speaker (or one sentence), one conversation or one sound file hang together, and
-    with them whatever these join. Each set (`source`) is split by itself, with both genders on each side
-    as far as there are enough speakers. The choice depends on the data and the seed, not on the
-    order of the rows. In a set where all hangs together, the rows get no split.
+    with them whatever these join. Each set (`source`) is split by itself, with both genders on each
+    side as far as there are enough speakers. The choice depends on the data and the seed, not on
+    the order of the rows. In a set where all hangs together, the rows get no split.
     """
     names = [_name(row, plan.by) for row in rows]
     # A row without a conversation has its number as one of its own.
