@@ -21,7 +21,8 @@ def read_sets(paths: Sequence[Path], output: Path, tell: Tell) -> tuple[list[Row
     speaker get the source as theirs.
 
     Raises:
-        ConfigError: a set is named twice, two have one name, or the output is one of them.
+        ConfigError: a set is named twice, two have one name, names of two sources would be the
+            same, or the output is one of the sets.
         MetadataError: a set cannot be read, or has no row that can be used.
 
     """
@@ -42,7 +43,22 @@ def read_sets(paths: Sequence[Path], output: Path, tell: Tell) -> tuple[list[Row
             row.conversation: new.tags["source"] for row, new in zip(found, named, strict=True)
         }
         rejections += [_named_rejection(one, sources.get(one.conversation, name)) for one in bad]
+    _check_apart(rows)
     return rows, rejections
+
+
+def _check_apart(rows: Sequence[Row]) -> None:
+    """Refuse names that two sources share: en-1 of esd is 1 of esd-en."""
+    sources: dict[tuple[str, str], str] = {}
+    for row in rows:
+        names = (("speaker", row.speaker or ""), ("conversation", row.conversation))
+        for what, name in (named for named in names if named[1]):
+            source = sources.setdefault((what, name), row.tags["source"])
+            if source != row.tags["source"]:
+                raise ConfigError(
+                    f"{row.where}: {what} {name} would be one of {source} and one of"
+                    f" {row.tags['source']}; rename one of the two sources"
+                )
 
 
 def _check_paths(paths: Sequence[Path], output: Path) -> None:

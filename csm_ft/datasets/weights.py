@@ -4,9 +4,9 @@ With share q_g of group g in the training rows and temperature T, the group is d
 
     p_g = q_g^(1/T) / sum_h q_h^(1/T),
 
-as languages are in multilingual models (Arivazhagan et al. 2019, arXiv:1907.05019, section 4.2): T
-= 1 leaves the shares as they are, T towards infinity makes all groups alike. A row's weight is
-p_g / q_g, scaled so that the mean over all training rows is 1.
+as languages are in multilingual models (Arivazhagan et al. 2019, arXiv:1907.05019): T = 1 leaves
+the shares as they are, T towards infinity makes all groups alike. A row's weight is p_g / q_g,
+scaled so that the mean over all training rows is 1.
 """
 
 import hashlib
