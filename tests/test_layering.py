@@ -35,6 +35,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("runs",),
     ("pretokenize", "watermark", "generate", "evaluate", "export", "sweep", "report"),
     ("training",),
+    ("expressive",),
 ]
 PROGRAMS = len(FLOORS)
 WALLS = {
@@ -63,6 +64,7 @@ HELP = {
     "csm_ft.export": HEAVY,
     "csm_ft.data": HEAVY,
     "csm_ft.watermark": HEAVY,
+    "csm_ft.expressive": HEAVY,
     "csm_ft.report": (*HEAVY, "plotly"),
 }
 

@@ -69,7 +69,7 @@ def _use(config: ExpressiveConfig, folder: Path, tokens: Path) -> Iterator[Step]
     samples = folder / f"samples-{model.name.rpartition('-')[2]}"
     asked = ["--prompts", str(prompts), "--output"]
     argv = ["-m", "csm_ft.generate", "--model", str(model), *asked, str(samples)]
-    yield Step("generate", argv, [prompts, model / "config.yaml"], samples / "index.html")
+    yield Step("generate", argv, [prompts], samples / "index.html")
     argv = ["-m", "csm_ft.evaluate", str(model), "--data", str(tokens), *asked]
     evaluation = folder / f"evaluation-{model.name.rpartition('-')[2]}"
     yield Step("evaluate", [*argv, str(evaluation)], [prompts], evaluation / "evaluation.json")
