@@ -42,7 +42,7 @@ def run(config: ExpressiveConfig) -> int:
 def _plan(config: ExpressiveConfig, folder: Path) -> Iterator[Step]:
     """Yield the steps, each once those before it are done."""
     rows = []
-    for name, path in _named(config.folders):
+    for name, path in list(_named(config.folders)):
         output = folder / "rows" / f"{name}.jsonl"
         argv = ["-m", "csm_ft.datasets", "auto", str(path), "--output", str(output)]
         yield Step(f"import {name}", argv, [path], output)
