@@ -21,6 +21,7 @@ from csm_ft.data.__main__ import DataConfig  # noqa: E402
 from csm_ft.datasets.__main__ import DatasetsConfig  # noqa: E402
 from csm_ft.datasets.merge import MergeConfig  # noqa: E402
 from csm_ft.export.__main__ import ExportOptions  # noqa: E402
+from csm_ft.expressive.config import ExpressiveConfig  # noqa: E402
 from csm_ft.families import DEFAULT_FAMILY, names, open_family  # noqa: E402
 from csm_ft.report.config import ReportConfig  # noqa: E402
 from csm_ft.sweep.config import SHARED, SweepConfig  # noqa: E402
@@ -133,6 +134,11 @@ def make_page() -> str:
             "python -m csm_ft.data PATH",
             "Verifies and describes a token file, or writes clips of it to listen to.",
             ("", DataConfig),
+        ),
+        section(
+            "python -m csm_ft.expressive FOLDERS",
+            "From folders of expressive speech to a page: [expressive.md](expressive.md).",
+            ("", ExpressiveConfig),
         ),
         section(
             "python -m csm_ft.report SWEEP_DIR",
