@@ -16,6 +16,7 @@ from csm_ft.datasets.__main__ import DatasetsConfig
 from csm_ft.datasets.merge import MergeConfig
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.export.__main__ import ExportOptions
+from csm_ft.expressive.config import ExpressiveConfig
 from csm_ft.families import names, open_family
 from csm_ft.families.base import Family
 from csm_ft.report.config import ReportConfig
@@ -37,6 +38,7 @@ OTHERS: dict[str, type[Options]] = {
     "csm_ft.datasets": DatasetsConfig,
     "csm_ft.datasets merge": MergeConfig,
     "csm_ft.export": ExportOptions,
+    "csm_ft.expressive": ExpressiveConfig,
     "csm_ft.report": ReportConfig,
 }
 
