@@ -137,6 +137,9 @@ def test_an_export_knows_its_tags(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export([str(run), "--format", "sesame", "--output", str(tmp_path / "export")]) == 0
+    card = (tmp_path / "export/README.md").read_text()
+    assert "`[0]<angry>Hello.` by the template `[{speaker}]<{emotion}>?{text}`" in card
+    assert "It heard emotion angry, calm." in card
     assert say(tmp_path / "export", tmp_path / "out", "--emotion", "angry") == 0
     assert say(tmp_path / "export", tmp_path / "out", "--emotion", "furious") == 2
     assert "angry (2 clips)" in " ".join(capsys.readouterr().err.split())

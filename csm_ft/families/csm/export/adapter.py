@@ -90,7 +90,7 @@ class AdapterExporter(CsmExporter):
         """Let peft put them into the library's model of the base."""
         return reload_adapter(folder, self.base, probes)
 
-    def snippet(self) -> str:
+    def code(self) -> str:
         """Show how peft loads them."""
         return snippets.adapter(
             self.base, is_published=is_hub_name(self.base), has_mimi=self.has_mimi

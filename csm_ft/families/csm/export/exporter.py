@@ -9,6 +9,7 @@ import torch
 
 from csm_ft.errors import CheckError
 from csm_ft.families.base import Exportable, Exporter, Proof
+from csm_ft.families.csm.export import snippets
 from csm_ft.families.csm.export.probe import (
     Difference,
     Logits,
@@ -71,6 +72,14 @@ class CsmExporter(Exporter):
     @abstractmethod
     def read(self, folder: Path, probes: Sequence[Probe]) -> tuple[Logits, str]:
         """Return the logits of the other program, and its name."""
+
+    @abstractmethod
+    def code(self) -> str:
+        """Show how the other program loads the weights, as Markdown."""
+
+    def snippet(self) -> str:
+        """Show how they are loaded, and how tags are written."""
+        return self.code() + snippets.tags(self.source.store)
 
     def write(self, folder: Path) -> None:
         """Write the weights, and keep the logits that they must give."""

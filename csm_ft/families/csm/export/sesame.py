@@ -63,7 +63,7 @@ class SesameExporter(CsmExporter):
         proof = super().read_back(folder)
         return proof if proof.read_by == REFERENCE else replace(proof, warning=NOT_CHECKED)
 
-    def snippet(self) -> str:
+    def code(self) -> str:
         """Show how Sesame's code loads them."""
         return snippets.sesame(self.size, sesame_config(self.size), has_mimi=self.has_mimi)
 

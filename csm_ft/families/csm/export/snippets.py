@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from csm_ft.console import shorten
+from csm_ft.data.split import Store
+from csm_ft.data.tags import count_tags
 from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
+from csm_ft.families.template import TextTemplate
 
 FOLDER = "THIS_FOLDER"
 _WITH_OURS = f"""\
@@ -71,6 +75,24 @@ model = PeftModel.from_pretrained(base, "{FOLDER}")
             f" transformers --output {name}`.\n\n"
         )
     return f"{_block(code)}\n\n{hint}{_ours(has_mimi=has_mimi)}"
+
+
+def tags(store: Store | None) -> str:
+    """Return what to write for tags, and which ones the model heard; "" if it reads none."""
+    if store is None:
+        return ""
+    template = TextTemplate(store.info.facts["template"])
+    if not template.columns:
+        return ""
+    train = store.splits.get("train")
+    counts = count_tags(train) if train is not None else store.info.facts.get("tags", {})
+    heard = {name: counts[name] for name in template.columns if counts.get(name)}
+    example = template.render("Hello.", "0", {name: next(iter(heard[name])) for name in heard})
+    words = "; ".join(f"{name} {shorten(values)}" for name, values in heard.items())
+    return (
+        f"\n\nIt was trained with tags, which stand in the text: `{example}` by the template"
+        f" `{template.pattern}`. It heard {words or 'none that are known'}."
+    )
 
 
 def _ours(*, has_mimi: bool) -> str:

@@ -72,7 +72,7 @@ class MergedExporter(CsmExporter):
         """Read the folder by the library itself."""
         return reload(folder, probes)
 
-    def snippet(self) -> str:
+    def code(self) -> str:
         """Show how the library loads it."""
         return snippets.transformers(has_mimi=self.has_mimi)
 
