@@ -393,6 +393,16 @@ class Family(ABC):
         """Return further validation metrics, named val_...; lower is better for each of them."""
         return {}
 
+    def measure_batch(
+        self, model: SpeechModel, batch: Batch
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Return what the loss is made of, on a batch of evaluation: {name: (sums, counts)}.
+
+        Sums and counts are those of each sequence, [B] float64 on the CPU, so that means can be
+        formed over any group of clips. For `python -m csm_ft.evaluate`; optional.
+        """
+        return {}
+
     def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
         """Return how the parameter `name` is trained."""
         return ParameterRule()

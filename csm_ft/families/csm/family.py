@@ -33,12 +33,14 @@ from csm_ft.families.csm.export import EXPORTERS
 from csm_ft.families.csm.size import CsmSize, check_flags, chosen_size
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from csm_ft.data.examples import Examples
     from csm_ft.data.split import Split, Store
     from csm_ft.families.csm.data import CsmBatch
     from csm_ft.families.csm.encoder import CsmEncoder
     from csm_ft.families.csm.model import CsmModel
-    from csm_ft.families.model import SpeechModel
+    from csm_ft.families.model import Batch, SpeechModel
 
 EMBEDDED_BASE = assets.path_of("demo/base")
 
@@ -237,6 +239,18 @@ class CsmFamily(Family):
         """Return 2*((1-w)*c0 + w*depth), as the public CSM trainer; w = 0.5 is c0 + depth."""
         weight = _csm(config).decoder_loss_weight
         return (Term(2 * (1 - weight), {"c0": 1.0}), Term(2 * weight, {"depth": 1.0}))
+
+    def measure_batch(
+        self, model: SpeechModel, batch: Batch
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Return nats and accuracy per codebook, and the nats of the end of speech."""
+        from csm_ft.families.csm.data import CsmBatch
+        from csm_ft.families.csm.measure import measure_batch
+        from csm_ft.families.csm.model import CsmModel
+
+        assert isinstance(model, CsmModel), "a model of this family"
+        assert isinstance(batch, CsmBatch), "a batch of this family"
+        return measure_batch(model, batch)
 
     def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
         """Return the factor of the parameter's part; embeddings do not decay."""

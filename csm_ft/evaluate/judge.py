@@ -1,0 +1,196 @@
+"""From sounds and what they should be to metrics: clips -> judged clips -> summary.
+
+The one path for `python -m csm_ft.evaluate`, the codec check and training.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import soxr
+
+from csm_ft.data.audio import Wave
+from csm_ft.errors import UserError, first_line
+from csm_ft.evaluate.prosody import measure_prosody, pyworld, pyworld_version
+from csm_ft.evaluate.quality import Dnsmos, open_dnsmos
+from csm_ft.evaluate.recognise import Recogniser, open_recogniser
+from csm_ft.evaluate.sound import measure_sound
+from csm_ft.evaluate.speaker import Embedder, Embedding, open_embedder, score_voices
+from csm_ft.evaluate.summary import Estimate, Share, estimate, names_of
+from csm_ft.evaluate.words import compare_words
+
+JUDGE_HZ = 16000  # what recogniser, embedder and DNSMOS hear
+
+
+@dataclass(frozen=True)
+class SpokenClip:
+    """A sound, and what it should be."""
+
+    id: str  # for people: the name of its file
+    wave: Wave  # [N]
+    sample_rate_hz: int
+    text: str
+    speaker: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    prompt: str = ""  # what takes of one prompt have in common; "" = its id
+    is_complete: bool | None = None  # the model stopped by itself; None = no model made it
+
+
+@dataclass(frozen=True)
+class JudgedClip:
+    """The metrics of one clip; one whose judge failed is missing, with the reason in `failed`."""
+
+    clip: SpokenClip
+    values: Mapping[str, float]
+    shares: Mapping[str, Share]  # what it adds to each metric of a summary
+    heard: str | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)  # judge -> reason
+
+
+@dataclass(frozen=True)
+class References:
+    """What clips are compared with: recordings of the same people."""
+
+    voices: Mapping[str, Sequence[Embedding]] = field(default_factory=dict)
+    seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (speaker, text)
+    sec_per_char: Mapping[str, float] = field(default_factory=dict)
+
+    def expected_sec(self, speaker: str, text: str) -> float | None:
+        """Return how long the speaker takes for a text: in the recording, or by their rate."""
+        known = self.seconds.get((speaker, text))
+        rate = self.sec_per_char.get(speaker)
+        return known if known is not None or rate is None else rate * len(text)
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The judges that are there; a str in the place of one says why it is not."""
+
+    recogniser: Recogniser | str
+    embedder: Embedder | str
+    dnsmos: Dnsmos | str
+
+    def versions(self) -> dict[str, str]:
+        """Return the names, with versions, of the judges that are there."""
+        judges = {"words": self.recogniser, "voice": self.embedder, "quality": self.dnsmos}
+        found = {what: one.name for what, one in judges.items() if not isinstance(one, str)}
+        return found | ({"pitch": f"pyworld {pyworld_version()}"} if pyworld() else {})
+
+    def missing(self) -> list[str]:
+        """Return a sentence for each judge that is not there."""
+        reasons = [x for x in (self.recogniser, self.embedder, self.dnsmos) if isinstance(x, str)]
+        if pyworld() is None:
+            reasons.append("no pitch: pyworld is not installed (pip install pyworld==0.3.5)")
+        return reasons
+
+
+def open_judges(asr: str, embedder: str, *, language: str = "", device: str = "cpu") -> Judges:
+    """Open the judges that are asked for. ConfigError for a named one that cannot be opened."""
+    return Judges(
+        open_recogniser(asr, language, device), open_embedder(embedder, device), open_dnsmos()
+    )
+
+
+def judge(
+    clips: Iterable[SpokenClip], judges: Judges, references: References
+) -> list[JudgedClip]:
+    """Judge all clips, each by itself."""
+    return [_judge_clip(clip, judges, references) for clip in clips]
+
+
+def summarise(judged: Sequence[JudgedClip], seed: int = 0) -> dict[str, Estimate]:
+    """Return every metric over the clips that have it, with its interval over prompts."""
+    summary: dict[str, Estimate] = {}
+    for name in names_of(one.shares for one in judged):
+        found = estimate([one.shares[name] for one in judged if name in one.shares], seed)
+        if found is not None:
+            summary[name] = found
+    return summary
+
+
+def embed_voices(
+    clips: Iterable[SpokenClip], judges: Judges
+) -> dict[str, list[Embedding]]:
+    """Return the embeddings of reference clips by speaker; those that cannot be embedded lack."""
+    voices: dict[str, list[Embedding]] = {}
+    for clip in clips:
+        if isinstance(judges.embedder, str) or not len(clip.wave):
+            continue
+        voices.setdefault(clip.speaker, []).append(judges.embedder.embed(heard_wave(clip)))
+    return voices
+
+
+def heard_wave(clip: SpokenClip) -> Wave:
+    """Return the wave at the rate that judges hear."""
+    if clip.sample_rate_hz == JUDGE_HZ:
+        return clip.wave
+    return soxr.resample(clip.wave, clip.sample_rate_hz, JUDGE_HZ, quality="HQ")
+
+
+class _Sheet:
+    """The metrics of one clip as they come in."""
+
+    def __init__(self, clip: SpokenClip) -> None:
+        self.prompt = clip.prompt or clip.id
+        self.values: dict[str, float] = {}
+        self.shares: dict[str, Share] = {}
+        self.failed: dict[str, str] = {}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        self.values |= values
+        self.shares |= {name: Share(self.prompt, value) for name, value in values.items()}
+
+    def ask(self, judge: str, question: Callable[[], Mapping[str, float]]) -> None:
+        """Take what a judge says; its failure on one clip is noted, a mistake of the user's not."""
+        try:
+            self.add(question())
+        except UserError:
+            raise
+        except Exception as error:  # other people's code, on sounds of any kind
+            self.failed[judge] = f"{type(error).__name__}: {first_line(error)}"
+
+
+def _judge_clip(clip: SpokenClip, judges: Judges, references: References) -> JudgedClip:
+    sheet, wave = _Sheet(clip), heard_wave(clip)
+    sheet.ask("sound", lambda: measure_sound(clip.wave, clip.sample_rate_hz))
+    sheet.add(_time(clip, references))
+    heard = _words(clip, wave, judges, sheet)
+    if len(wave):
+        embedder, dnsmos = judges.embedder, judges.dnsmos
+        if not isinstance(embedder, str):
+            voices = references.voices
+            sheet.ask("voice", lambda: score_voices(clip.speaker, embedder.embed(wave), voices))
+        if not isinstance(dnsmos, str):
+            sheet.ask("quality", lambda: dnsmos.score(wave))
+        sheet.ask("prosody", lambda: measure_prosody(wave, JUDGE_HZ, clip.text))
+    return JudgedClip(clip, sheet.values, sheet.shares, heard, sheet.failed)
+
+
+def _time(clip: SpokenClip, references: References) -> dict[str, float]:
+    values: dict[str, float] = {}
+    expected = references.expected_sec(clip.speaker, clip.text)
+    if expected:
+        values["duration_ratio"] = len(clip.wave) / clip.sample_rate_hz / expected
+    if clip.is_complete is not None:
+        values["stopped"] = float(clip.is_complete)
+    return values
+
+
+def _words(clip: SpokenClip, wave: Wave, judges: Judges, sheet: _Sheet) -> str | None:
+    """Add the word metrics; silence of no length is heard as nothing, which is no failure."""
+    recogniser, heard = judges.recogniser, None
+    if isinstance(recogniser, str) or not clip.text.strip():
+        return None
+
+    def question() -> Mapping[str, float]:
+        nonlocal heard
+        heard = recogniser.hear(wave) if len(wave) else ""
+        facts = compare_words(clip.text, heard)
+        for name, counts in (("wer", facts.words), ("cer", facts.characters)):
+            errors = counts.substitutions + counts.deletions + counts.insertions
+            rates[name] = Share(sheet.prompt, errors, counts.num_reference)
+        return facts.values()
+
+    rates: dict[str, Share] = {}
+    sheet.ask("words", question)
+    sheet.shares |= rates  # over a corpus: errors of all clips / words of all clips
+    return heard

