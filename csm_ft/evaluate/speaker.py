@@ -1,11 +1,11 @@
 """Likeness of voices: embeddings of clips, and their cosine similarity.
 
-    auto              Resemblyzer's encoder where its wheel is installed, else `spectral`
-    resemblyzer       a GE2E encoder (Wan et al. 2018, arXiv:1710.10467); weights from the wheel
-    spectral          mean and spread of log-mel bands: tells the bundled voices apart, but is no
-                      speaker recogniser, and says so
-    owner/name, DIR   a transformers x-vector model (WavLM, UniSpeech, wav2vec 2.0), by name or folder
-    none              no embedder
+auto              Resemblyzer's encoder where its wheel is installed, else `spectral`
+resemblyzer       a GE2E encoder (Wan et al. 2018, arXiv:1710.10467); weights from the wheel
+spectral          mean and spread of log-mel bands: tells the bundled voices apart, but is no
+                  speaker recogniser, and says so
+owner/name, DIR   a transformers x-vector model (WavLM, UniSpeech, wav2vec 2.0), by name or folder
+none              no embedder
 """
 
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,8 @@ class Resemblyzer(nn.Module):
         self.lstm = nn.LSTM(_NUM_BANDS, _WIDTH, _NUM_LAYERS, batch_first=True)
         self.linear = nn.Linear(_WIDTH, _WIDTH)
         spec = find_spec("resemblyzer")
-        assert spec is not None and spec.origin is not None, "checked by open_embedder"
+        assert spec is not None, "installed"
+        assert spec.origin is not None, "checked by open_embedder"
         path = Path(spec.origin).parent / "pretrained.pt"
         weights = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
         own = {name: tensor for name, tensor in weights.items() if name in self.state_dict()}

@@ -48,6 +48,7 @@ class Take:
     context: Sequence[str] = ()  # what was said before, oldest turn first
     turns_left_out: int = 0  # oldest turns of the context, too long for the model
     notes: Sequence[str] = ()  # what to listen for
+    facts: Sequence[str] = ()  # what was measured beyond the fields above, in words
 
     @property
     def wav(self) -> Path | None:

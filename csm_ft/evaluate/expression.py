@@ -1,0 +1,137 @@
+"""Emotions: whether a model moves pitch, energy, rate and pauses the way that people do.
+
+All measures are differences to the same speaker's neutral clips, in units of the spread of real
+clips, so that pitch in semitones and level in dB can be added up. Words are the same for all
+emotions (csm_ft/evaluate/prompts.py), so no model is credited for angry words.
+
+Shapes: n clips, m measures.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_ft.evaluate.judge import JudgedClip
+from csm_ft.evaluate.prompts import EMOTION
+
+NEUTRAL = "neutral"
+MEASURES = (
+    *("f0_mean_st", "f0_range_st", "f0_variance_st2"),
+    *("energy_mean_db", "energy_range_db", "letters_per_sec", "pause_share"),
+)
+_MOVED = 0.2  # spreads by which people must move a measure, so that its direction means something
+_LEAST_SPREAD = 1e-3
+
+
+class Moved(NamedTuple):
+    """One emotion: how far from neutral, in spreads of real clips."""
+
+    num_clips: int
+    deltas: Mapping[str, float]  # measure -> mean difference to neutral
+
+
+@dataclass(frozen=True)
+class Expression:
+    """How a model's emotions compare with those of people."""
+
+    real: Mapping[str, Moved]
+    model: Mapping[str, Moved]
+    distances: Mapping[str, float]  # emotion -> root mean square of the difference, in spreads
+    confusion: Mapping[str, Mapping[str, int]]  # asked for -> nearest reference -> clips
+    moved_right: float | None  # share of (emotion, measure) that move as people move them
+    measures: Sequence[str]  # that both sides have
+
+
+def compare_expression(real: Sequence[JudgedClip], model: Sequence[JudgedClip]) -> Expression | str:
+    """Compare the emotions of a model's clips with those of real clips.
+
+    A str says why that cannot be done.
+    """
+    names = [name for name in MEASURES if _has(real, name) and _has(model, name)]
+    theirs, own = _deltas(real, names), _deltas(model, names)
+    for who, found in (("reference clips", theirs), ("samples", own)):
+        if not isinstance(found, dict):
+            return f"no expression: the {who} {found}"
+    assert isinstance(theirs, dict), "else returned above"
+    assert isinstance(own, dict), "else returned above"
+    spread = _spread(theirs)
+    references = {emotion: rows.mean(axis=0) / spread for emotion, rows in theirs.items()}
+    scaled = {emotion: rows / spread for emotion, rows in own.items()}
+    shared = [emotion for emotion in scaled if emotion in references and emotion != NEUTRAL]
+    means = {emotion: rows.mean(axis=0) for emotion, rows in scaled.items()}
+    distances = {one: _rms(means[one] - references[one]) for one in shared}
+    confusion = {one: _nearest(scaled[one], references) for one in scaled if one in references}
+    return Expression(
+        {one: _moved(theirs[one], spread, names) for one in theirs},
+        {one: _moved(own[one], spread, names) for one in own},
+        distances,
+        confusion,
+        _moved_right([(references[one], means[one]) for one in shared]),
+        names,
+    )
+
+
+def _has(clips: Sequence[JudgedClip], name: str) -> bool:
+    return any(name in one.values for one in clips)
+
+
+def _deltas(
+    clips: Sequence[JudgedClip], names: Sequence[str]
+) -> dict[str, NDArray[np.float64]] | str:
+    """Return the differences to the speaker's neutral mean of each emotion's clips, [n, m].
+
+    A str says what the clips lack. Clips without one of the measures are left out.
+    """
+    full = [one for one in clips if all(name in one.values for name in names)]
+    rows = [np.array([one.values[name] for name in names]) for one in full]
+    neutral: dict[str, list[NDArray[np.float64]]] = {}
+    for one, row in zip(full, rows, strict=True):
+        if one.clip.tags.get(EMOTION) == NEUTRAL:
+            neutral.setdefault(one.clip.speaker, []).append(row)
+    if not names or not neutral:
+        return f"have no clip tagged {NEUTRAL}" if names else "have no measure in common"
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for one, row in zip(full, rows, strict=True):
+        emotion, speaker = one.clip.tags.get(EMOTION), one.clip.speaker
+        if emotion and speaker in neutral:
+            found.setdefault(emotion, []).append(row - np.mean(neutral[speaker], axis=0))
+    if len(found) < 2:
+        return f"have no other emotion than {NEUTRAL} by a speaker with neutral clips"
+    return {emotion: np.stack(deltas) for emotion, deltas in sorted(found.items())}
+
+
+def _spread(deltas: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the standard deviation of each measure over all real clips, [m]."""
+    return np.maximum(np.concatenate(list(deltas.values())).std(axis=0), _LEAST_SPREAD)
+
+
+def _moved(deltas: NDArray[np.float64], spread: NDArray[np.float64], names: Sequence[str]) -> Moved:
+    means = (deltas.mean(axis=0) / spread).tolist()
+    return Moved(len(deltas), dict(zip(names, means, strict=True)))
+
+
+def _nearest(
+    rows: NDArray[np.float64], references: Mapping[str, NDArray[np.float64]]
+) -> dict[str, int]:
+    names = list(references)
+    table = np.stack([references[name] for name in names])  # [emotions, m]
+    nearest = np.square(rows[:, None] - table).sum(axis=2).argmin(axis=1).tolist()
+    return {name: nearest.count(place) for place, name in enumerate(names)}
+
+
+def _moved_right(
+    pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+) -> float | None:
+    """Return the share of measures, over emotions, that move the way people move them."""
+    if not pairs:
+        return None
+    real, own = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    counts = np.abs(real) >= _MOVED
+    return float(np.mean((np.sign(real) == np.sign(own))[counts])) if counts.any() else None
+
+
+def _rms(values: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.square(values).mean()))

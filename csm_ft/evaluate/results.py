@@ -1,0 +1,159 @@
+"""What an evaluation found: rows of one table, clips, and evaluation.json."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from csm_ft.atomic import write_whole
+from csm_ft.data.text import NORMALISER
+from csm_ft.evaluate.expression import Expression
+from csm_ft.evaluate.judge import JudgedClip, summarise
+from csm_ft.evaluate.on_data import ByGroup, Measures
+from csm_ft.evaluate.summary import CONFIDENCE, NUM_RESAMPLES, Estimate
+
+RESULTS = "evaluation.json"
+PAGE = "index.html"
+Kind = Literal["model", "base", "codec", "recordings"]
+
+
+class Metric(NamedTuple):
+    """How a metric is shown."""
+
+    title: str
+    unit: str
+    better: Literal["low", "high", ""]
+    meaning: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "wer": Metric("Word errors", "", "low", "word error rate: errors of all clips / all words"),
+    "cer": Metric("Letter errors", "", "low", "character error rate, blanks included"),
+    "similarity": Metric("Own voice", "", "high", "cosine to the speaker's reference clips"),
+    "similarity_others": Metric("Other voices", "", "", "highest cosine to another speaker's"),
+    "wrong_voice": Metric("Wrong voice", "", "low", "share nearer to another speaker's voice"),
+    "dnsmos": Metric("DNSMOS", "", "high", "DNSMOS P.835 overall, 1 to 5"),
+    "dnsmos_signal": Metric("DNSMOS signal", "", "high", "DNSMOS P.835 of the speech"),
+    "dnsmos_background": Metric("DNSMOS noise", "", "high", "DNSMOS P.835 of the background"),
+    "stopped": Metric("Stopped", "", "high", "share that the model ended by itself"),
+    "duration_ratio": Metric("Duration", "×", "", "length / that of the recording or by the rate"),
+    "missing_words": Metric("Missing", "words", "low", "words in missing stretches of 3 or more"),
+    "repeated_words": Metric(
+        "Repeated", "words", "low", "words in repeated stretches of 3 or more"
+    ),
+    "silence_start_sec": Metric("Start silence", "s", "", "silence before the first sound"),
+    "longest_pause_sec": Metric("Longest pause", "s", "", "longest silence between sounds"),
+    "silence_end_sec": Metric("End silence", "s", "", "silence after the last sound"),
+    "seconds": Metric("Length", "s", "", "seconds of sound"),
+    "level_dbfs": Metric("Level", "dBFS", "", "rms level"),
+    "clipped_share": Metric("Clipped", "", "low", "share of samples at full scale"),
+    "bandwidth_hz": Metric("Bandwidth", "Hz", "", "frequency below which 99 % of the energy lies"),
+    "f0_mean_st": Metric("Pitch", "st", "", "mean F0, semitones over 100 Hz"),
+    "f0_range_st": Metric("Pitch range", "st", "", "5-95 % range of F0"),
+    "f0_variance_st2": Metric("Pitch variance", "st²", "", "variance of F0"),
+    "energy_mean_db": Metric("Energy", "dB", "", "mean level of sounding windows"),
+    "energy_range_db": Metric("Energy range", "dB", "", "5-95 % range of that level"),
+    "letters_per_sec": Metric("Rate", "letters/s", "", "letters per second from first to last"),
+    "pause_share": Metric("Pauses", "", "", "share of pauses of 150 ms or more"),
+}
+
+
+@dataclass(frozen=True)
+class EvaluatedRow:
+    """One row of the table: a model, its base, or the real recordings."""
+
+    name: str
+    kind: Kind
+    judged: Sequence[JudgedClip]
+    summary: Mapping[str, Estimate]
+    on_data: Measures = field(default_factory=dict)
+    by_group: ByGroup = field(default_factory=dict)
+    expression: Expression | str = ""
+
+    def failures(self) -> dict[str, tuple[int, str]]:
+        """Return {judge: (clips that it failed on, the first reason)}."""
+        counts = Counter(judge for one in self.judged for judge in one.failed)
+        reasons: dict[str, str] = {}
+        for one in self.judged:
+            for judge, reason in one.failed.items():
+                reasons.setdefault(judge, f"{one.clip.id}: {reason}")
+        return {judge: (count, reasons[judge]) for judge, count in counts.items()}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was found."""
+
+    title: str
+    rows: Sequence[EvaluatedRow]
+    judges: Mapping[str, str]  # with versions
+    missing: Sequence[str]  # judges that are not there, and why
+    notes: Sequence[str]  # for people
+    options: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+
+    def all_notes(self) -> list[str]:
+        """Return the notes, and the judges that are missing or failed."""
+        failed = [
+            f"{row.name}: {judge} failed on {count} of {len(row.judged)} clips, whose numbers are"
+            f" missing ({reason})"
+            for row in self.rows
+            for judge, (count, reason) in row.failures().items()
+        ]
+        return [*self.notes, *self.missing, *failed]
+
+
+def make_row(name: str, kind: Kind, judged: Sequence[JudgedClip], **more: Any) -> EvaluatedRow:
+    """Make a row from judged clips."""
+    return EvaluatedRow(name, kind, judged, summarise(judged), **more)
+
+
+def write_results(evaluation: Evaluation, folder: Path) -> None:
+    """Write evaluation.json."""
+    content = {
+        "title": evaluation.title,
+        "judges": evaluation.judges,
+        "normaliser": NORMALISER,
+        "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {NUM_RESAMPLES} draws",
+        "data": evaluation.data,
+        "options": evaluation.options,
+        "notes": evaluation.all_notes(),
+        "rows": [_row(row) for row in evaluation.rows],
+    }
+    write_whole(folder / RESULTS, json.dumps(content, ensure_ascii=False, indent=1))
+
+
+def _row(row: EvaluatedRow) -> dict[str, Any]:
+    expression = row.expression
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "metrics": {name: found._asdict() for name, found in row.summary.items()},
+        "on_data": row.on_data,
+        "by_group": row.by_group,
+        "expression": expression if isinstance(expression, str) else _expression(expression),
+        "clips": [_clip(one) for one in row.judged],
+    }
+
+
+def _expression(found: Expression) -> dict[str, Any]:
+    values = asdict(found)
+    for side in ("real", "model"):
+        values[side] = {name: moved._asdict() for name, moved in getattr(found, side).items()}
+    return values
+
+
+def _clip(one: JudgedClip) -> dict[str, Any]:
+    clip = one.clip
+    return {
+        "id": clip.id,
+        "prompt": clip.prompt or clip.id,
+        "text": clip.text,
+        "speaker": clip.speaker,
+        "tags": dict(clip.tags),
+        "heard": one.heard,
+        "metrics": dict(one.values),
+        "failed": dict(one.failed),
+    }
