@@ -3,6 +3,7 @@
 python -m csm_ft.data tokens.hdf5                              verifies and describes it
 python -m csm_ft.data tokens.hdf5 --decode 3 [--split val]     writes clip 3 back to a wav
 python -m csm_ft.data tokens.hdf5 --listen 12                  the most suspicious clips on a page
+python -m csm_ft.data tokens.hdf5 --codec_check                what the codec makes of real clips
 """
 
 import sys
@@ -38,10 +39,19 @@ class DataConfig(Options):
     output: str = option(
         "",
         "Sound file to write (default: <split>-<N>.wav), or folder of the page (default:"
-        " <token file>.listen).",
+        " <token file>.listen, or .codec_check).",
         group="decode",
         path=True,
     )
+    codec_check: bool = option(
+        False,
+        "Judge real clips before and after the codec (words, voice, DNSMOS), and write a page.",
+        group="codec check",
+    )
+    codec_clips: int = option(24, "Clips to judge.", group="codec check", gt=0)
+    asr: str = option("auto", "Recogniser, as for csm_ft.evaluate.", group="codec check")
+    embedder: str = option("auto", "Voice embedder, likewise.", group="codec check")
+    language: str = option("", "Language of the texts, as en.", group="codec check")
 
     @model_validator(mode="after")
     def _needs_a_file(self) -> Self:
@@ -96,6 +106,23 @@ def listen(config: DataConfig) -> str:
     return write_listening_page(store, encoder, config.listen, folder)
 
 
+def check_codec(config: DataConfig) -> Path:
+    """Judge real clips before and after the codec; return the page."""
+    from csm_ft.config.evaluate import EvaluateConfig
+    from csm_ft.evaluate import run
+
+    asked = EvaluateConfig(
+        model=config.path,
+        data=config.path,
+        output=config.output,
+        n_prompts=config.codec_clips,
+        asr=config.asr,
+        embedder=config.embedder,
+        language=config.language,
+    )
+    return run.check_codec(asked)
+
+
 def main(argv: Sequence[str]) -> int:
     """Command line; 0 fine, 1 the file has problems, 2 user error."""
 
@@ -106,6 +133,9 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if config.listen:
             print(listen(config))
+            return 0
+        if config.codec_check:
+            print(check_codec(config))
             return 0
         from csm_ft.families.stores import verify
 

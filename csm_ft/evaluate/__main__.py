@@ -16,7 +16,7 @@ from pathlib import Path
 from csm_ft import cli
 from csm_ft.config.evaluate import EvaluateConfig
 from csm_ft.errors import ConfigError
-from csm_ft.families import DEFAULT_FAMILY, open_family
+from csm_ft.families import open_family
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,19 +32,18 @@ def _evaluate(argv: Sequence[str]) -> int:
         description=(__doc__ or "").split("\n")[0],
     )
     from csm_ft.evaluate import recordings
-    from csm_ft.evaluate.run import evaluate  # imports torch
+    from csm_ft.evaluate.run import evaluate_samples, evaluate_weights  # imports torch
     from csm_ft.runs.encoder_record import family_of
-    from csm_ft.runs.source import Source, find
+    from csm_ft.runs.source import find
 
     folder = Path(config.model)
     if folder.is_dir() and not any(folder.iterdir()):
         raise ConfigError(f"{folder}: the folder is empty; name a run, weights or samples")
     if recordings.is_samples(folder):
-        source, name = Source(config.model), DEFAULT_FAMILY
-    else:
-        source = find(config.model, config.checkpoint)
-        name = family_of(source, config.family)
-    print(evaluate(config, source, open_family(name)))
+        print(evaluate_samples(config))
+        return 0
+    source = find(config.model, config.checkpoint)
+    print(evaluate_weights(config, source, open_family(family_of(source, config.family))))
     return 0
 
 

@@ -6,8 +6,9 @@ from speech signals", Interspeech 2017), refined by StoneMask, over voiced frame
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.machinery import PathFinder
+from importlib.metadata import version
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 import numpy as np
@@ -28,19 +29,24 @@ _LEAST_FRAMES = 5  # voiced frames below which a clip has no pitch to speak of
 
 @cache
 def pyworld() -> Any | None:
-    """Return the module pyworld, or None where it is not installed."""
-    try:
-        return import_module("pyworld")
-    except ImportError:
+    """Return pyworld's compiled module, or None where it is not installed.
+
+    The package around it imports pkg_resources, which current setuptools lacks, for its version.
+    """
+    package = find_spec("pyworld")
+    if package is None:
         return None
+    spec = PathFinder.find_spec("pyworld.pyworld", package.submodule_search_locations)
+    if spec is None or spec.loader is None:
+        return None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def pyworld_version() -> str:
-    """Return the installed version of pyworld, or ""."""
-    try:
-        return version("pyworld")
-    except PackageNotFoundError:
-        return ""
+    """Return the version of pyworld, which is installed."""
+    return version("pyworld")
 
 
 def measure_prosody(wave: Wave, sample_rate_hz: int, text: str) -> Mapping[str, float]:

@@ -53,7 +53,8 @@ class Whisper:
                 " (tiny, small), a hub name or a folder with model.bin"
             ) from error
         is_english = not self.model.model.is_multilingual
-        self.languages = ("en",) if is_english else tuple(self.model.supported_languages)
+        known = ["en"] if is_english else self.model.supported_languages
+        self.languages: tuple[str, ...] = tuple(known)
         _check_language(source, language, self.languages)
         self.language = language or ("en" if is_english else None)
         label = Path(source).name if source in _sizes() or not Path(source).exists() else source

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,27 +88,39 @@ def is_samples(folder: Path) -> bool:
     return any(path.with_suffix(".json").is_file() for path in folder.glob("*.wav"))
 
 
-def make_references(store: Store, encoder: Encoder, judges: Judges, seed: int) -> References:
-    """Choose up to eight training clips of each speaker, and embed them as the codec keeps them.
+def choose_references(store: Store, seed: int, without: Collection[int] = ()) -> list[int]:
+    """Choose up to eight training clips of each speaker, `without` some rows.
 
-    At most 20 speakers, the most frequent ones and those of the validation split first.
+    At most 20 speakers: those of the validation split first, then the most frequent.
     """
     train, val = store.splits["train"], store.splits["val"]
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row in range(len(train)):
-        rows_of[train.speaker(row)].append(row)
+        if row not in without:
+            rows_of[train.speaker(row)].append(row)
     wanted = dict.fromkeys(val.speaker(row) for row in range(len(val)))
     wanted |= dict.fromkeys(sorted(rows_of, key=lambda name: -len(rows_of[name])))
     random = np.random.default_rng(seed)
     chosen: list[int] = []
     for speaker in [name for name in wanted if name in rows_of][:MAX_SPEAKERS]:
         chosen += random.permutation(rows_of[speaker])[:NUM_REFERENCES].tolist()
+    return chosen
+
+
+def make_references(
+    store: Store, encoder: Encoder, judges: Judges, rows: Sequence[int]
+) -> References:
+    """Embed training clips as the codec keeps them, and take the durations of all clips."""
+    train, val = store.splits["train"], store.splits["val"]
     seconds = {
         (val.speaker(row), val.clip(row).text): float(val.durations_sec[row])
         for row in range(len(val))
     }
-    rates = {name: _sec_per_char(train, rows) for name, rows in rows_of.items()}
-    voices = embed_voices(through_codec(train, chosen, encoder), judges)
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row in range(len(train)):
+        rows_of[train.speaker(row)].append(row)
+    rates = {name: _sec_per_char(train, own) for name, own in rows_of.items()}
+    voices = embed_voices(through_codec(train, rows, encoder), judges)
     return References(voices, seconds, rates)
 
 

@@ -156,6 +156,7 @@ def _take(path: Path, facts: dict[str, Any]) -> Take:
         context=tuple(_turn(turn) for turn in facts.get("context", ())),
         turns_left_out=int(facts.get("turns_left_out", 0)),
         notes=tuple(str(note) for note in facts.get("notes", ())),
+        facts=tuple(str(fact) for fact in facts.get("facts", ())),
         **measures,
     )
 

@@ -59,13 +59,18 @@ def write_page(evaluation: Evaluation, folder: Path) -> Path:
 
 
 def verdicts(rows: Sequence[EvaluatedRow]) -> list[str]:
-    """Say in words how each model differs from the first, and the first from the real clips.
+    """Say in words how the first model differs from the real clips and from the other models.
+
+    Without a model: how the clips after the codec differ from the recordings.
 
     Only what the intervals tell apart is called better or worse.
     """
     models = [row for row in rows if row.kind in ("model", "base") and row.summary]
     ceiling = next((row for row in rows if row.kind == "codec"), None)
     lines = []
+    recorded = next((row for row in rows if row.kind == "recordings"), None)
+    if not models and ceiling is not None and recorded is not None:
+        return [_compare(ceiling, recorded)]
     if models and ceiling is not None:
         lines.append(_compare(models[0], ceiling))
     lines += [_compare(models[0], other) for other in models[1:]]
