@@ -1,6 +1,6 @@
 """Collects the rows of an evaluation, and writes evaluation.json and the page."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,10 @@ class Evaluator:
             self.notes.append(foreign)
             console.print(f"warning: {foreign}", style="yellow", markup=False)
 
-    def refer_to(self, seed: int, without: Collection[int] = ()) -> None:
-        """Choose the reference clips from the training split, `without` some rows of it."""
+    def refer_to(self, seed: int) -> None:
+        """Choose the reference clips from the training split; a clip is none for itself."""
         if self.store is not None and self.encoder is not None:
-            chosen = recordings.choose_references(self.store, seed, without)
+            chosen = recordings.choose_references(self.store, seed)
             self.references = recordings.make_references(
                 self.store, self.encoder, self.judges, chosen
             )

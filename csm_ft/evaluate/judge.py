@@ -14,7 +14,7 @@ from csm_ft.evaluate.prosody import measure_prosody, pyworld, pyworld_version
 from csm_ft.evaluate.quality import Dnsmos, open_dnsmos
 from csm_ft.evaluate.recognise import Recogniser, open_recogniser
 from csm_ft.evaluate.sound import measure_sound
-from csm_ft.evaluate.speaker import Embedder, Embedding, open_embedder, score_voices
+from csm_ft.evaluate.speaker import Embedder, Embedding, Voices, open_embedder, score_voices
 from csm_ft.evaluate.summary import Estimate, Share, estimate, names_of
 from csm_ft.evaluate.words import compare_words
 
@@ -50,7 +50,7 @@ class JudgedClip:
 class References:
     """What clips are compared with: recordings of the same people."""
 
-    voices: Mapping[str, Sequence[Embedding]] = field(default_factory=dict)
+    voices: Voices = field(default_factory=dict)
     seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (speaker, text)
     sec_per_char: Mapping[str, float] = field(default_factory=dict)
 
@@ -105,13 +105,13 @@ def summarise(judged: Sequence[JudgedClip], seed: int = 0) -> dict[str, Estimate
     return summary
 
 
-def embed_voices(clips: Iterable[SpokenClip], judges: Judges) -> dict[str, list[Embedding]]:
-    """Return the embeddings of reference clips by speaker; those that cannot be embedded lack."""
-    voices: dict[str, list[Embedding]] = {}
+def embed_voices(clips: Iterable[SpokenClip], judges: Judges) -> dict[str, dict[str, Embedding]]:
+    """Return the embeddings of reference clips, by speaker and clip; {} without an embedder."""
+    voices: dict[str, dict[str, Embedding]] = {}
     for clip in clips:
         if isinstance(judges.embedder, str) or not len(clip.wave):
             continue
-        voices.setdefault(clip.speaker, []).append(judges.embedder.embed(heard_wave(clip)))
+        voices.setdefault(clip.speaker, {})[clip.id] = judges.embedder.embed(heard_wave(clip))
     return voices
 
 
@@ -154,11 +154,20 @@ def _judge_clip(clip: SpokenClip, judges: Judges, references: References) -> Jud
         embedder, dnsmos = judges.embedder, judges.dnsmos
         if not isinstance(embedder, str):
             voices = references.voices
-            sheet.ask("voice", lambda: score_voices(clip.speaker, embedder.embed(wave), voices))
+            sheet.ask("voice", lambda: _score_voice(clip, embedder.embed(wave), voices))
         if not isinstance(dnsmos, str):
             sheet.ask("quality", lambda: dnsmos.score(wave))
         sheet.ask("prosody", lambda: measure_prosody(wave, JUDGE_HZ, clip.text))
     return JudgedClip(clip, sheet.values, sheet.shares, heard, sheet.failed)
+
+
+def _score_voice(clip: SpokenClip, embedding: Embedding, voices: Voices) -> dict[str, float]:
+    """Compare a clip with the reference clips, without itself."""
+    others = {
+        speaker: [found for name, found in clips.items() if name not in (clip.id, clip.prompt)]
+        for speaker, clips in voices.items()
+    }
+    return score_voices(clip.speaker, embedding, others)
 
 
 def _time(clip: SpokenClip, references: References) -> dict[str, float]:

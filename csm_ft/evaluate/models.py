@@ -103,7 +103,7 @@ def _models(evaluator: Evaluator, job: Job) -> Iterator[tuple[str, Kind, SpeechM
             raise
         evaluator.notes.append(f"the base model is left out: {error}")
         return
-    yield f"base: {found.label}", "base", loaded
+    yield "base model", "base", loaded
 
 
 def _speak(evaluator: Evaluator, job: Job, model: SpeechModel, kind: Kind) -> list[SpokenClip]:

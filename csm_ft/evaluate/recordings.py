@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,16 +88,15 @@ def is_samples(folder: Path) -> bool:
     return any(path.with_suffix(".json").is_file() for path in folder.glob("*.wav"))
 
 
-def choose_references(store: Store, seed: int, without: Collection[int] = ()) -> list[int]:
-    """Choose up to eight training clips of each speaker, `without` some rows.
+def choose_references(store: Store, seed: int) -> list[int]:
+    """Choose up to eight training clips of each speaker.
 
     At most 20 speakers: those of the validation split first, then the most frequent.
     """
     train, val = store.splits["train"], store.splits["val"]
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row in range(len(train)):
-        if row not in without:
-            rows_of[train.speaker(row)].append(row)
+        rows_of[train.speaker(row)].append(row)
     wanted = dict.fromkeys(val.speaker(row) for row in range(len(val)))
     wanted |= dict.fromkeys(sorted(rows_of, key=lambda name: -len(rows_of[name])))
     random = np.random.default_rng(seed)

@@ -90,7 +90,7 @@ def check_codec(config: EvaluateConfig) -> Path:
     chosen = [*places, *_shuffled(train, config.seed)][: config.n_prompts]
     with _opened(output, judges, store, device) as evaluator:
         evaluator.options = config.model_dump(mode="json")
-        evaluator.refer_to(config.seed, without={row for name, row in chosen if name == "train"})
+        evaluator.refer_to(config.seed)
         evaluator.add_real(chosen)
         if not any(row.kind == "codec" for row in evaluator.rows):
             raise ConfigError(

@@ -27,6 +27,7 @@ from csm_ft.evaluate.sound import is_silent
 
 EMBEDDER_HZ = 16000
 Embedding = NDArray[np.float32]  # [D], of length 1
+Voices = Mapping[str, Mapping[str, Embedding]]  # speaker -> reference clip -> its embedding
 
 _WINDOW, _HOP, _NUM_BANDS = 400, 160, 40  # Resemblyzer's hparams.py: 25 ms, 10 ms, 40 bands
 _PARTIAL_FRAMES, _PARTIAL_STEP = 160, 77  # 1.6 s windows, 1.3 of them a second

@@ -1,5 +1,6 @@
 """The page of an evaluation: every number beside its recording."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,13 @@ from csm_ft.report.spoken import PAGE_BYTES
 _ROLES = {"model": "best", "base": "base", "codec": "reference", "recordings": "reference"}
 _MAIN = ("wer", "cer", "similarity", "dnsmos", "stopped", "duration_ratio", "longest_pause_sec")
 _BESIDE = ("similarity", "dnsmos", "level_dbfs", "f0_mean_st")  # beside each recording
+
+
+_NAMES = {
+    "base": "the base model",
+    "codec": "real recordings after the codec",
+    "recordings": "the recordings before it",
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def verdicts(rows: Sequence[EvaluatedRow]) -> list[str]:
 
 
 def _compare(one: EvaluatedRow, other: EvaluatedRow) -> str:
-    parts: dict[str, list[str]] = {"better": [], "worse": [], "about equal": []}
+    parts: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
     words = {
         "wer": "words",
         "similarity": "voice",
@@ -92,18 +100,22 @@ def _compare(one: EvaluatedRow, other: EvaluatedRow) -> str:
             detail = f"{what} ({show(name, own.value)} against {show(name, their.value)})"
             parts[_relation(own, their, sign)].append(detail)
     said = [f"{how} in {', '.join(what)}" for how, what in parts.items() if what]
-    return f"{one.name}, compared with {other.name}: {'; '.join(said)}." if said else ""
+    return (
+        f"{one.name}, compared with {_NAMES.get(other.kind, other.name)}: {'; '.join(said)}."
+        if said
+        else ""
+    )
 
 
 def _relation(own: Estimate, their: Estimate, sign: int) -> str:
     """Compare two intervals: better or worse only where they do not overlap."""
     if own.low is None or own.high is None or their.low is None or their.high is None:
-        return "about equal"
+        return "no clear difference"
     if own.low > their.high:
         return "better" if sign > 0 else "worse"
     if own.high < their.low:
         return "worse" if sign > 0 else "better"
-    return "about equal"
+    return "no clear difference"
 
 
 def show(name: str, value: float) -> str:
@@ -141,10 +153,17 @@ def _data_names(rows: Sequence[EvaluatedRow]) -> list[str]:
 def _sentences(evaluation: Evaluation, folder: Path, notes: list[str]) -> list[Row]:
     """Put the clips of all rows that say the same side by side."""
     sentences: dict[tuple[str, str], Row] = {}
+    num_takes = Counter(
+        (row.name, one.clip.prompt) for row in evaluation.rows for one in row.judged
+    )
+    takes: Counter[tuple[str, str]] = Counter()
     space_bytes = PAGE_BYTES
     for row in evaluation.rows:
         for one in row.judged:
             player = _player(row, one, folder)
+            takes[row.name, one.clip.prompt] += 1
+            if row.kind in ("model", "base") and num_takes[row.name, one.clip.prompt] > 1:
+                player.who += f", take {takes[row.name, one.clip.prompt]}"
             sound = load_player(player, notes)
             if sound is not None:
                 space_bytes -= len(sound.uri) + PLAYER_BYTES
