@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from csm_ft.cli import option_table  # noqa: E402
 from csm_ft.config.base import Options  # noqa: E402
+from csm_ft.config.evaluate import EvaluateConfig  # noqa: E402
 from csm_ft.config.generate import GenerateConfig  # noqa: E402
 from csm_ft.config.pretokenize import PretokenizeConfig  # noqa: E402
 from csm_ft.config.train import TrainConfig  # noqa: E402
@@ -113,6 +114,11 @@ def make_page() -> str:
             "python -m csm_ft.generate",
             "Generates samples with trained weights.",
             *family_tables("generate_config", GenerateConfig),
+        ),
+        section(
+            "python -m csm_ft.evaluate MODEL",
+            "Judges what a model says: [evaluation.md](evaluation.md).",
+            ("", EvaluateConfig),
         ),
         section(
             "python -m csm_ft.export RUN",

@@ -109,6 +109,12 @@ def test_extra_dev_has_the_development_pins() -> None:
     assert PROJECT["optional-dependencies"]["dev"] == [pin for pin in pins if "==" in pin]
 
 
+def test_extra_judges_has_the_pins_of_its_file() -> None:
+    lines = (ROOT / "requirements-judges.txt").read_text().splitlines()
+    pins = {line.split()[0] for line in lines if "==" in line and not line.startswith(("#", " "))}
+    assert set(PROJECT["optional-dependencies"]["judges"]) <= pins
+
+
 def test_changelog_begins_with_this_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     first = next(line for line in changelog.splitlines() if line.startswith("## "))
