@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_ft.data.audio import Wave
-from csm_ft.data.measures import WINDOW_SEC, window_power
+from csm_ft.data.silence import WINDOW_SEC, window_power
 from csm_ft.evaluate.sound import is_silent
 
 REFERENCE_HZ = 100.0  # 0 semitones

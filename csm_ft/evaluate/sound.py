@@ -6,14 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_ft.data.audio import Wave
-from csm_ft.data.measures import (
-    CLIPPED,
-    SILENT_DBFS,
-    WINDOW_SEC,
-    mean_power,
-    to_dbfs,
-    window_power,
-)
+from csm_ft.data.measures import CLIPPED, SILENT_DBFS, mean_power, to_dbfs
+from csm_ft.data.silence import WINDOW_SEC, window_power
 
 _BELOW_LOUDEST_DB = 40.0  # a window this much below the loudest one is silent
 _ROLL_OFF = 0.99  # share of the energy below the bandwidth

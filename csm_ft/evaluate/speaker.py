@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from csm_ft.data.audio import Wave
-from csm_ft.data.measures import WINDOW_SEC, mean_power
+from csm_ft.data.measures import mean_power
+from csm_ft.data.silence import WINDOW_SEC
 from csm_ft.errors import ConfigError, first_line
 from csm_ft.evaluate.sound import is_silent
 
@@ -173,13 +174,12 @@ def score_voices(
 
 
 def _levelled(wave: Wave) -> Wave:
-    """Return a wave without its silent windows, raised to -30 dBFS where it is below."""
+    """Return a wave raised to -30 dBFS where it is below, without its silent windows."""
+    gain = 10 ** (_LEVEL_DBFS / 20) / max(mean_power(wave), 1e-12) ** 0.5
+    raised = wave * np.float32(max(1.0, gain))
     size = round(WINDOW_SEC * EMBEDDER_HZ)
-    kept = wave[~np.repeat(is_silent(wave, EMBEDDER_HZ), size)[: len(wave)]]
-    kept = kept if len(kept) else wave
-    power = mean_power(kept)
-    gain = 10 ** (_LEVEL_DBFS / 20) / max(power, 1e-12) ** 0.5
-    return kept * max(1.0, gain)
+    kept = raised[~np.repeat(is_silent(raised, EMBEDDER_HZ), size)[: len(wave)]]
+    return kept if len(kept) else raised
 
 
 def _mel(wave: Wave) -> NDArray[np.float64]:

