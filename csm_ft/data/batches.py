@@ -5,10 +5,13 @@ hold). An optimiser step takes `grad_acc_steps` batches; each batch goes through
 micro-batches of at most `micro_batch_tokens` padded positions. Because the loss is divided by the
 counts of the whole step, the split into micro-batches never changes the gradient.
 
+An epoch over n examples is n draws. Without weights each example is drawn once; with weights an
+example is drawn as often as sampling.draw_counts says. Within a pool first draws come before
+repeated ones, so that an example rarely meets itself in a batch.
+
 The cost of an example is its number of positions in the model.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from csm_ft.data.sampling import draw_counts
 from csm_ft.errors import DataError
 
 # Examples are sorted by length within pools of this many batches. A pool is large enough for little
@@ -36,6 +40,17 @@ class Step:
     epoch: int
     examples: int  # in this step
     micro_batches: list[Indices]
+    repeats: list[list[int]]  # of each index above: how often the epoch has drawn it before
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """An epoch in terms of draws 0..n-1; draw d is of example `examples[d]`."""
+
+    steps: list[list[list[int]]]  # optimiser steps of batches of draws
+    examples: NDArray[np.int64]  # [n], rising
+    costs: NDArray[np.int64]  # [n]
+    repeats: NDArray[np.int64]  # [n] earlier draws of the same example
 
 
 @dataclass(frozen=True)
@@ -50,23 +65,33 @@ class BatchOptions:
 
 
 class BatchPlan:
-    """All batches of a run over examples of the given costs, [n]."""
+    """All batches of a run over examples of the given costs and weights, [n] each."""
 
-    def __init__(self, costs: NDArray[np.int64], options: BatchOptions) -> None:
+    def __init__(
+        self,
+        costs: NDArray[np.int64],
+        options: BatchOptions,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Take the weights above 0 by which examples are drawn; None = each once per epoch."""
         if not len(costs):
             raise DataError(
                 "there are no clips to train on; pretokenise with more, or choose other target"
                 " turns"
             )
         self.costs, self.options = costs, options
+        self.weights = np.ones(len(costs)) if weights is None else weights
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
 
     def epoch(self, epoch: int) -> list[list[Indices]]:
         """Return the optimiser steps of an epoch, each a list of batches.
 
-        Every example occurs exactly once.
+        Without weights every example occurs exactly once.
         """
-        return self._epoch(epoch)
+        planned = self._epoch(epoch)
+        return [
+            [planned.examples[batch].tolist() for batch in batches] for batches in planned.steps
+        ]
 
     def total_steps(self, *, n_epochs: float, max_steps: int) -> int:
         """Return the number of optimiser steps of the run, at least 1.
@@ -78,17 +103,17 @@ class BatchPlan:
         whole, part = int(n_epochs), n_epochs - int(n_epochs)
         if self.options.batch_tokens:
             # How many batches a token budget makes depends on the epoch's order.
-            steps = sum(len(self.epoch(e)) for e in range(whole))
+            steps = sum(len(self._epoch(e).steps) for e in range(whole))
         else:
-            steps = whole * len(self.epoch(0))
-        return max(1, steps + round(part * len(self.epoch(whole))))
+            steps = whole * len(self._epoch(0).steps)
+        return max(1, steps + round(part * len(self._epoch(whole).steps)))
 
     def examples_after(self, total_steps: int) -> int:
         """Return the examples seen after `total_steps` optimiser steps."""
         left, examples = total_steps, 0
         epoch = 0
         while left > 0:
-            steps = self.epoch(epoch)
+            steps = self._epoch(epoch).steps
             if left >= len(steps):
                 examples += len(self.costs)
             else:
@@ -101,12 +126,11 @@ class BatchPlan:
         """Yield optimiser steps start+1 .. stop; `start` is that of the checkpoint resumed from."""
         epoch, first = 0, 0
         while first < stop:
-            steps = self.epoch(epoch)
-            for offset in range(max(0, start - first), min(len(steps), stop - first)):
-                batches = steps[offset]
-                micro = list(itertools.chain.from_iterable(map(self.split, batches)))
-                yield Step(first + offset + 1, epoch, sum(map(len, batches)), micro)
-            first += len(steps)
+            planned = self._epoch(epoch)
+            num_steps = len(planned.steps)
+            for offset in range(max(0, start - first), min(num_steps, stop - first)):
+                yield self._step(first + offset + 1, epoch, planned, planned.steps[offset])
+            first += num_steps
             epoch += 1
 
     def split(self, batch: Indices) -> list[Indices]:
@@ -116,21 +140,45 @@ class BatchPlan:
         """
         return _fill(batch, self.costs, self.options.micro_batch_tokens)
 
-    def _plan_epoch(self, epoch: int) -> list[list[Indices]]:
+    def _step(self, number: int, epoch: int, planned: _Epoch, batches: Sequence[list[int]]) -> Step:
+        budget = self.options.micro_batch_tokens
+        micro: list[list[int]] = []
+        for batch in batches:
+            micro += _fill(batch, planned.costs, budget)
+        return Step(
+            number,
+            epoch,
+            examples=sum(map(len, batches)),
+            micro_batches=[planned.examples[draws].tolist() for draws in micro],
+            repeats=[planned.repeats[draws].tolist() for draws in micro],
+        )
+
+    def _plan_epoch(self, epoch: int) -> _Epoch:
+        options = self.options
+        counts = draw_counts(self.weights, seed=options.seed, epoch=epoch)
+        examples = np.repeat(np.arange(len(counts)), counts)
+        repeats = np.arange(len(examples)) - np.repeat(np.cumsum(counts) - counts, counts)
+        costs = self.costs[examples]
+        return _Epoch(self._shuffle(epoch, costs, repeats), examples, costs, repeats)
+
+    def _shuffle(
+        self, epoch: int, costs: NDArray[np.int64], repeats: NDArray[np.int64]
+    ) -> list[list[list[int]]]:
+        """Return the optimiser steps of an epoch from the costs and repeats of its draws."""
         options = self.options
         # Keyed by seed and epoch, so a resumed run needs no generator state.
         random = np.random.default_rng([options.seed, epoch])
-        order = random.permutation(len(self.costs))
+        order = random.permutation(len(costs))
         size = options.batch_size
         if options.batch_tokens:
-            size = max(1, int(options.batch_tokens / self.costs.mean()))  # only sizes the pools
-        batches: list[Indices] = []
+            size = max(1, int(options.batch_tokens / costs.mean()))  # only sizes the pools
+        batches: list[list[int]] = []
         for start in range(0, len(order), size * POOL_BATCHES):
             pool = order[start : start + size * POOL_BATCHES]
-            # Stable: examples of equal length keep the random order.
-            pool = pool[np.argsort(self.costs[pool], kind="stable")].tolist()
+            # Stable: draws of equal length keep the random order.
+            pool = pool[np.lexsort((costs[pool], repeats[pool]))].tolist()
             if options.batch_tokens:
-                batches += _fill(pool, self.costs, options.batch_tokens)
+                batches += _fill(pool, costs, options.batch_tokens)
             else:
                 batches += [pool[i : i + size] for i in range(0, len(pool), size)]
         # Otherwise every pool would go from short to long examples.

@@ -7,6 +7,7 @@ of them. Turns are never joined across a rejected one.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
 
@@ -44,6 +45,18 @@ class Examples:
     def num_pieces(self) -> int:
         """Number of pieces of all examples."""
         return len(self.pieces)
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """How often each is drawn in training, relative to the others, [n].
+
+        The mean of the weights of its target clips.
+        """
+        if not len(self):
+            return np.ones(0)
+        is_target = self.pieces[:, 3].astype(np.float64)
+        sums = np.add.reduceat(self.split.weights[self.pieces[:, 0]] * is_target, self.offsets[:-1])
+        return sums / np.add.reduceat(is_target, self.offsets[:-1])
 
     def of(self, index: int) -> Iterator[Piece]:
         """Yield the pieces of one example."""

@@ -213,6 +213,16 @@ class Draw:
 
     seed: int
     epoch: int
+    # Per example of the micro-batch: how often the epoch has drawn it before. Empty = never.
+    repeats: Sequence[int] = ()
+
+    def key(self, place: int) -> str:
+        """Name the draw of the example at `place` of the micro-batch, apart from its id.
+
+        An example that an epoch draws twice has two names.
+        """
+        repeat = self.repeats[place] if self.repeats else 0
+        return f"{self.seed}/{self.epoch}" + (f"+{repeat}" if repeat else "")
 
 
 class ParameterRule(NamedTuple):

@@ -28,7 +28,7 @@ class RunPlan:
     ) -> None:
         options = {name: getattr(config, name) for name in BatchOptions.__dataclass_fields__}
         self._config = config
-        self._batches = BatchPlan(train.costs, BatchOptions(**options))
+        self._batches = BatchPlan(train.costs, BatchOptions(**options), train.weights)
         self.total_steps = 0
         if not only_measure:
             self.total_steps = self._batches.total_steps(

@@ -9,6 +9,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.data.batches import Step, prefetch
 from csm_ft.data.examples import Examples
+from csm_ft.data.sampling import describe_weights
 from csm_ft.device import reproducible
 from csm_ft.families import open_family
 from csm_ft.families.base import Draw, Family
@@ -44,10 +45,11 @@ class Setup:
         """Yield the remaining steps and their micro-batches, collated one step ahead."""
 
         def collate(step: Step) -> list[Batch]:
-            draw = Draw(self.config.seed, step.epoch)
+            drawn = zip(step.micro_batches, step.repeats, strict=True)
+            draws = [(indices, Draw(self.config.seed, step.epoch, of)) for indices, of in drawn]
             return [
                 self.family.collate(self.train, indices, self.config, draw=draw)
-                for indices in step.micro_batches
+                for indices, draw in draws
             ]
 
         return prefetch(collate, self.plan.steps(self.state))
@@ -105,6 +107,8 @@ def _announce(setup: Setup) -> None:
     part = "" if trained == millions else f" (method {method} trains {trained:.3g} M)"
     console.print(f"{millions:.1f} M weights{part}; {plan.total_steps} optimiser steps")
     console.print(f"{_count(setup.train)} to train on, {_count(setup.val)} to validate")
+    for line in describe_weights(setup.train):
+        console.print(f"drawn by weight: {line}", markup=False)
     if len(plan.ends) > 1 and not plan.is_last(setup.state):
         before = plan.learning_rate(plan.ends[-2] - 1)
         after = plan.learning_rate(plan.ends[-2])

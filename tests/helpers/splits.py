@@ -1,6 +1,7 @@
 """A small in-memory split and model, for tests that need no token file."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,7 @@ class FakeSplit(Split):
         conversations: Sequence[str] = (),
         turns: Sequence[int] = (),
         speakers: Sequence[str] = (),
+        weights: Sequence[float] = (),
         codes: Sequence[NDArray[np.uint16]] = (),
         text: Sequence[NDArray[np.uint32]] = (),
     ) -> None:
@@ -62,6 +64,10 @@ class FakeSplit(Split):
                 zip(speakers or none, conversations or none, turns or [0] * num_clips, strict=True)
             )
         ]
+        if weights:
+            clips = [
+                replace(clip, weight=weight) for clip, weight in zip(clips, weights, strict=True)
+            ]
         columns = {
             **clip_columns(clips),
             "codes": np.concatenate([np.zeros((0, width), np.uint16), *codes]),

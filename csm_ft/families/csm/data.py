@@ -69,7 +69,8 @@ def collate(
     for sequence, index in enumerate(indices):
         start = sequence * width
         for piece in examples.of(index):
-            is_untagged = _drops_tags(split.ids[piece.row], tag_dropout, draw)
+            key = f"{draw.key(sequence)}/{split.ids[piece.row]}" if draw else None
+            is_untagged = _drops_tags(key, tag_dropout)
             tokens = split.array("untagged_tokens" if is_untagged else "text_tokens", piece.row)
             frames = split.array("codes", piece.row)[piece.start : piece.stop]
             num_frames, end = len(frames) + 1, start + len(tokens)
@@ -80,7 +81,7 @@ def collate(
             columns.sequence.append(np.full(num_frames, sequence))
             columns.is_target.append(np.full(num_frames, piece.is_target))
             if piece.is_target:
-                drawn, weights = depth_draw(len(frames), depth_fraction, draw, split.ids[piece.row])
+                drawn, weights = depth_draw(len(frames), depth_fraction, key)
                 columns.depth_rows.append(drawn + columns.num_rows)
                 columns.depth_weights.append(weights)
                 counts[sequence] += num_frames
@@ -108,30 +109,30 @@ def collate(
 
 
 def depth_draw(
-    num_frames: int, fraction: float, draw: Draw | None, clip_id: str
+    num_frames: int, fraction: float, key: str | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Choose the frames of one clip that train the depth decoder; return their rows and weights.
 
     The EOS frame is row `num_frames`. Of n frames m = min(n, max(1, round(fraction * n))) are drawn
     without replacement and weighted n/m, so the weighted sum is an unbiased estimate of the sum
     over all frames; the EOS frame is always there with weight 1, as stopping needs all its codes.
-    The generator is keyed by (seed, epoch, clip), not streamed, so micro-batch, worker and order do
-    not matter.
+    The generator is keyed (seed/epoch/clip), not streamed, so micro-batch, worker and order do not
+    matter. None draws all frames.
     """
-    if draw is None:
+    if key is None:
         return np.arange(num_frames + 1), np.ones(num_frames + 1)
     num_drawn = min(num_frames, max(1, round(fraction * num_frames)))
-    generator = _generator(f"{draw.seed}/{draw.epoch}/{clip_id}")
+    generator = _generator(key)
     drawn = np.sort(generator.choice(num_frames, num_drawn, replace=False))
     weights = np.full(num_drawn, num_frames / max(1, num_drawn))
     return np.append(drawn, num_frames), np.append(weights, 1.0)
 
 
-def _drops_tags(clip_id: str, share: float, draw: Draw | None) -> bool:
+def _drops_tags(key: str | None, share: float) -> bool:
     """Draw whether a clip is read without its tags, keyed as depth_draw."""
-    if draw is None or not share:
+    if key is None or not share:
         return False
-    return _generator(f"{draw.seed}/{draw.epoch}/{clip_id}/tags").random() < share
+    return _generator(f"{key}/tags").random() < share
 
 
 def _generator(name: str) -> np.random.Generator:

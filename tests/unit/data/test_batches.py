@@ -1,9 +1,12 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.data.batches import BatchOptions, BatchPlan, evaluation_batches, prefetch
+from csm_ft.data.sampling import draw_counts
 
 LENGTHS = st.lists(st.integers(2, 2048), min_size=1, max_size=300)
 
@@ -16,10 +19,10 @@ def plan(
     acc: int = 1,
     micro: int = 4096,
     seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> BatchPlan:
-    return BatchPlan(
-        np.asarray(costs, dtype=np.int64), BatchOptions(batch_size, batch_tokens, acc, micro, seed)
-    )
+    options = BatchOptions(batch_size, batch_tokens, acc, micro, seed)
+    return BatchPlan(np.asarray(costs, dtype=np.int64), options, weights)
 
 
 @settings(deadline=None, max_examples=60)
@@ -93,6 +96,75 @@ def test_steps_add_up_from_any_start(n_epochs: float, batch_tokens: int) -> None
     assert list(p.steps(start=5, stop=total)) == steps[5:], (
         "a resumed run sees the rest of the same steps"
     )
+
+
+def weighted(*, n: int = 103, micro: int = 4096, batch_tokens: int = 0) -> BatchPlan:
+    random = np.random.default_rng(5)
+    costs, weights = random.integers(20, 200, n), random.choice([0.2, 1.0, 3.5], n)
+    return plan(costs, weights=weights, micro=micro, batch_tokens=batch_tokens, acc=2)
+
+
+@pytest.mark.parametrize("batch_tokens", [0, 1000])
+def test_weighted_epoch_has_the_multiset_drawn(batch_tokens: int) -> None:
+    p = weighted(batch_tokens=batch_tokens)
+    for epoch in range(4):
+        drawn = [i for step in p.epoch(epoch) for batch in step for i in batch]
+        counts = draw_counts(p.weights, seed=0, epoch=epoch)
+        assert np.bincount(drawn, minlength=103).tolist() == counts.tolist()
+
+
+def test_equal_weights_change_nothing() -> None:
+    costs = np.random.default_rng(0).integers(20, 200, 103)
+    plain, equal = plan(costs, acc=2), plan(costs, acc=2, weights=np.full(103, 0.3))
+    assert list(equal.steps(start=0, stop=30)) == list(plain.steps(start=0, stop=30))
+    assert all(not any(map(sum, step.repeats)) for step in plain.steps(start=0, stop=30))
+
+
+def test_equal_weights_keep_the_order_of_earlier_versions() -> None:
+    def earlier(costs: np.ndarray, epoch: int) -> list[list[int]]:
+        random = np.random.default_rng([0, epoch])
+        order = random.permutation(len(costs))
+        batches: list[list[int]] = []
+        for start in range(0, len(order), 8 * 64):
+            pool = order[start : start + 8 * 64]
+            pool = pool[np.argsort(costs[pool], kind="stable")].tolist()
+            batches += [pool[i : i + 8] for i in range(0, len(pool), 8)]
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    costs = np.random.default_rng(0).integers(20, 200, 1200)
+    for epoch in range(3):
+        found = [batch for step in plan(costs).epoch(epoch) for batch in step]
+        assert found == earlier(costs, epoch)
+
+
+def test_weighted_run_resumes_exactly() -> None:
+    steps = list(weighted().steps(start=0, stop=30))
+    assert list(weighted().steps(start=17, stop=30)) == steps[17:]
+    assert sum(step.examples for step in steps) == weighted().examples_after(30)
+
+
+def test_repeats_number_the_draws_of_an_example() -> None:
+    p = weighted()
+    drawn: list[tuple[int, int]] = []
+    for step in p.steps(start=0, stop=len(p.epoch(0))):
+        for indices, repeats in zip(step.micro_batches, step.repeats, strict=True):
+            drawn += zip(indices, repeats, strict=True)
+    counts = draw_counts(p.weights, seed=0, epoch=0)
+    assert sorted(drawn) == [(i, k) for i, count in enumerate(counts) for k in range(count)]
+
+
+def test_repeats_do_not_depend_on_micro_batches() -> None:
+    def pairs(micro: int) -> list[list[tuple[int, int]]]:
+        steps = weighted(micro=micro).steps(start=0, stop=20)
+        flat = [(chain(*step.micro_batches), chain(*step.repeats)) for step in steps]
+        return [list(zip(indices, repeats, strict=True)) for indices, repeats in flat]
+
+    assert pairs(250) == pairs(100_000)
+
+
+def test_few_batches_hold_an_example_twice() -> None:
+    batches = [batch for step in weighted(n=400).epoch(0) for batch in step]
+    assert sum(len(set(batch)) < len(batch) for batch in batches) <= 2
 
 
 def test_no_clips_is_an_error() -> None:

@@ -57,7 +57,7 @@ def test_loss_equals_the_slow_definition() -> None:
         loss = model(batch)
         for index in range(len(SPLIT)):
             c0, depth = slow_clip_nats(model, SPLIT, index)
-            rows, weights = depth_draw(len(depth) - 1, 0.25, Draw(1, 2), SPLIT.ids[index])
+            rows, weights = depth_draw(len(depth) - 1, 0.25, f"1/2/{SPLIT.ids[index]}")
             assert float(loss["c0"][index]) == pytest.approx(c0, rel=1e-4)
             assert float(loss["depth"][index]) == pytest.approx(
                 float(np.dot(np.array(depth)[rows], weights)), rel=1e-4
@@ -139,7 +139,7 @@ def test_amortised_loss_and_gradient_are_unbiased(parts: Sequence[str]) -> None:
 @pytest.mark.parametrize("num_frames", [1, 2, 15, 16, 17, 100])
 @pytest.mark.parametrize("fraction", [1 / 16, 0.5, 1.0])
 def test_draws_expect_the_true_number(num_frames: int, fraction: float) -> None:
-    rows, weights = depth_draw(num_frames, fraction, Draw(0, 0), "a")
+    rows, weights = depth_draw(num_frames, fraction, "0/0/a")
     assert rows[-1] == num_frames
     assert weights[-1] == 1.0
     assert (
@@ -152,7 +152,7 @@ def test_draws_expect_the_true_number(num_frames: int, fraction: float) -> None:
 
 def test_draws_depend_on_their_key_only() -> None:
     def drawn(seed: int, epoch: int, clip: str) -> list[int]:
-        return depth_draw(200, 0.1, Draw(seed, epoch), clip)[0].tolist()
+        return depth_draw(200, 0.1, f"{seed}/{epoch}/{clip}")[0].tolist()
 
     assert drawn(0, 0, "a") == drawn(0, 0, "a")
     assert (
@@ -161,8 +161,22 @@ def test_draws_depend_on_their_key_only() -> None:
     )
 
 
+def test_repeated_draw_takes_other_frames() -> None:
+    examples = examples_of(make_split([60]))
+
+    def rows(draw: Draw) -> list[list[int]]:
+        batch = collate(examples, [0, 0], depth_fraction=0.2, draw=draw)
+        first, second = batch.depth_rows.split(len(batch.depth_rows) // 2)
+        return [first.tolist(), (second - 61).tolist()]
+
+    first, second = rows(Draw(0, 0, (0, 1)))
+    assert first != second
+    assert rows(Draw(0, 0)) == [first, first], "the first draw of an epoch is that without weights"
+    assert rows(Draw(0, 0, (1, 0))) == [second, first]
+
+
 def test_every_frame_is_drawn_equally_often() -> None:
     times = np.zeros(20)
     for epoch in range(4000):
-        times[depth_draw(20, 0.2, Draw(0, epoch), "a")[0][:-1]] += 1
+        times[depth_draw(20, 0.2, f"0/{epoch}/a")[0][:-1]] += 1
     assert times == pytest.approx(np.full(20, 800), abs=5 * (4000 * 0.2 * 0.8) ** 0.5)
