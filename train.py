@@ -47,6 +47,7 @@ class RunResult:
     examples: int
     best: dict[str, Any] | None  # validation metrics, step, examples, epoch
     metrics: dict[str, float]  # of the last validation
+    reason: str = ""  # why it ended before its last step
 
 
 def run(
@@ -96,6 +97,9 @@ def run(
                     console.print(f"step {state.step}  {loss}{mark}")
                     if reporter and not reporter.validated(state.examples, result.metrics):
                         state.stopped = True
+                    state.improvement = plan.follow(state, result.metrics)
+                    if early := plan.early_stop(state):
+                        console.print(early)
                 # Once in a while: generate samples.
                 if sampler and (is_first or plan.is_due("gen", state, examples_before)):
                     sampler.run(model, state, folder, tracker)
@@ -137,7 +141,8 @@ def run(
         tracker.summary({"status": status, **(state.best or {}), "last": state.metrics})
         if state.best and status != "interrupted":
             _announce_best(config, state.best, folder.best)
-    return RunResult(status, state.step, state.examples, state.best, state.metrics)
+        reason = plan.early_stop(state)
+    return RunResult(status, state.step, state.examples, state.best, state.metrics, reason)
 
 
 def run_baseline(config: TrainConfig) -> RunResult:

@@ -70,6 +70,12 @@ class Clock:
         num_examples = float(duration.amount) * self._examples_per(duration.unit)
         return round(num_examples * self.total_steps / max(self.total_examples, 1))
 
+    def examples(self, duration: Duration) -> float:
+        """Return `duration` in examples seen."""
+        if duration.unit == "steps":
+            return float(duration.amount) * self.total_examples / max(self.total_steps, 1)
+        return float(duration.amount) * self._examples_per(duration.unit)
+
     def _examples_per(self, unit: Unit) -> int:
         lengths = {"epochs": self.examples_per_epoch, "examples": 1, "run": self.total_examples}
         return lengths[unit]

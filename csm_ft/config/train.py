@@ -216,6 +216,20 @@ class TrainConfig(Options):
         group="schedule",
         trains=False,
     )
+    patience: str = option(
+        "0",
+        "Stop when best_by has not improved for this long: 2ep or 5000ex (the same for any batch"
+        " size), or steps, or 10% of the run; 0 disables.",
+        group="schedule",
+        trains=False,
+    )
+    min_delta: float = option(
+        0.0,
+        "How much lower best_by must get to be an improvement for patience.",
+        group="schedule",
+        trains=False,
+        ge=0,
+    )
     save_every: str = option(
         "1000",
         "Save a checkpoint to resume from (same units); the last step is always saved.",
@@ -291,7 +305,13 @@ class TrainConfig(Options):
         return values
 
     @field_validator(
-        "log_every", "val_every", "best_from", "save_every", "gen_every", "warmup_steps"
+        "log_every",
+        "val_every",
+        "best_from",
+        "patience",
+        "save_every",
+        "gen_every",
+        "warmup_steps",
     )
     @classmethod
     def _duration(cls, value: str) -> str:
@@ -311,6 +331,15 @@ class TrainConfig(Options):
             raise ValueError(
                 "method lora adapts trained weights, and train_from_scratch has none; drop one of"
                 " the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _patience_needs_validations(self) -> Self:
+        if Duration.parse(self.patience).amount and not Duration.parse(self.val_every).amount:
+            raise ValueError(
+                f"patience {self.patience} is measured at validations, and val_every 0 has none"
+                " before the last step; give --val_every an interval"
             )
         return self
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from csm_ft.report import traces
+from csm_ft.report import stopping, traces
 from csm_ft.report.data import Run, Validation
 from csm_ft.report.traces import MARKS, Axis, Figure
 from csm_ft.sweep.records import Summary, TrialRecord
@@ -58,6 +58,8 @@ def learning_curves(summary: Summary, runs: Mapping[int, Run]) -> Figure | None:
     data = [traces.curve(trial, points, named.get(trial.number)) for trial, points in lines]
     if not all(trial.number in named for trial, _ in lines):
         data.append(traces.legend_only("other trials"))
+    stops = stopping.find_stops(summary, runs)
+    data += [*stopping.trace(stops, is_real=False), *stopping.trace(stops, is_real=True)]
     points = list(chain.from_iterable(of_trial for _, of_trial in lines))
     for value in _baseline_value(summary):
         data.insert(0, traces.horizontal("base", value, [p.examples for p in points]))

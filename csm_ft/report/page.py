@@ -12,7 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from csm_ft.atomic import write_whole
-from csm_ft.report import charts, listen, templating
+from csm_ft.report import charts, listen, stopping, templating
 from csm_ft.report.data import Run, read_run, read_summary
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.records import FAILED, STATE_WORDS, Summary
@@ -82,6 +82,7 @@ def _render(content: _Content) -> bytes:
         listening=content.listening,
         notes=content.notes,
         figures=_json_for_script([*drawn, *(figure for _, figure in slices)]),
+        stops=stopping.find_stops(summary, content.runs),
         chart_ids={figure["id"] for figure in drawn},
         slices=[(name, figure["id"]) for name, figure in slices],
         states=Counter(trial.state for trial in summary.trials),

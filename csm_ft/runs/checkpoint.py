@@ -19,6 +19,7 @@ from csm_ft.atomic import whole_folder, write_whole
 from csm_ft.families import lora
 from csm_ft.families.model import SpeechModel, save_tensors
 from csm_ft.runs.folder import RunFolder
+from csm_ft.runs.stopping import Improvement
 
 _STATE = "state.json"
 
@@ -37,6 +38,7 @@ class TrainState:
     train_sec: float = 0.0  # time in optimiser steps, over all sessions
     best: dict[str, Any] | None = None  # metrics of the best validation, step, examples, epoch
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+    improvement: Improvement | None = None  # the last one, as --patience counts them
     stopped: bool = False  # ended by the reporter
     metrics_bytes: int = 0  # length of metrics.jsonl when this was saved
     window: dict[str, float] = field(default_factory=dict)  # sums since the last logged row
@@ -48,6 +50,8 @@ class TrainState:
         last = values.pop("final_val_loss", None)  # before 0.3, instead of metrics
         if last is not None:
             values.setdefault("metrics", {"val_loss": last})
+        if values.get("improvement") is not None:
+            values["improvement"] = Improvement(*values["improvement"])
         return cls(**values)
 
     @staticmethod

@@ -236,7 +236,11 @@ class Broker:
         else:
             final_value = message.metrics.get(self._objective.metric)
             record = self._study.finish(
-                number, message.status, best=message.best, final_value=final_value
+                number,
+                message.status,
+                reason=message.reason,
+                best=message.best,
+                final_value=final_value,
             )
             self._again.extend(self._later)  # the code works, so these deserve another attempt
             self._later.clear()

@@ -75,6 +75,7 @@ class Done(_Message):
     status: Literal["completed", "stopped", "interrupted"]
     best: dict[str, Any] | None  # val_loss and further metrics, step, examples, epoch
     metrics: Metrics  # of the last validation
+    reason: str = ""  # why it ended before its last step
 
 
 class Failed(_Message):

@@ -152,6 +152,7 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
             status=result.status,
             best=result.best,
             metrics=as_metrics(result.metrics),
+            reason=result.reason,
         )
     except Exception as error:  # whatever it is, the orchestrator decides what becomes of the trial
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """The schedule of a run: optimiser steps, learning rates, and the events between steps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from csm_ft.config.train import TrainConfig
@@ -8,6 +8,7 @@ from csm_ft.console import console
 from csm_ft.data.batches import BatchOptions, BatchPlan, Step
 from csm_ft.data.examples import Examples
 from csm_ft.runs.checkpoint import TrainState
+from csm_ft.runs.stopping import Improvement, follow
 from csm_ft.schedule import Clock, Duration, learning_rate_factor
 from csm_ft.training.extension import Extension, Schedule
 
@@ -37,6 +38,7 @@ class RunPlan:
         self._num_examples = len(train)
         self._clock = self._clock_of(self.total_steps)
         self._every = {name: Duration.parse(getattr(config, f"{name}_every")) for name in EVENTS}
+        self._patience = self._clock.examples(Duration.parse(config.patience))
         self._best_from = self._clock.steps(Duration.parse(config.best_from))
         earlier = [
             self._batches.total_steps(n_epochs=one.n_epochs, max_steps=one.max_steps)
@@ -48,12 +50,39 @@ class RunPlan:
 
     def steps(self, state: TrainState) -> Iterator[Step]:
         """Yield the remaining optimiser steps."""
-        stop = 0 if state.stopped else self.total_steps
+        stop = state.step if self.is_last(state) else self.total_steps
         return self._batches.steps(start=state.step, stop=stop)
 
     def is_last(self, state: TrainState) -> bool:
         """Tell whether no step follows."""
-        return state.step == self.total_steps or state.stopped
+        return state.step == self.total_steps or state.stopped or self.is_out_of_patience(state)
+
+    def is_out_of_patience(self, state: TrainState) -> bool:
+        """Tell whether the latest validation was the last that patience waits for.
+
+        A function of state and options, so that a resumed run ends, or goes on with more patience.
+        """
+        last = state.improvement
+        return bool(self._patience) and last is not None and last.waited_examples >= self._patience
+
+    def follow(self, state: TrainState, metrics: Mapping[str, float]) -> Improvement | None:
+        """Return the last improvement after a validation; those before best_from do not count."""
+        if not self.counts_as_best(state):
+            return state.improvement
+        by, examples, min_delta = self._config.best_by, state.examples, self._config.min_delta
+        return follow(state.improvement, by, metrics[by], examples=examples, min_delta=min_delta)
+
+    def early_stop(self, state: TrainState) -> str:
+        """Return why the run ended before its last step, for people; "" if it did not."""
+        last = state.improvement
+        if last is None or not self.is_out_of_patience(state) or state.step == self.total_steps:
+            return ""
+        delta = f" by more than {self._config.min_delta:g}" if self._config.min_delta else ""
+        return (
+            f"out of patience at step {state.step} of {self.total_steps}: {last.metric} has not"
+            f" fallen{delta} below {last.value:.4f} for {last.waited_examples} examples (patience"
+            f" {self._config.patience} = {self._patience:.0f} examples)"
+        )
 
     def is_due(self, event: Event, state: TrainState, examples_before: int) -> bool:
         """Tell whether the last step reached a multiple of the event's interval, or the end."""

@@ -120,6 +120,8 @@ def _announce(setup: Setup) -> None:
         is_complete = plan.is_last(setup.state)
         resuming = f"resuming from step {setup.state.step}"
         console.print("this run is complete" if is_complete else resuming)
+        if early := plan.early_stop(setup.state):
+            console.print(f"{early}; a longer --patience, or 0, continues it")
 
 
 def _millions(model: SpeechModel, *, only_trained: bool) -> float:

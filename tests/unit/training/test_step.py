@@ -64,7 +64,7 @@ def take(
     """The weights after one step of plain gradient descent, and what it summed."""
     model = Letters()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    step = Step(1, 0, len(LENGTHS), [list(part) for part in cut])
+    step = Step(1, 0, len(LENGTHS), [list(part) for part in cut], [[0] * len(part) for part in cut])
     sums = optimizer_step(model, optimizer, step, list(map(batch_of, cut)), config, TERMS)
     return model.weight.detach(), sums
 
@@ -137,5 +137,5 @@ def test_a_step_that_diverges_changes_nothing() -> None:
     batch = batch_of([0, 1])
     batch.values[0, 4] = torch.inf
     with pytest.raises(Diverged, match=r"step 7: the loss of \w+ is not finite; .* step 6"):
-        optimizer_step(model, optimizer, Step(7, 0, 2, [[0, 1]]), [batch], CONFIG, TERMS)
+        optimizer_step(model, optimizer, Step(7, 0, 2, [[0, 1]], [[0, 0]]), [batch], CONFIG, TERMS)
     assert torch.equal(model.weight, Letters().weight)
