@@ -67,6 +67,14 @@ class TrainConfig(Options):
         group="run",
         trains=False,
     )
+    data_fraction: float = option(
+        1.0,
+        "Share of the training data to use, the same of each speaker, conversations whole. It is"
+        " drawn by seed, and is a part of every larger share; validation stays as it is.",
+        group="run",
+        gt=0,
+        le=1,
+    )
     partial_data_loading: bool = option(
         False,
         "Read tokens from the mapped file as needed, with constant memory, instead of loading all.",

@@ -64,6 +64,11 @@ class Examples:
         for row, start, stop, is_target in part.tolist():
             yield Piece(row, start, stop, bool(is_target))
 
+    def take(self, indices: NDArray[np.int64]) -> "Examples":
+        """Return some of the examples."""
+        kept = [list(self.of(index)) for index in indices.tolist()]
+        return make_examples(self.split, kept, self.costs[indices])
+
     def id(self, index: int) -> str:
         """Name an example by its first piece; unique within the split."""
         row, start, _, _ = self.pieces[self.offsets[index]].tolist()

@@ -4,7 +4,7 @@ Shapes: n examples.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from csm_ft.console import shorten
 from csm_ft.data.examples import Examples
 
 _GOLDEN = (5**0.5 - 1) / 2
-_DRAWS = 1  # part of the generators' key, so that no other choice has the same numbers
+# Parts of the generators' keys, so that no other choice has the same numbers.
+_DRAWS, _PLACES = 1, 2
 SMALLEST_CHANGE = 0.005  # of a share: smaller ones are not told
 MOST_VALUES = 12  # of a tag, in one line
 
@@ -49,6 +50,52 @@ def draw_counts(weights: NDArray[np.float64], *, seed: int, epoch: int) -> NDArr
 def is_even(weights: NDArray[np.float64]) -> bool:
     """Tell whether all weights are equal, so that an epoch has every example once."""
     return bool((weights == weights[:1]).all())
+
+
+def take_fraction(examples: Examples, fraction: float, *, seed: int) -> Examples:
+    """Return a share of the examples, that share of each speaker's; at least one of all.
+
+    Every share is a part of each larger one of the same seed. The examples of a conversation stay
+    together, and count as those of all its speakers.
+    """
+    if fraction >= 1 or not len(examples):
+        return examples
+    places = _places(examples, seed)
+    return examples.take(np.flatnonzero(places <= max(fraction, places.min())))
+
+
+def _places(examples: Examples, seed: int) -> NDArray[np.float64]:
+    """Return the place of each example in (0, 1), [n]; a share has all places up to it.
+
+    The groups of one speaker (conversations, or single clips) lie in random order from 0 to 1, as
+    long as they have clips. Each stands for a point inside, that of speaker k of K at (k + 0.5) / K
+    of its length: so no more speakers are rounded up than down.
+    """
+    groups: dict[str, list[int]] = {}
+    for index in range(len(examples)):
+        row = next(examples.of(index)).row
+        groups.setdefault(examples.split.conversation(row) or f"\0{index}", []).append(index)
+    members = list(groups.values())
+    by_speaker: dict[tuple[str, ...], list[list[int]]] = {}
+    for number in np.random.default_rng([seed, _PLACES]).permutation(len(members)).tolist():
+        by_speaker.setdefault(_speakers(examples, members[number]), []).append(members[number])
+    places = np.empty(len(examples))
+    for k, of_speaker in enumerate(by_speaker.values()):
+        sizes = np.array([_num_clips(examples, group) for group in of_speaker], dtype=np.float64)
+        ends = np.cumsum(sizes)
+        points = (ends - sizes + sizes * (k + 0.5) / len(by_speaker)) / ends[-1]
+        for group, point in zip(of_speaker, points, strict=True):
+            places[group] = point
+    return places
+
+
+def _speakers(examples: Examples, group: Sequence[int]) -> tuple[str, ...]:
+    rows = {piece.row for index in group for piece in examples.of(index)}
+    return tuple(sorted({examples.split.speaker(row) for row in rows}))
+
+
+def _num_clips(examples: Examples, group: Sequence[int]) -> int:
+    return int(sum(examples.offsets[index + 1] - examples.offsets[index] for index in group))
 
 
 def describe_weights(examples: Examples) -> list[str]:

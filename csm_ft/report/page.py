@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from csm_ft.atomic import write_whole
 from csm_ft.report import charts, listen, stopping, templating
 from csm_ft.report.data import Run, read_run, read_summary
+from csm_ft.report.data_curve import data_curve
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.records import FAILED, STATE_WORDS, Summary
 
@@ -71,6 +72,7 @@ def _render(content: _Content) -> bytes:
     figures = [
         charts.history(summary),
         charts.learning_curves(summary, content.runs),
+        data_curve(summary),
         charts.importance(summary),
     ]
     drawn = [figure for figure in figures if figure]

@@ -155,7 +155,7 @@ class Broker:
             try:
                 # The threads it began with: a resumed trial must compute the same numbers.
                 threads = self._study.attribute(number, "threads", self._configs.machine.threads)
-                params = self._study.params(number) | {"seed": self._study.seed(number)}
+                params = {"seed": self._study.seed(number)} | self._study.params(number)
                 config = self._configs.trial(number, params, threads=threads)
             except ConfigError as error:
                 self._end(self._study.finish(number, "infeasible", reason=str(error)))

@@ -94,6 +94,26 @@ class Verdict(_Record):
     standard_error: Number = None  # over validation clips
 
 
+class CurvePoint(_Record):
+    """The values of all seeds at one share of the data."""
+
+    share: float
+    mean: float
+    deviation: Number = None  # standard deviation over seeds
+    num_seeds: int
+
+
+class DataCurve(_Record):
+    """A learning curve over shares of the data, and what twice as much is expected to bring."""
+
+    text: str
+    points: list[CurvePoint] = []
+    # Of the fit: (share, value, low, high) to twice the largest share, two standard errors around.
+    line: list[tuple[float, float, float, float]] = []
+    gain: Number = None  # positive = lower with twice the data
+    standard_error: Number = None  # over seeds
+
+
 class Summary(_Record):
     """The content of summary.json; files of earlier versions lack the later fields."""
 
@@ -115,6 +135,7 @@ class Summary(_Record):
     trials: list[TrialRecord] = []
     best: int | None = None
     verdict: Verdict | None = None
+    data_curve: DataCurve | None = None  # of a sweep over data_fraction
     importance: Mapping[str, Mapping[str, Number]] = {}  # {method: {parameter: share}}
     importance_of: str = ""  # the values that it explains
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from csm_ft.atomic import recover, whole_folder, write_whole
+from csm_ft.sweep.data_curve import measure_curve
 from csm_ft.sweep.records import (
     Baseline,
     Objective,
@@ -49,9 +50,13 @@ class Results:
         self._write_best_config(best, records)
         self._drop_weights(records)
         verdict = self._reach_verdict(best, records)
+        curve = measure_curve(records, self._objective)
+        if verdict and curve:
+            verdict = verdict.model_copy(update={"text": f"{verdict.text} {curve.text}"})
         write_whole(self._folder.table, to_csv(records))
-        summary = self._summary(state, records, verdict).model_dump(mode="json")
-        write_whole(self._folder.summary, json.dumps(summary, indent=1, allow_nan=False))
+        summary = self._summary(state, records, verdict).model_copy(update={"data_curve": curve})
+        facts = summary.model_dump(mode="json")
+        write_whole(self._folder.summary, json.dumps(facts, indent=1, allow_nan=False))
         return verdict
 
     def _reach_verdict(

@@ -112,6 +112,7 @@ def read_rows(path: Path, request: SweepRequest) -> Rows:
     rows = {
         name: _parse_row(path, name, row, train_class) for name, row in _read_yaml(path).items()
     }
+    _check_rows(path, rows, train_class)
     fixed = {name: row.value for name, row in rows.items() if isinstance(row, Fixed)}
     for name in [name for name in fixed if name in given]:
         by_flag, by_row = (
@@ -198,11 +199,18 @@ def _parse_row(path: Path, name: str, row: Any, train_class: type[TrainConfig]) 
         raise ConfigError(
             f"{path}: {where}: {first['input']!r}: {first['msg']}; a row has {_KINDS}"
         ) from None
-    if isinstance(parsed, Fixed):
-        _check_fixed(path, name, train_class)
-    else:
-        _check_searched(path, name, parsed, train_class)
     return parsed
+
+
+def _check_rows(
+    path: Path, rows: Mapping[str, Searched | Fixed], train_class: type[TrainConfig]
+) -> None:
+    is_learning_curve = isinstance(rows.get("data_fraction"), Searched)
+    for name, row in rows.items():
+        if isinstance(row, Fixed):
+            _check_fixed(path, name, train_class)
+        elif name != "seed" or not is_learning_curve:  # its error bars are over seeds
+            _check_searched(path, name, row, train_class)
 
 
 def _check_searched(path: Path, name: str, row: Searched, train_class: type[TrainConfig]) -> None:

@@ -295,7 +295,7 @@ class SweepStudy:
         return {key: one for key, one in (self._settings or {}).items() if key not in tried}
 
     def _may_continue(self, number: int, curve: asha.Curve) -> bool:
-        if number == 0 or self.plan.sweep.pruner != "asha":
+        if number == 0 or self.plan.sweep.pruner != "asha" or self.plan.is_learning_curve:
             return True
         own = _key(self._frozen(number).params)
         trials = self._study.get_trials(deepcopy=False)

@@ -36,10 +36,13 @@ Describe = Callable[[TrainConfig], DataFacts]
 
 def describe_data(config: TrainConfig) -> DataFacts:
     """Read the facts from the token file; StoreError if it cannot be trained on."""
-    from csm_ft.families.stores import open_tokens  # here: a wrong option needs no HDF5
+    # Here: a wrong option needs no HDF5.
+    from csm_ft.data.sampling import take_fraction
+    from csm_ft.families.stores import open_tokens
 
     store = open_tokens(Path(config.data), config.family, in_memory=False)
     examples = open_family(config.family).arrange(store.splits["train"], config, evaluate=False)
+    examples = take_fraction(examples, config.data_fraction, seed=config.seed)
     return DataFacts(len(examples), store.info.content_fingerprint)
 
 
@@ -93,6 +96,11 @@ class Plan:
         """Name of the metric that trials are compared by."""
         return self.space.base.best_by
 
+    @property
+    def is_learning_curve(self) -> bool:
+        """Whether trials have different amounts of data: then those with less are not behind."""
+        return any(parameter.name == "data_fraction" for parameter in self.space.parameters)
+
 
 def plan_study(sweep: SweepConfig, space: "Space", data: DataFacts) -> Plan:
     """Return the plan of a study."""
@@ -137,6 +145,10 @@ class Configs:
             "wandb_group": self.sweep.study_name,
             "wandb_name": f"{self.sweep.study_name}-{folder.path.name}",
         }
+        if "data_fraction" in params:
+            # All trials see as many examples: with half the data, twice the epochs.
+            share = params["data_fraction"] / self.base.data_fraction
+            fixed["n_epochs"] = self.base.n_epochs / share
         return build(type(self.base), {**self.base.model_dump(), **params, **fixed})
 
 

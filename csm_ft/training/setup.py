@@ -9,7 +9,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.data.batches import Step, prefetch
 from csm_ft.data.examples import Examples
-from csm_ft.data.sampling import describe_weights
+from csm_ft.data.sampling import describe_weights, take_fraction
 from csm_ft.device import reproducible
 from csm_ft.families import open_family
 from csm_ft.families.base import Draw, Family
@@ -63,6 +63,7 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
     family = open_family(config.family)
     config = resolve(config, store, family)
     train = family.arrange(store.splits["train"], config, evaluate=False)
+    train = take_fraction(train, config.data_fraction, seed=config.seed)
     val = family.arrange(store.splits["val"], config, evaluate=True)
     with (
         reproducible(config.device, config.threads, config.seed),
@@ -106,7 +107,9 @@ def _announce(setup: Setup) -> None:
     trained = _millions(setup.trained.model, only_trained=True)
     part = "" if trained == millions else f" (method {method} trains {trained:.3g} M)"
     console.print(f"{millions:.1f} M weights{part}; {plan.total_steps} optimiser steps")
-    console.print(f"{_count(setup.train)} to train on, {_count(setup.val)} to validate")
+    fraction = setup.config.data_fraction
+    share = f" (data_fraction {fraction:g})" if fraction < 1 else ""
+    console.print(f"{_count(setup.train)} to train on{share}, {_count(setup.val)} to validate")
     for line in describe_weights(setup.train):
         console.print(f"drawn by weight: {line}", markup=False)
     if len(plan.ends) > 1 and not plan.is_last(setup.state):

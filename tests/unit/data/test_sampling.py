@@ -1,14 +1,17 @@
 """How often examples are drawn: exact in an epoch, and in the long run."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csm_ft.data.sampling import describe_weights, draw_counts
+from csm_ft.data.examples import Examples
+from csm_ft.data.sampling import describe_weights, draw_counts, take_fraction
 from tests.helpers.splits import FakeSplit, examples_of
 
 WEIGHTS = st.lists(st.floats(0.01, 100), min_size=1, max_size=60)
@@ -98,3 +101,55 @@ def test_shares_before_and_after_are_told() -> None:
 def test_equal_weights_need_no_words() -> None:
     split = FakeSplit([5] * 4, [4] * 4, speakers=list("aaab"), weights=[2, 2, 2, 2])
     assert describe_weights(examples_of(split)) == []
+
+
+def ids(examples: Examples) -> set[str]:
+    return {examples.id(index) for index in range(len(examples))}
+
+
+def people(*counts: int) -> Examples:
+    speakers = [f"s{number}" for number, count in enumerate(counts) for _ in range(count)]
+    return examples_of(FakeSplit([5] * len(speakers), [4] * len(speakers), speakers=speakers))
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(0, 5))
+@settings(deadline=None)
+def test_smaller_shares_are_parts_of_larger(counts: list[int], seed: int) -> None:
+    examples = people(*counts)
+    taken = [ids(take_fraction(examples, i / 10, seed=seed)) for i in range(1, 11)]
+    assert all(small <= large for small, large in pairwise(taken))
+    assert taken[0]
+    assert taken[-1] == ids(examples)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.floats(0.01, 1))
+@settings(deadline=None)
+def test_speakers_keep_their_share(counts: list[int], fraction: float) -> None:
+    taken = take_fraction(people(*counts), fraction, seed=0)
+    rows = [next(taken.of(index)).row for index in range(len(taken))]
+    for number, count in enumerate(counts):
+        kept = sum(taken.split.speaker(row) == f"s{number}" for row in rows)
+        assert abs(kept - fraction * count) <= 1
+
+
+def test_share_of_many_speakers_is_exact() -> None:
+    """One clip each: half of the speakers stay, not all and not none."""
+    assert len(take_fraction(people(*[1] * 100), 0.5, seed=0)) == 50
+
+
+def test_seeds_take_different_clips() -> None:
+    first, second = (ids(take_fraction(people(40, 40), 0.5, seed=seed)) for seed in (0, 1))
+    assert len(first) == len(second) == 40
+    assert first != second
+
+
+def test_conversations_stay_whole() -> None:
+    names = [f"c{number}" for number in range(10) for _ in range(6)]
+    split = FakeSplit(
+        [5] * 60, [4] * 60, conversations=names, turns=list(range(6)) * 10, speakers=["a", "b"] * 30
+    )
+    examples = examples_of(split, max_positions=30)  # three turns each
+    taken = take_fraction(examples, 0.4, seed=0)
+    kept = [split.conversation(piece.row) for i in range(len(taken)) for piece in taken.of(i)]
+    assert sorted(Counter(kept).values()) == [6] * 4
+    assert taken.costs.tolist() == [30] * 8
