@@ -70,9 +70,11 @@ def _use(config: ExpressiveConfig, folder: Path, tokens: Path) -> Iterator[Step]
     asked = ["--prompts", str(prompts), "--output"]
     argv = ["-m", "csm_ft.generate", "--model", str(model), *asked, str(samples)]
     yield Step("generate", argv, [prompts], samples / "index.html")
-    argv = ["-m", "csm_ft.evaluate", str(model), "--data", str(tokens), *asked]
     evaluation = folder / f"evaluation-{model.name.rpartition('-')[2]}"
-    yield Step("evaluate", [*argv, str(evaluation)], [prompts], evaluation / "evaluation.json")
+    argv = ["-m", "csm_ft.evaluate", str(model), "--data", str(tokens), *asked, str(evaluation)]
+    argv += _config(config.evaluate_config)
+    inputs = [prompts, *_paths(config.evaluate_config)]
+    yield Step("evaluate", argv, inputs, evaluation / "evaluation.json")
 
 
 def _train(config: ExpressiveConfig, folder: Path, tokens: Path) -> Step:

@@ -37,6 +37,12 @@ class ExpressiveConfig(Options):
         group="steps",
         path=True,
     )
+    evaluate_config: str = option(
+        "",
+        "YAML file of options for csm_ft.evaluate, such as its judges.",
+        group="steps",
+        path=True,
+    )
     sweep: int = option(
         0, "Trials of a sweep in place of one training; 0 = one training.", group="steps", ge=0
     )

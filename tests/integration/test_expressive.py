@@ -1,0 +1,72 @@
+"""The expressive command from metadata to evaluation, on the bundled voice and codec."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+EMOTIONS = ("calm", "angry")
+
+
+def expressive(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    files = {
+        "pretokenize": "codec: melrvq\n",
+        "train": "max_steps: 2\nwandb: 'off'\nthreads: 1\ngen_max_sec: 0.4\n",
+        "evaluate": "asr: none\nembedder: none\nmax_sec: 0.4\nbase: none\n",
+    }
+    argv = ["--output", str(folder / "out"), "--num_sentences", "1", *more]
+    for name, text in files.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(text)
+        argv += [f"--{name}_config", str(path)]
+    return subprocess.run(
+        [sys.executable, "-m", "csm_ft.expressive", str(folder / "acted.jsonl"), *argv],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write_rows(folder: Path, num_clips: int) -> None:
+    clips = sorted((ROOT / "demo/speech/nora").glob("*.flac"))[:num_clips]
+    rows = [
+        {"path": str(path), "text": f"Text {i}.", "speaker": "nora", "emotion": EMOTIONS[i % 2]}
+        for i, path in enumerate(clips)
+    ]
+    (folder / "acted.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+@pytest.mark.slow
+def test_one_command_runs_and_skips_what_is_done(tmp_path: Path) -> None:
+    write_rows(tmp_path, 10)
+    first = expressive(tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    out = tmp_path / "out"
+    (evaluation,) = out.glob("evaluation-*/evaluation.json")
+    (page,) = out.glob("samples-*/index.html")
+    assert json.loads(evaluation.read_text())["rows"]
+    assert all(emotion in page.read_text() for emotion in EMOTIONS)
+    again = expressive(tmp_path)
+    assert again.returncode == 0
+    assert again.stdout.count("done already") == 6
+    write_rows(tmp_path, 12)
+    third = expressive(tmp_path)
+    assert third.returncode == 0
+    assert "done already" not in third.stdout
+    assert len(list(out.glob("run-*"))) == 2, "other tokens train into a folder of their own"
+
+
+@pytest.mark.slow
+def test_failed_step_is_named_and_continued(tmp_path: Path) -> None:
+    write_rows(tmp_path, 10)
+    wrong = expressive(tmp_path, "--text_template", "<{mood}>{text}")
+    assert wrong.returncode == 2
+    assert "encode ended with exit code 2" in wrong.stdout
+    assert "names mood, but no row" in wrong.stderr
