@@ -14,13 +14,13 @@ from csm_ft.evaluate.recordings import through_codec
 from csm_ft.evaluate.results import EvaluatedRow
 from csm_ft.families.base import Encoder
 
-CLIPS_PER_EMOTION = 40
+CLIPS_PER_EMOTION = 24
 
 
 def add_expression(
     rows: list[EvaluatedRow], store: Store | None, encoder: Encoder | None, notes: list[str]
 ) -> None:
-    """Compare the emotions of the rows of models with up to 40 real clips of each emotion.
+    """Compare the emotions of the rows of models with up to 24 real clips of each emotion.
 
     Rows whose clips have no emotion are left as they are.
     """
@@ -37,7 +37,7 @@ def add_expression(
 
 
 def reference_prosody(store: Store, encoder: Encoder, seed: int = 0) -> Sequence[JudgedClip]:
-    """Measure the prosody of up to 40 clips of each emotion, after the codec, chosen by seed."""
+    """Measure the prosody of up to 24 clips of each emotion, after the codec, chosen by seed."""
     places: dict[str, list[tuple[str, int]]] = {}
     for name, split in store.splits.items():
         for row in range(len(split)):

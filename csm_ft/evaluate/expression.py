@@ -48,7 +48,8 @@ class Expression:
 def compare_expression(real: Sequence[JudgedClip], model: Sequence[JudgedClip]) -> Expression | str:
     """Compare the emotions of a model's clips with those of real clips.
 
-    A str says why that cannot be done.
+    A clip that lacks a measure (nothing is voiced: no pitch) counts in the others. A str says why
+    nothing can be compared.
     """
     names = [name for name in MEASURES if _has(real, name) and _has(model, name)]
     theirs, own = _deltas(real, names), _deltas(model, names)
@@ -58,17 +59,16 @@ def compare_expression(real: Sequence[JudgedClip], model: Sequence[JudgedClip]) 
     assert isinstance(theirs, dict), "else returned above"
     assert isinstance(own, dict), "else returned above"
     spread = _spread(theirs)
-    references = {emotion: rows.mean(axis=0) / spread for emotion, rows in theirs.items()}
+    references = {emotion: _mean(rows) / spread for emotion, rows in theirs.items()}
     scaled = {emotion: rows / spread for emotion, rows in own.items()}
+    means = {emotion: _mean(rows) for emotion, rows in scaled.items()}
     shared = [emotion for emotion in scaled if emotion in references and emotion != NEUTRAL]
-    means = {emotion: rows.mean(axis=0) for emotion, rows in scaled.items()}
     distances = {one: _rms(means[one] - references[one]) for one in shared}
-    confusion = {one: _nearest(scaled[one], references) for one in scaled if one in references}
     return Expression(
         {one: _moved(theirs[one], spread, names) for one in theirs},
         {one: _moved(own[one], spread, names) for one in own},
-        distances,
-        confusion,
+        {one: distance for one, distance in distances.items() if distance is not None},
+        {one: _nearest(scaled[one], references) for one in scaled if one in references},
         _moved_right([(references[one], means[one]) for one in shared]),
         names,
     )
@@ -83,42 +83,55 @@ def _deltas(
 ) -> dict[str, NDArray[np.float64]] | str:
     """Return the differences to the speaker's neutral mean of each emotion's clips, [n, m].
 
-    A str says what the clips lack. Clips without one of the measures are left out.
+    What a clip lacks is NaN. A str says what the clips lack.
     """
-    full = [one for one in clips if all(name in one.values for name in names)]
-    rows = [np.array([one.values[name] for name in names]) for one in full]
+    if not names:
+        return "have no measure in common"
+    rows = [np.array([one.values.get(name, np.nan) for name in names]) for one in clips]
     neutral: dict[str, list[NDArray[np.float64]]] = {}
-    for one, row in zip(full, rows, strict=True):
+    for one, row in zip(clips, rows, strict=True):
         if one.clip.tags.get(EMOTION) == NEUTRAL:
             neutral.setdefault(one.clip.speaker, []).append(row)
-    if not names or not neutral:
-        return f"have no clip tagged {NEUTRAL}" if names else "have no measure in common"
+    if not neutral:
+        return f"have no clip tagged {NEUTRAL}"
+    middle = {speaker: _mean(np.stack(own)) for speaker, own in neutral.items()}
     found: dict[str, list[NDArray[np.float64]]] = {}
-    for one, row in zip(full, rows, strict=True):
+    for one, row in zip(clips, rows, strict=True):
         emotion, speaker = one.clip.tags.get(EMOTION), one.clip.speaker
-        if emotion and speaker in neutral:
-            found.setdefault(emotion, []).append(row - np.mean(neutral[speaker], axis=0))
+        if emotion and speaker in middle:
+            found.setdefault(emotion, []).append(row - middle[speaker])
     if len(found) < 2:
         return f"have no other emotion than {NEUTRAL} by a speaker with neutral clips"
     return {emotion: np.stack(deltas) for emotion, deltas in sorted(found.items())}
 
 
+def _mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of each column [n, m] -> [m] without NaNs; NaN where there is nothing."""
+    known = ~np.isnan(rows)
+    counts = known.sum(axis=0)
+    sums = np.where(known, rows, 0.0).sum(axis=0)
+    return np.where(counts, sums / np.maximum(counts, 1), np.nan)
+
+
 def _spread(deltas: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the standard deviation of each measure over all real clips, [m]."""
-    return np.maximum(np.concatenate(list(deltas.values())).std(axis=0), _LEAST_SPREAD)
+    rows = np.concatenate(list(deltas.values()))
+    return np.maximum(np.sqrt(_mean(np.square(rows - _mean(rows)))), _LEAST_SPREAD)
 
 
 def _moved(deltas: NDArray[np.float64], spread: NDArray[np.float64], names: Sequence[str]) -> Moved:
-    means = (deltas.mean(axis=0) / spread).tolist()
-    return Moved(len(deltas), dict(zip(names, means, strict=True)))
+    means = zip(names, (_mean(deltas) / spread).tolist(), strict=True)
+    return Moved(len(deltas), {name: mean for name, mean in means if not np.isnan(mean)})
 
 
 def _nearest(
     rows: NDArray[np.float64], references: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, int]:
+    """Count which reference each clip [n, m] is nearest to, by the measures that it has."""
     names = list(references)
     table = np.stack([references[name] for name in names])  # [emotions, m]
-    nearest = np.square(rows[:, None] - table).sum(axis=2).argmin(axis=1).tolist()
+    squares = np.square(rows[:, None] - table)
+    nearest = np.where(np.isnan(squares), 0.0, squares).sum(axis=2).argmin(axis=1).tolist()
     return {name: nearest.count(place) for place, name in enumerate(names)}
 
 
@@ -129,9 +142,10 @@ def _moved_right(
     if not pairs:
         return None
     real, own = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    counts = np.abs(real) >= _MOVED
+    counts = (np.abs(real) >= _MOVED) & ~np.isnan(own)
     return float(np.mean((np.sign(real) == np.sign(own))[counts])) if counts.any() else None
 
 
-def _rms(values: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.square(values).mean()))
+def _rms(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(np.sqrt(np.square(known).mean())) if len(known) else None

@@ -95,3 +95,17 @@ def test_measure_that_one_side_lacks_is_left_out(name: str) -> None:
     found = compare_expression(people(), lacking)
     assert isinstance(found, Expression)
     assert name not in found.measures
+
+
+def test_clip_without_pitch_counts_in_the_rest() -> None:
+    hoarse = [
+        JudgedClip(one.clip, {k: v for k, v in one.values.items() if k != "f0_mean_st"}, {})
+        if one.clip.tags["emotion"] == "sad"
+        else one
+        for one in people(seed=1)
+    ]
+    found = compare_expression(people(), hoarse)
+    assert isinstance(found, Expression)
+    assert found.model["sad"].num_clips == 12
+    assert found.model["sad"].deltas.keys() == {"energy_mean_db", "letters_per_sec"}
+    assert found.confusion["sad"]["sad"] == 12
