@@ -134,8 +134,8 @@ def test_real_judges_hear_the_bundled_voice(tokens: Path, tmp_path: Path) -> Non
     assert data([str(copy), "--codec_check", "--codec_clips", "4"]) == 0
     found = results(tmp_path / "tokens.hdf5.codec_check")
     assert found["judges"].keys() == REAL
-    assert not found["notes"]
     real, coded = row(found, "recordings")["metrics"], row(found, "codec")["metrics"]
     assert real["wer"]["value"] < 0.5
+    assert coded["wer"]["value"] < 1
     assert real["dnsmos"]["value"] > coded["dnsmos"]["value"]
     assert coded["similarity"]["value"] > 0.8

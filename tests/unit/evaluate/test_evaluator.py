@@ -31,3 +31,13 @@ def test_deaf_recogniser_is_called_unfit(tmp_path: Path) -> None:
     evaluator.add("real recordings", "recordings", [clip("a", "right words here", 0.1)])
     evaluator.tell_deafness()
     assert "does not know this language or these voices" in evaluator.notes[0]
+
+
+def test_codec_that_loses_words_is_called_so(tmp_path: Path) -> None:
+    heard = judges({RATE_HZ // 10: "right words here", RATE_HZ // 5: "right words gone"})
+    evaluator = Evaluator(tmp_path, heard, None, None)
+    evaluator.add("after the codec", "codec", [clip("a", "right words here", 0.2)])
+    evaluator.add("real recordings", "recordings", [clip("a", "right words here", 0.1)])
+    evaluator.tell_deafness()
+    assert "after the codec, 33% of the words" in evaluator.notes[0]
+    assert "0% before it" in evaluator.notes[0]
