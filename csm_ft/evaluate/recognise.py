@@ -89,7 +89,9 @@ class Pipeline:
                 f"--asr transformers:{source}: transformers cannot open it ({first_line(error)});"
                 " name a model for speech recognition on the hub, or its folder"
             ) from error
-        self.options = {"generate_kwargs": {"language": language}} if language else {}
+        # Other kinds of models know one language, and refuse the option.
+        takes_language = bool(language) and self.pipe.type == "seq2seq_whisper"
+        self.options = {"generate_kwargs": {"language": language}} if takes_language else {}
         self.name = f"transformers {transformers.__version__}, {_label(source)}"
 
     def hear(self, wave: Wave) -> str:

@@ -409,9 +409,10 @@ class Family(ABC):
         """Return what the loss is made of, on a batch of evaluation: {name: (sums, counts)}.
 
         Sums and counts are those of each sequence, [B] float64 on the CPU, so that means can be
-        formed over any group of clips. For `python -m csm_ft.evaluate`; optional.
+        formed over any group of clips. Here: the nats of each part.
         """
-        return {}
+        parts = model(batch).items()
+        return {f"nats_{part}": (n.double().cpu(), batch.counts[part]) for part, n in parts}
 
     def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
         """Return how the parameter `name` is trained."""

@@ -12,7 +12,10 @@ from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 
 import pretokenize
 import train
+from csm_ft.data import audio
 from csm_ft.data.token_file import open_store
+from csm_ft.evaluate.__main__ import main as evaluate
+from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
 from csm_ft.export.__main__ import main as export
 from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
@@ -121,6 +124,23 @@ def test_recordings_are_transcribed(trained: Path, tmp_path: Path) -> None:
     assert generate([*argv, "--device", "cpu"]) == 0
     facts = json.loads((tmp_path / "out/001-0081.json").read_text())
     assert isinstance(facts["answer"], str)
+
+
+def test_run_judges_words(trained: Path) -> None:
+    recogniser = open_recogniser(f"run:{trained}", "", "cpu")
+    assert not isinstance(recogniser, str)
+    assert recogniser.name == f"moonshine {trained.name}"
+    wave = audio.load(ROOT / "demo/speech/nora/0082.flac", sample_rate_hz=RECOGNISER_HZ)
+    assert isinstance(recogniser.hear(wave), str)
+
+
+def test_evaluation_says_that_it_does_not_speak(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = [str(trained), "--asr", "none", "--embedder", "none", "--output", str(out)]
+    assert evaluate([*argv, "--device", "cpu"]) == 0
+    found = json.loads((out / "evaluation.json").read_text())
+    assert "the family moonshine does not speak: it is measured on the data only" in found["notes"]
+    assert found["rows"][0]["on_data"].keys() == {"nats_tokens"}
 
 
 def test_transformers_reads_the_export(trained: Path) -> None:

@@ -1,5 +1,8 @@
 """Which recogniser is opened, and what is said when it cannot be."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from csm_ft.data import audio
@@ -8,6 +11,7 @@ from csm_ft.errors import ConfigError
 from csm_ft.evaluate import recognise
 from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
 from tests.conftest import ROOT
+from tests.helpers.tiny_judges import write_recogniser
 
 
 def test_none_is_said() -> None:
@@ -29,6 +33,15 @@ def test_unknown_model_names_the_ways_out() -> None:
 def test_other_language_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--language fr: .* knows en only"):
         open_recogniser("auto", "fr", "cpu")
+
+
+def test_transformers_pipeline_hears_letters(tmp_path: Path) -> None:
+    folder = write_recogniser(tmp_path / "ctc")
+    heard = open_recogniser(f"transformers:{folder}", "en", "cpu")
+    assert not isinstance(heard, str)
+    assert heard.name.endswith(", ctc")
+    wave = np.random.default_rng(0).normal(0, 0.1, RECOGNISER_HZ).astype(np.float32)
+    assert set(heard.hear(wave).replace("<unk>", "")) <= set("ab ")
 
 
 @pytest.mark.slow

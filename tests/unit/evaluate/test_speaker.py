@@ -1,6 +1,7 @@
 """Embedders: the same voice is nearer than another one, on the bundled speakers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from csm_ft.evaluate.speaker import (
     similarity,
 )
 from tests.conftest import ROOT
+from tests.helpers.tiny_judges import write_xvector
 
 SPEAKERS = ("anna", "ben", "diego", "lucia", "nora")
 
@@ -61,6 +63,14 @@ def test_level_changes_nothing() -> None:
 def test_centroid_has_length_one() -> None:
     one: Embedding = np.array([1, 0], np.float32)
     assert np.linalg.norm(centroid([one, np.array([0, 1], np.float32)])) == pytest.approx(1)
+
+
+def test_xvector_model_of_a_folder(tmp_path: Path) -> None:
+    embedder = open_embedder(str(write_xvector(tmp_path / "xvector")), "cpu")
+    assert not isinstance(embedder, str)
+    assert embedder.name.endswith(", xvector")
+    (wave,) = clips_of("anna", 1)
+    assert np.linalg.norm(embedder.embed(wave)) == pytest.approx(1)
 
 
 def test_unknown_embedder_names_the_ways_out() -> None:
