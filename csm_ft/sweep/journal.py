@@ -13,11 +13,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from csm_ft.atomic import appending, write_whole
+from csm_ft.config.base import build
 from csm_ft.console import console
 from csm_ft.errors import SweepError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.new_space import changes, differences, take_over
-from csm_ft.sweep.trials import Plan
+from csm_ft.sweep.trials import TRIAL_0, Plan
 
 _BLOCK_BYTES = 65536
 
@@ -39,12 +40,12 @@ def open_journal(folder: SweepFolder, plan: Plan) -> optuna.Study:
     if "created" not in study.user_attrs:
         study.set_user_attr("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     agreement = json.loads(json.dumps(plan.agreement))  # as read back: tuples become lists
-    before = study.user_attrs.get("agreement")
-    if before is None:
+    if "agreement" not in study.user_attrs:
         study.set_user_attr("agreement", agreement)
-    elif before != agreement:
+    before = _complete(study.user_attrs["agreement"], agreement, plan)
+    if before != agreement:
         _check_comparable(folder, before, agreement)
-        _begin_anew(folder, study, plan, agreement)
+        _begin_anew(folder, study, plan, before)
         return _load_or_create(folder, plan.sweep.study_name)
     return study
 
@@ -79,6 +80,15 @@ def _load_or_create(folder: SweepFolder, name: str) -> optuna.Study:
     return optuna.load_study(storage=storage, study_name=name)
 
 
+def _complete(before: dict[str, Any], now: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Add the options that did not exist yet when the study began: they had their defaults."""
+    defaults = build(type(plan.space.base), {}).training_keys()
+    known = {name.removeprefix(TRIAL_0) for name in before}
+    asked = {name.removeprefix(TRIAL_0) for name in now}
+    new = {name: defaults[name] for name in defaults if name in asked - known}
+    return {**new, **before}
+
+
 def _check_comparable(folder: SweepFolder, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Check that the study in the folder is the one that this command describes."""
     changed = differences(before, now)
@@ -92,13 +102,13 @@ def _check_comparable(folder: SweepFolder, before: dict[str, Any], now: dict[str
 
 
 def _begin_anew(
-    folder: SweepFolder, study: optuna.Study, plan: Plan, agreement: dict[str, Any]
+    folder: SweepFolder, study: optuna.Study, plan: Plan, before: dict[str, Any]
 ) -> None:
     """Replace the journal by that of a new study with the same trials in the space of the plan.
 
     A kill leaves the old study or the new one. The old journal is kept under another name.
     """
-    before = study.user_attrs["agreement"]
+    agreement = json.loads(json.dumps(plan.agreement))
     try:
         trials = take_over(study.get_trials(), before, plan.space)
     except SweepError as error:

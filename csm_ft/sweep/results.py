@@ -52,7 +52,7 @@ class Results:
         verdict = self._reach_verdict(best, records)
         curve = measure_curve(records, self._objective)
         if verdict and curve:
-            verdict = verdict.model_copy(update={"text": f"{verdict.text} {curve.text}"})
+            verdict = verdict.model_copy(update={"text": f"{curve.text} {verdict.text}"})
         write_whole(self._folder.table, to_csv(records))
         summary = self._summary(state, records, verdict).model_copy(update={"data_curve": curve})
         facts = summary.model_dump(mode="json")

@@ -300,3 +300,24 @@ def test_every_draw_is_a_valid_config(
         config = drawn.base.replace(**values)
         assert low <= config.learning_rate <= low * factor
         assert config.grad_acc_steps in (1, 2, 3, 4)
+
+
+CURVE = "data_fraction: {type: categorical, values: [0.5, 1.0]}\n"
+SEEDS = "seed: {type: categorical, values: [0, 1, 2]}\n"
+
+
+def test_seeds_are_searched_only_with_shares_of_the_data(tmp_path: Path) -> None:
+    settings = space(tmp_path, CURVE + SEEDS).settings(100)
+    assert settings is not None
+    assert len(settings) == 6
+    shipped = make_space(read_rows(ROOT / "configs/learning_curve.yaml", parse([])), 100)
+    assert shipped.first_points() == [{"data_fraction": 1.0, "seed": 0}]
+    with pytest.raises(ConfigError, match="seed cannot be searched: a search over seeds"):
+        space(tmp_path, SEEDS + "batch_size: {type: categorical, values: [8, 16]}\n")
+    with pytest.raises(ConfigError, match="seed cannot be searched"):
+        space(tmp_path, SEEDS + "data_fraction: {type: fixed, value: 0.5}\n")
+
+
+def test_shares_above_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data_fraction 1\.5 is above 1"):
+        space(tmp_path, "data_fraction: {type: categorical, values: [0.5, 1.5]}\n")

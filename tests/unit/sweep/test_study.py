@@ -316,6 +316,22 @@ def test_changed_agreement_is_refused(opener: Opener) -> None:
     assert "--output_dir" in str(error.value)
 
 
+def test_options_added_since_had_their_defaults(opener: Opener) -> None:
+    opener(agreement={"n_epochs": 5})
+    opener(agreement={"n_epochs": 5, "data_fraction": 1.0, "value of trial 0 for lora_rank": 32})
+    with pytest.raises(SweepError, match=r"data_fraction: 1.0 there, 0.5 now"):
+        opener(agreement={"n_epochs": 5, "data_fraction": 0.5})
+
+
+def test_less_data_is_not_behind(opener: Opener, tmp_path: Path) -> None:
+    curve = "data_fraction: {type: categorical, values: [0.2, 0.4, 0.6, 0.8, 1.0]}\n"
+    (tmp_path / "space.yaml").write_text(curve)
+    study = opener()
+    for _ in range(5):
+        number = study.ask()
+        assert validated(study, number, 100, 1.0 + number)
+
+
 def test_torn_journal_is_repaired(opener: Opener, tmp_path: Path) -> None:
     study = opener()
     for _ in range(3):
