@@ -7,8 +7,7 @@ import numpy as np
 
 from csm_ft.data.split import Store
 from csm_ft.evaluate.expression import compare_expression
-from csm_ft.evaluate.judge import JUDGE_HZ, JudgedClip, SpokenClip, heard_wave
-from csm_ft.evaluate.prompts import EMOTION
+from csm_ft.evaluate.judge import EMOTION, JUDGE_HZ, JudgedClip, SpokenClip, heard_wave
 from csm_ft.evaluate.prosody import measure_prosody
 from csm_ft.evaluate.recordings import through_codec
 from csm_ft.evaluate.results import EvaluatedRow

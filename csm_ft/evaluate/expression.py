@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_ft.evaluate.judge import JudgedClip
-from csm_ft.evaluate.prompts import EMOTION
+from csm_ft.evaluate.judge import EMOTION, JudgedClip
 
 NEUTRAL = "neutral"
 MEASURES = (

@@ -3,7 +3,7 @@
 The one path for `python -m csm_ft.evaluate`, the codec check and training.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import soxr
@@ -18,6 +18,7 @@ from csm_ft.evaluate.speaker import Embedder, Embedding, Voices, open_embedder, 
 from csm_ft.evaluate.summary import Estimate, Share, estimate, names_of
 from csm_ft.evaluate.words import compare_words
 
+EMOTION = "emotion"  # the tag that expression is compared by
 JUDGE_HZ = 16000  # what recogniser, embedder and DNSMOS hear
 
 
@@ -33,6 +34,11 @@ class SpokenClip:
     tags: Mapping[str, str] = field(default_factory=dict)
     prompt: str = ""  # what takes of one prompt have in common; "" = its id
     is_complete: bool | None = None  # the model stopped by itself; None = no model made it
+
+
+def recording_key(speaker: str, text: str, tags: Mapping[str, str]) -> Hashable:
+    """Return what recordings must have in common for their lengths to be compared."""
+    return speaker, text, tags.get(EMOTION, "")
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,14 @@ class References:
     """What clips are compared with: recordings of the same people."""
 
     voices: Voices = field(default_factory=dict)
-    seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (speaker, text)
+    seconds: Mapping[Hashable, float] = field(default_factory=dict)  # recording_key -> length
     sec_per_char: Mapping[str, float] = field(default_factory=dict)
 
-    def expected_sec(self, speaker: str, text: str) -> float | None:
-        """Return how long the speaker takes for a text: in the recording, or by their rate."""
-        known = self.seconds.get((speaker, text))
-        rate = self.sec_per_char.get(speaker)
-        return known if known is not None or rate is None else rate * len(text)
+    def expected_sec(self, clip: SpokenClip) -> float | None:
+        """Return how long the speaker takes for the text: in the recording, or by their rate."""
+        known = self.seconds.get(recording_key(clip.speaker, clip.text, clip.tags))
+        rate = self.sec_per_char.get(clip.speaker)
+        return known if known is not None or rate is None else rate * len(clip.text)
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ def _score_voice(clip: SpokenClip, embedding: Embedding, voices: Voices) -> dict
 
 def _time(clip: SpokenClip, references: References) -> dict[str, float]:
     values: dict[str, float] = {}
-    expected = references.expected_sec(clip.speaker, clip.text)
+    expected = references.expected_sec(clip)
     if expected:
         values["duration_ratio"] = len(clip.wave) / clip.sample_rate_hz / expected
     if clip.is_complete is not None:

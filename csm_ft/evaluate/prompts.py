@@ -13,9 +13,8 @@ from csm_ft.data.split import Store
 from csm_ft.data.tags import count_tags
 from csm_ft.data.text import normalise
 from csm_ft.errors import PromptError
+from csm_ft.evaluate.judge import EMOTION
 from csm_ft.families.prompts import read_prompts
-
-EMOTION = "emotion"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from csm_ft.data import audio
 from csm_ft.data.split import Split, Store
 from csm_ft.errors import AudioError, ConfigError
-from csm_ft.evaluate.judge import Judges, References, SpokenClip, embed_voices
+from csm_ft.evaluate.judge import Judges, References, SpokenClip, embed_voices, recording_key
 from csm_ft.families.base import Encoder
 
 NUM_REFERENCES = 8  # training clips per speaker that voices are compared with
@@ -111,10 +111,10 @@ def make_references(
 ) -> References:
     """Embed training clips as the codec keeps them, and take the durations of all clips."""
     train, val = store.splits["train"], store.splits["val"]
-    seconds = {
-        (val.speaker(row), val.clip(row).text): float(val.durations_sec[row])
-        for row in range(len(val))
-    }
+    seconds: dict[Hashable, float] = {}
+    for row in range(len(val)):
+        key = recording_key(val.speaker(row), val.clip(row).text, val.tags(row))
+        seconds[key] = float(val.durations_sec[row])
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row in range(len(train)):
         rows_of[train.speaker(row)].append(row)

@@ -58,6 +58,7 @@ def write_page(evaluation: Evaluation, folder: Path) -> Path:
         expressions=[row for row in evaluation.rows if isinstance(row.expression, Expression)],
         rows=sentences,
         confusion_table=confusion_table,
+        metrics=METRICS,
         style=templating.style(environment),
         script=script,
         script_hash=script_hash,

@@ -48,8 +48,9 @@ def test_empty_sound_is_all_missing_words() -> None:
 
 
 def test_duration_is_compared_with_the_recording() -> None:
-    references = References(seconds={("ann", "one"): 2.0}, sec_per_char={"ann": 0.1})
-    pair = [clip("a", "one", speaker="ann"), clip("b", "ten chars.", speaker="ann")]
+    references = References(seconds={("ann", "one", "sad"): 2.0}, sec_per_char={"ann": 0.1})
+    sad = clip("a", "one", speaker="ann", tags={"emotion": "sad"})
+    pair = [sad, clip("b", "ten chars.", speaker="ann")]
     judged = judge(pair, judges(None), references)
     assert [one.values["duration_ratio"] for one in judged] == [0.5, pytest.approx(1.0)]
 
