@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,10 +122,12 @@ def test_greedy_frames_are_sesames(model: CsmModel, golden: dict[str, torch.Tens
 
 def test_sampling_leaves_the_model_as_found(model: CsmModel) -> None:
     class Letters:
-        def encode(self, text: str, speaker: str) -> np.ndarray:
+        frame_sec = 0.1
+
+        def encode_words(self, text: str, speaker: str, tags: object) -> np.ndarray:
             return np.frombuffer((speaker + text).encode(), dtype=np.uint8).astype(np.uint32) % 96
 
-    encoder: Any = SimpleNamespace(tokenizer=Letters(), frame_sec=0.1)
+    encoder: Any = Letters()
     names, was_training = set(model.state_dict()), model.training
     options = SamplingOptions(max_sec=0.5, temperature=0.9, topk=20, seed=3)
     prompts = [
