@@ -44,6 +44,21 @@ def read_text(path: Path, error_class: type[UserError]) -> str:
         ) from error
 
 
+def decode_unicode(data: bytes) -> str | None:
+    """Return the text of bytes in UTF-8, or in UTF-16 or UTF-32 with a mark; None for others.
+
+    UTF-16 without its mark is told by the zero bytes that ASCII characters have in it.
+    """
+    mark, encoding = next((one for one in _MARKS if data.startswith(one[0])), (b"", "utf-8"))
+    if not mark and b"\0" in data:
+        odd, even = data[1::2].count(0), data[::2].count(0)
+        encoding = "utf-16-le" if odd > even else "utf-16-be"
+    try:
+        return data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
 def read_first_line(path: Path) -> str:
     """Return the first line of a file that may be text, or as much as one read gives; OSError."""
     with path.open("rb") as file:

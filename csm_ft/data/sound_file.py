@@ -24,6 +24,8 @@ _STREAMED_BYTES = 0x7F000000
 # In libsndfile's log of the header.
 _DECLARED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")
 _OGG_PAGE_BYTES = 65307  # the largest page there is
+# What Git leaves in place of a file that Git LFS keeps elsewhere.
+_LFS_BEGINNING, _LFS_MAX_BYTES = b"version https://git-lfs", 1024
 
 
 class _Reader(soundfile.SoundFile):
@@ -79,6 +81,22 @@ def check_file(path: Path) -> None:
         raise AudioError(f"{path}: no such file{hint}")
     if is_empty:
         raise AudioError(f"{path}: is empty (0 bytes); fetch or record it again")
+    if is_lfs_pointer(path):
+        raise AudioError(
+            f"{path}: is a Git LFS pointer, not the sound; run `git lfs pull` in its repository, or"
+            " fetch the file itself"
+        )
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Tell whether a file only names one that Git LFS keeps; False where it cannot be read."""
+    try:
+        if path.stat().st_size > _LFS_MAX_BYTES:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_LFS_BEGINNING)) == _LFS_BEGINNING
+    except OSError:
+        return False
 
 
 def _check_not_cut_off(path: Path, file: soundfile.SoundFile, descriptor: int) -> None:

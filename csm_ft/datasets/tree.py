@@ -1,7 +1,7 @@
 """The files below a folder, listed once."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +23,12 @@ class Tree:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.num_hidden = 0  # files, counted when they are listed
+        self.left_out: dict[str, list[Path]] = {}  # what an importer knows and does not read
+
+    def leave_out(self, kind: str, paths: Iterable[Path]) -> None:
+        """Count files that are known and not read, as songs or copies."""
+        self.left_out.setdefault(kind, []).extend(paths)
 
     @cached_property
     def top(self) -> list[Path]:
@@ -36,7 +42,11 @@ class Tree:
     @cached_property
     def folders(self) -> dict[Path, list[str]]:
         """The names of the files in each folder, this one included."""
-        return dict(_walk(self.folder))
+        found: dict[Path, list[str]] = {}
+        for folder, names in _walk(self.folder):
+            found[folder] = [name for name in names if not name.startswith(".")]
+            self.num_hidden += len(names) - len(found[folder])
+        return found
 
     @cached_property
     def files(self) -> list[Path]:
@@ -61,7 +71,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield Path(parent), sorted(name for name in names if not name.startswith("."))
+        yield Path(parent), sorted(names)
 
 
 def _refuse(error: OSError) -> NoReturn:
