@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -18,6 +18,7 @@ from csm_ft.cli import parse_args, run_program
 from csm_ft.config.base import Options, option
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.datasets.corpora import CORPORA
+from csm_ft.datasets.labels import count_labels, merge_labels, read_map, use_votes
 from csm_ft.datasets.merge import MergeConfig, merge
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.datasets.write import write_metadata
@@ -43,6 +44,18 @@ class DatasetsConfig(Options):
     )
     path: str = option("", "Folder, or metadata file.", group="data", path=True, positional=True)
     output: str = option("", "Metadata to write, .jsonl.", group="data", path=True)
+    map: list[str] = option(
+        [],
+        "Merge emotions, OLD=NEW, as calm=neutral; repeat for more.",
+        group="data",
+        repeatable=True,
+    )
+    label: Literal["acted", "voice"] = option(
+        "acted",
+        "Emotion of CREMA-D: the one that was acted, or the one that listeners heard; with voice,"
+        " clips with as many votes for several are rejected.",
+        group="data",
+    )
 
     @model_validator(mode="after")
     def _needs_all(self) -> Self:
@@ -68,6 +81,10 @@ def convert(config: DatasetsConfig) -> str:
     rows, rejections = read_metadata(path, corpus=corpus, keep=None, tell=print)
     if not rows:
         raise ConfigError(f"{path}: no row can be used; the first: {rejections[0]}")
+    if config.label == "voice":
+        rows, unheard = use_votes(rows)
+        rejections += unheard
+    rows = merge_labels(rows, read_map(config.map))
     rejected = write_metadata(output, rows, rejections)
     return "\n".join(_summary(output, rejected, rows, rejections))
 
@@ -79,6 +96,7 @@ def _summary(
     shown = ", ".join(f"{count} {name}" for name, count in splits.items())
     speakers = len({row.speaker for row in rows if row.speaker})
     lines = [f"{output}: {len(rows)} rows ({shown}), {speakers} speakers"]
+    lines += count_labels(rows)
     if rejections:
         lines.append(f"{rejected}: {len(rejections)} that cannot be used; {rejections[0]}")
     return [*lines, f"next: python pretokenize.py --train_data {shlex.quote(str(output))}"]

@@ -29,6 +29,9 @@ _TIMED = re.compile(r"\s*\d+[.\d]*\s+\d+[.\d]*\s+\S|\s*\[\d+:\d")
 _NO_METADATA = (
     *(".rejected.jsonl", ".notes.jsonl", ".report.json"),
     *("speakers.tsv", ".trans.tsv", ".book.tsv", "clip_durations.tsv"),
+    *("VideoDemographics.csv", "SentenceFilenames.csv", "summaryTable.csv", "tabulatedVotes.csv"),
+    *("finishedResponses.csv", "finishedEmoResponses.csv"),
+    "finishedResponsesWithRepeatWithPractice.csv",
     *("metadata_mls.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"),
 )
 _LABELS = ".textgrid"  # of Praat, which is not read

@@ -32,6 +32,7 @@ from csm_ft.datasets.corpora.common_voice import is_list, read_list
 from csm_ft.datasets.corpora.wav_lists import read_one
 from csm_ft.datasets.folders import (
     find_splits,
+    find_tables,
     is_table,
     is_wav_list,
     one_table,
@@ -110,7 +111,9 @@ class _Reader:
         """Yield every row of a folder that must hold a corpus; MetadataError if it does not."""
         tree = Tree(path)
         if not corpus.is_in(tree):
-            found = find_corpus(tree, by_top=True) or find_corpus(tree, by_top=False)
+            found = (
+                find_corpus(tree, "top") or find_corpus(tree, "names") or find_corpus(tree, "files")
+            )
             hint = f"it looks like {found.title}" if found else "name the folder that holds it"
             raise MetadataError(f"{path}: does not hold {corpus.title} as it is known; {hint}")
         yield from self._corpus(tree, corpus, "")
@@ -126,7 +129,9 @@ class _Reader:
             yield from self._file(path, split, part)
             return
         tree = Tree(path)
-        corpus = find_corpus(tree, by_top=True)
+        corpus = find_corpus(tree, "top")
+        if corpus is None and not find_tables(tree):
+            corpus = find_corpus(tree, "names")
         parts = [] if corpus else find_splits(tree)
         table = None if corpus or parts else one_table(tree)
         inner = None if corpus or parts or table else only_folder(tree)
@@ -137,7 +142,7 @@ class _Reader:
         elif table:
             self.tell(f"{path} is a folder: its metadata is {table.name}")
             yield from self._file(table, split, part)
-        elif corpus := corpus or find_corpus(tree, by_top=False):
+        elif corpus := corpus or find_corpus(tree, "files"):
             self.tell(f"{path} is {corpus.title}")
             yield from self._corpus(tree, corpus, split)
         else:
@@ -177,7 +182,13 @@ class _Reader:
             for _, columns in found
             if not isinstance(columns, dict) or "path" in columns
         }
-        used = {os.path.realpath(path) for path in used}
+        known = [path for paths in tree.left_out.values() for path in paths]
+        used = {os.path.realpath(path) for path in (*used, *known)}
+        counts = {kind: len(paths) for kind, paths in tree.left_out.items() if paths}
+        counts |= {"hidden files": tree.num_hidden} if counts and tree.num_hidden else {}
+        if counts:
+            shown = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            self.tell(f"{tree.folder}: left out are {shown}")
         unused = [p for p in tree.files if is_sound(p.name) and os.path.realpath(p) not in used]
         if unused:
             first = unused[0].relative_to(tree.folder)

@@ -1,7 +1,12 @@
 """Corpora as they are downloaded, each told by its files; one importer each."""
 
+from collections.abc import Iterator
+from typing import Literal
+
 from csm_ft.datasets.corpora.base import Corpus
 from csm_ft.datasets.corpora.common_voice import is_common_voice, read_common_voice
+from csm_ft.datasets.corpora.cremad import is_cremad, read_cremad
+from csm_ft.datasets.corpora.esd import is_esd, read_esd
 from csm_ft.datasets.corpora.kaldi import is_kaldi, read_kaldi
 from csm_ft.datasets.corpora.libri import (
     is_librispeech,
@@ -9,13 +14,18 @@ from csm_ft.datasets.corpora.libri import (
     read_librispeech,
     read_libritts,
 )
+from csm_ft.datasets.corpora.ravdess import is_ravdess, read_ravdess
 from csm_ft.datasets.corpora.vctk import is_vctk, read_vctk
 from csm_ft.datasets.corpora.wav_lists import is_wav_list_tree, read_wav_list_tree
 from csm_ft.datasets.tree import Tree
+from csm_ft.errors import MetadataError
 
 CORPORA = {
-    "commonvoice": Corpus("Common Voice", is_common_voice, read_common_voice, by_top=True),
-    "kaldi": Corpus("a Kaldi data directory", is_kaldi, read_kaldi, by_top=True),
+    "commonvoice": Corpus("Common Voice", is_common_voice, read_common_voice, told_by="top"),
+    "cremad": Corpus("CREMA-D", is_cremad, read_cremad, told_by="names"),
+    "esd": Corpus("ESD", is_esd, read_esd, told_by="names"),
+    "ravdess": Corpus("RAVDESS", is_ravdess, read_ravdess, told_by="names"),
+    "kaldi": Corpus("a Kaldi data directory", is_kaldi, read_kaldi, told_by="top"),
     "librispeech": Corpus("LibriSpeech", is_librispeech, read_librispeech),
     "libritts": Corpus("LibriTTS", is_libritts, read_libritts),
     "vctk": Corpus("VCTK", is_vctk, read_vctk),
@@ -23,7 +33,22 @@ CORPORA = {
 }
 
 
-def find_corpus(tree: Tree, *, by_top: bool) -> Corpus | None:
-    """Return the corpus that a folder is, or None; `by_top` looks at the folder itself only."""
-    candidates = (corpus for corpus in CORPORA.values() if corpus.by_top == by_top)
-    return next((corpus for corpus in candidates if corpus.is_in(tree)), None)
+def find_corpus(tree: Tree, told_by: Literal["top", "names", "files"]) -> Corpus | None:
+    """Return the corpus that a folder is, by what it is told by, or None.
+
+    MetadataError where acted speech of one set lies beside another corpus.
+    """
+    found = next((one for one in _all(told_by) if one.is_in(tree)), None)
+    if found and told_by == "names":
+        both = [name for name, one in CORPORA.items() if one.told_by != "top" and one.is_in(tree)]
+        if len(both) > 1:
+            titles = " and ".join(CORPORA[name].title for name in both)
+            raise MetadataError(
+                f"{tree.folder}: holds {titles}; name the folder of one, or read each by its name:"
+                f" python -m csm_ft.datasets {both[0]} {tree.folder} --output {both[0]}.jsonl"
+            )
+    return found
+
+
+def _all(told_by: str) -> Iterator[Corpus]:
+    return (corpus for corpus in CORPORA.values() if corpus.told_by == told_by)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from csm_ft.datasets.tree import Record, Tell, Tree
 from csm_ft.errors import MetadataError
@@ -19,7 +20,9 @@ class Corpus:
     title: str
     is_in: Callable[[Tree], bool]  # is a folder one of these?
     read: Callable[[Tree, Tell], Iterator[Record]]
-    by_top: bool = False  # recognised by what stands in the folder itself, before tables are
+    # Recognised by what stands in the folder itself, before tables are; by the names of sounds,
+    # before folders named after splits are; or by other files, where nothing else is found.
+    told_by: Literal["top", "names", "files"] = "files"
 
 
 def split_of(path: Path, top: Path) -> str:

@@ -1,0 +1,242 @@
+"""Miniatures of acted speech as it lies on disks, with every oddity that is known of the sets."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from csm_ft.datasets.__main__ import main
+from csm_ft.errors import MetadataError
+from tests.helpers.metadata import read
+
+RATE_HZ = 8000
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 134742\n"
+
+
+def sound(path: Path, *, sec: float = 0.25, level: float = 0.3, hz: int = 200) -> None:
+    """Write a tone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = np.arange(round(sec * RATE_HZ)) / RATE_HZ
+    soundfile.write(path, level * np.sin(2 * np.pi * hz * times), RATE_HZ)
+
+
+def put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def ravdess(tmp_path: Path) -> Path:
+    folder = tmp_path / "RAVDESS"
+    one = folder / "Actor_01/03-01-06-02-02-01-01.wav"
+    sound(one)
+    sound(folder / "Actor_02/03-01-01-01-01-01-02.wav", hz=210)
+    copy = folder / "audio_speech_actors_01-24/Actor_01" / one.name
+    put(copy, one.read_bytes())  # nested re-upload
+    put(folder / "Actor_01/._03-01-06-02-02-01-01.wav", b"resource fork")
+    put(folder / ".DS_Store", b"x")
+    sound(folder / "Actor_01/03-02-03-01-01-01-01.wav")  # a song
+    put(folder / "Video/01-01-06-02-02-01-01.mp4", b"video")
+    sound(folder / "Video/01-01-06-02-02-01-01.wav")  # the sound of the video
+    sound(folder / "Actor_25/03-01-06-02-02-01-25.wav")  # no such actor
+    sound(folder / "notes/room.wav")
+    return folder
+
+
+@pytest.fixture
+def cremad(tmp_path: Path) -> Path:
+    folder = tmp_path / "CREMA-D"
+    wav = folder / "AudioWAV"
+    sound(wav / "1001_IEO_ANG_HI.wav")
+    sound(wav / "1040_ITH_SAD_X.wav", hz=220)
+    sound(wav / "1002_DFA_FEA_XX.wav", hz=230)
+    put(folder / "AudioMP3/1001_IEO_ANG_HI.mp3", b"mp3")
+    put(folder / "VideoFlash/1001_IEO_ANG_HI.flv", b"flv")
+    put(wav / "1003_TSI_HAP_XX.wav", POINTER)
+    sound(wav / "1076_MTI_SAD_XX.wav", level=0.0)
+    sound(wav / "1064_IEO_DIS_MD.wav", sec=61)
+    whole = (wav / "1001_IEO_ANG_HI.wav").read_bytes()
+    put(wav / "1064_TIE_SAD_XX.wav", whole[: len(whole) // 3])
+    sound(wav / "1001_ABC_ANG_XX.wav")  # no such sentence
+    put(
+        folder / "VideoDemographics.csv",
+        b"ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,Unknown,Not Hispanic\n1002,21,Female,A,B\n",
+    )
+    put(folder / "SentenceFilenames.csv", b'"Stimulus_Number","Filename"\n1,"1001_IEO_ANG_HI"\n')
+    put(
+        folder / "processedResults/summaryTable.csv",
+        b'"","FileName","VoiceVote","VoiceLevel"\n"1","1001_IEO_ANG_HI","A","70"\n'
+        b'"2","1040_ITH_SAD_XX","N","50"\n"3","1002_DFA_FEA_XX","F:S","50:60"\n'
+        b'"4","1006_TIE_NEU_XX","N","60"\n',
+    )
+    return folder
+
+
+@pytest.fixture
+def esd(tmp_path: Path) -> Path:
+    folder = tmp_path / "Emotion Speech Dataset"
+    chinese, english = folder / "0001", folder / "0011"
+    sound(chinese / "生气/0001_000351.wav")
+    sound(chinese / "中立/train/0001_000051.wav", hz=210)
+    text = "0001_000351\t打远一看，它们的确很是美丽。\t生气\n0001_000051\t我们今天去学校。\t中立\n"
+    put(chinese / "0001.txt", text.encode("gb18030"))
+    sound(english / "Neutral/evaluation/0011_000001.wav", hz=220)
+    sound(english / "Angry/test/0011_000371.wav", hz=230)
+    sound(english / "Happy/train/0011_000999.wav", hz=240)  # unlisted
+    lines = (
+        "0011_000001\tThe nine the eggs, I keep.\tNeutral\r\n"
+        "0011_000351 The nine eggs I keep. Angry\r\n"
+        "0011_000371  It’s not a café.  Angry\r\n"
+        "no line of it\r\n"
+    )
+    put(english / "0011.txt", lines.encode("cp1252"))
+    sound(folder / "0012/Sad/0012_001051.wav", hz=250)
+    put(folder / "0012/0012.txt", "0012_001051\tSixteen bits.\tSad\n".encode("utf-16"))
+    sound(folder / "0013/Sad/0013_001051.wav", hz=260)
+    put(folder / "0013/0013.txt", "0013_001051\tNo mark.\tSad\n".encode("utf-16-le"))
+    sound(folder / "0002/Sad/0002_001051.wav", hz=270)
+    put(folder / "0002/0002.txt", b"0002_001051\t\xff\xfe\xff\tSad\n" * 3)
+    return folder
+
+
+def reasons(path: Path) -> dict[str, str]:
+    _, rejections, _ = read(path)
+    return {Path(one.path or one.where).name: one.reason for one in rejections}
+
+
+def test_ravdess_names_say_everything(ravdess: Path) -> None:
+    rows, _, told = read(ravdess)
+    (neutral, fearful) = sorted(rows, key=lambda row: row.tags["emotion"] == "fearful")
+    assert fearful.text == "Dogs are sitting by the door"
+    assert fearful.speaker == "01"
+    assert fearful.tags == {
+        **{"emotion": "fearful", "intensity": "strong", "gender": "male"},
+        **{"language": "en", "source": "ravdess"},
+    }
+    assert "intensity" not in neutral.tags
+    assert neutral.tags["gender"] == "female"
+    assert "2 of 24 actors" in told
+    assert "01 (1 of 60)" in told
+
+
+def test_ravdess_leaves_out_what_is_told(ravdess: Path) -> None:
+    _, _, told = read(ravdess)
+    for part in ("2 videos", "1 songs", "1 copies", "2 hidden files"):
+        assert part in told, told
+    assert "1 other sound files" in told
+    assert list(reasons(ravdess)) == ["03-01-06-02-02-01-25.wav"]
+
+
+def test_same_names_with_other_sound_are_rejected(ravdess: Path) -> None:
+    sound(ravdess / "other/Actor_01/03-01-06-02-02-01-01.wav", hz=500)
+    assert "keep the right one" in reasons(ravdess)["03-01-06-02-02-01-01.wav"]
+
+
+def test_cremad_rows(cremad: Path) -> None:
+    rows, _, told = read(cremad)
+    assert {row.path.name: (row.text, row.tags["emotion"]) for row in rows} == {
+        "1001_IEO_ANG_HI.wav": ("It's eleven o'clock", "angry"),
+        "1002_DFA_FEA_XX.wav": ("Don't forget a jacket", "fearful"),
+        "1040_ITH_SAD_X.wav": ("I think I have a doctor's appointment", "sad"),
+    }
+    assert [row.tags.get("intensity") for row in rows] == ["high", None, None]
+    assert [row.tags.get("gender") for row in rows] == ["male", "female", None]
+    for part in ("1 videos", "1 sounds in another format", "1006_TIE_NEU_XX", "1 clips with as"):
+        assert part in told, told
+
+
+def test_unusable_clips_have_their_own_reasons(cremad: Path) -> None:
+    found = reasons(cremad)
+    assert {name: part in found[name] for name, part in EXPECTED.items()} == dict.fromkeys(
+        EXPECTED, True
+    ), found
+    assert found.keys() == EXPECTED.keys()
+
+
+EXPECTED = {
+    "1003_TSI_HAP_XX.wav": "git lfs pull",
+    "1076_MTI_SAD_XX.wav": "is silent",
+    "1064_IEO_DIS_MD.wav": "runs 61.0 s",
+    "1064_TIE_SAD_XX.wav": "cut off",
+    "1001_ABC_ANG_XX.wav": "none of CREMA-D",
+}
+
+
+def test_esd_texts_in_every_encoding(esd: Path) -> None:
+    rows, _, told = read(esd)
+    assert {row.path.stem: (row.text, row.tags["emotion"], row.split) for row in rows} == {
+        "0001_000051": ("我们今天去学校。", "neutral", "train"),
+        "0001_000351": ("打远一看，它们的确很是美丽。", "angry", "val"),
+        "0011_000001": ("The nine the eggs, I keep.", "neutral", "val"),
+        "0011_000371": ("It’s not a café.", "angry", "test"),
+        "0012_001051": ("Sixteen bits.", "sad", "val"),
+        "0013_001051": ("No mark.", "sad", "val"),
+    }
+    assert Counter(row.tags["language"] for row in rows) == {"zh": 2, "en": 4}
+    assert "ESD 0011: 1 sentences have other words" in told
+    assert "4 of 20 speakers" in told
+
+
+def test_esd_rejects_what_is_not_listed(esd: Path) -> None:
+    found = reasons(esd)
+    assert "0011.txt has no line" in found.pop("0011_000999.wav")
+    assert "0002.txt: makes no text in Chinese" in found.pop("0002_001051.wav")
+    assert "is not `0011_000001" in found.pop("0011.txt line 4")
+    assert not found
+
+
+def test_two_sets_in_one_folder_are_refused(ravdess: Path, cremad: Path) -> None:
+    with pytest.raises(MetadataError, match=r"CREMA-D and RAVDESS.*csm_ft\.datasets cremad"):
+        read(ravdess.parent)
+
+
+def convert(*argv: str | Path) -> list[dict[str, str]]:
+    assert main([*map(str, argv)]) == 0
+    lines = Path(argv[-1]).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_listeners_votes_and_ties(cremad: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out/rows.jsonl"
+    rows = convert("cremad", cremad, "--label", "voice", "--output", output)
+    assert [(row["emotion"], row["emotion_acted"]) for row in rows] == [
+        ("angry", "angry"),
+        ("neutral", "sad"),
+    ]
+    rejected = Path(f"{output}.rejected.jsonl").read_text(encoding="utf-8")
+    assert "listeners heard fearful and sad alike" in rejected
+
+
+def test_labels_are_merged_and_counted(
+    ravdess: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["ravdess", ravdess, "--map", "fearful=neutral", "--output", tmp_path / "out/r.jsonl"]
+    rows = convert(*argv)
+    assert {row["emotion"] for row in rows} == {"neutral"}
+    assert "emotion: neutral 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--map", "calm=neutral"], "no row has it; the emotions are"),
+        (["--map", "calm"], "write OLD=NEW"),
+        (["--label", "voice"], "no row has votes"),
+    ],
+)
+def test_bad_labels_name_the_way_out(
+    ravdess: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    output = str(ravdess.parent / "x.jsonl")
+    assert main(["ravdess", str(ravdess), *options, "--output", output]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_set_is_named(ravdess: Path) -> None:
+    from csm_ft.datasets.metadata import read_metadata
+
+    with pytest.raises(MetadataError, match="it looks like RAVDESS"):
+        read_metadata(ravdess, corpus="esd")
