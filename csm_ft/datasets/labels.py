@@ -54,6 +54,10 @@ INTENSITIES: Mapping[str, Mapping[str, str]] = {
     "ravdess": {"01": "normal", "02": "strong"},
     "cremad": {"lo": "low", "md": "medium", "hi": "high", "xx": "", "x": ""},
 }
+GENDERS: Mapping[str, str] = {
+    **dict.fromkeys(("m", "male", "male_masculine"), "male"),
+    **dict.fromkeys(("f", "female", "female_feminine"), "female"),
+}
 VOICE, ACTED = "emotion_voice", "emotion_acted"  # columns beside emotion
 TIE = ":"  # between the labels that as many listeners gave
 

@@ -29,6 +29,7 @@ from csm_ft.datasets.checked import (
 from csm_ft.datasets.corpora import CORPORA, find_corpus
 from csm_ft.datasets.corpora.base import Corpus
 from csm_ft.datasets.corpora.common_voice import is_list, read_list
+from csm_ft.datasets.corpora.prepared import is_manifest
 from csm_ft.datasets.corpora.wav_lists import read_one
 from csm_ft.datasets.folders import (
     find_splits,
@@ -130,7 +131,7 @@ class _Reader:
             return
         tree = Tree(path)
         corpus = find_corpus(tree, "top")
-        if corpus is None and not find_tables(tree):
+        if corpus is None and all(map(is_manifest, find_tables(tree))):
             corpus = find_corpus(tree, "names")
         parts = [] if corpus else find_splits(tree)
         table = None if corpus or parts else one_table(tree)

@@ -14,6 +14,8 @@ from csm_ft.datasets.corpora.libri import (
     read_librispeech,
     read_libritts,
 )
+from csm_ft.datasets.corpora.ljspeech import is_ljspeech, read_ljspeech
+from csm_ft.datasets.corpora.prepared import is_prepared, read_prepared
 from csm_ft.datasets.corpora.ravdess import is_ravdess, read_ravdess
 from csm_ft.datasets.corpora.vctk import is_vctk, read_vctk
 from csm_ft.datasets.corpora.wav_lists import is_wav_list_tree, read_wav_list_tree
@@ -22,6 +24,8 @@ from csm_ft.errors import MetadataError
 
 CORPORA = {
     "commonvoice": Corpus("Common Voice", is_common_voice, read_common_voice, told_by="top"),
+    "ljspeech": Corpus("LJSpeech", is_ljspeech, read_ljspeech, told_by="top"),
+    "prepared": Corpus("prepared by scripts", is_prepared, read_prepared, told_by="names"),
     "cremad": Corpus("CREMA-D", is_cremad, read_cremad, told_by="names"),
     "esd": Corpus("ESD", is_esd, read_esd, told_by="names"),
     "ravdess": Corpus("RAVDESS", is_ravdess, read_ravdess, told_by="names"),
@@ -39,7 +43,7 @@ def find_corpus(tree: Tree, told_by: Literal["top", "names", "files"]) -> Corpus
     MetadataError where acted speech of one set lies beside another corpus.
     """
     found = next((one for one in _all(told_by) if one.is_in(tree)), None)
-    if found and told_by == "names":
+    if found and told_by == "names" and found is not CORPORA["prepared"]:
         both = [name for name, one in CORPORA.items() if one.told_by != "top" and one.is_in(tree)]
         if len(both) > 1:
             titles = " and ".join(CORPORA[name].title for name in both)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_ft.datasets.delimited import read_tsv
+from csm_ft.datasets.labels import GENDERS
 from csm_ft.datasets.tables import Columns, TableRow, Unreadable
 from csm_ft.datasets.tree import Record, Tell, Tree
 from csm_ft.text_file import nfc, read_first_line
@@ -59,6 +60,10 @@ def _row(clips: Path, row: TableRow) -> dict[str, Any] | Unreadable:
         "path": str(clips / name) if name else "",
         "sentence": row.get("sentence", ""),
         "client_id": row.get("client_id", "")[:_ID_CHARS],
+        "gender": GENDERS.get(row.get("gender", "").lower(), ""),
+        "accent": row.get("accents", "") or row.get("accent", ""),
+        "language": row.get("locale", ""),
+        "source": "commonvoice",
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from csm_ft.datasets.corpora.base import lines_of, split_of
+from csm_ft.datasets.labels import GENDERS
 from csm_ft.datasets.tables import Unreadable
 from csm_ft.datasets.tree import Record, Tell, Tree
 from csm_ft.errors import MetadataError
@@ -22,9 +23,12 @@ def is_librispeech(tree: Tree) -> bool:
 
 def read_librispeech(tree: Tree, tell: Tell) -> Iterator[Record]:
     """Yield a record per line of the chapters, and one per sound without a line."""
+    genders = _genders(tree, "SPEAKERS.TXT", "|")
     for chapter in (path for path in tree.files if _CHAPTER.fullmatch(path.name)):
         sounds = tree.sounds(chapter.parent)
-        facts = {"speaker": chapter.name.split("-")[0], "split": split_of(chapter, tree.folder)}
+        reader = chapter.name.split("-")[0]
+        facts = {"speaker": reader, "split": split_of(chapter, tree.folder), "language": "en"}
+        facts |= {"gender": genders.get(reader, ""), "source": "librispeech"}
         for number, line in lines_of(chapter):
             id_, _, text = line.partition(" ")
             sound = sounds.pop(id_, chapter.parent / f"{id_}.flac")
@@ -45,6 +49,7 @@ def is_libritts(tree: Tree) -> bool:
 
 def read_libritts(tree: Tree, tell: Tell) -> Iterator[Record]:
     """Yield a record per sound, with the normalised text."""
+    genders = _genders(tree, "speakers.tsv", "\t")
     for folder in tree.folders:
         for stem, sound in tree.sounds(folder).items():
             name = _UTTERANCE.fullmatch(stem)
@@ -54,8 +59,20 @@ def read_libritts(tree: Tree, tell: Tell) -> Iterator[Record]:
                 continue
             texts = [folder / f"{stem}{suffix}" for suffix in _TEXTS]
             text = next((path for path in texts if path.name in tree.folders[folder]), None)
-            facts = {"speaker": name[1], "split": split_of(sound, tree.folder)}
+            facts = {"speaker": name[1], "split": split_of(sound, tree.folder), "language": "en"}
+            facts |= {"gender": genders.get(name[1], ""), "source": "libritts"}
             yield str(sound), _libritts_row(sound, text, facts)
+
+
+def _genders(tree: Tree, file_name: str, mark: str) -> dict[str, str]:
+    """Return the gender of each reader, from the list of readers if it is below the folder."""
+    path = next((path for path in tree.files if path.name == file_name), None)
+    rows = [line.split(mark) for _, line in lines_of(path)] if path else []
+    return {
+        row[0].strip(): GENDERS[row[1].strip().lower()]
+        for row in rows
+        if len(row) > 1 and row[1].strip().lower() in GENDERS
+    }
 
 
 def _libritts_row(

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from csm_ft.datasets.corpora.base import lines_of
+from csm_ft.datasets.labels import GENDERS
 from csm_ft.datasets.tables import Unreadable
 from csm_ft.datasets.tree import Record, Tell, Tree
 from csm_ft.errors import MetadataError
@@ -21,6 +23,7 @@ def is_vctk(tree: Tree) -> bool:
 def read_vctk(tree: Tree, tell: Tell) -> Iterator[Record]:
     """Yield a record per sound of the first microphone."""
     num_others = 0
+    people = _people(tree)
     for folder in tree.folders:
         if not folder.parent.name.startswith("wav48"):
             continue
@@ -31,7 +34,8 @@ def read_vctk(tree: Tree, tell: Tell) -> Iterator[Record]:
                 yield str(sound), Unreadable(reason, str(sound))
             elif name[3] in (None, _FIRST_MIC):
                 text = folder.parent.parent / "txt" / name[1] / f"{name[1]}_{name[2]}.txt"
-                yield str(sound), _row(sound, text, name[1])
+                facts = {"speaker": name[1], **people.get(name[1], {}), "language": "en"}
+                yield str(sound), _row(sound, text, {**facts, "source": "vctk"})
             else:
                 num_others += 1
     if num_others:
@@ -43,11 +47,25 @@ def _is_text(path: Path) -> bool:
     return bool(name) and path.parent.name == name[1] and path.parent.parent.name == "txt"
 
 
-def _row(sound: Path, text: Path, speaker: str) -> dict[str, str] | Unreadable:
+def _people(tree: Tree) -> dict[str, dict[str, str]]:
+    """Return what speaker-info.txt says: ID AGE GENDER ACCENTS; older ones leave out the p."""
+    path = next((path for path in tree.files if path.name == "speaker-info.txt"), None)
+    rows = [line.split() for _, line in lines_of(path)] if path else []
+    return {
+        row[0] if row[0][0] in "ps" else f"p{row[0]}": {
+            "gender": GENDERS[row[2].lower()],
+            "accent": row[3],
+        }
+        for row in rows
+        if len(row) > 3 and row[2].lower() in GENDERS
+    }
+
+
+def _row(sound: Path, text: Path, facts: dict[str, str]) -> dict[str, str] | Unreadable:
     try:
         said = read_text(text, MetadataError)
     except FileNotFoundError:
         return Unreadable(f"no transcript; {text} is missing", str(sound))
     except (MetadataError, OSError) as error:
         return Unreadable(f"its transcript cannot be read: {error}", str(sound))
-    return {"path": str(sound), "text": " ".join(said.split()), "speaker": speaker}
+    return {"path": str(sound), "text": " ".join(said.split()), **facts}

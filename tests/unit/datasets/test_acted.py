@@ -193,6 +193,36 @@ def test_two_sets_in_one_folder_are_refused(ravdess: Path, cremad: Path) -> None
         read(ravdess.parent)
 
 
+def test_prepared_sounds_have_their_json(tmp_path: Path) -> None:
+    facts = {"text": "Go.", "emotion": "fear", "style": "acted", "intensity": "strong"}
+    for actor in (1, 2):
+        name = f"ravdess/wavs/03-01-06-02-02-01-0{actor}"
+        sound(tmp_path / f"{name}.wav")
+        told = {**facts, "actor_id": f"0{actor}", "gender": "male", "segments": []}
+        put(tmp_path / f"{name}.json", json.dumps(told).encode())
+    line = {"path": "wavs/03-01-06-02-02-01-01.wav", "duration": 1.0, "emotion": "fear"}
+    for name in ("train.jsonl", "val.jsonl"):
+        put(tmp_path / name, json.dumps({**line, "style": "acted"}).encode())
+    sound(tmp_path / "ravdess/wavs/other.wav")
+    rows, rejections, told = read(tmp_path)
+    assert [(row.text, row.speaker, row.split) for row in rows] == [
+        ("Go.", "01", ""),
+        ("Go.", "02", ""),
+    ]
+    assert rows[0].tags["emotion"] == "fearful"
+    assert ["no other.json" in one.reason for one in rejections] == [True]
+    assert "2 manifests are not read" in told
+
+
+def test_ljspeech_is_told_by_its_names(tmp_path: Path) -> None:
+    sound(tmp_path / "wavs/LJ001-0001.wav")
+    put(tmp_path / "metadata.csv", b'LJ001-0001|He said "1.|He said "one.\n')
+    (row,), rejections, told = read(tmp_path)
+    assert (row.text, row.speaker, rejections) == ('He said "one.', "LJ", [])
+    assert row.tags == {"gender": "female", "language": "en", "source": "ljspeech"}
+    assert "is LJSpeech" in told or "LJSpeech" in told
+
+
 def convert(*argv: str | Path) -> list[dict[str, str]]:
     assert main([*map(str, argv)]) == 0
     lines = Path(argv[-1]).read_text(encoding="utf-8").splitlines()

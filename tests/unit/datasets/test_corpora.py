@@ -22,7 +22,7 @@ def test_librispeech(tmp_path: Path) -> None:
         **{
             f"{train}.trans.txt": "84-121-0000 GO AND SEE\n84-121-0001 YES\n84-121-0002 NO FILE\n",
             f"{dev}.trans.txt": "19-198-0000 NORTHANGER ABBEY\n",
-            "SPEAKERS.TXT": "84 | F | dev | 8.0 | A|B\n",
+            "SPEAKERS.TXT": ";ID |SEX\n84 | F | dev | 8.0 | A|B\n",
         },
     )
     rows, rejections, told = read(tmp_path)
@@ -33,6 +33,8 @@ def test_librispeech(tmp_path: Path) -> None:
         f"{train}-0002.flac": ("NO FILE", "84", "train"),
     }
     assert ["has no line for it" in one.reason for one in rejections] == [True]
+    assert {row.tags.get("gender") for row in rows if row.speaker == "84"} == {"female"}
+    assert {row.tags.get("gender") for row in rows if row.speaker == "19"} == {None}
     assert "is LibriSpeech" in told
     alone, _, _ = read(tmp_path / "dev-clean")
     assert [row.split for row in alone] == ["val"], "the name of the given folder counts"
@@ -54,7 +56,11 @@ def test_libritts(tmp_path: Path) -> None:
     rows, rejections, told = read(tmp_path)
     assert said(rows, tmp_path) == {f"{one}.wav": ("Mister Smith.", "84", "train")}
     assert ["no transcript" in one.reason for one in rejections] == [True]
+    assert rows[0].tags == {"gender": "female", "language": "en", "source": "libritts"}
     assert "is LibriTTS" in told
+
+
+PEOPLE = "ID  AGE  GENDER  ACCENTS  REGION\n225  23  F    English    Southern  England\n"
 
 
 @pytest.mark.parametrize("sounds", ["wav48_silence_trimmed", "wav48"])
@@ -63,7 +69,7 @@ def test_vctk(tmp_path: Path, sounds: str) -> None:
     make(
         tmp_path / "VCTK",
         *(f"{sounds}/p225/p225_001{mic}", f"{sounds}/p315/p315_001{mic}"),
-        **{"txt/p225/p225_001.txt": "Please call Stella.\n", "speaker-info.txt": "ID AGE\n"},
+        **{"txt/p225/p225_001.txt": "Please call Stella.\n", "speaker-info.txt": PEOPLE},
     )
     if "trimmed" in sounds:
         make(tmp_path / "VCTK", f"{sounds}/p225/p225_001_mic2.flac")
@@ -72,6 +78,7 @@ def test_vctk(tmp_path: Path, sounds: str) -> None:
     assert said(rows, folder) == {
         f"{sounds}/p225/p225_001{mic}": ("Please call Stella.", "p225", "")
     }
+    assert rows[0].tags == {"gender": "female", "language": "en", "source": "vctk"}
     assert [Path(one.path).name for one in rejections] == [f"p315_001{mic}"]
     assert ("1 sounds of other microphones" in told) == ("trimmed" in sounds)
 
