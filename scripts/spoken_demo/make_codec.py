@@ -27,9 +27,9 @@ from csm_ft.codecs import melrvq  # noqa: E402
 from csm_ft.families.csm.encoder import (  # noqa: E402
     BOS,
     EOS,
-    TEMPLATE,
     TextTokenizer,
 )
+from csm_ft.families.template import DEFAULT_TEMPLATE  # noqa: E402
 
 NUM_CODEBOOKS, CODEBOOK_IDS = 8, 256
 SMOOTH_BANDS, SMOOTH_COLUMNS = 20, 3  # cosines over the 80 bands and the 4 columns of a frame
@@ -77,10 +77,10 @@ def main() -> int:
     what = "share lost after 1, 2, ... codebooks on other sentences"
     print(f"{codec_file.name}: {size}; {what}: {errors}")
 
-    blob = train_tokenizer([TEMPLATE.format(**row) for row in train])
+    blob = train_tokenizer([DEFAULT_TEMPLATE.format(**row) for row in train])
     (arguments.output / "tokenizer.json").write_bytes(blob)
     tokenizer = TextTokenizer(blob, "trained")
-    lengths = [len(tokenizer.encode(row["text"], row["speaker"])) for row in val]
+    lengths = [len(tokenizer.encode(DEFAULT_TEMPLATE.format(**row))) for row in val]
     mean = np.mean(lengths)
     print(f"tokenizer.json: {tokenizer.vocab_size} ids, {mean:.1f} tokens a clip")
     return 0
