@@ -28,7 +28,6 @@ AMPLITUDE_STEPS = 2048  # 12 bits: half the FLAC bytes, noise 70 dB below the pe
 SILENCE = 0.0045  # amplitude below which either end of a clip is cut off
 MARGIN_SEC = 0.06  # of that silence to keep
 NUM_VALIDATION = 32  # clips of each voice of the corpus
-SENTENCES_PER_GRAMMAR = 1400
 NEW_VOICE = "allison"
 SECONDS = (1.2, 5.0)  # of the new voice's clips
 LONGEST_PROMPT_SEC = 6.0  # whose sentence the other voices say
@@ -105,7 +104,7 @@ def sentences_of(voice: Voice, recorded: Sequence[Recorded]) -> list[str]:
     taken: set[str] = set(HELD_OUT)
     sentences: list[str] = []
     for grammar in voice.grammars:
-        sentences += grammar.draw_new(SENTENCES_PER_GRAMMAR, random_source, taken)
+        sentences += grammar.draw_new(voice.num_sentences, random_source, taken)
     if voice.says_prompts:
         held_out = {words(text) for text in HELD_OUT}
         longest = LONGEST_PROMPT_SEC * SAMPLE_RATE_HZ

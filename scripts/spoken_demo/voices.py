@@ -38,6 +38,7 @@ class Voice:
 
     speaker: str
     grammars: Sequence[Grammar]
+    num_sentences: int  # of each grammar
     says_prompts: bool  # also the sentences of the recorded prompts, but for those held out
     say: Callable[[str], Wave]
 
@@ -106,10 +107,10 @@ def _say_lucia(text: str) -> Wave:
 
 
 VOICES = (
-    Voice("joe", (ENGLISH, TELEPHONE), True, _say_joe),
-    Voice("slt", (ENGLISH, TELEPHONE), True, _flite("slt")),
-    Voice("rms", (ENGLISH, TELEPHONE), True, _flite("rms")),
-    Voice("lucia", (SPANISH,), False, _say_lucia),
+    Voice("joe", (ENGLISH, TELEPHONE), 6000, True, _say_joe),
+    Voice("slt", (ENGLISH, TELEPHONE), 6000, True, _flite("slt")),
+    Voice("rms", (ENGLISH, TELEPHONE), 6000, True, _flite("rms")),
+    Voice("lucia", (SPANISH,), 1500, False, _say_lucia),
 )
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
