@@ -44,6 +44,7 @@ class RunResult:
     examples: int
     best: dict[str, Any] | None
     metrics: dict[str, float]
+    reason: str = ""
 
 
 def describe(config: TrainConfig) -> DataFacts:
