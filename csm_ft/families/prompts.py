@@ -304,7 +304,7 @@ class _Tagged(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _further_keys(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not isinstance(value.get("tags", {}), dict):
             return value
         own = {name: one for name, one in value.items() if name in cls.model_fields}
         further = {str(n).strip().lower(): one for n, one in value.items() if n not in own}

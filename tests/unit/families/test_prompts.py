@@ -136,6 +136,7 @@ def test_sentences_and_whole_prompts_are_read(tmp_path: Path) -> None:
         ([{"speaker": "a"}], ["entry 1", "text", "missing"]),
         ([{"text": "Hi.", "speakr": "a"}], ["entry 1", "unknown key speakr", "is speaker meant?"]),
         ([{"text": "Hi.", "speaker": True}], ["entry 1", "speaker", "true"]),
+        ([{"text": "Hi.", "tags": 3, "emotion": "sad"}], ["entry 1", "tags", "3"]),
         ([{"text": "Hi.", "context": [{"path": "a.wav"}]}], ["entry 1 context 1 text", "missing"]),
         (
             [{"text": "Hi.", "context": [{"path": "a.wav", "text": "x", "start": "soon"}]}],
