@@ -104,6 +104,8 @@ def _records(content: bytes) -> Iterator[bytes]:
             place += left
             continue
         _, size, kind = struct.unpack_from("<IHB", content, place)
+        if place + 7 + size > len(content):
+            return  # still being written
         part = content[place + 7 : place + 7 + size]
         place += 7 + size
         record = part if kind in (_FULL, _FIRST) else record + part
