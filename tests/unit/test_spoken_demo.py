@@ -16,6 +16,7 @@ import make_speech  # noqa: E402
 import sentences  # noqa: E402
 import torch  # noqa: E402
 import voices  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
 
 SECOND = np.zeros(voices.SAMPLE_RATE_HZ * 2, dtype=np.float32)
 
@@ -28,6 +29,24 @@ def test_sentences_are_new_and_reproducible(grammar: sentences.Grammar) -> None:
     assert not taken & set(drawn)
     assert drawn == grammar.draw_new(1400, random.Random(0), set(taken))
     assert not [text for text in drawn if "{" in text or text[-1] not in ".?" or text[0].islower()]
+
+
+def test_phrases_are_words_of_the_vocabulary() -> None:
+    known = sentences.vocabulary([sentences.TELEPHONE], ["It's Goodbye, for now!"])
+    assert {"goodbye", "it's", "message"} <= set(known)
+    phrases = sentences.draw_phrases(known, 300, random.Random(0))
+    lengths = {len(phrase.split()) for phrase in phrases}
+    assert lengths == set(range(1, 8))
+    assert all(phrase[0].isupper() and phrase.endswith(".") for phrase in phrases)
+    assert {word for phrase in phrases for word in phrase[:-1].lower().split()} <= set(known)
+
+
+def test_a_word_is_one_token_wherever_it_stands() -> None:
+    texts = ["[joe]Please press four."] * 4 + ["[joe]Press four, please."] * 4
+    tokenizer = Tokenizer.from_str(make_codec.train_tokenizer(texts).decode())
+    first = tokenizer.encode("[joe]Please press four.").tokens
+    second = tokenizer.encode("[joe]Press four, please.").tokens
+    assert {"Ġplease", "Ġpress", "Ġfour"} <= set(first) & set(second)
 
 
 def test_corpus_never_says_held_out_sentences() -> None:
