@@ -33,7 +33,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("codecs",),
     ("families",),
     ("runs",),
-    ("pretokenize", "watermark", "generate", "evaluate", "export", "sweep", "report"),
+    ("pretokenize", "watermark", "generate", "evaluate", "segment", "export", "sweep", "report"),
     ("training",),
     ("expressive",),
 ]
@@ -64,6 +64,7 @@ HELP = {
     "csm_ft.export": HEAVY,
     "csm_ft.evaluate": HEAVY,
     "csm_ft.data": HEAVY,
+    "csm_ft.datasets": HEAVY,
     "csm_ft.watermark": HEAVY,
     "csm_ft.expressive": HEAVY,
     "csm_ft.report": (*HEAVY, "plotly"),

@@ -3,6 +3,7 @@
 python -m csm_ft.datasets auto FOLDER --output rows.jsonl         whatever it is
 python -m csm_ft.datasets librispeech FOLDER --output rows.jsonl  that corpus, or an error
 python -m csm_ft.datasets merge A.jsonl B.jsonl --output C.jsonl  several sets as one
+python -m csm_ft.datasets segment FOLDER --output rows.jsonl      long recordings as clips with text
 """
 
 import shlex
@@ -23,13 +24,18 @@ from csm_ft.datasets.merge import MergeConfig, merge
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.datasets.write import write_metadata
 from csm_ft.errors import ConfigError
+from csm_ft.segment.config import SegmentConfig
 
 PROGRAM = "-m csm_ft.datasets"
 DESCRIPTION = (
-    "Write what pretokenize.py would read of a corpus as metadata; `merge` puts several together."
+    "Write what pretokenize.py would read of a corpus as metadata; `merge` puts several together,"
+    " `segment` cuts long recordings into clips."
 )
 MERGE_DESCRIPTION = (
     "Merge sets: speakers kept apart, duplicates left out, split by speaker, balanced by weights."
+)
+SEGMENT_DESCRIPTION = (
+    "Cut long recordings (podcasts, lectures, calls) into clips with text, at pauses."
 )
 
 
@@ -106,6 +112,8 @@ def main(argv: Sequence[str]) -> int:
     """Command line; 0 written, 2 user error."""
     if argv and argv[0] == "merge":
         return run_program(lambda: _merge(argv[1:]))
+    if argv and argv[0] == "segment":
+        return run_program(lambda: _segment(argv[1:]))
 
     def program() -> int:
         config = parse_args(DatasetsConfig, argv, program=PROGRAM, description=DESCRIPTION)
@@ -117,6 +125,15 @@ def main(argv: Sequence[str]) -> int:
 
 def _merge(argv: Sequence[str]) -> int:
     merge(parse_args(MergeConfig, argv, program=f"{PROGRAM} merge", description=MERGE_DESCRIPTION))
+    return 0
+
+
+def _segment(argv: Sequence[str]) -> int:
+    program = f"{PROGRAM} segment"
+    config = parse_args(SegmentConfig, argv, program=program, description=SEGMENT_DESCRIPTION)
+    from csm_ft.segment.run import segment  # torch, for the recogniser
+
+    segment(config)
     return 0
 
 

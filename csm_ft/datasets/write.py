@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,21 @@ def write_metadata(output: Path, rows: Sequence[Row], rejections: Sequence[Rejec
     return rejected
 
 
+def shown_path(path: Path, folder: Path) -> str:
+    """Return a path as metadata in `folder` names it: relative below the folder, else absolute."""
+    return os.fspath(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def as_line(values: Mapping[str, Any]) -> str:
+    """Return the values that are given as JSON; what is no Unicode in names of files is escaped."""
+    given = {name: value for name, value in values.items() if value not in (None, "")}
+    return json.dumps(given, ensure_ascii=False).encode(errors="backslashreplace").decode()
+
+
 def _to_json(row: Row, folder: Path) -> str:
     """Return a row as JSON; its path is relative where the sound lies below the output's folder."""
-    path = row.path.relative_to(folder) if row.path.is_relative_to(folder) else row.path
     values: dict[str, Any] = {
-        "path": os.fspath(path),
+        "path": shown_path(row.path, folder),
         "text": row.text,
         "speaker": row.speaker,
         "start": row.start_sec,
@@ -46,8 +56,7 @@ def _to_json(row: Row, folder: Path) -> str:
         **row.tags,
         "weight": None if row.weight == 1 else row.weight,
     }
-    given = {name: value for name, value in values.items() if value not in (None, "")}
-    return json.dumps(given, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    return as_line(values)
 
 
 def _hole(one: Rejection) -> str:
