@@ -7,6 +7,7 @@ from pydantic import model_validator
 from csm_ft.config.base import Options, option
 
 SPEAKERS_OFF, SPEAKERS_BY_CHANNEL, SPEAKERS_AUTO = "off", "channel", "auto"
+_IN_EACH_FILE = "/file"
 
 
 class SegmentConfig(Options):
@@ -24,7 +25,7 @@ class SegmentConfig(Options):
         SPEAKERS_OFF,
         "off = one for each file, named after it; channel = one for each side of two-channel files;"
         " a number = how many people speak in all recordings together, told apart by their voices;"
-        " auto = that number is estimated.",
+        " 2/file = two other people in each file; auto = the number is estimated.",
         group="speakers",
     )
     embedder: str = option(
@@ -34,7 +35,7 @@ class SegmentConfig(Options):
     )
     conversations: bool = option(
         False,
-        "Make the clips of a recording the turns of one conversation.",
+        "Make the clips of a file turns of a conversation; where one is rejected, another begins.",
         group="speakers",
     )
     min_sec: float = option(2.0, "Shortest clip.", group="clips", ge=0)
@@ -67,7 +68,13 @@ class SegmentConfig(Options):
     @property
     def num_speakers(self) -> int:
         """How many voices to tell apart; 0 = not by a number."""
-        return int(self.speakers) if self.speakers.isdecimal() else 0
+        number = self.speakers.removesuffix(_IN_EACH_FILE)
+        return int(number) if number.isdecimal() else 0
+
+    @property
+    def are_others_in_each_file(self) -> bool:
+        """Whether voices are told apart within each file only."""
+        return self.speakers.endswith(_IN_EACH_FILE)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -80,7 +87,8 @@ class SegmentConfig(Options):
         words = (SPEAKERS_OFF, SPEAKERS_BY_CHANNEL, SPEAKERS_AUTO)
         if self.speakers not in words and self.num_speakers < 1:
             raise ValueError(
-                f"--speakers {self.speakers}: give {', '.join(words)}, or how many people speak"
+                f"--speakers {self.speakers}: give {', '.join(words)}, or how many people speak:"
+                " 2, or 2/file"
             )
         if self.min_sec > self.max_sec / 2:
             raise ValueError(

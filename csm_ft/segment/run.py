@@ -2,7 +2,7 @@
 
 import itertools
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -125,11 +125,7 @@ def _cut_all(job: Job, embedder: Embedder | None) -> list[Cut]:
     config = job.config
     heard = {one: job.stretches(one) for one in job.recordings if _check_heard(job, one)}
     if heard and (config.num_speakers or config.speakers == SPEAKERS_AUTO):
-        voices = [_voices(job, one, embedder) for one in heard] if embedder else [{} for _ in heard]
-        labelled = label_speakers(list(heard.values()), voices, config.num_speakers)
-        heard = dict(zip(heard, labelled.recordings, strict=True))
-        if labelled.note:
-            _tell(f"--speakers {config.speakers}: {labelled.note}")
+        heard = _with_speakers(job, heard, embedder)
     rules = Rules(
         config.min_sec,
         config.max_sec,
@@ -144,6 +140,34 @@ def _cut_all(job: Job, embedder: Embedder | None) -> list[Cut]:
             for clip in cut(stretches, recording.duration_sec, rules)
         ]
     )
+
+
+def _with_speakers(
+    job: Job, heard: Mapping[Recording, list[Stretch]], embedder: Embedder | None
+) -> dict[Recording, list[Stretch]]:
+    """Return the speech with its speakers, told apart in all recordings together or in each.
+
+    ConfigError where there is too little speech to tell them apart; of one file, it is left out.
+    """
+    config = job.config
+    voices = {one: _voices(job, one, embedder) if embedder else {} for one in heard}
+    if not config.are_others_in_each_file:
+        labelled = label_speakers(list(heard.values()), list(voices.values()), config.num_speakers)
+        if labelled.note:
+            _tell(f"--speakers {config.speakers}: {labelled.note}")
+        return dict(zip(heard, labelled.recordings, strict=True))
+    named: dict[Recording, list[Stretch]] = {}
+    for one, stretches in heard.items():
+        try:
+            labelled = label_speakers(
+                [stretches], [voices[one]], config.num_speakers, f"{one.name}-"
+            )
+        except ConfigError as error:
+            job.reject(one, str(error))
+            continue
+        named[one] = labelled.recordings[0]
+        _tell(f"{one.name}: {labelled.note}")
+    return named
 
 
 def _voices(job: Job, recording: Recording, embedder: Embedder) -> Voices:

@@ -55,11 +55,15 @@ def embed_block(
 
 
 def label_speakers(
-    recordings: Sequence[Sequence[Stretch]], voices: Sequence[Voices], num_speakers: int
+    recordings: Sequence[Sequence[Stretch]],
+    voices: Sequence[Voices],
+    num_speakers: int,
+    prefix: str = "speaker-",
 ) -> Labelled:
     """Return the stretches of all recordings with their speakers; 0 speakers = estimate how many.
 
-    ConfigError where there is too little speech to tell so many apart.
+    They are numbered by how much they speak. ConfigError where there is too little speech to tell
+    so many apart.
     """
     known = [
         (stretch.end_sec - stretch.start_sec, own[stretch.start_sec])
@@ -68,47 +72,52 @@ def label_speakers(
         if stretch.start_sec in own
     ]
     if num_speakers == 1:
-        named = [[replace(one, speaker=_name(0)) for one in own] for own in recordings]
+        named = [[replace(one, speaker=f"{prefix}1") for one in own] for own in recordings]
         return Labelled(named, "")
+    points = _points(known, num_speakers)
+    clusters, note = _cluster(points, num_speakers) if num_speakers else _estimate(points)
+    centres = _centres(points, clusters)
+    nearest = np.argmax(np.stack([embedding for _, embedding in known]) @ centres.T, axis=1)
+    spoken_sec = np.bincount(nearest, [sec for sec, _ in known], minlength=len(centres))
+    centres = centres[np.argsort(-spoken_sec)]
+    named = [
+        list(_with_speakers(stretches, _nearest(own, centres, prefix)))
+        for stretches, own in zip(recordings, voices, strict=True)
+    ]
+    return Labelled(named, note)
+
+
+def _points(known: Sequence[tuple[float, Embedding]], num_speakers: int) -> NDArray[np.float32]:
+    """Return the embeddings that are clustered, [stretches, D]; ConfigError if they are too few."""
     long = [embedding for length_sec, embedding in known if length_sec >= MIN_CLUSTERED_SEC]
     least = num_speakers or _MIN_AUTO_STRETCHES
     if len(long) < least:
         raise ConfigError(
             f"--speakers {num_speakers or 'auto'}: only {len(long)} stretches of speech are"
             f" {MIN_CLUSTERED_SEC:g} s or longer, and {least} are needed to tell voices apart;"
-            " give --speakers off"
+            " give fewer, or --speakers off"
         )
-    step = -(-len(long) // _MAX_CLUSTERED)
-    points = np.stack(long[::step])
-    clusters, note = _cluster(points, num_speakers) if num_speakers else _estimate(points)
-    centres = _centres(points, clusters)
-    every = np.stack([embedding for _, embedding in known])
-    nearest = np.argmax(every @ centres.T, axis=1)
-    spoken_sec = np.bincount(nearest, [sec for sec, _ in known], minlength=len(centres))
-    rank = {int(cluster): place for place, cluster in enumerate(np.argsort(-spoken_sec))}
-    named = [
-        list(_with_speakers(stretches, own, centres, rank))
-        for stretches, own in zip(recordings, voices, strict=True)
-    ]
-    return Labelled(named, note)
+    return np.stack(long[:: -(-len(long) // _MAX_CLUSTERED)])
+
+
+def _nearest(voices: Voices, centres: NDArray[np.float32], prefix: str) -> Mapping[float, str]:
+    """Return the speaker of each voice."""
+    return {
+        start_sec: f"{prefix}{int(np.argmax(centres @ embedding)) + 1}"
+        for start_sec, embedding in voices.items()
+    }
 
 
 def _with_speakers(
-    stretches: Sequence[Stretch],
-    voices: Voices,
-    centres: NDArray[np.float32],
-    rank: Mapping[int, int],
+    stretches: Sequence[Stretch], speakers: Mapping[float, str]
 ) -> Iterator[Stretch]:
-    heard = {
-        start: _name(rank[int(np.argmax(centres @ embedding))])
-        for start, embedding in voices.items()
-    }
-    known = [stretch for stretch in stretches if stretch.start_sec in heard]
+    """Yield stretches with their speakers; those without a voice have that of the nearest one."""
+    known = [stretch for stretch in stretches if stretch.start_sec in speakers]
     for stretch in stretches:
         near = stretch
-        if stretch.start_sec not in heard and known:
+        if stretch.start_sec not in speakers and known:
             near = min(known, key=lambda one: _apart_sec(one, stretch))
-        yield replace(stretch, speaker=heard.get(near.start_sec, _name(0)))
+        yield replace(stretch, speaker=speakers.get(near.start_sec, ""))
 
 
 def _apart_sec(one: Stretch, other: Stretch) -> float:
@@ -153,7 +162,3 @@ def _silhouette(points: NDArray[np.float32], clusters: NDArray[np.int64]) -> flo
 def _centres(points: NDArray[np.float32], clusters: NDArray[np.int64]) -> NDArray[np.float32]:
     means = np.stack([points[clusters == one].mean(axis=0) for one in range(clusters.max() + 1)])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
-
-
-def _name(place: int) -> str:
-    return f"speaker-{place + 1}"

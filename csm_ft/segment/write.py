@@ -50,7 +50,8 @@ def write_clips(
 ) -> Path:
     """Write the clips that are kept to `output`, all else to `<output>.rejected.jsonl`.
 
-    With `turns`, the clips of a file are a conversation; one that is rejected leaves a gap in it.
+    With `turns`, the clips of a file are turns of a conversation; where one is rejected, the next
+    one begins another, so that nothing is taken for the answer to something that is missing.
     """
     rejected = Path(f"{output}.rejected.jsonl")
     lines = list(_lines(cuts, output.parent.resolve(), source, turns=turns))
@@ -61,17 +62,23 @@ def write_clips(
 
 
 def _lines(cuts: Sequence[Cut], folder: Path, source: str, *, turns: bool) -> Iterator[str]:
-    places = Counter[Path]()
+    conversations = Counter[Path]()
+    num_turns = 0
+    before: Cut | None = None
     for cut in cuts:
         clip, recording = cut.clip, cut.recording
-        places[recording.path] += 1
-        values: dict[str, Any] = {"path": shown_path(recording.path, folder)}
-        if turns:
-            values |= {"conversation": values["path"], "turn": places[recording.path]}
+        is_next = before and not before.clip.problem and before.recording.path == recording.path
+        before = cut
         if clip.problem:
-            if turns:
-                yield as_line({**values, "note": f"{clip.problem}: {clip.reason}"})
             continue
+        values: dict[str, Any] = {"path": shown_path(recording.path, folder)}
+        if not is_next:
+            conversations[recording.path] += 1
+            num_turns = 0
+        num_turns += 1
+        if turns:
+            name = f"{values['path']} {conversations[recording.path]}"
+            values |= {"conversation": name, "turn": num_turns}
         confidence = clip.confidence
         values |= {
             "start_sec": round(clip.start_sec, 3),
