@@ -25,6 +25,7 @@ from csm_ft.export.__main__ import ExportOptions  # noqa: E402
 from csm_ft.expressive.config import ExpressiveConfig  # noqa: E402
 from csm_ft.families import DEFAULT_FAMILY, names, open_family  # noqa: E402
 from csm_ft.report.config import ReportConfig  # noqa: E402
+from csm_ft.segment.config import SegmentConfig
 from csm_ft.sweep.config import SHARED, SweepConfig  # noqa: E402
 
 PAGE = ROOT / "docs/options.md"
@@ -135,6 +136,11 @@ def make_page() -> str:
             "python -m csm_ft.datasets merge PATHS",
             "Merges metadata files, folders and corpora: [data.md](data.md#several-sets).",
             ("", MergeConfig),
+        ),
+        section(
+            "python -m csm_ft.datasets segment FOLDER",
+            "Cuts long recordings into clips with text: [data.md](data.md#long-recordings).",
+            ("", SegmentConfig),
         ),
         section(
             "python -m csm_ft.data PATH",

@@ -1,8 +1,8 @@
 """A recording to stretches of speech with words, in blocks, so that memory stays flat.
 
-A block is five minutes of one channel at 16 kHz (19 MB). It ends in the widest silence of its
-second half, and the next one begins there. A block whose second half has none ends where it ends:
-speech without a silence for so long is longer than any clip, and is rejected as a whole.
+A block is five minutes of one channel at 16 kHz (19 MB) at most. It ends in a silence of its second
+half, and the next one begins there. A block whose second half has none ends where it ends: speech
+without a silence for so long is longer than any clip, and is rejected as a whole.
 """
 
 import itertools
@@ -21,6 +21,7 @@ from csm_ft.segment.speech import Span, Stretch, find_speech
 
 BLOCK_SEC = 300.0
 _CHUNK_SEC = 28.0  # of speech that the recogniser hears at once: Whisper's window is 30 s
+_WIDE_SILENCE_SEC = 0.5  # no word reaches across it
 _KEPT_SILENCE_SEC = 0.5  # at both sides of speech; longer silence is not given to the recogniser
 
 
@@ -94,9 +95,10 @@ def _hear_block(recording: Recording, recogniser: TimedRecogniser, before: Block
 
 
 def end_in_silence(spans: Sequence[Span], length_sec: float) -> tuple[list[Span], float]:
-    """Return the speech of a block up to the widest silence of its second half, and its length.
+    """Return the speech of a block up to a silence of its second half, and its length.
 
-    Without a silence there, all speech, and the last of it reaches to the end of the block.
+    The last one that is wide enough, else the widest. Without a silence there, all speech, and the
+    last of it reaches to the end of the block.
     """
     starts = [*(span.start_sec for span in spans), length_sec]
     ends = [0.0, *(span.end_sec for span in spans)]
@@ -108,7 +110,9 @@ def end_in_silence(spans: Sequence[Span], length_sec: float) -> tuple[list[Span]
     ]
     if not silences:
         return [*spans[:-1], Span(spans[-1].start_sec, length_sec)], length_sec
-    place, start, end = max(silences, key=lambda silence: silence[2] - silence[1])
+    place, start, end = max(
+        silences, key=lambda one: (min(one[2] - one[1], _WIDE_SILENCE_SEC), one[0])
+    )
     return list(spans[:place]), (start + end) / 2
 
 

@@ -21,6 +21,7 @@ from csm_ft.expressive.config import ExpressiveConfig
 from csm_ft.families import names, open_family
 from csm_ft.families.base import Family
 from csm_ft.report.config import ReportConfig
+from csm_ft.segment.config import SegmentConfig
 from csm_ft.sweep import config as sweep_config
 from csm_ft.sweep.rows import read_rows
 from tests.integration.test_toy_family import CASE
@@ -38,6 +39,7 @@ OTHERS: dict[str, type[Options]] = {
     "csm_ft.data": DataConfig,
     "csm_ft.datasets": DatasetsConfig,
     "csm_ft.datasets merge": MergeConfig,
+    "csm_ft.datasets segment": SegmentConfig,
     "csm_ft.evaluate": EvaluateConfig,
     "csm_ft.export": ExportOptions,
     "csm_ft.expressive": ExpressiveConfig,

@@ -103,9 +103,11 @@ def test_what_cannot_be_read_on_is_an_error(tmp_path: Path) -> None:
         list(hear(own, ToneRecogniser(), None))
 
 
-def test_blocks_end_in_the_widest_silence_of_their_second_half() -> None:
+def test_blocks_end_in_the_last_wide_silence_of_their_second_half() -> None:
     speech = [Span(0, 2), Span(4, 6), Span(6.5, 8), Span(8.2, 10)]
     assert end_in_silence(speech, 10.0) == (speech[:2], 6.25)
+    later = [*speech[:3], Span(8.5, 9.0), Span(9.2, 10)]
+    assert end_in_silence(later, 10.0) == (later[:3], 8.25)
     assert end_in_silence([Span(0, 3)], 10.0) == ([Span(0, 3)], 7.5)
     assert end_in_silence([Span(1, 9.9)], 10.0) == ([Span(1, 9.9)], pytest.approx(9.95))
     assert end_in_silence([Span(1, 10)], 10.0) == ([Span(1, 10)], 10.0)

@@ -85,5 +85,7 @@ def test_a_folder_without_sound_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no sound file that can be read; name a folder"):
         find_recordings(tmp_path, OUTPUT, by_channel=False)
     (tmp_path / "e.mp4").write_bytes(b"film")
-    with pytest.raises(ConfigError, match=r"e\.mp4: is not read; convert it: ffmpeg -i e\.mp4 e\.wav"):
+    with pytest.raises(
+        ConfigError, match=r"e\.mp4: is not read; convert it: ffmpeg -i e\.mp4 e\.wav"
+    ):
         find_recordings(tmp_path, OUTPUT, by_channel=False)
