@@ -64,7 +64,7 @@ HELP = {
     "csm_ft.export": HEAVY,
     "csm_ft.evaluate": HEAVY,
     "csm_ft.data": HEAVY,
-    "csm_ft.datasets": HEAVY,
+    "csm_ft.datasets": tuple(name for name in HEAVY if name != "h5py"),
     "csm_ft.watermark": HEAVY,
     "csm_ft.expressive": HEAVY,
     "csm_ft.report": (*HEAVY, "plotly"),
