@@ -21,6 +21,7 @@ from csm_ft.segment.speech import Span, Stretch, find_speech
 
 BLOCK_SEC = 300.0
 _CHUNK_SEC = 28.0  # of speech that the recogniser hears at once: Whisper's window is 30 s
+_REST_SEC = 0.05  # behind the last block, at most: too short for a word
 _WIDE_SILENCE_SEC = 0.5  # no word reaches across it
 _KEPT_SILENCE_SEC = 0.5  # at both sides of speech; longer silence is not given to the recogniser
 
@@ -62,7 +63,7 @@ def hear(
 
     AudioError where the file cannot be read on.
     """
-    while before is None or before.end_sec < recording.duration_sec:
+    while before is None or recording.duration_sec - before.end_sec > _REST_SEC:
         before = _hear_block(recording, recogniser, before)
         yield before
 

@@ -24,7 +24,7 @@ from csm_ft.segment.parts import Part, block_from_json, block_to_json
 from csm_ft.segment.recordings import find_recordings
 from csm_ft.segment.speech import Stretch, check_voice_activity, join_touching
 from csm_ft.segment.voices import Voices, embed_block, label_speakers
-from csm_ft.segment.write import Cut, describe, describe_rejected, in_order, write_clips
+from csm_ft.segment.write import Cut, describe, describe_rejected, in_order, plural, write_clips
 
 
 @dataclass
@@ -71,8 +71,12 @@ def segment(config: SegmentConfig) -> None:
         facts = [config.asr, recogniser.name, config.language, version("faster-whisper")]
         problems = [Rejection(str(one), str(one), "", why) for one, why in found.problems.items()]
         job = Job(config, folder, facts, found.recordings, problems=problems)
-        hear_all(job, recogniser)
-        cuts = _cut_all(job, embedder)
+        try:
+            hear_all(job, recogniser)
+            cuts = _cut_all(job, embedder)
+        except KeyboardInterrupt:
+            _tell("interrupted; the same command continues")
+            raise
         _check_any(job, cuts)
         source = path.resolve().name if path.is_dir() else path.resolve().stem
         rejected = write_clips(
@@ -81,7 +85,8 @@ def segment(config: SegmentConfig) -> None:
     for line in describe(output, cuts, len({one.recording for one in cuts})):
         _tell(line)
     _tell_problems(job)
-    _tell(f"{rejected}: all that is rejected, each with its reason")
+    if rejected.exists():
+        _tell(f"{rejected}: all that is rejected, each with its reason")
     _tell(f"next: python pretokenize.py --train_data {shlex.quote(str(output))}")
 
 
@@ -94,7 +99,8 @@ def hear_all(job: Job, recogniser: TimedRecogniser) -> None:
     left_sec = sum(recording.duration_sec - _heard_sec(job, recording) for recording in parts)
     heard_sec = sum(_heard_sec(job, recording) for recording in parts)
     kept = f"; {clock(heard_sec)} were heard before" if heard_sec else ""
-    _tell(f"{len(parts)} recordings, {clock(left_sec)} to hear{kept}; {recogniser.name}")
+    count = plural(len(parts), "recording")
+    _tell(f"{count}, {clock(left_sec)} to hear{kept}; {recogniser.name}")
     lengths_sec: list[float] = []
 
     def blocks() -> Iterator[Block]:
@@ -112,12 +118,8 @@ def hear_all(job: Job, recogniser: TimedRecogniser) -> None:
                 job.reject(recording, f"{since}{reason}")
 
     weights = (lengths_sec[-1] for _ in itertools.count())
-    try:
-        for _ in track(blocks(), "recognising", left_sec, weights=weights):
-            pass
-    except KeyboardInterrupt:
-        _tell("interrupted; the same command continues")
-        raise
+    for _ in track(blocks(), "recognising", left_sec, weights=weights):
+        pass
 
 
 def _cut_all(job: Job, embedder: Embedder | None) -> list[Cut]:
@@ -213,8 +215,8 @@ def _check_any(job: Job, cuts: Sequence[Cut]) -> None:
         _tell(line)
     _tell_problems(job)
     raise DataError(
-        f"{job.config.path}: no clip can be used, of {len(job.recordings)} recordings and"
-        f" {len(cuts)} clips; the reasons stand above. Nothing was written"
+        f"{job.config.path}: no clip can be used, of {plural(len(cuts), 'clip')} in"
+        f" {plural(len(job.recordings), 'recording')}; the reasons stand above. Nothing was written"
     )
 
 
@@ -252,7 +254,7 @@ def _heard_sec(job: Job, recording: Recording) -> float:
 
 def _tell_problems(job: Job) -> None:
     if job.problems:
-        _tell(f"{len(job.problems)} files are not, or not wholly, used:")
+        _tell(f"not used, or not wholly: {plural(len(job.problems), 'file')}")
     for problem in job.problems:
         _tell(f"  {problem}")
 

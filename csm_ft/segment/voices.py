@@ -93,7 +93,7 @@ def _points(known: Sequence[tuple[float, Embedding]], num_speakers: int) -> NDAr
     least = num_speakers or _MIN_AUTO_STRETCHES
     if len(long) < least:
         raise ConfigError(
-            f"--speakers {num_speakers or 'auto'}: only {len(long)} stretches of speech are"
+            f"--speakers {num_speakers or 'auto'}: {len(long)} of the stretches of speech are"
             f" {MIN_CLUSTERED_SEC:g} s or longer, and {least} are needed to tell voices apart;"
             " give fewer, or --speakers off"
         )

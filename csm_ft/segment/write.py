@@ -40,6 +40,11 @@ class Cut:
         return Rejection(where, str(recording.path), clip.text, reason)
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def in_order(cuts: Sequence[Cut]) -> list[Cut]:
     """Return clips by file and time, the sides of a call among one another."""
     return sorted(cuts, key=lambda cut: (str(cut.recording.path), cut.clip.start_sec))
@@ -56,7 +61,10 @@ def write_clips(
     rejected = Path(f"{output}.rejected.jsonl")
     lines = list(_lines(cuts, output.parent.resolve(), source, turns=turns))
     rejections = [*files, *(cut.rejection() for cut in cuts if cut.clip.problem)]
-    write_whole(rejected, "".join(f"{one.to_json()}\n" for one in rejections))
+    if rejections:
+        write_whole(rejected, "".join(f"{one.to_json()}\n" for one in rejections))
+    else:
+        rejected.unlink(missing_ok=True)
     write_whole(output, "".join(f"{line}\n" for line in lines))
     return rejected
 
@@ -101,7 +109,7 @@ def describe(output: Path, cuts: Sequence[Cut], num_recordings: int) -> Iterator
     yield (
         f"{output}: {len(kept)} clips of {lengths[0]:.1f} to {lengths[-1]:.1f} s (median"
         f" {lengths[len(lengths) // 2]:.1f} s), {clock(kept_sec)} of {clock(all_sec)} of speech, in"
-        f" {num_recordings} recording{'s' * (num_recordings != 1)}"
+        f" {plural(num_recordings, 'recording')}"
     )
     known = [cut.clip.confidence for cut in kept if cut.clip.confidence is not None]
     if known:
@@ -126,4 +134,4 @@ def describe_rejected(cuts: Sequence[Cut]) -> Iterator[str]:
         own = [cut for cut in cuts if cut.clip.problem == problem]
         if own:
             seconds = sum(cut.length_sec for cut in own)
-            yield f"rejected, {problem}: {len(own)} clips, {clock(seconds)}; {way_out}"
+            yield f"rejected, {problem}: {plural(len(own), 'clip')}, {clock(seconds)}; {way_out}"

@@ -9,7 +9,7 @@ from csm_ft.data import audio
 from csm_ft.data.text import normalise
 from csm_ft.errors import ConfigError
 from csm_ft.evaluate import recognise
-from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
+from csm_ft.evaluate.recognise import RECOGNISER_HZ, TimedRecogniser, open_recogniser
 from tests.conftest import ROOT
 from tests.helpers.tiny_judges import write_recogniser
 
@@ -44,8 +44,36 @@ def test_transformers_pipeline_hears_letters(tmp_path: Path) -> None:
     assert set(heard.hear(wave).replace("<unk>", "")) <= set("ab ")
 
 
+def test_transformers_pipeline_tells_when_words_were_said(tmp_path: Path) -> None:
+    folder = write_recogniser(tmp_path / "ctc")
+    heard = open_recogniser(f"transformers:{folder}", "en", "cpu")
+    assert isinstance(heard, TimedRecogniser)
+    wave = np.random.default_rng(0).normal(0, 0.1, 2 * RECOGNISER_HZ).astype(np.float32)
+    found = heard.hear_words(wave)
+    assert found.language == "en"
+    assert "".join(word.text for word in found.words).split() == heard.hear(wave).split()
+    times = [sec for word in found.words for sec in (word.start_sec, word.end_sec)]
+    assert times == sorted(times)
+    assert times[0] >= 0
+    assert times[-1] <= 2.01
+    assert {word.probability for word in found.words} == {None}
+
+
 @pytest.mark.slow
-def test_whisper_hears_a_bundled_sentence() -> None:
+def test_whisper_tells_when_words_were_said() -> None:
+    heard = open_recogniser("auto", "", "cpu")
+    assert isinstance(heard, TimedRecogniser)
+    clip = ROOT / "tests/data/ljspeech/LJ001-0002.flac"
+    found = heard.hear_words(audio.load(clip, sample_rate_hz=RECOGNISER_HZ))
+    assert normalise("".join(word.text for word in found.words)) == "in being comparatively modern"
+    assert found.language == "en"
+    assert found.words[0].start_sec == pytest.approx(0.1, abs=0.3)
+    assert found.words[-1].end_sec == pytest.approx(1.85, abs=0.3)
+    assert all(0.5 < (word.probability or 0) <= 1 for word in found.words)
+
+
+@pytest.mark.slow
+def test_whisper_hears_hears_a_bundled_sentence() -> None:
     heard = open_recogniser("auto", "", "cpu")
     assert not isinstance(heard, str)
     wave = audio.load(ROOT / "demo/speech/nora/0082.flac", sample_rate_hz=RECOGNISER_HZ)

@@ -143,7 +143,7 @@ def test_recordings_that_give_nothing_say_why(
         "broken.ogg": "cannot be decoded: Format not recognised",
     }
     assert all(reason in out for reason in found.values())
-    assert "rejected, too short: 1 clips, 0:00:01; lower --min_sec" in out
+    assert "rejected, too short: 1 clip, 0:00:01; lower --min_sec" in out
 
 
 def test_what_was_read_before_a_fault_is_used(
@@ -174,7 +174,7 @@ def test_no_usable_clip_writes_nothing(
     assert segment(folder) == 2
     printed = capsys.readouterr()
     assert "rejected, not trusted: 3 clips" in printed.out
-    assert "no clip can be used, of 1 recordings and 3 clips" in printed.err
+    assert "no clip can be used, of 3 clips in 1 recording" in printed.err
     assert not (tmp_path / "meta.jsonl").exists()
     recogniser.probability = None  # not known: nothing to reject by
     os.utime(folder / "a.wav", ns=(1, 1))
@@ -216,7 +216,7 @@ def test_speakers_within_each_file(
     write_tones(folder / "b.wav", [(800, 2.5, 0.5)])
     assert segment(folder, "--speakers", "2/file") == 0
     assert [row["speaker"] for row in rows(folder)] == ["a-1", "a-2", "a-1"]
-    assert "only 1 stretches of speech are 1.6 s or longer" in reasons(folder)["b.wav"]
+    assert "1 of the stretches of speech are 1.6 s or longer" in reasons(folder)["b.wav"]
     assert "a: 2 speakers, silhouette" in capsys.readouterr().out
 
 
@@ -241,7 +241,7 @@ class Wordless(ToneRecogniser):
         (None, ["--max_pause_sec", "0.2"], "--max_pause_sec 0.2 is below --min_pause_sec 0.3"),
         ("--asr none", [], "--asr none; segment cannot do without one"),
         (Untimed(), [], "a run of our own does not tell when words are said; name a model"),
-        (Wordless(), [], "no clip can be used, of 1 recordings and 0 clips"),
+        (Wordless(), [], "no clip can be used, of 0 clips in 1 recording"),
     ],
 )
 def test_mistakes_name_the_way_out(

@@ -74,5 +74,5 @@ def test_one_speaker_needs_no_embeddings() -> None:
 @pytest.mark.parametrize(("count", "least"), [(4, 4), (0, 8)])
 def test_too_little_speech_is_refused(count: int, least: int) -> None:
     stretches, voices = speech("abc")
-    with pytest.raises(ConfigError, match=f"only 3 stretches .* {least} are needed"):
+    with pytest.raises(ConfigError, match=f"3 of the stretches .* {least} are needed"):
         label_speakers([stretches], [voices], count)
