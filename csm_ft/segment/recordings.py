@@ -20,6 +20,7 @@ from csm_ft.text_file import nfc
 
 _COMPARED_SEC = 60.0  # of two channels, to tell whether they are one
 _SAME_BELOW = 1e-3  # power of their difference over that of their sum
+_SUBTITLES = (".srt", ".vtt")
 _NAME_ANOTHER = "; name a folder of recordings, or one of them"
 
 
@@ -39,6 +40,10 @@ class Found:
         if kinds:
             shown = shorten(f"{count} {kind}" for kind, count in kinds.most_common())
             self.notes.append(f"left out, as they are no sound files: {shown}")
+        if kinds.keys() & set(_SUBTITLES):
+            self.notes.append(
+                "subtitles beside recordings need no recogniser: pretokenize.py reads them as they are"
+            )
 
 
 def find_recordings(path: Path, output: Path, *, by_channel: bool) -> Found:

@@ -52,6 +52,14 @@ def test_names_are_unique(tmp_path: Path) -> None:
     assert sorted(one.name for one in found.recordings) == ["x/talk", "y/talk", "z"]
 
 
+def test_subtitles_are_pointed_out(tmp_path: Path) -> None:
+    write_tones(tmp_path / "a.wav", TONES)
+    (tmp_path / "a.srt").write_text("1")
+    found = find_recordings(tmp_path, OUTPUT, by_channel=False)
+    assert found.notes[0] == "left out, as they are no sound files: 1 .srt"
+    assert found.notes[1].startswith("subtitles beside recordings need no recogniser")
+
+
 def test_own_output_is_no_recording(tmp_path: Path) -> None:
     write_tones(tmp_path / "a.wav", TONES)
     output = tmp_path / "meta.jsonl"
