@@ -143,19 +143,16 @@ class _Run:
         At pauses; and at every silence of speech that has no pause for too long.
         """
         count = len(self.stretches)
-        at_pauses = [
-            place
-            for place in range(count + 1)
-            if place in (0, count) or self.pauses_sec[place] >= self.rules.min_pause_sec
-        ]
-        may_end = [place in at_pauses for place in range(count + 1)]
+        may_end = [pause_sec >= self.rules.min_pause_sec for pause_sec in self.pauses_sec]
+        may_end[0] = may_end[count] = True
+        at_pauses = [place for place, may in enumerate(may_end) if may]
         for first, stop in itertools.pairwise(at_pauses):
             if self._length_sec(first, stop) > self.rules.max_sec:
                 may_end[first:stop] = [True] * (stop - first)
         return may_end
 
     def _edges(self, first: int, stop: int) -> tuple[float, float]:
-        """Return where a clip begins and ends: half a pause from its speech, but no more."""
+        """Return where a clip begins and ends: with some of the silence around its speech."""
         before, behind = (min(_EDGE_SEC, self.pauses_sec[place] / 2) for place in (first, stop))
         return self.stretches[first].start_sec - before, self.stretches[stop - 1].end_sec + behind
 

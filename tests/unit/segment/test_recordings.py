@@ -57,7 +57,7 @@ def test_subtitles_are_pointed_out(tmp_path: Path) -> None:
     (tmp_path / "a.srt").write_text("1")
     found = find_recordings(tmp_path, OUTPUT, by_channel=False)
     assert found.notes[0] == "left out, as they are no sound files: 1 .srt"
-    assert found.notes[1].startswith("subtitles beside recordings need no recogniser")
+    assert found.notes[1].startswith("recordings with subtitles need no recogniser")
 
 
 def test_own_output_is_no_recording(tmp_path: Path) -> None:
