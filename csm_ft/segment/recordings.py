@@ -42,7 +42,7 @@ class Found:
             self.notes.append(f"left out, as they are no sound files: {shown}")
         if kinds.keys() & set(_SUBTITLES):
             self.notes.append(
-                "recordings with subtitles need no recogniser: pretokenize.py reads them as they are"
+                "recordings with subtitles need no recogniser: pretokenize.py reads them as clips"
             )
 
 
