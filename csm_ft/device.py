@@ -60,6 +60,23 @@ def reproducible(device: str, threads: int, seed: int) -> Iterator[None]:
         torch.set_flush_denormal(flushed_before)
 
 
+@contextmanager
+def torch_state_kept(device: str) -> Iterator[None]:
+    """Restore torch's random states and threads afterwards.
+
+    For work beside a run that must not change it: making a network draws its first weights, and
+    other libraries set the threads that they share with torch.
+    """
+    threads = torch.get_num_threads()
+    kind, index = torch.device(device).type, torch.device(device).index
+    gpus = [torch.cuda.current_device() if index is None else index] if kind == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
 def _flushes_denormals() -> bool:
     """Tell whether torch rounds denormals to zero in this thread; torch has no getter."""
     smallest_normal = torch.tensor(torch.finfo(torch.float32).tiny)

@@ -5,19 +5,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csm_ft.config.evaluate import EvaluateConfig
-from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.train import TrainConfig
+from csm_ft.console import console
 from csm_ft.data.split import Store
 from csm_ft.device import choose_device, choose_dtype
 from csm_ft.errors import HubError, WeightsError
-from csm_ft.evaluate import prompts, recordings
+from csm_ft.evaluate import prompts
 from csm_ft.evaluate.evaluator import Evaluator
 from csm_ft.evaluate.judge import SpokenClip
 from csm_ft.evaluate.on_data import measure_on_data
 from csm_ft.evaluate.results import Kind
+from csm_ft.evaluate.speaking import ask, make_script, speak, speaks
 from csm_ft.families.base import EncoderRecord, Family
 from csm_ft.families.model import SpeechModel
-from csm_ft.generate.run import Generator, generate
+from csm_ft.generate.run import Generator
 from csm_ft.runs.source import Source, find
 
 _PROMPTS = "prompts.json"
@@ -38,11 +39,6 @@ class Job:
         assert self.record.store is not None, "checked before"
         return self.record.store
 
-    @property
-    def speaks(self) -> bool:
-        """Whether the family takes texts to speak."""
-        return _PROMPTS.removesuffix(".json") in self.family.generate_config.model_fields
-
     def train_config(self) -> TrainConfig:
         """Return the options of the run, or the family's defaults."""
         return self.record.config or self.family.train_config(data=str(self.store.path))
@@ -52,7 +48,7 @@ def evaluate_models(evaluator: Evaluator, job: Job) -> None:
     """Add rows for the weights, for their base, and for the real recordings of the prompts."""
     config, store, family = job.config, job.store, job.family
     rows: list[int] = []
-    if job.speaks:
+    if speaks(job.family):
         chosen = _choose(evaluator, job)
         chosen.write(evaluator.folder / _PROMPTS)
         evaluator.notes += chosen.notes
@@ -66,7 +62,7 @@ def evaluate_models(evaluator: Evaluator, job: Job) -> None:
         train_config = job.train_config()
         examples = family.arrange(store.splits["val"], train_config, evaluate=True)
         on_data, by_group = measure_on_data(model, family, examples, train_config)
-        clips = _speak(evaluator, job, model, kind) if job.speaks else []
+        clips = _speak(evaluator, job, model, kind) if speaks(job.family) else []
         evaluator.add(name, kind, clips, on_data=on_data, by_group=by_group)
     evaluator.add_real([("val", row) for row in rows])
 
@@ -107,40 +103,26 @@ def _models(evaluator: Evaluator, job: Job) -> Iterator[tuple[str, Kind, SpeechM
 
 
 def _speak(evaluator: Evaluator, job: Job, model: SpeechModel, kind: Kind) -> list[SpokenClip]:
-    """Generate all takes of all prompts into a folder of their own, and read them back."""
-    folder = evaluator.folder / kind
-    asked = _asked(evaluator, job, folder)
-    job.family.check_prompts(asked)
-    encoder = job.family.open_generator(asked, job.record, model, choose_device(asked.device))
-    wanted, sampling = job.family.generate_prompts(asked, job.record, encoder)
-    device = choose_device(asked.device)
-    generator = Generator(model, encoder, kind, device, choose_dtype(asked.dtype, device))
-    for _ in generate(generator, wanted, sampling, asked):
-        pass
-    (clips,) = recordings.samples_of(folder).values()
-    return [_placed(clip, kind, job.record) for clip in clips]
-
-
-def _asked(evaluator: Evaluator, job: Job, folder: Path) -> GenerateConfig:
-    """Return the options of csm_ft.generate for the prompts of the evaluation."""
+    """Let a model speak the prompts into a folder of their own."""
     config = job.config
-    values: dict[str, object] = {
-        "model": config.model,
-        "family": job.family.name,
-        "prompts": str(evaluator.folder / _PROMPTS),
-        "output": str(folder),
-        "num_takes": config.num_takes,
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "device": config.device,
-        "dtype": config.dtype,
-    }
-    if config.max_sec:
-        values["max_sec"] = config.max_sec
-    return job.family.generate_config.model_validate(values)
-
-
-def _placed(clip: SpokenClip, folder: str, record: EncoderRecord) -> SpokenClip:
-    """Name a sample by its path, and its voice where the model reads no names."""
-    speaker = clip.speaker or (record.speakers[0] if record.speakers else "")
-    return replace(clip, id=f"{folder}/{clip.id}", speaker=speaker)
+    asked = ask(
+        job.family,
+        {
+            "model": config.model,
+            "prompts": str(evaluator.folder / _PROMPTS),
+            "num_takes": config.num_takes,
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+            "max_sec": config.max_sec,
+            "device": config.device,
+            "dtype": config.dtype,
+        },
+    )
+    device = choose_device(asked.device)
+    encoder = job.family.open_generator(asked, job.record, model, device)
+    script = make_script(job.family, asked, job.record, encoder)
+    generator = Generator(model, encoder, kind, device, choose_dtype(asked.dtype, device))
+    count = len(script.prompts) * asked.num_takes
+    console.print(f"generating {count} samples of the {kind}", markup=False)
+    clips = speak(generator, script, job.record, evaluator.folder / kind)
+    return [replace(clip, id=f"{kind}/{clip.id}") for clip in clips]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from csm_ft.atomic import write_whole
 from csm_ft.data.text import NORMALISER
@@ -17,47 +17,6 @@ from csm_ft.evaluate.summary import CONFIDENCE, NUM_RESAMPLES, Estimate
 RESULTS = "evaluation.json"
 PAGE = "index.html"
 Kind = Literal["model", "base", "codec", "recordings"]
-
-
-class Metric(NamedTuple):
-    """How a metric is shown."""
-
-    title: str
-    unit: str
-    better: Literal["low", "high", ""]
-    meaning: str
-
-
-METRICS: Mapping[str, Metric] = {
-    "wer": Metric("Word errors", "", "low", "word error rate: errors of all clips / all words"),
-    "cer": Metric("Letter errors", "", "low", "character error rate, blanks included"),
-    "similarity": Metric("Own voice", "", "high", "cosine to the speaker's reference clips"),
-    "similarity_others": Metric("Other voices", "", "", "highest cosine to another speaker's"),
-    "wrong_voice": Metric("Wrong voice", "", "low", "share nearer to another speaker's voice"),
-    "dnsmos": Metric("DNSMOS", "", "high", "DNSMOS P.835 overall, 1 to 5"),
-    "dnsmos_signal": Metric("DNSMOS signal", "", "high", "DNSMOS P.835 of the speech"),
-    "dnsmos_background": Metric("DNSMOS noise", "", "high", "DNSMOS P.835 of the background"),
-    "stopped": Metric("Stopped", "", "high", "share that the model ended by itself"),
-    "duration_ratio": Metric("Duration", "×", "", "length / that of the recording or by the rate"),
-    "missing_words": Metric("Missing", "words", "low", "words in missing stretches of 3 or more"),
-    "repeated_words": Metric(
-        "Repeated", "words", "low", "words in repeated stretches of 3 or more"
-    ),
-    "silence_start_sec": Metric("Start silence", "s", "", "silence before the first sound"),
-    "longest_pause_sec": Metric("Longest pause", "s", "", "longest silence between sounds"),
-    "silence_end_sec": Metric("End silence", "s", "", "silence after the last sound"),
-    "seconds": Metric("Length", "s", "", "seconds of sound"),
-    "level_dbfs": Metric("Level", "dBFS", "", "rms level"),
-    "clipped_share": Metric("Clipped", "", "low", "share of samples at full scale"),
-    "bandwidth_hz": Metric("Bandwidth", "Hz", "", "frequency below which 99 % of the energy lies"),
-    "f0_mean_st": Metric("Pitch", "st", "", "mean F0, semitones over 100 Hz"),
-    "f0_range_st": Metric("Pitch range", "st", "", "5-95 % range of F0"),
-    "f0_variance_st2": Metric("Pitch variance", "st²", "", "variance of F0"),
-    "energy_mean_db": Metric("Energy", "dB", "", "mean level of sounding windows"),
-    "energy_range_db": Metric("Energy range", "dB", "", "5-95 % range of that level"),
-    "letters_per_sec": Metric("Rate", "letters/s", "", "letters per second from first to last"),
-    "pause_share": Metric("Pauses", "", "", "share of pauses of 150 ms or more"),
-}
 
 
 @dataclass(frozen=True)

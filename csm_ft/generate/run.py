@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.markup import escape
@@ -58,6 +58,14 @@ class Generator:
             ) from error
 
 
+class Take(NamedTuple):
+    """A sample that is written: `stem`.json, and `stem`.wav if it has sound."""
+
+    stem: Path
+    sample: Sample
+    facts: dict[str, Any]
+
+
 def run(config: GenerateConfig, source: Source, family: Family) -> int:
     """Generate what `config` asks for; return 0, or 1 if the model gave nothing."""
     num_written = 0
@@ -92,48 +100,57 @@ def generate(
     options: SamplingOptions,
     config: GenerateConfig,
 ) -> Iterator[Path]:
-    """Answer every prompt `num_takes` times into `config.output`.
+    """Answer every prompt `num_takes` times into `config.output`, with a line on each sample.
 
     Yield each sample that has anything in it once it is written. ConfigError when the folder is in
     use; nothing is written then.
     """
     folder = Path(config.output)
-    total, done = len(prompts) * config.num_takes, 0
+    total = len(prompts) * config.num_takes
     with _opened(folder), _indexed(folder):
-        number = _next_number(folder)
-        for start in range(0, len(prompts), config.batch_size):
-            batch = prompts[start : start + config.batch_size]
-            for take in range(config.num_takes):
-                sampling = replace(options, seed=options.seed + take)
-                began = time.perf_counter()
-                samples = generator.sample(batch, sampling)
-                facts = {
-                    "model": generator.label,
-                    **asdict(sampling),
-                    "dtype": generator.dtype,
-                    "take": take + 1,
-                    "compute_sec": (time.perf_counter() - began) / len(batch),
-                }
-                for place, sample in enumerate(samples):
-                    suffix = f"-take{take + 1}" if config.num_takes > 1 else ""
-                    slug = _slug(sample.prompt.name or sample.prompt.text)
-                    stem = folder / f"{number + start + place:03d}-{slug}{suffix}"
-                    written = write_sample(
-                        stem, sample, generator.encoder, facts, generator.watermark
-                    )
-                    done += 1
-                    path = _describe(f"{done}/{total}", stem, sample, written, generator.model)
-                    if path is not None:
-                        yield path
+        takes = write_takes(generator, prompts, options, config)
+        for done, take in enumerate(takes, 1):
+            path = _describe(f"{done}/{total}", take, generator.model)
+            if path is not None:
+                yield path
 
 
-def _describe(
-    progress: str, stem: Path, sample: Sample, facts: dict[str, Any], model: SpeechModel
-) -> Path | None:
+def write_takes(
+    generator: Generator,
+    prompts: Sequence[Prompt],
+    options: SamplingOptions,
+    config: GenerateConfig,
+) -> Iterator[Take]:
+    """Answer every prompt `num_takes` times into `config.output`, a folder that is there."""
+    folder = Path(config.output)
+    number = _next_number(folder)
+    for start in range(0, len(prompts), config.batch_size):
+        batch = prompts[start : start + config.batch_size]
+        for take in range(config.num_takes):
+            sampling = replace(options, seed=options.seed + take)
+            began = time.perf_counter()
+            samples = generator.sample(batch, sampling)
+            facts = {
+                "model": generator.label,
+                **asdict(sampling),
+                "dtype": generator.dtype,
+                "take": take + 1,
+                "compute_sec": (time.perf_counter() - began) / len(batch),
+            }
+            for place, sample in enumerate(samples):
+                suffix = f"-take{take + 1}" if config.num_takes > 1 else ""
+                slug = _slug(sample.prompt.name or sample.prompt.text)
+                stem = folder / f"{number + start + place:03d}-{slug}{suffix}"
+                encoder, watermark = generator.encoder, generator.watermark
+                yield Take(stem, sample, write_sample(stem, sample, encoder, facts, watermark))
+
+
+def _describe(progress: str, take: Take, model: SpeechModel) -> Path | None:
     """Print a line on a sample, warn where it is not what was asked for, and return its file.
 
     None: there is nothing in it.
     """
+    stem, sample, facts = take
     has_sound = "seconds" in facts
     path = stem.with_suffix(".wav" if has_sound else ".json")
     line = escape(f"{progress}  {path}")

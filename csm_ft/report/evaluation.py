@@ -9,7 +9,8 @@ from urllib.parse import quote
 from csm_ft.atomic import write_whole
 from csm_ft.evaluate.expression import Expression
 from csm_ft.evaluate.judge import JudgedClip
-from csm_ft.evaluate.results import METRICS, PAGE, EvaluatedRow, Evaluation
+from csm_ft.evaluate.metrics import MAIN, METRICS
+from csm_ft.evaluate.results import PAGE, EvaluatedRow, Evaluation
 from csm_ft.evaluate.summary import Estimate
 from csm_ft.report import templating
 from csm_ft.report.data import Take
@@ -17,7 +18,6 @@ from csm_ft.report.listen import PLAYER_BYTES, Player, Row, load_player
 from csm_ft.report.spoken import PAGE_BYTES
 
 _ROLES = {"model": "best", "base": "base", "codec": "reference", "recordings": "reference"}
-_MAIN = ("wer", "cer", "similarity", "dnsmos", "stopped", "duration_ratio", "longest_pause_sec")
 _BESIDE = ("similarity", "dnsmos", "level_dbfs", "f0_mean_st")  # beside each recording
 
 
@@ -50,8 +50,8 @@ def write_page(evaluation: Evaluation, folder: Path) -> Path:
         evaluation=evaluation,
         notes=notes,
         verdicts=verdicts(evaluation.rows),
-        columns=_columns(evaluation.rows, lambda name: name in _MAIN),
-        more_columns=_columns(evaluation.rows, lambda name: name not in _MAIN),
+        columns=_columns(evaluation.rows, lambda name: name in MAIN),
+        more_columns=_columns(evaluation.rows, lambda name: name not in MAIN),
         show=show,
         interval=interval,
         data_names=_data_names(evaluation.rows),
@@ -138,7 +138,7 @@ def interval(name: str, found: Estimate) -> str:
 def _columns(rows: Sequence[EvaluatedRow], wanted: Callable[[str], bool]) -> list[Column]:
     present = {name for row in rows for name in row.summary}
     return [
-        Column(name, *metric)
+        Column(name, metric.title, metric.unit, metric.better, metric.meaning)
         for name, metric in METRICS.items()
         if name in present and wanted(name)
     ]

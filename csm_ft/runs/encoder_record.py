@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from csm_ft import hub
 from csm_ft.atomic import write_whole
+from csm_ft.config.train import TrainConfig
 from csm_ft.data.split import Store, StoreInfo
 from csm_ft.data.tags import count_tags
 from csm_ft.errors import ConfigError, HubError
@@ -136,6 +137,13 @@ def _hub_folder(name: str) -> Path | None:
     for file in _asset_files(_read(path)).values():
         hub.fetch_if_present(name, file, otherwise=otherwise)
     return path.parent
+
+
+def record_of_run(config: TrainConfig, store: Store) -> EncoderRecord:
+    """Return the record of weights that are being trained on a token file."""
+    speakers, tags = _speakers(store), count_tags(store.splits["train"])
+    label = config.output_dir
+    return EncoderRecord(label, store, str(store.path), speakers, tags, config)
 
 
 def _of_folder(source: Source, folder: Path) -> EncoderRecord:

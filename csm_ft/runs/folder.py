@@ -23,6 +23,8 @@ class RunFolder:
         self.log = path / "log.txt"  # copy of the console
         self.samples = path / "samples"
         self.references = self.samples / "reference"
+        self.judged = path / "judged"  # samples that were judged, and evaluation.json, by step
+        self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best"
         self.best_val_clips = self.best / "val_clips.json"
@@ -46,6 +48,10 @@ class RunFolder:
     def sample_stem(self, prompt_id: str, step: int) -> Path:
         """Return the path of a sample without its suffix."""
         return self.samples / prompt_id / f"step_{step:06d}"
+
+    def judged_folder(self, step: int) -> Path:
+        """Return the samples that were judged at a step."""
+        return self.judged / f"step_{step:06d}"
 
     def read_environment(self) -> dict[str, Any]:
         """Return what the run recorded of its machine and its data."""
