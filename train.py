@@ -12,16 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from csm_ft.cli import parse_args, run_program
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console, interruptible
-from csm_ft.errors import ConfigError, Diverged
+from csm_ft.errors import Diverged
 from csm_ft.families import choose_family, open_family
-
-if TYPE_CHECKING:
-    from csm_ft.runs.checkpoint import TrainState
 
 DESCRIPTION = "Fine-tune a speech model on a token file written by pretokenize.py."
 
@@ -80,24 +77,29 @@ def run(
             is_first = state.step == 0 and (config.measure_base or is_last)
             # All of this was done before the checkpoint that a run resumes from was saved.
             if not just_resumed:
-                # Once in a while: validate, and keep the weights if they are the best so far.
-                if is_first or plan.is_due("val", state, examples_before):
+                # Once in a while: validate, let judges listen, and keep the best weights so far.
+                judge = setup.judge
+                hears = judge and (is_first or plan.is_due("judge", state, examples_before))
+                if is_first or hears or plan.is_due("val", state, examples_before):
                     result = validate(model, family, setup.val, config)
                     if not math.isfinite(result.loss):
                         raise Diverged(state.step, "validation loss")
+                    metrics = result.metrics
+                    if judge and hears:
+                        metrics = {**metrics, **judge.run(model, state.step)}
                     seen = {"examples": state.examples, "epoch": state.epoch}
-                    tracker.row("val", state.step, {**seen, **result.metrics, "time": time.time()})
-                    is_best = plan.counts_as_best(state) and _is_best(config, state, result.metrics)
-                    state.metrics = result.metrics
+                    tracker.row("val", state.step, {**seen, **metrics, "time": time.time()})
+                    is_best = plan.is_best(state, metrics)
+                    state.metrics = metrics
                     if is_best:
-                        state.best = {**result.metrics, "step": state.step, **seen}
+                        state.best = {**metrics, "step": state.step, **seen}
                         save_best(folder, setup.trained, state, result.clips)
                     loss = f"[bold]val_loss {result.loss:.4f}[/] {family.yardstick.unit}"
                     mark = " (best so far)" if is_best else ""
                     console.print(f"step {state.step}  {loss}{mark}")
-                    if reporter and not reporter.validated(state.examples, result.metrics):
+                    if reporter and not reporter.validated(state.examples, metrics):
                         state.stopped = True
-                    state.improvement = plan.follow(state, result.metrics)
+                    state.improvement = plan.follow(state, metrics)
                     if early := plan.early_stop(state):
                         console.print(early)
                 # Once in a while: generate samples.
@@ -148,15 +150,6 @@ def run(
 def run_baseline(config: TrainConfig) -> RunResult:
     """Validate the untrained model and generate its samples; no step is taken."""
     return run(config, only_measure=True)
-
-
-def _is_best(config: TrainConfig, state: "TrainState", metrics: Mapping[str, float]) -> bool:
-    """Tell whether a validation is the lowest so far by the metric of best_by."""
-    if config.best_by not in metrics:
-        raise ConfigError(
-            f"best_by {config.best_by}: validation measures {', '.join(metrics)}; choose among them"
-        )
-    return state.best is None or metrics[config.best_by] < state.best[config.best_by]
 
 
 def _announce_best(config: TrainConfig, best: Mapping[str, Any], weights: Path) -> None:

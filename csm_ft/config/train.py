@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from csm_ft.config.base import Options, extra, option
+from csm_ft.config.base import extra, option
+from csm_ft.config.run import RunOptions
 from csm_ft.schedule import Duration
 
 # Defaults of wandb_project, here and of sweep.py: a project in W&B's settings files wins over them.
@@ -19,7 +20,7 @@ _EQUAL_EXAMPLES = (
 )
 
 
-class TrainConfig(Options):
+class TrainConfig(RunOptions):
     """Options of every model family; a family adds its own in a subclass (families/<name>/)."""
 
     legacy_flags: ClassVar[Sequence[str]] = ("use_amp",)
@@ -33,73 +34,6 @@ class TrainConfig(Options):
         "max_steps": _EQUAL_EXAMPLES,
         "extend": "trials are new runs",
     }
-
-    # Run
-    data: str = option(
-        "./data/tokens.hdf5",
-        "Token file written by pretokenize.py.",
-        group="run",
-        path=True,
-        trains=False,
-    )
-    output_dir: str = option(
-        "auto",
-        "Run folder; an existing run in it is resumed. auto = exp/<data>-<hash of the config>.",
-        group="run",
-        path=True,
-        trains=False,
-    )
-    family: str = option("auto", "Model family; auto = that of the token file.", group="run")
-    model_name_or_checkpoint_path: str = option(
-        "auto",
-        "Weights to start from: hub name, folder, run folder or file; auto = the base model for the"
-        " token file.",
-        group="run",
-        path=True,
-    )
-    train_from_scratch: bool = option(
-        False, "Start from random weights of the chosen size.", group="run"
-    )
-    resume: bool = option(
-        True,
-        "Resume from the last checkpoint in output_dir; false = rename the old run's folder and"
-        " start a new run.",
-        group="run",
-        trains=False,
-    )
-    data_fraction: float = option(
-        1.0,
-        "Share of the training data to use, the same of each speaker, conversations whole. It is"
-        " drawn by seed, and is a part of every larger share; validation stays as it is.",
-        group="run",
-        gt=0,
-        le=1,
-    )
-    partial_data_loading: bool = option(
-        False,
-        "Read tokens from the mapped file as needed, with constant memory, instead of loading all.",
-        group="run",
-        trains=False,
-    )
-    seed: int = option(
-        0, "Seed of data order, random draws, initialisation and samples.", group="run"
-    )
-    device: str = option(
-        "auto", "cpu, cuda or cuda:N; auto = cuda if available.", group="run", trains=False
-    )
-    dtype: Literal["auto", "fp32", "bf16"] = option(
-        "auto",
-        "Precision: bf16 = autocast over fp32 master weights; auto = bf16 where the hardware"
-        " supports it.",
-        group="run",
-    )
-    threads: int = option(
-        0,
-        "CPU threads of torch; 0 = all cores available to this process.",
-        group="run",
-        trains=False,
-        ge=0,
-    )
 
     # Optimisation
     n_epochs: float = option(5, "Passes over the training data.", group="optimisation", gt=0)
@@ -220,7 +154,8 @@ class TrainConfig(Options):
     )
     best_by: str = option(
         "val_loss",
-        "Validation metric whose minimum selects the best checkpoint, and a sweep's best trial.",
+        "What selects the best checkpoint, and a sweep's best trial: the lowest value of a"
+        " validation metric, or the best of a judged number (wer, similarity, dnsmos, ...).",
         group="schedule",
         trains=False,
     )
@@ -233,7 +168,7 @@ class TrainConfig(Options):
     )
     min_delta: float = option(
         0.0,
-        "How much lower best_by must get to be an improvement for patience.",
+        "How much better best_by must get to be an improvement for patience.",
         group="schedule",
         trains=False,
         ge=0,
@@ -263,6 +198,59 @@ class TrainConfig(Options):
         "Prolong the finished run in output_dir to a larger n_epochs or max_steps: constant = at"
         " its last learning rate; stretch = at the rates of a run planned so long.",
         group="schedule",
+        trains=False,
+    )
+
+    # Judging: the judges of `python -m csm_ft.evaluate`, during training
+    judge_every: str = option(
+        "0",
+        "Validate and let judges hear fixed prompts (same units), also at the first and the last"
+        " step; 0 disables.",
+        group="judging",
+        trains=False,
+    )
+    judge_prompts: str = option(
+        "",
+        "JSON file of prompts, as for csm_ft.generate; empty = texts of the validation split that"
+        " stand in no training clip.",
+        group="judging",
+        path=True,
+        trains=False,
+    )
+    judge_n_prompts: int = option(
+        16,
+        "Prompts to take from the validation split.",
+        group="judging",
+        trains=False,
+        gt=0,
+    )
+    judge_max_sec: float = option(
+        0.0,
+        "Limit of a judged sample in seconds; 0 = as for generate.",
+        group="judging",
+        trains=False,
+        ge=0,
+    )
+    judge_asr: str = option(
+        "auto", "Recogniser, as --asr of csm_ft.evaluate.", group="judging", trains=False
+    )
+    judge_language: str = option(
+        "",
+        "Language of the texts, as en; empty = as the recogniser hears it.",
+        group="judging",
+        trains=False,
+    )
+    judge_embedder: str = option(
+        "auto",
+        "Voice embedder, as --embedder of csm_ft.evaluate.",
+        group="judging",
+        trains=False,
+    )
+    judge_best: bool = option(
+        False,
+        "Only judged validations can become the best, so that its numbers are those of its weights;"
+        " always so when best_by is judged, and in a sweep that judges.",
+        group="judging",
         trains=False,
     )
 
@@ -319,6 +307,7 @@ class TrainConfig(Options):
         "patience",
         "save_every",
         "gen_every",
+        "judge_every",
         "warmup_steps",
     )
     @classmethod
@@ -344,7 +333,8 @@ class TrainConfig(Options):
 
     @model_validator(mode="after")
     def _patience_needs_validations(self) -> Self:
-        if Duration.parse(self.patience).amount and not Duration.parse(self.val_every).amount:
+        intervals = [Duration.parse(text).amount for text in (self.val_every, self.judge_every)]
+        if Duration.parse(self.patience).amount and not any(intervals):
             raise ValueError(
                 f"patience {self.patience} is measured at validations, and val_every 0 has none"
                 " before the last step; give --val_every an interval"

@@ -1,7 +1,7 @@
 """The judged numbers: their names, units, and which direction is better. Imports no torch."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from csm_ft.errors import ConfigError
 from csm_ft.schedule import Duration
@@ -75,6 +75,16 @@ MAIN = (
 def is_higher_better(name: str) -> bool:
     """Tell whether the best value of a metric is its highest; no metric of validation is so."""
     return name in METRICS and METRICS[name].better == "high"
+
+
+def cost_of(name: str, metrics: Mapping[str, Any]) -> float:
+    """Return a metric so that lower is better."""
+    return -metrics[name] if is_higher_better(name) else metrics[name]
+
+
+def is_judged(metrics: Mapping[str, Any]) -> bool:
+    """Tell whether judged numbers are among the metrics of a validation."""
+    return not METRICS.keys().isdisjoint(metrics)
 
 
 def check_judged(name: str, *, what: str, judge_every: str) -> None:

@@ -1,6 +1,7 @@
 """Early stopping: whether the validations of a run have stopped improving. Imports no torch.
 
-Time is measured in training examples seen, so that the batch size does not matter.
+Time is measured in training examples seen, so that the batch size does not matter. Values are
+costs, of which lower is better: of a metric whose highest value is the best, its negative.
 """
 
 from collections.abc import Iterable

@@ -7,13 +7,15 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.data.batches import BatchOptions, BatchPlan, Step
 from csm_ft.data.examples import Examples
+from csm_ft.errors import ConfigError
+from csm_ft.evaluate.metrics import METRICS, cost_of, is_higher_better, is_judged
 from csm_ft.runs.checkpoint import TrainState
 from csm_ft.runs.stopping import Improvement, follow
 from csm_ft.schedule import Clock, Duration, learning_rate_factor
 from csm_ft.training.extension import Extension, Schedule
 
-Event = Literal["log", "val", "gen", "save"]
-EVENTS: tuple[Event, ...] = ("log", "val", "gen", "save")
+Event = Literal["log", "val", "judge", "gen", "save"]
+EVENTS: tuple[Event, ...] = ("log", "val", "judge", "gen", "save")
 
 
 class RunPlan:
@@ -66,11 +68,22 @@ class RunPlan:
         return bool(self._patience) and last is not None and last.waited_examples >= self._patience
 
     def follow(self, state: TrainState, metrics: Mapping[str, float]) -> Improvement | None:
-        """Return the last improvement after a validation; those before best_from do not count."""
-        if not self.counts_as_best(state):
+        """Return the last improvement after a validation.
+
+        Those that cannot become the best do not count: before best_from, or without the number.
+        """
+        if not self.counts_as_best(state, metrics):
             return state.improvement
-        by, examples, min_delta = self._config.best_by, state.examples, self._config.min_delta
-        return follow(state.improvement, by, metrics[by], examples=examples, min_delta=min_delta)
+        by, cost = self._config.best_by, cost_of(self._config.best_by, metrics)
+        min_delta = self._config.min_delta
+        return follow(state.improvement, by, cost, examples=state.examples, min_delta=min_delta)
+
+    def is_best(self, state: TrainState, metrics: Mapping[str, float]) -> bool:
+        """Tell whether a validation is the best so far by the metric of best_by."""
+        if not self.counts_as_best(state, metrics):
+            return False
+        by, best = self._config.best_by, state.best
+        return best is None or by not in best or cost_of(by, metrics) < cost_of(by, best)
 
     def early_stop(self, state: TrainState) -> str:
         """Return why the run ended before its last step, for people; "" if it did not."""
@@ -78,10 +91,13 @@ class RunPlan:
         if last is None or not self.is_out_of_patience(state) or state.step == self.total_steps:
             return ""
         delta = f" by more than {self._config.min_delta:g}" if self._config.min_delta else ""
+        moved = f"fallen{delta} below {last.value:.4f}"
+        if is_higher_better(last.metric):
+            moved = f"risen{delta} above {-last.value:.4f}"
         return (
             f"out of patience at step {state.step} of {self.total_steps}: {last.metric} has not"
-            f" fallen{delta} below {last.value:.4f} for {last.waited_examples} examples (patience"
-            f" {self._config.patience} = {self._patience:.0f} examples)"
+            f" {moved} for {last.waited_examples} examples (patience {self._config.patience} ="
+            f" {self._patience:.0f} examples)"
         )
 
     def is_due(self, event: Event, state: TrainState, examples_before: int) -> bool:
@@ -93,8 +109,19 @@ class RunPlan:
             examples_before=examples_before,
         )
 
-    def counts_as_best(self, state: TrainState) -> bool:
-        """Tell whether a validation now may become the best; one before step 1 never does."""
+    def counts_as_best(self, state: TrainState, metrics: Mapping[str, float]) -> bool:
+        """Tell whether a validation now may become the best; one before step 1 never does.
+
+        Nor does one without the number of best_by, if that is a judged one. ConfigError where no
+        validation measures it.
+        """
+        by = self._config.best_by
+        if by not in metrics and by not in METRICS:
+            raise ConfigError(
+                f"best_by {by}: validation measures {', '.join(metrics)}; choose among them"
+            )
+        if by not in metrics or (self._config.judge_best and not is_judged(metrics)):
+            return False
         return state.step > 0 and state.step >= self._best_from
 
     def learning_rate(self, step: int) -> float:

@@ -24,6 +24,7 @@ from csm_ft.families.base import Family
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.wandb_settings import choose_wandb_mode
 from csm_ft.training.extension import add_extension, is_longer
+from csm_ft.training.judging import check_judging
 
 C = TypeVar("C", bound=TrainConfig)
 _PACKAGES = ("torch", "torchtune", "transformers", "numpy", "safetensors", "optuna", "wandb")
@@ -32,8 +33,8 @@ _PACKAGES = ("torch", "torchtune", "transformers", "numpy", "safetensors", "optu
 def resolve(config: C, store: Store, family: Family) -> C:
     """Replace every "auto" by its value for this machine and token file.
 
-    It also checks the prompts, which would otherwise fail only after the model is loaded. Raises
-    ConfigError or MachineError.
+    It also checks what would otherwise fail only after the model is loaded: prompts, and whether
+    the run can be judged. Raises ConfigError or MachineError.
     """
     device = choose_device(config.device)
     changes: dict[str, object] = {
@@ -55,6 +56,7 @@ def resolve(config: C, store: Store, family: Family) -> C:
         name = f"{Path(config.data).stem}-{config.fingerprint()}"
         config = config.replace(output_dir=f"exp/{name}")
     family.check_prompts(config)
+    check_judging(config, family)
     return config
 
 

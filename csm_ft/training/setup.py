@@ -19,6 +19,7 @@ from csm_ft.runs.checkpoint import Trained, TrainState, load_checkpoint
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.metrics import Tracker
 from csm_ft.training.extension import read_extensions
+from csm_ft.training.judging import RunJudge, open_judge
 from csm_ft.training.optim import build_optimizer, choose_parameters
 from csm_ft.training.plan import RunPlan
 from csm_ft.training.resolve import open_run, resolve
@@ -38,6 +39,7 @@ class Setup:
     plan: RunPlan
     folder: RunFolder
     sampler: Sampler | None
+    judge: RunJudge | None
     tracker: Tracker
     is_resumed: bool
 
@@ -79,6 +81,7 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
         extensions = read_extensions(folder)
         plan = RunPlan(config, train, only_measure=only_measure, extensions=extensions)
         sampler = open_sampler(config, store, family, folder)
+        judge = open_judge(config, store, family, folder)
         trained = Trained(model, optimizer, family.checkpoint_config(model))
         with Tracker(
             folder, config, keep_bytes=state.metrics_bytes, resumed_at_step=state.step
@@ -93,6 +96,7 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
                 plan=plan,
                 folder=folder,
                 sampler=sampler,
+                judge=judge,
                 tracker=tracker,
                 is_resumed=checkpoint is not None,
             )

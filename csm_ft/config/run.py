@@ -1,0 +1,75 @@
+"""The first group of options of train.py: data, weights, folder and machine of a run."""
+
+from typing import Literal
+
+from csm_ft.config.base import Options, option
+
+
+class RunOptions(Options):
+    """What is trained from what, where."""
+
+    data: str = option(
+        "./data/tokens.hdf5",
+        "Token file written by pretokenize.py.",
+        group="run",
+        path=True,
+        trains=False,
+    )
+    output_dir: str = option(
+        "auto",
+        "Run folder; an existing run in it is resumed. auto = exp/<data>-<hash of the config>.",
+        group="run",
+        path=True,
+        trains=False,
+    )
+    family: str = option("auto", "Model family; auto = that of the token file.", group="run")
+    model_name_or_checkpoint_path: str = option(
+        "auto",
+        "Weights to start from: hub name, folder, run folder or file; auto = the base model for the"
+        " token file.",
+        group="run",
+        path=True,
+    )
+    train_from_scratch: bool = option(
+        False, "Start from random weights of the chosen size.", group="run"
+    )
+    resume: bool = option(
+        True,
+        "Resume from the last checkpoint in output_dir; false = rename the old run's folder and"
+        " start a new run.",
+        group="run",
+        trains=False,
+    )
+    data_fraction: float = option(
+        1.0,
+        "Share of the training data to use, the same of each speaker, conversations whole. It is"
+        " drawn by seed, and is a part of every larger share; validation stays as it is.",
+        group="run",
+        gt=0,
+        le=1,
+    )
+    partial_data_loading: bool = option(
+        False,
+        "Read tokens from the mapped file as needed, with constant memory, instead of loading all.",
+        group="run",
+        trains=False,
+    )
+    seed: int = option(
+        0, "Seed of data order, random draws, initialisation and samples.", group="run"
+    )
+    device: str = option(
+        "auto", "cpu, cuda or cuda:N; auto = cuda if available.", group="run", trains=False
+    )
+    dtype: Literal["auto", "fp32", "bf16"] = option(
+        "auto",
+        "Precision: bf16 = autocast over fp32 master weights; auto = bf16 where the hardware"
+        " supports it.",
+        group="run",
+    )
+    threads: int = option(
+        0,
+        "CPU threads of torch; 0 = all cores available to this process.",
+        group="run",
+        trains=False,
+        ge=0,
+    )
