@@ -77,9 +77,14 @@ def is_higher_better(name: str) -> bool:
     return name in METRICS and METRICS[name].better == "high"
 
 
+def as_cost(name: str, value: float) -> float:
+    """Return the value of a metric so that lower is better; twice, it is the value again."""
+    return -value if is_higher_better(name) else value
+
+
 def cost_of(name: str, metrics: Mapping[str, Any]) -> float:
-    """Return a metric so that lower is better."""
-    return -metrics[name] if is_higher_better(name) else metrics[name]
+    """Return a metric among others so that lower is better."""
+    return as_cost(name, metrics[name])
 
 
 def is_judged(metrics: Mapping[str, Any]) -> bool:

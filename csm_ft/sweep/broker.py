@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 
 from csm_ft.console import console
 from csm_ft.errors import ConfigError, MachineError, SweepAborted, SweepError
+from csm_ft.evaluate.metrics import METRICS
+from csm_ft.sweep.constraints import check_measured
 from csm_ft.sweep.faults import Faults
 from csm_ft.sweep.link import LinkClosed, NotAMessage
 from csm_ft.sweep.messages import (
@@ -26,9 +28,9 @@ from csm_ft.sweep.messages import (
     Ready,
     Validated,
 )
-from csm_ft.sweep.records import Objective, TrialRecord
+from csm_ft.sweep.records import Objective, TrialRecord, best_of
 from csm_ft.sweep.slots import Slot
-from csm_ft.sweep.study import SweepStudy, best_of
+from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import Configs
 from csm_ft.sweep.worker_process import Job, WorkerProcess, describe_exit
 
@@ -49,6 +51,11 @@ class Watcher(Protocol):
     def update(self, num_running: int, best: TrialRecord | None) -> None:
         """Called now and then, and when something has changed."""
         ...
+
+
+def has_run_well(record: TrialRecord) -> bool:
+    """Tell whether the code ran to where a trial should end, whatever came of it."""
+    return record.is_good or bool(record.violated)
 
 
 class Broker:
@@ -80,8 +87,8 @@ class Broker:
         # they end by the same line, it is the code.
         self._later: deque[int] = deque()
         self._failed_starts: list[int] = []  # exit codes, negative for signals
-        self._num_good = sum(record.is_good for record in study.records())
-        self._best = best_of(study.records())
+        self._num_good = sum(has_run_well(record) for record in study.records())
+        self._best = best_of(study.records(), objective)
         self._stop_requests = 0
 
     def stop(self) -> None:
@@ -228,11 +235,7 @@ class Broker:
             self._study.event("interrupted", trial=number)
             self._again.append(number)
         elif message.status == "completed" and not message.best:
-            reason = (
-                "no validation after the first rung: the run is too short; use more --n_epochs or a"
-                " later rung"
-            )
-            self._end(self._study.finish(number, "infeasible", reason=reason))
+            self._end(self._study.finish(number, "infeasible", reason=self._why_no_best()))
         else:
             final_value = message.metrics.get(self._objective.metric)
             record = self._study.finish(
@@ -246,6 +249,16 @@ class Broker:
             self._later.clear()
             self._end(record)
 
+    def _why_no_best(self) -> str:
+        """Return why a trial that was trained to the end has no best validation."""
+        metric = self._objective.metric
+        if metric in METRICS:
+            return f"{metric} could not be measured after the first rung: were the samples silent?"
+        return (
+            "no validation after the first rung: the run is too short; use more --n_epochs or a"
+            " later rung"
+        )
+
     def _measured_baseline(self, message: Done) -> None:
         metric = self._objective.metric
         value = message.metrics[metric]
@@ -254,6 +267,9 @@ class Broker:
                 f"the untrained model's {self._objective.label} is not finite; see the log of the"
                 f" worker in {self._configs.folder.workers}"
             )
+        if self._sweep.constraints:
+            environment = self._configs.folder.baseline.read_environment()
+            check_measured(self._sweep.constraints, message.metrics, environment)
         self._study.set_baseline(message.metrics)
         console.print(f"untrained model: {metric} {self._objective.write(value, digits=4)}")
 
@@ -339,8 +355,8 @@ class Broker:
             value=record.value,
             reason=record.reason,
         )
-        self._num_good += record.is_good
-        self._best = best_of(self._study.records())
+        self._num_good += has_run_well(record)
+        self._best = best_of(self._study.records(), self._objective)
         self._watcher.ended(record, self._best)
 
     # Ending workers

@@ -14,6 +14,7 @@ from csm_ft.config.base import Options, build, option
 from csm_ft.config.train import SWEEP_WANDB_PROJECT, TrainConfig
 from csm_ft.families import choose_family, open_family
 from csm_ft.schedule import Duration
+from csm_ft.sweep.constraints import Constraint, parse_all
 
 DESCRIPTION = (
     "Search hyper-parameters: trials of train.py over all GPUs (or on the CPU), a best config,"
@@ -69,6 +70,13 @@ class SweepConfig(Options):
         "Where trials are compared, as shares of the run in examples seen.",
         group="sweep",
     )
+    constraint: list[str] = option(
+        [],
+        "Condition that the best trial must meet, as cer<=0.1 or similarity>=0.7: any metric of"
+        " validation or, with judge_every, any judged number; repeatable, or a list with commas.",
+        group="sweep",
+        repeatable=True,
+    )
     max_attempts: int = option(
         3, "Worker deaths without progress before a trial is set aside.", group="sweep", ge=1
     )
@@ -94,6 +102,12 @@ class SweepConfig(Options):
     def _one_rung(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | int | float) else value
 
+    @field_validator("constraint", mode="before")
+    @classmethod
+    def _constraints(cls, value: Any) -> Any:
+        texts = [value] if isinstance(value, str) else value
+        return [str(one) for one in parse_all([str(text) for text in texts])]
+
     @field_validator("study_name")
     @classmethod
     def _named(cls, value: str) -> str:
@@ -116,6 +130,11 @@ class SweepConfig(Options):
                 " such as 1/9 1/3"
             )
         return self
+
+    @property
+    def constraints(self) -> list[Constraint]:
+        """What the best trial must meet."""
+        return parse_all(self.constraint)
 
     @property
     def rung_shares(self) -> list[Fraction]:
@@ -143,6 +162,7 @@ SET_BY_SWEEP: Mapping[str, str] = {
     "best_from": "the best is counted from the first rung on",
     "measure_base": "the untrained model is measured once for all trials",
     "keep_last": "a trial keeps one checkpoint to resume from",
+    "judge_best": "where trials are judged, only a judged validation is the best",
     "extend": "trials are new runs; a larger --n_trials prolongs a study",
     "resume": "the same command resumes; another --output_dir starts a new study",
     "wandb_group": "it is the study's name",

@@ -135,9 +135,11 @@ def _describe(
     gain: float, standard_error: float | None, num_seeds: int, objective: Objective
 ) -> str:
     """Return the curve in a sentence."""
+    less = "more" if objective.higher_is_better else "less"
+    gain = objective.cost(gain)
     if standard_error is None:
         return (
-            f"With twice the data expect {objective.write(gain)} less; how sure that is cannot be"
+            f"With twice the data expect {objective.write(gain)} {less}; how sure that is cannot be"
             " told from one seed, so run more."
         )
     words = f"{gain:.3f} ± {objective.write(standard_error)}"
@@ -145,11 +147,11 @@ def _describe(
     if abs(gain) < TIE_BELOW * standard_error or gain == 0:
         return (
             f"Whether more data would help cannot be told: the learning curve is flat within the"
-            f" noise (twice the data: {words} less; {how})."
+            f" noise (twice the data: {words} {less}; {how})."
         )
     if gain < 0:
         return (
-            f"More data makes it worse: with twice the data expect {words} less ({how}). Is the"
+            f"More data makes it worse: with twice the data expect {words} {less} ({how}). Is the"
             " data all of one kind, and is the run long enough?"
         )
-    return f"With twice the data expect {words} less ({how})."
+    return f"With twice the data expect {words} {less} ({how})."

@@ -36,7 +36,7 @@ def open_journal(folder: SweepFolder, plan: Plan) -> optuna.Study:
     for stale in folder.path.glob(f"{journal.name}.lock*"):
         stale.unlink()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _load_or_create(folder, plan.sweep.study_name)
+    study = _load_or_create(folder, plan)
     if "created" not in study.user_attrs:
         study.set_user_attr("created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     agreement = json.loads(json.dumps(plan.agreement))  # as read back: tuples become lists
@@ -46,7 +46,7 @@ def open_journal(folder: SweepFolder, plan: Plan) -> optuna.Study:
     if before != agreement:
         _check_comparable(folder, before, agreement)
         _begin_anew(folder, study, plan, before)
-        return _load_or_create(folder, plan.sweep.study_name)
+        return _load_or_create(folder, plan)
     return study
 
 
@@ -67,11 +67,13 @@ def cut_torn_line(path: Path) -> None:
         file.truncate(0)
 
 
-def _load_or_create(folder: SweepFolder, name: str) -> optuna.Study:
+def _load_or_create(folder: SweepFolder, plan: Plan) -> optuna.Study:
+    name = plan.sweep.study_name
     storage = JournalStorage(_Journal(str(folder.journal.resolve())))
     names = [study.study_name for study in storage.get_all_studies()]
     if not names:
-        return optuna.create_study(storage=storage, study_name=name, direction="minimize")
+        direction = plan.objective.direction
+        return optuna.create_study(storage=storage, study_name=name, direction=direction)
     if names != [name]:
         raise SweepError(
             f"{folder.path} holds the study {names[0]!r}, not {name!r}; choose another"
@@ -115,7 +117,7 @@ def _begin_anew(
         raise SweepError(f"{folder.path}: {error}") from None
     lines = _Lines()
     new = optuna.create_study(
-        storage=JournalStorage(lines), study_name=study.study_name, direction="minimize"
+        storage=JournalStorage(lines), study_name=study.study_name, direction=study.direction
     )
     for name, value in (study.user_attrs | {"agreement": agreement}).items():
         new.set_user_attr(name, value)

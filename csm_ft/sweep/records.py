@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from csm_ft.evaluate.metrics import MAIN, METRICS, as_cost, is_higher_better
+from csm_ft.sweep.constraints import Constraint
+
 Outcome = Literal["completed", "stopped", "diverged", "infeasible", "poison"]
 State = Literal["completed", "stopped", "diverged", "infeasible", "poison", "running", "waiting"]
 SweepState = Literal["running", "finished", "unfinished"]
@@ -54,12 +57,15 @@ class TrialRecord(_Record):
     attempts: int = 0
     seconds: Number = None
     slot: str | None = None
+    violated: list[str] = []  # constraints; such a trial is infeasible, and has its numbers
     dir: str  # run folder, relative to the sweep's
     is_default: bool = False
     seed: int | None = None  # None in files of earlier versions
     metrics: dict[str, Number] = {}  # all validation metrics at the best validation
     # Examples seen -> objective. The study alone needs it, and it stands in metrics.jsonl.
     curve: dict[int, float] = Field(default={}, exclude=True)
+    # Metrics of the first judged validation from the first rung on.
+    first_judged: dict[str, Number] = Field(default={}, exclude=True)
 
     @property
     def has_ended(self) -> bool:
@@ -69,7 +75,7 @@ class TrialRecord(_Record):
     @property
     def has_failed(self) -> bool:
         """Whether it ended without a value that counts."""
-        return self.state in FAILED
+        return self.state in FAILED and not self.violated
 
     @property
     def is_good(self) -> bool:
@@ -114,6 +120,20 @@ class DataCurve(_Record):
     standard_error: Number = None  # over seeds
 
 
+class Ranking(_Record):
+    """How well val_loss ranks trials by a judged number: Spearman's rank correlation.
+
+    Positive where a lower loss goes with a better number, if there is a better.
+    """
+
+    metric: str
+    rho: float
+    low: float  # 95 % bootstrap interval over trials
+    high: float
+    num_trials: int
+    text: str = ""  # in words; "" where neither high nor low is better
+
+
 class Summary(_Record):
     """The content of summary.json; files of earlier versions lack the later fields."""
 
@@ -136,6 +156,10 @@ class Summary(_Record):
     best: int | None = None
     verdict: Verdict | None = None
     data_curve: DataCurve | None = None  # of a sweep over data_fraction
+    constraints: list[str] = []
+    rankings: list[Ranking] = []  # of sweeps that judged enough trials
+    judges: dict[str, str] = {}  # what -> name and version
+    judges_missing: list[str] = []  # sentences
     importance: Mapping[str, Mapping[str, Number]] = {}  # {method: {parameter: share}}
     importance_of: str = ""  # the values that it explains
 
@@ -171,10 +195,17 @@ class Summary(_Record):
 
     @property
     def ranked(self) -> list[TrialRecord]:
-        """The trials that have begun, best first; those without a value that counts come last."""
-        return sorted(
-            self.begun, key=lambda t: (t.value is None or t.has_failed, t.value or 0.0, t.number)
-        )
+        """The trials that have begun, best first.
+
+        Then those that violate a constraint; those without a value that counts come last.
+        """
+
+        def rank(trial: TrialRecord) -> tuple[bool, bool, float, int]:
+            has_none = trial.value is None or trial.has_failed
+            cost = 0.0 if trial.value is None else as_cost(self.objective_metric, trial.value)
+            return has_none, bool(trial.violated), cost, trial.number
+
+        return sorted(self.begun, key=rank)
 
     @property
     def has_repeats(self) -> bool:
@@ -194,14 +225,26 @@ class Summary(_Record):
         return [name for name in keys_of(measured) if name != self.objective_metric]
 
     @property
+    def shown_metrics(self) -> list[str]:
+        """Those of the other metrics that stand in tables: not every judged number."""
+        constrained = {Constraint.parse(text).metric for text in self.constraints}
+        shown = {*MAIN, *constrained}
+        return [name for name in self.other_metrics if name not in METRICS or name in shown]
+
+    @property
     def objective_label(self) -> str:
         """Name of the objective, for people."""
         return objective_label(self.objective_metric)
 
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the best value is the highest."""
+        return is_higher_better(self.objective_metric)
+
 
 @dataclass(frozen=True)
 class Objective:
-    """What trials are compared by: the lowest value of one validation metric."""
+    """What trials are compared by: the best value of one metric."""
 
     metric: str = VAL_LOSS
     unit: str = ""
@@ -216,6 +259,20 @@ class Objective:
     def is_loss(self) -> bool:
         """Whether it is the validation loss, whose share of each clip is known."""
         return self.metric == VAL_LOSS
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the best value is the highest."""
+        return is_higher_better(self.metric)
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """The direction, in Optuna's words."""
+        return "maximize" if self.higher_is_better else "minimize"
+
+    def cost(self, value: float) -> float:
+        """Return a value so that lower is better."""
+        return as_cost(self.metric, value)
 
     def write(self, value: float, digits: int = 3) -> str:
         """Write a value with its unit."""
@@ -233,5 +290,18 @@ def keys_of(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def metrics_in(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the validation metrics among the facts of a validation."""
-    return {name: value for name, value in facts.items() if name.startswith("val_")}
+    """Return the metrics and the judged numbers among the facts of a validation."""
+    return {
+        name: value for name, value in facts.items() if name.startswith("val_") or name in METRICS
+    }
+
+
+def best_of(records: Iterable[TrialRecord], objective: Objective) -> TrialRecord | None:
+    """Return the completed trial with the best value, or None.
+
+    A trial that violates a constraint is not completed but infeasible.
+    """
+    completed = [(r.value, r) for r in records if r.state == "completed" and r.value is not None]
+    if not completed:
+        return None
+    return min(completed, key=lambda pair: (objective.cost(pair[0]), pair[1].number))[1]

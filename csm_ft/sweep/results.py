@@ -8,13 +8,15 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from csm_ft.atomic import recover, whole_folder, write_whole
 from csm_ft.sweep.data_curve import measure_curve
+from csm_ft.sweep.ranking import measure_rankings
 from csm_ft.sweep.records import (
     Baseline,
     Objective,
@@ -22,8 +24,9 @@ from csm_ft.sweep.records import (
     SweepState,
     TrialRecord,
     Verdict,
+    best_of,
 )
-from csm_ft.sweep.study import SweepStudy, best_of
+from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.table import to_csv
 from csm_ft.sweep.trials import Configs
 from csm_ft.sweep.verdict import Contest, reach_verdict, read_clips
@@ -38,13 +41,13 @@ class Results:
         self._study, self._configs, self._objective = study, configs, objective
         self._folder = configs.folder
 
-    def write(self, state: SweepState) -> Verdict | None:
-        """Bring all files up to date and return the verdict so far.
+    def write(self, state: SweepState) -> Summary:
+        """Bring all files up to date and return the summary, with the verdict so far.
 
         Weights that can no longer be the best are removed.
         """
         records = self._study.records()
-        best = best_of(records)
+        best = best_of(records, self._objective)
         self._keep_clips(records)
         self._write_best_weights(best)
         self._write_best_config(best, records)
@@ -57,7 +60,7 @@ class Results:
         summary = self._summary(state, records, verdict).model_copy(update={"data_curve": curve})
         facts = summary.model_dump(mode="json")
         write_whole(self._folder.summary, json.dumps(facts, indent=1, allow_nan=False))
-        return verdict
+        return summary
 
     def _reach_verdict(
         self, best: TrialRecord | None, records: Sequence[TrialRecord]
@@ -68,7 +71,8 @@ class Results:
             for record in (best, default)
             if record
         }
-        contest = Contest(best, default, self._study.baseline, clips)
+        excluded = [record for record in records if record.violated]
+        contest = Contest(best, default, self._study.baseline, clips, excluded)
         return reach_verdict(contest, self._objective)
 
     def _keep_clips(self, records: Sequence[TrialRecord]) -> None:
@@ -91,8 +95,9 @@ class Results:
 
     def _write_best_config(self, best: TrialRecord | None, records: Sequence[TrialRecord]) -> None:
         """Write best.yaml: the best trial's complete config, which train.py takes as it is."""
-        valued = [r for r in records if r.value is not None]
-        trial = best or min(valued, key=lambda r: r.value or 0.0, default=None)
+        valued = [(r.value, r) for r in records if r.value is not None]
+        lowest = min(valued, key=lambda pair: self._objective.cost(pair[0]), default=(None, None))
+        trial = best or lowest[1]
         path = self._folder.trial(trial.number).config if trial else None
         if path is not None and path.is_file():
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -110,7 +115,10 @@ class Results:
             what = "the settings without a sweep"
             if trial is not None:
                 what = f"the settings of trial {trial.number}, the best so far"
-            return f"# UNFINISHED: no trial of study {study} has completed yet; these are {what}.\n"
+            lacks = "has completed yet"
+            if trial is not None and trial.violated:
+                lacks = f"meets the constraints ({', '.join(trial.violated)})"
+            return f"# UNFINISHED: no trial of study {study} {lacks}; these are {what}.\n"
         exact = "to about 1e-4 on the same kind of GPU (not bit for bit)"
         if device == "cpu":
             exact = "bit for bit on the same machine with the same threads"
@@ -125,11 +133,9 @@ class Results:
 
     def _drop_weights(self, records: Sequence[TrialRecord]) -> None:
         """Keep the weights of the best few trials and of those that run; metrics all stay."""
-        ranked = sorted(
-            (r for r in records if r.is_good and r.value is not None),
-            key=lambda r: (r.state != "completed", r.value),
-        )
-        kept = {r.number for r in ranked[:KEEP_WEIGHTS]}
+        good = [(r.value, r) for r in records if r.is_good and r.value is not None]
+        good.sort(key=lambda pair: (pair[1].state != "completed", self._objective.cost(pair[0])))
+        kept = {record.number for _, record in good[:KEEP_WEIGHTS]}
         for record in records:
             if record.has_ended and record.number not in kept:
                 shutil.rmtree(self._folder.trial(record.number).checkpoints, ignore_errors=True)
@@ -140,14 +146,16 @@ class Results:
         sweep, study, objective = self._configs.sweep, self._study, self._objective
         explained, importance = study.importance() if state != "running" else ("", {})
         unit = f" ({objective.unit})" if objective.unit else ""
-        best = best_of(records)
+        extreme = "highest" if objective.higher_is_better else "lowest"
+        environment = self._environment()
+        best = best_of(records, self._objective)
         return Summary(
             study=sweep.study_name,
             created=study.created,
             updated=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             state=state,
             data=self._configs.base.data,
-            objective=f"lowest {objective.label}{unit} from the first rung on",
+            objective=f"{extreme} {objective.label}{unit} from the first rung on",
             objective_metric=objective.metric,
             unit=objective.unit,
             formula=objective.formula,
@@ -160,6 +168,10 @@ class Results:
             trials=[*records, *self._waiting(len(records))],
             best=best.number if best else None,
             verdict=verdict,
+            constraints=sweep.constraint,
+            rankings=measure_rankings(records) if state != "running" else [],
+            judges=environment.get("judges", {}),
+            judges_missing=environment.get("judges_missing", []),
             importance=importance,
             importance_of=explained,
         )
@@ -170,6 +182,11 @@ class Results:
         folder = self._folder.baseline.path.relative_to(self._folder.path).as_posix()
         metrics = self._study.baseline_metrics
         return Baseline(value=self._study.baseline, dir=folder, metrics=metrics)
+
+    def _environment(self) -> Mapping[str, Any]:
+        """Return what the run of the untrained model recorded: the judges are those of all runs."""
+        baseline = self._folder.baseline
+        return baseline.read_environment() if baseline.environment.is_file() else {}
 
     def _waiting(self, num_begun: int) -> list[TrialRecord]:
         """Return the trials that have not begun."""

@@ -10,13 +10,14 @@ from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.broker import Broker
 from csm_ft.sweep.config import SweepRequest
 from csm_ft.sweep.display import Display
-from csm_ft.sweep.records import TrialRecord, Verdict
+from csm_ft.sweep.ranking import rankings_in_words
+from csm_ft.sweep.records import Summary, TrialRecord
 from csm_ft.sweep.report_process import ReportProcess
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.slots import choose_machine
 from csm_ft.sweep.space import make_space
-from csm_ft.sweep.study import SweepStudy, best_of
+from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import (
     Configs,
     DataWatch,
@@ -28,6 +29,7 @@ from csm_ft.sweep.trials import (
 from csm_ft.sweep.wandb_run import mirror_sweep
 
 INTERRUPTED = 130
+MOST_RANKINGS = 3  # sentences at the end; the page has them all
 
 
 class _Followers:
@@ -66,17 +68,17 @@ def run_sweep(
     study = SweepStudy.open(folder, plan_study(options, space, data))
     try:
         watch = DataWatch(base, data, describe)
-        end, verdict = _search(study, configs, trainer, watch)
+        end, summary = _search(study, configs, trainer, watch)
         mirror_sweep(folder, options, base)
-        return _conclude(study, end, verdict)
+        return _conclude(study, end, summary)
     finally:
         study.close()
 
 
 def _search(
     study: SweepStudy, configs: Configs, trainer: str, watch: DataWatch
-) -> tuple[str, Verdict | None]:
-    """Run the trials that are left; return how that ended, and the verdict."""
+) -> tuple[str, Summary]:
+    """Run the trials that are left; return how that ended, and what was found."""
     options, folder = configs.sweep, configs.folder
     objective = objective_of(configs.base)
     results, page = Results(study, configs, objective), ReportProcess(folder.path)
@@ -109,21 +111,22 @@ def _search(
             with interruptible(message, lambda _: broker.stop()):
                 end = broker.run()
         finally:
-            verdict = results.write("finished" if end == "finished" else "unfinished")
+            summary = results.write("finished" if end == "finished" else "unfinished")
             page.finish()
-    return end, verdict
+    return end, summary
 
 
-def _conclude(study: SweepStudy, end: str, verdict: Verdict | None) -> int:
+def _conclude(study: SweepStudy, end: str, summary: Summary) -> int:
     """Print what was found and what to do next; return the exit code."""
     folder = study.folder
     if end == "interrupted":
         console.print("stopped; running trials are saved. The same command resumes them")
         return INTERRUPTED
-    if best_of(study.records()) is None:
+    found = summary.verdict.text if summary.verdict else ""
+    if summary.best is None:
         console.print(
-            f"[red]no trial completed[/]; {folder.table} says why; {folder.best_config} is marked"
-            " unfinished"
+            f"[red]{escape(found) or 'no trial completed'}[/]; {folder.table} says why;"
+            f" {folder.best_config} is marked unfinished"
         )
         return 1
     num_wanted, num_settings = study.plan.sweep.n_trials, study.num_settings
@@ -134,9 +137,11 @@ def _conclude(study: SweepStudy, end: str, verdict: Verdict | None) -> int:
             " setting gives the same numbers. A wider space has more to find, and --repeat_seeds"
             " tells luck from gain"
         )
+    console.print(f"\n[bold]{escape(found)}[/]")
+    for sentence in rankings_in_words(summary.rankings)[:MOST_RANKINGS]:
+        console.print(sentence, markup=False)
     console.print(
-        f"\n[bold]{verdict.text if verdict else ''}[/]\nnext: python train.py --config"
-        f" {shlex.quote(str(folder.best_config))}"
+        f"next: python train.py --config {shlex.quote(str(folder.best_config))}", markup=False
     )
     console.print(f"report: {folder.report}", markup=False)
     return 0

@@ -7,7 +7,7 @@ RUNNING trial, and `FrozenTrial._trial_id`.
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Self
 
@@ -17,12 +17,21 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from csm_ft.atomic import append_line, exclusive
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep import asha
+from csm_ft.sweep.constraints import Constraint, violated
 from csm_ft.sweep.importance import Point, measure_importance
 from csm_ft.sweep.journal import open_journal
+from csm_ft.sweep.optuna_trials import (
+    curve_of,
+    first_judged,
+    has_failed,
+    key_of,
+    make_sampler,
+    metrics_key,
+    state_of,
+)
 from csm_ft.sweep.records import (
     FAILED,
     Outcome,
-    State,
     TrialRecord,
     metrics_in,
     objective_label,
@@ -42,11 +51,12 @@ class SweepStudy:
 
     def __init__(self, folder: SweepFolder, plan: Plan, study: optuna.Study) -> None:
         self.folder, self.plan, self._study = folder, plan, study
+        self._objective = plan.objective
         self._closing = ExitStack()
         self._first_points = plan.space.first_points()
         settings = plan.space.settings(MAX_SETTINGS)
         # None: too many for a repetition to be likely.
-        self._settings = None if settings is None else {_key(one): one for one in settings}
+        self._settings = None if settings is None else {key_of(one): one for one in settings}
         self._running: dict[int, Trial] = {}
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.sampler = self._sampler(frozen.number)
@@ -94,9 +104,10 @@ class SweepStudy:
         """Keep the untrained model's metrics, and with them the value of failed trials."""
         value = metrics[self.plan.metric]
         assert value is not None, "a baseline that is not finite ends the sweep"
-        # Other metrics than a loss may be 0 or below, where a multiple is not worse.
-        worst = WORST_FACTOR * value if value > 0 else value + 1
-        self._study.set_user_attr("worst", worst)
+        # Other metrics than a loss may have costs of 0 or below, where a multiple is not worse.
+        cost = self._objective.cost(value)
+        worst = WORST_FACTOR * cost if cost > 0 else cost + 1
+        self._study.set_user_attr("worst", self._objective.cost(worst))
         self._study.set_user_attr("baseline_metrics", dict(metrics))
         self._study.set_user_attr("baseline", value)  # last: it says that all is there
 
@@ -183,14 +194,15 @@ class SweepStudy:
         """
         trial, value = self._running[number], metrics[self.plan.metric]
         assert value is not None, "a worker reports finite objectives only"
-        curve = _curve(self._frozen(number))
+        curve = self._costs(self._frozen(number))
         stop_at = trial.user_attrs.get("stop_at")
         is_new = examples > 0 and examples not in curve
         if is_new:
             # Both before the report: a kill in between must neither lose the metrics, nor let a
             # trial pass that was to be stopped.
-            trial.set_user_attr(_metrics_key(examples), dict(metrics))
-            if stop_at is None and not self._may_continue(number, {**curve, examples: value}):
+            trial.set_user_attr(metrics_key(examples), dict(metrics))
+            longer = {**curve, examples: self._objective.cost(value)}
+            if stop_at is None and not self._may_continue(number, longer):
                 stop_at = examples
                 trial.set_user_attr("stop_at", stop_at)
             trial.report(value, examples)
@@ -209,9 +221,14 @@ class SweepStudy:
 
         `best` holds the metrics of the best validation, and its step, examples and epoch;
         `final_value` is the objective of the last one. Failed trials get a worst value and never
-        count as best.
+        count as best; one that was trained to the end and violates a constraint keeps its own
+        value, and is infeasible.
         """
-        trial = self._running[number]
+        trial, broken = self._running[number], list[Constraint]()
+        if outcome == "completed" and best:
+            broken = violated(self.plan.sweep.constraints, best)
+        if broken:
+            outcome, reason = "infeasible", "; ".join(one.describe(best or {}) for one in broken)
         if outcome == "stopped":
             after = f"after {trial.user_attrs['stop_at']} examples"
             reason = f"behind the best 1/{self.plan.sweep.eta} {after}"
@@ -220,6 +237,7 @@ class SweepStudy:
             "reason": reason,
             "best": dict(best) if best else None,
             "final_value": final_value,
+            "violated": [str(one) for one in broken],
         }
         trial.set_user_attr("outcome", facts)
         self._tell(number)
@@ -242,12 +260,14 @@ class SweepStudy:
         """
         label, rungs = objective_label(self.plan.metric), self.plan.rungs
         ended = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
-        good = [t for t in ended if _state(t) not in FAILED]
-        completed = [t for t in good if _state(t) == "completed"]
+        good = [t for t in ended if not has_failed(t)]
+        completed = [t for t in good if state_of(t) == "completed"]
         if 2 * len(completed) >= len(good):
-            points = [Point(t, t.value) for t in completed]
-            return f"lowest {label}", measure_importance(points)
-        points = [Point(t, rungs.value(_curve(t), 0)) for t in good]
+            values = [(t, t.value) for t in completed if t.value is not None]
+            points = [Point(t, self._objective.cost(value)) for t, value in values]
+            extreme = "highest" if self._objective.higher_is_better else "lowest"
+            return f"{extreme} {label}", measure_importance(points)
+        points = [Point(t, rungs.value(self._costs(t), 0)) for t in good]
         return f"{label} at {rungs.shares[0]} of the run", measure_importance(points)
 
     def event(self, kind: str, **facts: Any) -> None:
@@ -266,7 +286,7 @@ class SweepStudy:
             self._study.enqueue_trial(point)
 
     def _repeat(self) -> tuple[dict[str, Any], int] | None:
-        return choose_repeat(self.records(), self.plan.space.base.seed)
+        return choose_repeat(self.records(), self._objective, self.plan.space.base.seed)
 
     def _next_point(self, number: int) -> dict[str, Any] | None:
         """Return the setting of a new trial; None leaves it to the sampler.
@@ -279,11 +299,13 @@ class SweepStudy:
             return self._first_points[number]
         if self._settings is None:
             return None
-        scratch = optuna.create_study(sampler=self._sampler(number))
+        scratch = optuna.create_study(
+            sampler=self._sampler(number), direction=self._objective.direction
+        )
         scratch.add_trials(self._study.get_trials(deepcopy=False))
         proposal = self.plan.space.suggest(scratch.ask())
         untried = self._untried()
-        if _key(proposal) in untried:
+        if key_of(proposal) in untried:
             return proposal
         generator = random.Random(f"{self.plan.sweep.seed} {number}")  # noqa: S311
         return generator.choice(list(untried.values()))
@@ -291,17 +313,18 @@ class SweepStudy:
     def _untried(self) -> dict[tuple[tuple[str, Any], ...], dict[str, Any]]:
         """Return the settings of a finite space that no trial has, by key."""
         trials = self._study.get_trials(deepcopy=False)
-        tried = {_key(t.params) for t in trials if t.state != TrialState.WAITING}
+        tried = {key_of(t.params) for t in trials if t.state != TrialState.WAITING}
         return {key: one for key, one in (self._settings or {}).items() if key not in tried}
 
     def _may_continue(self, number: int, curve: asha.Curve) -> bool:
         if number == 0 or self.plan.sweep.pruner != "asha" or self.plan.is_learning_curve:
             return True
-        own = _key(self._frozen(number).params)
+        own = key_of(self._frozen(number).params)
         trials = self._study.get_trials(deepcopy=False)
-        good = [t for t in trials if _state(t) not in FAILED and _key(t.params) != own]
+        good = [t for t in trials if not has_failed(t) and key_of(t.params) != own]
         # The longest trial of each other setting: copies must not fill the best 1/eta.
-        rivals = {_key(t.params): _curve(t) for t in sorted(good, key=lambda t: len(_curve(t)))}
+        good.sort(key=lambda t: len(curve_of(t)))
+        rivals = {key_of(t.params): self._costs(t) for t in good}
         return asha.may_continue(curve, list(rivals.values()), self.plan.rungs, self.plan.sweep.eta)
 
     def _tell(self, number: int) -> None:
@@ -310,38 +333,44 @@ class SweepStudy:
         A failed trial completes with the worst value and a violated constraint: TPE then ranks it
         behind every other trial, the stopped ones included, and Optuna never calls it best. (FAIL
         or NaN would teach TPE nothing; the worst value alone still ranks before all stopped
-        trials.)
+        trials.) Constraints on metrics are kept with every trial that was trained to the end.
         """
         trial = self._running.pop(number)
         facts = trial.user_attrs["outcome"]
-        if facts["state"] in FAILED:
+        if facts["state"] in FAILED and not facts.get("violated"):
             if not trial.constraints:  # set already when a kill came before the telling
                 trial.set_constraint("failed", 1.0)
             self._study.tell(trial, self._study.user_attrs["worst"])
         elif facts["state"] == "stopped":
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
+            for one in self.plan.sweep.constraints:
+                if str(one) not in trial.constraints:
+                    trial.set_constraint(str(one), one.violation(facts["best"]))
             self._study.tell(trial, facts["best"][self.plan.metric])
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _record(self, frozen: FrozenTrial) -> TrialRecord:
-        attrs, curve = frozen.user_attrs, _curve(frozen)
-        state = _state(frozen)
+        attrs, curve = frozen.user_attrs, curve_of(frozen)
+        state = state_of(frozen)
         outcome = attrs["outcome"] if frozen.state.is_finished() else {}
         best = outcome.get("best") or {}
-        value = best.get(self.plan.metric, self.plan.rungs.best(curve))
+        lowest = self.plan.rungs.best(self._costs(frozen))
+        own = None if lowest is None else self._objective.cost(lowest)
+        value = best.get(self.plan.metric, own)
         # A running trial has no `best` yet: its best validation is where the curve is lowest.
         best_examples = best.get("examples")
         at = best_examples or next((e for e, v in curve.items() if v == value), None)
-        metrics = {**attrs.get(_metrics_key(at), {}), **metrics_in(best)}
-        has_failed = state in FAILED
+        metrics = {**attrs.get(metrics_key(at), {}), **metrics_in(best)}
+        broken = outcome.get("violated", [])
+        is_lost = state in FAILED and not broken
         return TrialRecord(
             number=frozen.number,
             state=state,
             reason=outcome.get("reason", ""),
-            value=None if has_failed else value,
+            value=None if is_lost else value,
             final_value=outcome.get("final_value"),
             best_examples=best_examples,
             best_epoch=best.get("epoch"),
@@ -352,49 +381,19 @@ class SweepStudy:
             slot=attrs.get("slot", ""),
             dir=self.run_dir(frozen.number),
             is_default=frozen.number == 0,
-            metrics={} if has_failed else metrics,
+            violated=broken,
+            metrics={} if is_lost else metrics,
             curve=curve,
+            first_judged=first_judged(frozen, self.plan.rungs),
         )
+
+    def _costs(self, frozen: FrozenTrial) -> dict[int, float]:
+        """Return the objective by examples seen so that lower is better."""
+        return {e: self._objective.cost(value) for e, value in curve_of(frozen).items()}
 
     def run_dir(self, number: int) -> str:
         """Return the run folder of a trial, relative to the sweep's."""
         return self.folder.trial(number).path.relative_to(self.folder.path).as_posix()
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """Return the sampler of one trial.
-
-        A restarted seeded sampler would repeat its draws, one per trial cannot.
-        """
-        sweep = self.plan.sweep
-        seed = sweep.seed * 1_000_003 + number
-        if sweep.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=sweep.startup_trials,
-            multivariate=True,
-            constant_liar=True,
-        )
-
-
-def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the completed trial with the lowest value, or None."""
-    completed = [r for r in records if r.state == "completed" and r.value is not None]
-    return min(completed, key=lambda r: (r.value, r.number), default=None)
-
-
-def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(params.items()))
-
-
-def _metrics_key(examples: int | None) -> str:
-    return f"metrics after {examples} examples"
-
-
-def _curve(frozen: FrozenTrial) -> dict[int, float]:
-    return {e: value for e, value in frozen.intermediate_values.items() if e > 0}
-
-
-def _state(frozen: FrozenTrial) -> State:
-    # WAITING counts as running: it is asked for in a moment.
-    return frozen.user_attrs["outcome"]["state"] if frozen.state.is_finished() else "running"
+        return make_sampler(self.plan.sweep, number)

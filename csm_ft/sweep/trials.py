@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from csm_ft.config.base import build
 from csm_ft.config.train import TrainConfig
 from csm_ft.errors import SweepError
+from csm_ft.evaluate.metrics import check_best_by
 from csm_ft.families import open_family
 from csm_ft.runs.folder import RunFolder, SweepFolder
+from csm_ft.schedule import Duration
 from csm_ft.sweep.asha import Rungs
 from csm_ft.sweep.config import SweepConfig
+from csm_ft.sweep.constraints import check_request
 from csm_ft.sweep.records import VAL_LOSS, Objective
 from csm_ft.sweep.slots import Machine
 
@@ -97,13 +100,20 @@ class Plan:
         return self.space.base.best_by
 
     @property
+    def objective(self) -> Objective:
+        """What trials are compared by."""
+        return objective_of(self.space.base)
+
+    @property
     def is_learning_curve(self) -> bool:
         """Whether trials have different amounts of data: then those with less are not behind."""
         return any(parameter.name == "data_fraction" for parameter in self.space.parameters)
 
 
 def plan_study(sweep: SweepConfig, space: "Space", data: DataFacts) -> Plan:
-    """Return the plan of a study."""
+    """Return the plan of a study; ConfigError for numbers that its trials cannot have."""
+    check_best_by(space.base.best_by, judge_every=space.base.judge_every)
+    check_request(sweep.constraints, space.base)
     return Plan(sweep, space, _rungs(sweep, space.base, data), _agreement(sweep, space, data))
 
 
@@ -113,6 +123,11 @@ def objective_of(config: TrainConfig) -> Objective:
     metric = config.best_by
     unit = yardstick.unit if metric == VAL_LOSS else yardstick.metric_units.get(metric, "")
     return Objective(metric, unit, yardstick.formula)
+
+
+def is_judged(config: TrainConfig) -> bool:
+    """Tell whether runs of this config are judged."""
+    return bool(Duration.parse(config.judge_every).amount)
 
 
 @dataclass(frozen=True)
@@ -141,6 +156,7 @@ class Configs:
             "best_from": str(self.sweep.rung_shares[0]),
             "measure_base": False,
             "keep_last": 1,
+            "judge_best": is_judged(self.base),
             "resume": True,
             "wandb_group": self.sweep.study_name,
             "wandb_name": f"{self.sweep.study_name}-{folder.path.name}",
@@ -167,6 +183,14 @@ def _agreement(sweep: SweepConfig, space: "Space", data: DataFacts) -> dict[str,
         facts[f"{TRIAL_0}{name}" if name in texts else name] = value
     if space.base.best_by != VAL_LOSS:  # studies that are older than best_by must stay resumable
         facts["best_by"] = space.base.best_by
+    if sweep.constraints:
+        facts["constraint"] = sweep.constraint
+    if is_judged(space.base):  # of which validations can be the best, and by which judges
+        facts |= {
+            name: value
+            for name, value in space.base.model_dump(mode="json").items()
+            if name.startswith("judge_") and name != "judge_best"
+        }
     return facts | {
         "content of the token file": data.fingerprint,
         "rungs": [str(share) for share in sweep.rung_shares],

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Contest:
     default: TrialRecord | None
     baseline: float | None  # value of the untrained model
     clips: Mapping[int, Clips | None]  # by trial
+    excluded: Sequence[TrialRecord] = ()  # those that violate a constraint
 
 
 def compare(first: Clips, second: Clips) -> Comparison:
@@ -80,7 +81,7 @@ def reach_verdict(contest: Contest, objective: Objective) -> Verdict | None:
     """
     best, default = contest.best, contest.default
     if best is None or best.value is None:
-        return None
+        return Verdict(text=_nothing_meets(contest.excluded)) if contest.excluded else None
     gain, standard_error, is_tie = None, None, True
     if default is None or default.state != "completed" or default.value is None:
         first = _no_comparison(best, best.value, default, objective)
@@ -93,11 +94,12 @@ def reach_verdict(contest: Contest, objective: Objective) -> Verdict | None:
         is_tie = comparison.is_tie
         first = _loss_against_default(best, comparison, objective)
     else:
-        gain = default.value - best.value
+        gain = objective.cost(default.value) - objective.cost(best.value)
         is_tie = gain <= 0
         first = _metric_against_default(best, gain, objective)
+    sentences = [first, *_against_untrained(contest, objective), *_excluded(contest.excluded)]
     return Verdict(
-        text=" ".join([first, *_against_untrained(contest, objective)]),
+        text=" ".join(sentences),
         tie=is_tie,
         gain_over_default=gain,
         standard_error=standard_error,
@@ -120,6 +122,8 @@ def _no_comparison(
 ) -> str:
     has_ended = default is not None and default.has_ended
     state = f"ended as {default.state}" if default and has_ended else "has not ended"
+    if default is not None and default.violated:
+        state = f"violates {', '.join(default.violated)}"
     return (
         f"Trial {best.number} is the best ({objective.write(value)}); the default (trial 0)"
         f" {state}: no comparison."
@@ -149,10 +153,28 @@ def _metric_against_default(best: TrialRecord, gain: float, objective: Objective
     if gain <= 0:
         return f"A tie: trial {best.number} and the default have the same {objective.label}."
     return (
-        f"Trial {best.number} is {objective.write(gain)} below the default in {objective.label}."
+        f"Trial {best.number} is {objective.write(gain)}"
+        f" {'above' if objective.higher_is_better else 'below'} the default in {objective.label}."
         " Whether that is more than chance is not known: a standard error over the validation"
         " clips is measured for val_loss only."
     )
+
+
+def _nothing_meets(excluded: Sequence[TrialRecord]) -> str:
+    broken = list(dict.fromkeys(name for trial in excluded for name in trial.violated))
+    return (
+        f"No trial meets the constraints: {len(excluded)} of those that were trained to the end"
+        f" violate {', '.join(broken)}."
+    )
+
+
+def _excluded(excluded: Sequence[TrialRecord]) -> list[str]:
+    """Return the sentence on trials that a constraint keeps from being the best, if any."""
+    if not excluded:
+        return []
+    broken = list(dict.fromkeys(name for trial in excluded for name in trial.violated))
+    count = f"{len(excluded)} trials" if len(excluded) > 1 else "1 trial"
+    return [f"{count} could not be the best: {', '.join(broken)} violated."]
 
 
 def _against_untrained(contest: Contest, objective: Objective) -> list[str]:
@@ -163,7 +185,7 @@ def _against_untrained(contest: Contest, objective: Objective) -> list[str]:
     if baseline is None or trained is None or trained.value is None:
         return []
     name = "The default" if is_default else f"Trial {trained.number}"
-    gain = baseline - trained.value
+    gain = objective.cost(baseline) - objective.cost(trained.value)
     word = "better" if gain > 0 else "WORSE"
     return [
         f"{name} is {objective.write(abs(gain))} {word} than the untrained model ({baseline:.3f})."

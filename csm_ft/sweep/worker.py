@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from csm_ft.atomic import disk_errors
 from csm_ft.errors import ConfigError, Diverged, UserError
+from csm_ft.evaluate.metrics import METRICS
 from csm_ft.families import build_config
 from csm_ft.sweep.link import Link, LinkClosed
 from csm_ft.sweep.messages import (
@@ -96,6 +97,8 @@ class TrialReporter:
 
     def validated(self, examples: int, metrics: Mapping[str, float]) -> bool:
         """Report a validation and wait until the study has written it down and decided."""
+        if self._metric in METRICS and self._metric not in metrics:
+            return True  # a validation that was not judged: there is nothing to compare
         check_measured(self._metric, metrics)
         if not math.isfinite(metrics[self._metric]):
             raise FloatingPointError(f"{self._metric} after {examples} examples is not finite")

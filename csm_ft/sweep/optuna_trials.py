@@ -1,0 +1,66 @@
+"""What a study keeps with each of Optuna's trials, and the sampler that draws one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from csm_ft.evaluate.metrics import is_judged
+from csm_ft.sweep.asha import Rungs
+from csm_ft.sweep.config import SweepConfig
+from csm_ft.sweep.records import FAILED, State
+
+_METRICS = "metrics after {} examples"
+
+
+def make_sampler(sweep: SweepConfig, number: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of one trial.
+
+    A restarted seeded sampler would repeat its draws, one per trial cannot.
+    """
+    seed = sweep.seed * 1_000_003 + number
+    if sweep.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=sweep.startup_trials,
+        multivariate=True,
+        constant_liar=True,
+    )
+
+
+def key_of(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return what tells settings apart."""
+    return tuple(sorted(params.items()))
+
+
+def metrics_key(examples: int | None) -> str:
+    """Return the attribute that keeps the metrics of a validation."""
+    return _METRICS.format(examples)
+
+
+def curve_of(frozen: FrozenTrial) -> dict[int, float]:
+    """Return the objective by examples seen."""
+    return {e: value for e, value in frozen.intermediate_values.items() if e > 0}
+
+
+def state_of(frozen: FrozenTrial) -> State:
+    """Return the state of a trial that counts; WAITING is running: it is asked for in a moment."""
+    return frozen.user_attrs["outcome"]["state"] if frozen.state.is_finished() else "running"
+
+
+def has_failed(frozen: FrozenTrial) -> bool:
+    """Tell whether a trial ended as one that cannot be the best: also by a constraint."""
+    return state_of(frozen) in FAILED
+
+
+def first_judged(frozen: FrozenTrial, rungs: Rungs) -> dict[str, float | None]:
+    """Return the metrics of the first judged validation from the first rung on; {} = none."""
+    points = curve_of(frozen)
+    first = rungs.reached(points, 0)
+    for examples in sorted(points):
+        metrics = frozen.user_attrs.get(metrics_key(examples), {})
+        if first is not None and examples >= first and is_judged(metrics):
+            return metrics
+    return {}
