@@ -20,7 +20,7 @@ FEW_NUMBERS = 16  # of trials: each has its own tick
 def history(summary: Summary) -> Figure | None:
     """Return value per trial with the best so far.
 
-    Failed trials have no value that counts, and stand at the top edge.
+    Failed trials have no value that counts, and stand at the edge of the bad values.
     """
     shown = [*summary.valued, *(t for t in summary.trials if t.has_failed)]
     if not shown:
@@ -31,7 +31,8 @@ def history(summary: Summary) -> Figure | None:
     for state in MARKS:
         of_state = [t for t in shown if t.state == state]
         if of_state:
-            data.append(traces.points(summary, of_state, state, ceiling=high))
+            edge = low if summary.higher_is_better else high
+            data.append(traces.points(summary, of_state, state, edge=edge))
     for value in _baseline_value(summary):
         data.insert(0, traces.horizontal("base", value, [t.number for t in summary.begun]))
     for name, trial in traces.named_trials(summary):
@@ -130,7 +131,7 @@ def importance(summary: Summary) -> Figure | None:
 def slices(summary: Summary) -> list[tuple[str, Figure]]:
     """Return (parameter, figure) for each parameter that varied: where the good region lies.
 
-    The axis spans the completed trials; those that were stopped above it stand at its top edge.
+    The axis spans the completed trials; those that were stopped beyond it stand at its edge.
     """
     shown = summary.valued
     completed = [t.value for t in shown if t.state == "completed" and t.value is not None]
@@ -158,7 +159,7 @@ def _slice(summary: Summary, trials: Sequence[TrialRecord], name: str, y_axis: A
         "type": "scatter",
         "mode": "markers",
         "x": xs,
-        "y": [min(t.value or 0.0, y_axis.range[1]) for t in trials],
+        "y": [_clip(t.value or 0.0, y_axis.range, summary) for t in trials],
         "cliponaxis": False,
         "text": [traces.hover(summary, t) for t in trials],
         "hovertemplate": html.escape(name) + " %{x}<br>%{text}<extra></extra>",
@@ -180,6 +181,11 @@ def _slice(summary: Summary, trials: Sequence[TrialRecord], name: str, y_axis: A
         "showlegend": False,
     }
     return made
+
+
+def _clip(value: float, ends: Sequence[float], summary: Summary) -> float:
+    """Move a value that is worse than the axis spans to its edge."""
+    return max(value, ends[0]) if summary.higher_is_better else min(value, ends[1])
 
 
 def _mark(trial: TrialRecord, name: str | None) -> tuple[str, str, int]:

@@ -6,13 +6,14 @@ A missing or torn piece becomes a sentence in `notes`, never a crash and never a
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from csm_ft.errors import ReportError
+from csm_ft.evaluate.metrics import METRICS
 from csm_ft.runs.folder import RunFolder, SweepFolder
 from csm_ft.sweep.records import VAL_LOSS, Summary
 
@@ -64,6 +65,7 @@ class Run:
     prompt_texts: Sequence[str]  # in the order that they were answered in
     takes: dict[str, list[Take]]  # by prompt id
     references: Sequence[Take]
+    judged: Mapping[str, Sequence[Validation]] = field(default_factory=dict)  # by judged number
 
     def at(self, prompt: str, examples: float | None) -> Take | None:
         """Return the sample of `prompt` nearest to `examples` seen (None: the last one).
@@ -104,13 +106,9 @@ def read_summary(folder: SweepFolder) -> Summary:
 
 
 def read_run(path: Path, notes: list[str], metric: str = VAL_LOSS) -> Run:
-    """Read the validations by `metric` and the samples of one run folder."""
+    """Read the validations by `metric`, all judged numbers, and the samples of one run folder."""
     folder = RunFolder(path)
-    validations = {
-        row["examples"]: Validation(float(row["examples"]), float(row[metric]))
-        for row in folder.rows("val", notes)
-        if row.get("step") != 0 and _is_number(row.get("examples")) and _is_number(row.get(metric))
-    }
+    rows = folder.rows("val", notes)
     texts = [str(row["text"]) for row in folder.rows("sample") if "text" in row]
     prompts: list[Path] = []
     if folder.samples.is_dir():
@@ -118,11 +116,22 @@ def read_run(path: Path, notes: list[str], metric: str = VAL_LOSS) -> Run:
         prompts = [p for p in inside if p.is_dir() and p.name != folder.references.name]
     takes = {p.name: sorted(read_takes(p, notes), key=lambda t: t.step or 0) for p in prompts}
     return Run(
-        validations=sorted(validations.values(), key=lambda v: v.examples),
+        validations=read_curve(rows, metric),
         prompt_texts=list(dict.fromkeys(texts)),
         takes=takes,
         references=list(read_takes(folder.references, notes)),
+        judged={name: read_curve(rows, name) for name in METRICS if any(name in r for r in rows)},
     )
+
+
+def read_curve(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Validation]:
+    """Return a metric after step 0, by examples seen; of two rows of one point the last counts."""
+    found = {
+        row["examples"]: Validation(float(row["examples"]), float(row[metric]))
+        for row in rows
+        if row.get("step") != 0 and _is_number(row.get("examples")) and _is_number(row.get(metric))
+    }
+    return sorted(found.values(), key=lambda v: v.examples)
 
 
 def read_takes(folder: Path, notes: list[str]) -> Iterator[Take]:

@@ -1,22 +1,22 @@
 """Builds report.html: one file that needs nothing beside it and loads nothing from outside."""
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from csm_ft.atomic import write_whole
+from csm_ft.evaluate.metrics import METRICS
 from csm_ft.report import charts, listen, stopping, templating
 from csm_ft.report.data import Run, read_run, read_summary
 from csm_ft.report.data_curve import data_curve
+from csm_ft.report.judged import judged_curves
 from csm_ft.runs.folder import SweepFolder
-from csm_ft.sweep.records import FAILED, STATE_WORDS, Summary
+from csm_ft.sweep.ranking import rankings_in_words
+from csm_ft.sweep.records import STATE_WORDS, Summary
 
 PAGE_BYTES = 10_000_000
 
@@ -66,9 +66,11 @@ def _render(content: _Content) -> bytes:
         "duration": templating.duration,
         "words": STATE_WORDS.__getitem__,
     }
-    environment.globals |= {"few_trials": charts.FEW_TRIALS, "failed": FAILED}
+    environment.globals |= {"few_trials": charts.FEW_TRIALS}
     plotly = templating.script(get_plotlyjs())
-    script = templating.script(templating.template_text(environment, "players.js", "page.js"))
+    script = templating.script(
+        templating.template_text(environment, "players.js", "sort.js", "page.js")
+    )
     figures = [
         charts.history(summary),
         charts.learning_curves(summary, content.runs),
@@ -77,16 +79,20 @@ def _render(content: _Content) -> bytes:
     ]
     drawn = [figure for figure in figures if figure]
     slices = charts.slices(summary)
+    judged = judged_curves(summary, content.runs)
     page = environment.get_template("page.html.j2").render(
         summary=summary,
         baseline_value=summary.baseline.value if summary.baseline else None,
         baseline_metrics=summary.baseline.metrics if summary.baseline else {},
         listening=content.listening,
         notes=content.notes,
-        figures=_json_for_script([*drawn, *(figure for _, figure in slices)]),
+        figures=templating.json_for_script([*drawn, *(f for _, f in (*slices, *judged))]),
         stops=stopping.find_stops(summary, content.runs),
         chart_ids={figure["id"] for figure in drawn},
         slices=[(name, figure["id"]) for name, figure in slices],
+        judged=[(title, figure["id"]) for title, figure in judged],
+        rankings=rankings_in_words(summary.rankings),
+        meanings={name: metric.meaning for name, metric in METRICS.items()},
         states=Counter(trial.state for trial in summary.trials),
         state_words=STATE_WORDS,
         facts=_facts(summary),
@@ -98,13 +104,6 @@ def _render(content: _Content) -> bytes:
         script_hashes=f"{plotly[1]} {script[1]}",
     )
     return page.encode("utf-8")
-
-
-def _json_for_script(value: Any) -> Markup:
-    """Return JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    escaped = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    return Markup(escaped)  # noqa: S704 - escaped right here
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
@@ -126,6 +125,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Work", f"{templating.duration(trials_sec)} in trials" if trials_sec else ""),
         ("As of", updated.strftime("%Y-%m-%d %H:%M UTC") if updated else summary.updated or ""),
         ("Objective", summary.objective),
+        ("Only if", ", ".join(summary.constraints)),
         ("Loss", summary.formula),
     ]
     return [(name, value) for name, value in facts if value]

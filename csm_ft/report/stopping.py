@@ -19,22 +19,24 @@ class Stop:
 
     trial: TrialRecord
     at: Validation
-    lowest_then: float  # value of the best validation until then
-    lowest: float  # of all validations
+    best_then: float  # value of the best validation until then
+    best: float  # of all validations
     is_real: bool
+    higher_is_better: bool = False
 
     @property
     def words(self) -> str:
         """What happened, or would have."""
         number, examples = self.trial.number, f"{self.at.examples:.0f} examples"
+        extreme, more = ("highest", "higher") if self.higher_is_better else ("lowest", "lower")
         if self.is_real:
-            lowest = f"lowest {self.lowest_then:.4f}"
-            return f"Trial {number} ran out of patience after {examples} ({lowest})."
-        lost = self.lowest_then - self.lowest
-        rest = f"its lowest came later and is {lost:.4f} lower" if lost > 0 else "nothing lost"
+            best = f"{extreme} {self.best_then:.4f}"
+            return f"Trial {number} ran out of patience after {examples} ({best})."
+        lost = abs(self.best_then - self.best)
+        rest = f"its {extreme} came later and is {lost:.4f} {more}" if lost else "nothing lost"
         return (
             f"--patience {PATIENCE_SHARE:.0%} would have stopped trial {number} after {examples}"
-            f" (lowest {self.lowest_then:.4f}; {rest})."
+            f" ({extreme} {self.best_then:.4f}; {rest})."
         )
 
 
@@ -52,8 +54,9 @@ def find_stops(summary: Summary, runs: Mapping[int, Run]) -> list[Stop]:
             at = _would_stop(summary, counted)
         if at is not None:
             until = [v.value for v in counted if v.examples <= at.examples]
-            lowest = min(v.value for v in counted)
-            stops.append(Stop(trial, at, min(until), lowest, is_real))
+            best = min((v.value for v in counted), key=summary.cost)
+            best_then = min(until, key=summary.cost)
+            stops.append(Stop(trial, at, best_then, best, is_real, summary.higher_is_better))
     return stops
 
 
@@ -92,7 +95,7 @@ def _would_stop(summary: Summary, counted: Sequence[Validation]) -> Validation |
     if not summary.horizon_examples:
         return None
     point = stopping_point(
-        ((v.examples, v.value) for v in counted),
+        ((v.examples, summary.cost(v.value)) for v in counted),
         # Just below the share: validations are at whole steps.
         patience_examples=_EARLY * PATIENCE_SHARE * summary.horizon_examples,
     )

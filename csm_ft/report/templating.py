@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,6 +40,13 @@ def script(text: str) -> tuple[Markup, str]:
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     policy = f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
     return Markup(text), policy  # noqa: S704 - files of plotly and of this package
+
+
+def json_for_script(value: Any) -> Markup:
+    """Return JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    escaped = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return Markup(escaped)  # noqa: S704 - escaped right here
 
 
 def short(value: Any) -> str:

@@ -59,19 +59,16 @@ def axis_title(summary: Summary) -> str:
     return html.escape(f"{summary.objective_label}{unit}")
 
 
-def points(
-    summary: Summary, trials: Sequence[TrialRecord], state: State, *, ceiling: float
-) -> Figure:
-    """Return the trials of one state; failed ones stand at the ceiling."""
-    has_failed = any(t.has_failed for t in trials)
-    shown = [t for t in trials if has_failed or t.value is not None]
+def points(summary: Summary, trials: Sequence[TrialRecord], state: State, *, edge: float) -> Figure:
+    """Return the trials of one state; failed ones stand at the edge of the bad values."""
+    shown = [t for t in trials if t.has_failed or t.value is not None]
     symbol, colour = MARKS[state]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": STATE_WORDS[state],
         "x": [t.number for t in shown],
-        "y": [ceiling if has_failed else t.value for t in shown],
+        "y": [edge if t.has_failed else t.value for t in shown],
         "text": [hover(summary, t) for t in shown],
         "hovertemplate": "%{text}<extra></extra>",
         "cliponaxis": False,
@@ -85,14 +82,14 @@ def points(
 
 
 def best_so_far(summary: Summary) -> Figure:
-    """Return the lowest value of the completed trials up to each number, as a staircase."""
+    """Return the best value of the completed trials up to each number, as a staircase."""
     xs, ys, best = [], [], math.inf
     for trial in sorted(summary.begun, key=lambda t: t.number):
         if trial.state == "completed" and trial.value is not None:
-            best = min(best, trial.value)
+            best = min(best, summary.cost(trial.value))
         if best < math.inf:
             xs.append(trial.number)
-            ys.append(best)
+            ys.append(summary.cost(best))
     return {
         "type": "scatter",
         "mode": "lines",
@@ -204,12 +201,13 @@ def value_range(values: Sequence[float]) -> list[float]:
 
 
 def thin(validations: Sequence[Validation]) -> list[Validation]:
-    """Keep at most MAX_POINTS of a curve, evenly, ends and lowest point included."""
+    """Keep at most MAX_POINTS of a curve, evenly, ends, lowest and highest point included."""
     if len(validations) <= MAX_POINTS:
         return list(validations)
     step = (len(validations) - 1) / (MAX_POINTS - 1)
     kept = {round(i * step) for i in range(MAX_POINTS)}
     kept.add(min(range(len(validations)), key=lambda i: validations[i].value))
+    kept.add(max(range(len(validations)), key=lambda i: validations[i].value))
     return [validations[i] for i in sorted(kept)]
 
 

@@ -202,7 +202,7 @@ class Summary(_Record):
 
         def rank(trial: TrialRecord) -> tuple[bool, bool, float, int]:
             has_none = trial.value is None or trial.has_failed
-            cost = 0.0 if trial.value is None else as_cost(self.objective_metric, trial.value)
+            cost = 0.0 if trial.value is None else self.cost(trial.value)
             return has_none, bool(trial.violated), cost, trial.number
 
         return sorted(self.begun, key=rank)
@@ -240,6 +240,10 @@ class Summary(_Record):
     def higher_is_better(self) -> bool:
         """Whether the best value is the highest."""
         return is_higher_better(self.objective_metric)
+
+    def cost(self, value: float) -> float:
+        """Return a value of the objective so that lower is better."""
+        return as_cost(self.objective_metric, value)
 
 
 @dataclass(frozen=True)

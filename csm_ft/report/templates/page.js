@@ -19,26 +19,6 @@ if (menu) {
   compare();
 }
 
-// The table sorts by the column that is clicked; what has no value stays last.
-
-const table = document.getElementById("table");
-table.querySelectorAll("thead th").forEach((head, column) => {
-  head.addEventListener("click", () => {
-    const down = head.getAttribute("aria-sort") === "ascending";
-    table.querySelectorAll("thead th").forEach((h) => h.setAttribute("aria-sort", "none"));
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const body = table.tBodies[1];
-    const keyed = [...body.rows].map((row) => [row.cells[column].dataset.value, row]);
-    const numeric = keyed.every(([key]) => key === "" || Number.isFinite(Number(key)));
-    keyed.sort(([a], [b]) => {
-      if (a === "" || b === "") return (a === "") - (b === "");
-      const order = numeric ? a - b : a.localeCompare(b);
-      return down ? -order : order;
-    });
-    body.append(...keyed.map(([, row]) => row));
-  });
-});
-
 // Charts: plotly draws them; the page's own colours are put in for their names.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");

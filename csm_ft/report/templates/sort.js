@@ -1,12 +1,12 @@
 // Tables sort by the column that is clicked; what has no value stays last.
 
-document.querySelectorAll("table.sortable").forEach((sortable) => {
+document.querySelectorAll("table:has(th[aria-sort])").forEach((sortable) => {
   sortable.querySelectorAll("thead th").forEach((head, column) => {
     head.addEventListener("click", () => {
       const down = head.getAttribute("aria-sort") === "ascending";
       sortable.querySelectorAll("thead th").forEach((h) => h.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const body = sortable.tBodies[0];
+      const body = sortable.tBodies[sortable.tBodies.length - 1];  // one above it stays where it is
       const keyed = [...body.rows].map((row) => [row.cells[column].dataset.value, row]);
       const numeric = keyed.every(([key]) => key === "" || Number.isFinite(Number(key)));
       keyed.sort(([a], [b]) => {

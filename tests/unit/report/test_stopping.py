@@ -32,7 +32,7 @@ def completed(number: int, reason: str = "") -> TrialRecord:
 
 def test_a_run_without_patience_shows_what_it_would_do() -> None:
     (stop,) = find_stops(summary_of(completed(0)), {0: run_of(OVERFITS)})
-    assert (stop.at.examples, stop.lowest_then, stop.is_real) == (500, 4.0, False)
+    assert (stop.at.examples, stop.best_then, stop.is_real) == (500, 4.0, False)
     assert stop.words == (
         "--patience 20% would have stopped trial 0 after 500 examples (lowest 4.0000; its lowest"
         " came later and is 0.1000 lower)."

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from csm_ft.sweep.records import State, TrialRecord
+from csm_ft.sweep.records import Objective, State, TrialRecord
 from csm_ft.sweep.repeats import choose_repeat
 
 
@@ -20,7 +20,7 @@ def test_the_best_third_is_repeated_in_turn() -> None:
     records = list(SIX)
     chosen: list[tuple[Any, int]] = []
     for number in range(6, 11):
-        repeat = choose_repeat(records, seed=7)
+        repeat = choose_repeat(records, Objective(), seed=7)
         assert repeat is not None
         rate, seed = repeat[0]["learning_rate"], repeat[1]
         chosen.append((rate, seed))
@@ -30,14 +30,23 @@ def test_the_best_third_is_repeated_in_turn() -> None:
 
 def test_one_lucky_seed_does_not_make_a_setting_the_best() -> None:
     lucky = [*SIX, trial(6, 0.1, 0.5), trial(7, 0.1, 6.0), trial(8, 0.3, 1.0), trial(9, 0.3, 1.0)]
-    assert choose_repeat([*lucky, trial(10, 0.1, 6.0)], seed=0) == ({"learning_rate": 0.5}, 1)
+    assert choose_repeat([*lucky, trial(10, 0.1, 6.0)], Objective(), seed=0) == (
+        {"learning_rate": 0.5},
+        1,
+    )
 
 
 @pytest.mark.parametrize("state", ["diverged", "infeasible", "poison"])
 def test_failed_settings_are_not_repeated(state: State) -> None:
     failed = [trial(n, n / 10, None, state) for n in range(4)]
-    assert choose_repeat(failed, seed=0) is None
+    assert choose_repeat(failed, Objective(), seed=0) is None
     stopped, running = trial(5, 0.5, 1.0, "stopped"), trial(6, 0.6, None, "running")
-    assert choose_repeat([*failed, running], seed=0) == ({"learning_rate": 0.6}, 1)
-    assert choose_repeat([*failed, running, stopped], seed=0) == ({"learning_rate": 0.5}, 1)
-    assert choose_repeat([*failed, stopped, trial(7, 0.7, 9.0)], 0) == ({"learning_rate": 0.7}, 1)
+    assert choose_repeat([*failed, running], Objective(), seed=0) == ({"learning_rate": 0.6}, 1)
+    assert choose_repeat([*failed, running, stopped], Objective(), seed=0) == (
+        {"learning_rate": 0.5},
+        1,
+    )
+    assert choose_repeat([*failed, stopped, trial(7, 0.7, 9.0)], Objective(), 0) == (
+        {"learning_rate": 0.7},
+        1,
+    )

@@ -90,7 +90,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def test_no_trial_completed(desk: Desk) -> None:
     desk.results.write("running")
     desk.run("diverged")
-    assert desk.results.write("unfinished") is None
+    assert desk.results.write("unfinished").verdict is None
     assert (desk.out / "best.yaml").read_text().startswith("# UNFINISHED: no trial of study")
     parse_args(
         CsmConfig, ["--config", str(desk.out / "best.yaml")], program="train.py", description=""
@@ -188,7 +188,7 @@ def test_empty_table_has_its_header(desk: Desk) -> None:
 def test_summary_has_what_page_needs(desk: Desk) -> None:
     for _ in range(5):
         desk.run()
-    verdict = desk.results.write("finished")
+    verdict = desk.results.write("finished").verdict
     summary = desk.summary()
     assert summary["horizon_examples"] == 3 * fake_trainer.NUM_CLIPS
     assert summary["rungs"] == [16, 48, 144]

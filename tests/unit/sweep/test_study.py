@@ -16,10 +16,10 @@ from csm_ft.errors import ConfigError, SweepError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.asha import Rungs
 from csm_ft.sweep.config import parse
-from csm_ft.sweep.records import Outcome
+from csm_ft.sweep.records import Objective, Outcome, best_of
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.space import Space, make_space
-from csm_ft.sweep.study import SweepStudy, best_of
+from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import DataFacts, Plan, plan_study
 
 SPACE = (
@@ -269,7 +269,7 @@ def test_failed_trials_rank_last(
         assert failed in [t.number for t in bad]
     assert found.trials[failed].value == 8.0
     assert found.best_trial.number == 0
-    best = best_of(study.records())
+    best = best_of(study.records(), Objective())
     assert best is not None
     assert best.number == 0
     record = study.record(failed)
@@ -386,7 +386,7 @@ def test_another_objective_decides(opener: Opener, tmp_path: Path) -> None:
         study.finish(number, "completed", best=best, final_value=wer)
     failed = study.ask()
     study.finish(failed, "diverged", reason="why")
-    best = best_of(study.records())
+    best = best_of(study.records(), Objective())
     assert best is not None
     assert (best.number, best.value) == (1, 0.2)
     told = [trial.value for trial in as_optuna(tmp_path / "out").trials]
