@@ -140,6 +140,10 @@ def run(
                 tracker.row("train", state.step, row)
                 console.print(training_line(state.step, plan.total_steps, row, terms))
                 state.window = {}
+        if setup.judge and not reporter:  # a sweep has a page of its own
+            from csm_ft.report.run_page import build_run_page
+
+            console.print(f"page: {build_run_page(folder.path)}", markup=False)
         tracker.summary({"status": status, **(state.best or {}), "last": state.metrics})
         if state.best and status != "interrupted":
             _announce_best(config, state.best, folder.best)

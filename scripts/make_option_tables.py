@@ -154,7 +154,7 @@ def make_page() -> str:
         ),
         section(
             "python -m csm_ft.report SWEEP_DIR",
-            "Writes the report of a sweep again.",
+            "Writes the report of a sweep, or the page of a run.",
             ("", ReportConfig),
         ),
     ]

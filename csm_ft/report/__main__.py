@@ -1,4 +1,4 @@
-"""`python -m csm_ft.report SWEEP_DIR` writes SWEEP_DIR/report.html again."""
+"""`python -m csm_ft.report FOLDER` writes report.html of a sweep or a run again."""
 
 import sys
 from collections.abc import Sequence
@@ -7,21 +7,28 @@ from pathlib import Path
 from csm_ft.cli import parse_args, run_program
 from csm_ft.errors import ConfigError
 from csm_ft.report.config import ReportConfig
+from csm_ft.runs.folder import RunFolder, SweepFolder
 
 PROGRAM = "-m csm_ft.report"
-DESCRIPTION = "Write report.html from the files of a sweep folder."
+DESCRIPTION = "Write report.html from the files of a sweep or a run."
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make the page and print its path; 2 when the folder holds no sweep."""
+    """Make the page and print its path; 2 when the folder holds neither."""
 
     def program() -> int:
         config = parse_args(ReportConfig, argv, program=PROGRAM, description=DESCRIPTION)
         if not config.sweep_dir:
-            raise ConfigError("sweep_dir: name the folder that sweep.py wrote (its --output_dir)")
-        from csm_ft.report.page import build_report  # here: --help needs no plotly
+            raise ConfigError(
+                "sweep_dir: name the folder that sweep.py or train.py wrote (its --output_dir)"
+            )
+        # Here: --help needs no plotly.
+        from csm_ft.report.page import build_report
+        from csm_ft.report.run_page import build_run_page
 
-        page = build_report(Path(config.sweep_dir))
+        folder = Path(config.sweep_dir)
+        is_run = RunFolder(folder).is_run and not SweepFolder(folder).summary.is_file()
+        page = build_run_page(folder) if is_run else build_report(folder)
         print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
         return 0
 

@@ -4,11 +4,11 @@ from csm_ft.config.base import Options, option
 
 
 class ReportConfig(Options):
-    """Which sweep's page to make."""
+    """Whose page to make."""
 
     sweep_dir: str = option(
         "",
-        "Folder that sweep.py wrote (its --output_dir).",
+        "Folder that sweep.py or train.py wrote (its --output_dir).",
         group="report",
         path=True,
         positional=True,

@@ -54,6 +54,10 @@ class RunFolder:
         """Return the samples that were judged at a step."""
         return self.judged / f"step_{step:06d}"
 
+    def judged_results(self, step: int) -> Path:
+        """Return what judges said at a step."""
+        return self.judged_folder(step) / "evaluation.json"
+
     def read_environment(self) -> dict[str, Any]:
         """Return what the run recorded of its machine and its data."""
         return json.loads(self.environment.read_text(encoding="utf-8"))

@@ -7,12 +7,14 @@ from rich.markup import escape
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
+from csm_ft.evaluate.metrics import METRICS
 from csm_ft.report.data import read_run, read_summary
 from csm_ft.report.listen import Player, arrange
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.runs.wandb_mirror import Cell, RunFacts, Table, start_mirror
 from csm_ft.runs.wandb_settings import choose_wandb_mode
 from csm_ft.sweep.config import SweepConfig
+from csm_ft.sweep.ranking import rankings_in_words
 from csm_ft.sweep.records import Summary
 
 _ROLES = ("reference", "base", "default", "best")  # of the players that stand side by side
@@ -45,18 +47,20 @@ def leaderboard(summary: Summary) -> Table:
     """Return all trials that have begun, best first, with what was searched."""
     names = summary.parameters
     columns = [_uniform([trial.params.get(name) for trial in summary.ranked]) for name in names]
+    judged = [name for name in summary.shown_metrics if name in METRICS]
     rows = [
         [
             trial.number,
             trial.state,
             trial.value,
+            *(trial.metrics.get(name) for name in judged),
             *(column[place] for column in columns),
             trial.seconds,
             trial.is_default,
         ]
         for place, trial in enumerate(summary.ranked)
     ]
-    return Table(["trial", "state", "value", *names, "seconds", "is_default"], rows)
+    return Table(["trial", "state", "value", *judged, *names, "seconds", "is_default"], rows)
 
 
 def recordings(folder: SweepFolder, summary: Summary) -> Table:
@@ -140,6 +144,7 @@ def _overview(summary: Summary) -> dict[str, Any]:
         "best_trial": best.number if best else None,
         "best_value": best.value if best else None,
         "baseline_value": baseline.value if baseline else None,
+        **({"rankings": " ".join(rankings_in_words(summary.rankings))} if summary.rankings else {}),
         "num_trials": summary.n_trials,
         "num_ended": summary.num_ended,
     }
