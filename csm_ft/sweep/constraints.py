@@ -40,7 +40,7 @@ class Constraint:
         return cls(match["metric"], "<=" if match["sign"] == "<=" else ">=", bound)
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.sign}{self.bound:g}"
+        return f"{self.metric}{self.sign}{self.bound:.15g}"
 
     def violation(self, metrics: Mapping[str, float | None]) -> float:
         """Return by how much it is violated, in units of the bound; 0 or less = it is met.

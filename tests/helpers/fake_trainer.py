@@ -106,10 +106,11 @@ def run_baseline(config: TrainConfig) -> RunResult:
     _fault(folder, "baseline")
     write_whole(folder / "config.yaml", config.to_yaml())
     metrics = measure(config.replace(learning_rate=1e-4), 0.0)
+    facts: dict[str, Any] = {}
     if judges(config):
         metrics |= judge(config.replace(learning_rate=1e-4), 0.0)
         facts = {"judges": {"words": "fake 1", "voice": "fake 2"}, "judges_missing": ["no DNSMOS"]}
-        write_whole(folder / "env.json", json.dumps(facts))
+    write_whole(folder / "env.json", json.dumps(facts))
     row = {"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, **metrics}
     write_whole(folder / "metrics.jsonl", json.dumps(row) + "\n")
     return RunResult("completed", 0, 0, None, metrics)

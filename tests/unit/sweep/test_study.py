@@ -426,3 +426,70 @@ def test_events_are_json_lines(opener: Opener, tmp_path: Path) -> None:
     study.event("worker died", slot="cpu0", how="killed by SIGKILL")
     row = json.loads((tmp_path / "out" / "events.jsonl").read_text())
     assert (row["event"], row["how"]) == ("worker died", "killed by SIGKILL")
+
+
+JUDGING = ("--judge_every", "1/3", "--constraint", "cer<=0.1")
+
+
+def judged(study: SweepStudy, number: int, value: float, cer: float) -> None:
+    metrics = {"val_loss": value, "cer": cer, "similarity": 1 - cer}
+    study.validated(number, 900, metrics)
+    best = {**metrics, "step": 9, "examples": 900, "epoch": 9.0}
+    study.finish(number, "completed", best=best, final_value=value)
+
+
+def test_a_trial_that_violates_a_constraint_is_never_best(opener: Opener, tmp_path: Path) -> None:
+    study = opener(*JUDGING)
+    study.set_baseline({"val_loss": 4.0, "cer": 1.0})
+    for value, cer in ((3.0, 0.1), (1.0, 0.5), (2.0, 0.05), (1.5, 0.11)):
+        judged(study, study.ask(), value, cer)
+    best = best_of(study.records(), Objective())
+    assert best is not None
+    assert best.number == 2
+    record = study.record(1)
+    assert (record.state, record.value, record.metrics["cer"]) == ("infeasible", 1.0, 0.5)
+    assert record.violated == ["cer<=0.1"]
+    assert record.reason == "cer is 0.5, cer<=0.1 is asked for"
+    assert not record.has_failed
+    found = as_optuna(tmp_path / "out")
+    assert found.best_trial.number == 2
+    assert found.trials[1].constraints == {"cer<=0.1": pytest.approx(4.0)}
+    good, _ = _split_trials(found, found.trials, 2)
+    assert [trial.number for trial in good] == [0, 2], "TPE ranks the others behind"
+
+
+def test_constraints_are_the_same_after_a_resume(opener: Opener) -> None:
+    study = opener(*JUDGING, "--startup_trials", "2")
+    study.set_baseline({"val_loss": 4.0, "cer": 1.0})
+    for place in range(6):
+        judged(study, study.ask(), 3.0 - place / 10, 0.05 * place)
+    before, following = study.records(), study.params(study.ask())
+    again = opener(*JUDGING, "--startup_trials", "2")
+    assert again.records()[:6] == before
+    assert again.params(6) == following
+
+
+def test_the_highest_value_can_be_the_best(opener: Opener, tmp_path: Path) -> None:
+    argv = ("--judge_every", "1/3", "--best_by", "similarity")
+    study = opener(*argv)
+    study.set_baseline({"val_loss": 4.0, "similarity": 0.3})
+    going = []
+    for value in (0.5, 0.9, 0.7, 0.1):
+        number = study.ask()
+        going.append(study.validated(number, 100, {"val_loss": 3.0, "similarity": value}))
+        metrics = {"val_loss": 3.0, "similarity": value, "step": 9, "examples": 900, "epoch": 9.0}
+        if going[-1]:
+            study.validated(number, 900, {"val_loss": 3.0, "similarity": value})
+            study.finish(number, "completed", best=metrics, final_value=value)
+        else:
+            study.finish(number, "stopped")
+    assert going == [True, True, False, False], "those that are behind stop"
+    failed = study.ask()
+    study.finish(failed, "diverged", reason="why")
+    best = best_of(study.records(), study.plan.objective)
+    assert best is not None
+    assert (best.number, best.value) == (1, 0.9)
+    found = as_optuna(tmp_path / "out")
+    assert found.direction == optuna.study.StudyDirection.MAXIMIZE
+    assert found.best_trial.number == 1
+    assert found.trials[failed].value < 0.1

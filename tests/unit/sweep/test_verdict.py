@@ -118,6 +118,33 @@ def test_other_objective_has_no_standard_error() -> None:
     assert "The default is 0.500 errors per word better" in verdict.text
 
 
+def test_the_highest_can_be_the_best() -> None:
+    default, best = replace(DEFAULT, value=0.6), replace(BEST, value=0.8)
+    verdict = reach_verdict(Contest(best, default, 0.5, {}), Objective("similarity"))
+    assert verdict is not None
+    assert verdict.gain_over_default == pytest.approx(0.2)
+    assert "Trial 4 is 0.200 above the default in similarity." in verdict.text
+    assert "The default is 0.100 better than the untrained model (0.500)." in verdict.text
+
+
+def test_verdict_respects_constraints() -> None:
+    broken = {"state": "infeasible", "violated": ["cer<=0.1"]}
+    excluded = replace(DEFAULT, number=7, value=1.0, **broken)
+    verdict = reach_verdict(Contest(BEST, DEFAULT, None, {}, [excluded]), Objective("val_wer"))
+    assert verdict is not None
+    assert verdict.gain_over_default == pytest.approx(0.2)
+    assert verdict.text.endswith("1 trial could not be the best: cer<=0.1 violated.")
+    default = replace(DEFAULT, **broken)
+    verdict = reach_verdict(Contest(BEST, default, None, {}, [default]), LOSS)
+    assert verdict is not None
+    assert "the default (trial 0) violates cer<=0.1: no comparison" in verdict.text
+    nothing = reach_verdict(Contest(None, default, None, {}, [default, excluded]), LOSS)
+    assert nothing is not None
+    assert nothing.text == (
+        "No trial meets the constraints: 2 of those that were trained to the end violate cer<=0.1."
+    )
+
+
 def test_objective_without_a_unit() -> None:
     verdict = reach_verdict(Contest(BEST, DEFAULT, 3.0, {}), Objective("val_wer"))
     assert verdict is not None

@@ -1,0 +1,88 @@
+"""Sweeps whose trials are judged: constraints, higher is better, and how well the loss ranks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from csm_ft.report.page import build_report
+from tests.integration.test_sweep_chaos import Sweep
+from tests.unit.report.reading import figures, prose
+
+JUDGED = ("--judge_every", "1/3", "--pruner", "none")
+
+
+def events(sweep: Sweep, kind: str) -> list[dict[str, Any]]:
+    lines = (sweep.out / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def test_constraint_decides_and_the_loss_is_ranked(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, *JUDGED, "--n_trials", "10", "--constraint", "similarity>=0.6")
+    said = sweep.run()
+    summary = sweep.summary()
+    trials = summary["trials"]
+    violating = [t for t in trials if t["violated"]]
+    assert violating
+    assert all(t["state"] == "infeasible" for t in violating)
+    assert all(t["metrics"]["similarity"] < 0.6 for t in violating)
+    feasible = [t for t in trials if t["state"] == "completed"]
+    assert summary["best"] == min(feasible, key=lambda t: t["value"])["number"]
+    assert min(violating, key=lambda t: t["value"])["value"] < trials[summary["best"]]["value"], (
+        "the constraint made a difference"
+    )
+    assert "could not be the best: similarity>=0.6 violated" in summary["verdict"]["text"]
+    wer = next(one for one in summary["rankings"] if one["metric"] == "wer")
+    assert (wer["rho"], wer["num_trials"]) == (1, 10)
+    assert "val_loss ranks trials by word errors (wer): rho 1.00 [1.00, 1.00], 10 trials." in said
+    assert "the wrong way round by own voice (similarity)" in said
+    assert summary["judges"] == {"words": "fake 1", "voice": "fake 2"}
+    best = yaml.safe_load((sweep.out / "best.yaml").read_text())
+    assert best["learning_rate"] == trials[summary["best"]]["params"]["learning_rate"]
+    table = pd.read_csv(sweep.out / "trials.csv")
+    assert table["metrics.wer"].notna().all()
+    text = build_report(sweep.out).read_text()
+    assert {"judged-wer", "judged-similarity"} <= figures(text).keys()
+    assert "Infeasible trials with a value violate similarity>=0.6" in prose(text)
+    again = sweep.run()
+    assert sweep.summary()["trials"] == trials, "resumed, nothing changes"
+    assert "similarity>=0.6 violated" in again
+    assert "constraint" in sweep.run("--constraint", "wer<=0.5", code=2)
+
+
+def test_best_by_a_number_of_which_more_is_better(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--judge_every", "1/9", "--n_trials", "6", "--best_by", "similarity")
+    said = sweep.run()
+    summary = sweep.summary()
+    done = [t for t in summary["trials"] if t["state"] == "completed"]
+    best = max(done, key=lambda t: t["value"])
+    assert summary["best"] == best["number"]
+    assert summary["objective"] == "highest similarity from the first rung on"
+    assert best["value"] == best["metrics"]["similarity"]
+    assert "similarity" in said
+    text = build_report(sweep.out).read_text()
+    assert "; higher is better" in prose(text)
+
+
+def test_no_trial_meets_the_constraint(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, *JUDGED, "--n_trials", "2", "--constraint", "wer<=0.0001")
+    said = sweep.run(code=1)
+    assert "No trial meets the constraints" in said
+    assert "meets the constraints (wer<=0.0001)" in (sweep.out / "best.yaml").read_text()
+    assert not (sweep.out / "best").exists()
+
+
+def test_what_cannot_be_asked_for_stops_before_the_first_trial(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "2")
+    said = sweep.run("--constraint", "cer<=0.1", code=2)
+    assert "add --judge_every 1/3" in said
+    said = sweep.run("--constraint", "crr<=0.1", "--judge_every", "1/3", code=2)
+    assert "did you mean cer? Known: val_loss, wer" in said
+    assert "write 1/3" in sweep.run("--judge_every", "20", code=2).replace("such as", "write")
+    assert not (sweep.out / "events.jsonl").exists()
+    said = sweep.run("--judge_every", "1/3", "--constraint", "dnsmos>=3", code=2)
+    assert "dnsmos is not measured" in said
+    assert "no DNSMOS" in said
+    assert [event["trial"] for event in events(sweep, "dispatched")] == [-1]
