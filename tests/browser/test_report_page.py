@@ -1,3 +1,4 @@
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from csm_ft.report import page
 from csm_ft.report.page import build_report
-from tests.helpers.sweep_folder import make_sweep, write_summary
+from csm_ft.report.run_page import build_run_page
+from tests.helpers.sweep_folder import RANKED, add_judged, make_sweep, write_summary
 
 pytestmark = pytest.mark.browser
 
@@ -190,6 +192,46 @@ def test_table_sorts_by_click(watched: Watched) -> None:
     assert epochs[len(known) :] == [""] * 3
     assert known == sorted(known)
     expect(watched.page.locator("#table tbody").first.locator("tr")).to_contain_text("untrained")
+
+
+def test_judged_columns_sort_and_curves_are_drawn(browser: Browser, tmp_path: Path) -> None:
+    add_judged(tmp_path, make_sweep(tmp_path, num_trials=10))
+    opened = Watched(browser, build_report(tmp_path))
+    heads = opened.page.locator("#table thead th")
+    names = [name.strip() for name in heads.all_inner_texts()]
+    for name, reverse in (("wer", False), ("similarity", True)):
+        place = names.index(name)
+        heads.nth(place).locator("button").click()
+        if reverse:
+            heads.nth(place).locator("button").click()
+        values = [float(x) for x in column(opened.page, place + 1) if x]
+        assert values == sorted(values, reverse=reverse)
+        assert len(values) > 5
+    expect(heads.nth(names.index("wer"))).to_have_attribute("title", re.compile("word error rate"))
+    for name in ("wer", "similarity"):
+        lines = opened.page.locator(f"#judged-{name} .scatterlayer .trace")
+        assert lines.count() > 4
+    expect(opened.page.locator("#rankings")).to_have_text(RANKED)
+    infeasible = opened.page.locator("#table tr", has=opened.page.locator(".state.infeasible"))
+    expect(infeasible.first).to_contain_text("wer<=0.45 is asked for")
+    opened.page.set_viewport_size({"width": 390, "height": 800})
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    opened.close()
+
+
+def test_page_of_a_run(browser: Browser, tmp_path: Path) -> None:
+    add_judged(tmp_path, make_sweep(tmp_path, num_trials=1))
+    opened = Watched(browser, build_run_page(tmp_path / "trials/0000"))
+    for name in ("val_loss", "wer", "similarity"):
+        expect(opened.page.locator(f"#judged-{name} .scatterlayer .trace")).to_have_count(1)
+    head = opened.page.locator("#validations").get_by_role("button", name="val_loss")
+    head.click()
+    cells = opened.page.locator("#validations tbody tr > :nth-child(3)")
+    losses = [float(x) for x in cells.evaluate_all("all => all.map((c) => c.dataset.value)")]
+    assert losses == sorted(losses)
+    opened.page.set_viewport_size({"width": 390, "height": 800})
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    opened.close()
 
 
 def test_log_axes_and_back(watched: Watched) -> None:

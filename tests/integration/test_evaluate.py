@@ -41,10 +41,13 @@ def row(found: dict[str, Any], kind: str) -> dict[str, Any]:
     return next(one for one in found["rows"] if one["kind"] == kind)
 
 
-def test_weights_beside_real_recordings(tokens: Path, tmp_path: Path) -> None:
+def test_weights_beside_real_recordings(tokens: Path, tmp_path: Path, capfd: Any) -> None:
     out = tmp_path / "out"
     argv = [BASE, "--data", str(tokens), "--base", BASE, "--output", str(out), *FAST]
     assert main(argv) == 0
+    said = capfd.readouterr()
+    assert ".draft" not in said.out + said.err
+    assert "generating 2 samples of the model" in said.out + said.err
     found = results(out)
     assert [one["kind"] for one in found["rows"]] == ["model", "codec", "recordings"]
     assert found["judges"]["words"] == "fake 1"

@@ -56,7 +56,7 @@ def test_command_line(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_missing_folder_name_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "name the folder that sweep.py wrote" in capsys.readouterr().err
+    assert "name the folder that sweep.py or train.py wrote" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -10,7 +10,7 @@ from csm_ft.runs import wandb_mirror
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.config import SweepConfig
 from csm_ft.sweep.wandb_run import mirror_sweep
-from tests.helpers.sweep_folder import SENTENCES, make_sweep, write_summary
+from tests.helpers.sweep_folder import SENTENCES, add_judged, make_sweep, write_summary
 from tests.helpers.wandb_files import OfflineRun, offline_runs
 
 SWEEP = SweepConfig(study_name="demo")
@@ -105,6 +105,15 @@ def test_a_sweep_that_has_only_begun(tmp_path: Path) -> None:
     (row,) = run.rows("leaderboard")
     assert (row["state"], row["value"]) == ("running", None)
     assert "recordings" not in run.tables
+
+
+def test_judged_numbers_are_columns(tmp_path: Path) -> None:
+    summary = make_sweep(tmp_path)
+    add_judged(tmp_path, summary)
+    rows = recorded(tmp_path).rows("leaderboard")
+    assert list(rows[0])[3:6] == ["wer", "similarity", "seconds"]
+    by_number = {row["trial"]: row["wer"] for row in rows}
+    assert by_number[0] == summary["trials"][0]["metrics"]["wer"]
 
 
 def test_the_same_run_is_brought_up_to_date(tmp_path: Path) -> None:
