@@ -26,7 +26,7 @@ def judged_curves(summary: Summary, runs: Mapping[int, Run]) -> list[tuple[str, 
             base = summary.baseline.metrics.get(name) if summary.baseline else None
             made = [_line(trial, points, named.get(trial.number)) for trial, points in lines]
             values = [point.value for _, points in lines for point in points]
-            figures.append(_figure(name, made, base, values))
+            figures.append((title_of(name), _figure(name, made, base, values)))
     return figures
 
 
@@ -42,9 +42,7 @@ def _line(trial: TrialRecord, points: Sequence[Validation], name: str | None) ->
     return traces.curve(trial, traces.thin(points), name) | {"showlegend": False}
 
 
-def _figure(
-    name: str, lines: list[Figure], base: float | None, values: Sequence[float]
-) -> tuple[str, Figure]:
+def _figure(name: str, lines: list[Figure], base: float | None, values: Sequence[float]) -> Figure:
     data = list(lines)
     if base is not None:
         xs = list(chain.from_iterable(line["x"] for line in lines))
@@ -57,7 +55,7 @@ def _figure(
         "margin": {"l": 46, "r": 12, "t": 8, "b": 42},
         "showlegend": False,
     }
-    return title_of(name), made
+    return made
 
 
 def run_curves(run: Run, metric: str) -> list[tuple[str, Figure]]:
@@ -76,6 +74,6 @@ def run_curves(run: Run, metric: str) -> list[tuple[str, Figure]]:
             "line": {"color": "--best", "width": 2},
             "hovertemplate": "%{x} examples: %{y:.4f}<extra></extra>",
         }
-        _, made = _figure(name, [trace], None, [point.value for point in points])
-        figures.append((title, made))
+        values = [point.value for point in points]
+        figures.append((title, _figure(name, [trace], None, values)))
     return figures

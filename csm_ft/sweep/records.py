@@ -57,11 +57,11 @@ class TrialRecord(_Record):
     attempts: int = 0
     seconds: Number = None
     slot: str | None = None
-    violated: list[str] = []  # constraints; such a trial is infeasible, and has its numbers
     dir: str  # run folder, relative to the sweep's
     is_default: bool = False
     seed: int | None = None  # None in files of earlier versions
     metrics: dict[str, Number] = {}  # all validation metrics at the best validation
+    violated: list[str] = []  # constraints; such a trial is infeasible, and has its numbers
     # Examples seen -> objective. The study alone needs it, and it stands in metrics.jsonl.
     curve: dict[int, float] = Field(default={}, exclude=True)
     # Metrics of the first judged validation from the first rung on.

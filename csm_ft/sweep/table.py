@@ -20,6 +20,7 @@ def to_csv(records: Sequence[TrialRecord]) -> str:
     for record in records:
         facts = record.model_dump(mode="json")
         row = {name: value for name, value in facts.items() if name not in _NESTED}
+        row["violated"] = "; ".join(record.violated)
         for nested in _NESTED:
             row |= {f"{nested}.{name}": value for name, value in facts[nested].items()}
         rows.append({name: _harmless(value) for name, value in row.items()})

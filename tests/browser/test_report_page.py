@@ -215,7 +215,7 @@ def test_judged_columns_sort_and_curves_are_drawn(browser: Browser, tmp_path: Pa
     infeasible = opened.page.locator("#table tr", has=opened.page.locator(".state.infeasible"))
     expect(infeasible.first).to_contain_text("wer<=0.45 is asked for")
     opened.page.set_viewport_size({"width": 390, "height": 800})
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    wait_for(opened.page, "document.documentElement.scrollWidth <= 390")
     opened.close()
 
 
@@ -230,7 +230,7 @@ def test_page_of_a_run(browser: Browser, tmp_path: Path) -> None:
     losses = [float(x) for x in cells.evaluate_all("all => all.map((c) => c.dataset.value)")]
     assert losses == sorted(losses)
     opened.page.set_viewport_size({"width": 390, "height": 800})
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    wait_for(opened.page, "document.documentElement.scrollWidth <= 390")
     opened.close()
 
 
