@@ -19,9 +19,10 @@ from csm_ft import assets
 from csm_ft.config.base import build
 from csm_ft.config.train import TrainConfig
 from csm_ft.data.split import Store
+from csm_ft.evaluate.metrics import MAIN, as_cost
 from csm_ft.families.base import Exporter, Family, Proof
 from csm_ft.hub import is_hub_name
-from csm_ft.runs.folder import RunFolder, SweepFolder
+from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.source import Source, data_fingerprint, is_same_data
 
 _DEMO = assets.path_of("demo")
@@ -59,7 +60,7 @@ def model_card(
         data=_data(source, store, family),
         scores=_scores(source),
         yardstick=family.yardstick,
-        trials=_trials(source.sweep) if source.sweep is not None else None,
+        trials=_trials(source) if source.sweep is not None else None,
         configuration=_configuration(source.config) if source.config is not None else None,
         proof=proof,
         is_voice=exporter.pipeline_tag in _VOICES,
@@ -161,7 +162,8 @@ def _scores(source: Source) -> dict[str, Any] | None:
     if not measured:
         return None
     found = {key for row in rows.values() for key in row if key.startswith("val_")}
-    keys = ["val_loss", *sorted(found - {"val_loss"})]
+    judged = [name for name in MAIN if any(name in row for row in measured.values())]
+    keys = ["val_loss", *sorted(found - {"val_loss"}), *judged]
     cells = [[name, *(_score(row.get(key)) for key in keys)] for name, row in measured.items()]
     names = [key.removeprefix("val_") for key in keys[1:]]
     return {"header": ["weights", "val_loss", *names], "rows": cells}
@@ -175,11 +177,13 @@ def _validations(run: RunFolder) -> dict[int, dict[str, Any]]:
     return {row["step"]: row for row in run.rows("val")}
 
 
-def _trials(sweep: SweepFolder) -> dict[str, Any]:
+def _trials(source: Source) -> dict[str, Any]:
     """Return the best trials of trials.csv, and the default's, as a table."""
-    with sweep.table.open(encoding="utf-8", newline="") as file:
+    assert source.sweep is not None, "asked for a sweep only"
+    metric = source.config.best_by if source.config is not None else ""
+    with source.sweep.table.open(encoding="utf-8", newline="") as file:
         trials = [row for row in csv.DictReader(file) if row["value"]]
-    trials.sort(key=lambda row: (row["state"] != "completed", float(row["value"])))
+    trials.sort(key=lambda r: (r["state"] != "completed", as_cost(metric, float(r["value"]))))
     params = [name for name in (trials[0] if trials else ()) if name.startswith("params.")]
     rows: list[list[str]] = []
     for rank, row in enumerate(trials, 1):

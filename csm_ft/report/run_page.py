@@ -24,7 +24,7 @@ def build_run_page(path: Path) -> Path:
     into the run folder.
     """
     folder, notes = RunFolder(path), list[str]()
-    rows = folder.rows("val", notes)
+    rows = folder.rows("val")
     names = [VAL_LOSS, *(name for name in MAIN if any(name in row for row in rows))]
     curves = run_curves(read_run(path, notes), VAL_LOSS)
     clips, evaluation = _clips(folder, rows, notes)

@@ -24,7 +24,7 @@ class RunFolder:
         self.samples = path / "samples"
         self.references = self.samples / "reference"
         self.judged = path / "judged"  # samples that were judged, and evaluation.json, by step
-        self.judged_prompts = self.judged / "prompts.json"
+        self.judged_prompts = self.judged / "judge_prompts.json"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best"

@@ -267,9 +267,10 @@ class Broker:
                 f"the untrained model's {self._objective.label} is not finite; see the log of the"
                 f" worker in {self._configs.folder.workers}"
             )
-        if self._sweep.constraints:
-            environment = self._configs.folder.baseline.read_environment()
-            check_measured(self._sweep.constraints, message.metrics, environment)
+        environment = self._configs.folder.baseline.read_environment()
+        for line in environment.get("judges_missing", []):
+            console.print(f"judges: {line}", style="yellow", markup=False)
+        check_measured(self._sweep.constraints, message.metrics, environment)
         self._study.set_baseline(message.metrics)
         console.print(f"untrained model: {metric} {self._objective.write(value, digits=4)}")
 

@@ -6,15 +6,25 @@ from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
 
+import torch
+
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.data.split import Store
 from csm_ft.device import torch_state_kept
-from csm_ft.errors import ConfigError
+from csm_ft.errors import ConfigError, MachineError
 from csm_ft.evaluate import prompts, recordings
 from csm_ft.evaluate.emotions import reference_prosody
 from csm_ft.evaluate.expression import Expression, compare_expression
-from csm_ft.evaluate.judge import EMOTION, JudgedClip, Judges, References, judge, open_judges
+from csm_ft.evaluate.judge import (
+    EMOTION,
+    JudgedClip,
+    Judges,
+    References,
+    SpokenClip,
+    judge,
+    open_judges,
+)
 from csm_ft.evaluate.metrics import MAIN, METRICS, check_best_by
 from csm_ft.evaluate.results import EvaluatedRow, Evaluation, make_row, write_results
 from csm_ft.evaluate.speaking import BATCH_SIZE, Script, ask, make_script, speak, speaks
@@ -54,7 +64,7 @@ class RunJudge:
         device = next(model.parameters()).device.type
         with torch_state_kept(self.config.device):
             generator = Generator(model, self.encoder, _LABEL, device, self.config.dtype)
-            clips = speak(generator, self.script, self.record, folder)
+            clips = _speak(generator, self.script, self.record, folder)
             judged = judge(clips, self.judges, self.references)
             row = make_row(f"step {step}", "model", judged, expression=self._expression(judged))
         self._write(row, folder)
@@ -102,6 +112,18 @@ class RunJudge:
                     style="yellow",
                     markup=False,
                 )
+
+
+def _speak(
+    generator: Generator, script: Script, record: EncoderRecord, folder: Path
+) -> list[SpokenClip]:
+    """Let the model speak; too little memory is the setting's fault here, as in training."""
+    try:
+        return speak(generator, script, record, folder)
+    except MachineError as error:
+        if isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise error.__cause__ from error
+        raise
 
 
 def check_judging(config: TrainConfig, family: Family) -> None:
