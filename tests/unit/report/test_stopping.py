@@ -73,3 +73,10 @@ def test_the_page_says_where_trials_would_stop(sweep: Sweep) -> None:
     assert "would have stopped trial" in prose(page)
     names = [one["name"] for one in figures(page)["curves"]["data"]]
     assert "patience 20% would stop" in names
+
+
+def test_of_a_number_of_which_more_is_better_the_highest_counts() -> None:
+    summary = summary_of(completed(0)).model_copy(update={"objective_metric": "similarity"})
+    (stop,) = find_stops(summary, {0: run_of([-value for value in OVERFITS])})
+    assert (stop.at.examples, stop.best_then) == (500, -4.0)
+    assert "(highest -4.0000; its highest came later and is 0.1000 higher)" in stop.words
