@@ -5,24 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import yaml
 
+import sweep
 from csm_ft.report.page import build_report
 from tests.integration.test_sweep_chaos import Sweep
+from tests.integration.test_train import TINY, rows
 from tests.unit.report.reading import figures, prose
 
 JUDGED = ("--judge_every", "1/3", "--pruner", "none")
 
 
-def events(sweep: Sweep, kind: str) -> list[dict[str, Any]]:
-    lines = (sweep.out / "events.jsonl").read_text().splitlines()
+def events(study: Sweep, kind: str) -> list[dict[str, Any]]:
+    lines = (study.out / "events.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
 def test_constraint_decides_and_the_loss_is_ranked(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, *JUDGED, "--n_trials", "10", "--constraint", "similarity>=0.6")
-    said = sweep.run()
-    summary = sweep.summary()
+    study = Sweep(tmp_path, *JUDGED, "--n_trials", "10", "--constraint", "similarity>=0.6")
+    said = study.run()
+    summary = study.summary()
     trials = summary["trials"]
     violating = [t for t in trials if t["violated"]]
     assert violating
@@ -39,50 +42,76 @@ def test_constraint_decides_and_the_loss_is_ranked(tmp_path: Path) -> None:
     assert "val_loss ranks trials by word errors (wer): rho 1.00 [1.00, 1.00], 10 trials." in said
     assert "cannot be told: rho" in said, "similarity goes another way than the loss"
     assert summary["judges"] == {"words": "fake 1", "voice": "fake 2"}
-    best = yaml.safe_load((sweep.out / "best.yaml").read_text())
+    best = yaml.safe_load((study.out / "best.yaml").read_text())
     assert best["learning_rate"] == trials[summary["best"]]["params"]["learning_rate"]
-    table = pd.read_csv(sweep.out / "trials.csv")
+    table = pd.read_csv(study.out / "trials.csv")
     assert table["metrics.wer"].notna().all()
-    text = build_report(sweep.out).read_text()
+    text = build_report(study.out).read_text()
     assert {"judged-wer", "judged-similarity"} <= figures(text).keys()
     assert "Infeasible trials with a value violate similarity>=0.6" in prose(text)
-    again = sweep.run()
-    assert sweep.summary()["trials"] == trials, "resumed, nothing changes"
+    again = study.run()
+    assert study.summary()["trials"] == trials, "resumed, nothing changes"
     assert "similarity>=0.6 violated" in again
-    assert "constraint" in sweep.run("--constraint", "wer<=0.5", code=2)
+    assert "constraint" in study.run("--constraint", "wer<=0.5", code=2)
 
 
 def test_best_by_a_number_of_which_more_is_better(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "--judge_every", "1/9", "--n_trials", "6", "--best_by", "similarity")
-    said = sweep.run()
-    summary = sweep.summary()
+    study = Sweep(tmp_path, "--judge_every", "1/9", "--n_trials", "6", "--best_by", "similarity")
+    said = study.run()
+    summary = study.summary()
     done = [t for t in summary["trials"] if t["state"] == "completed"]
     best = max(done, key=lambda t: t["value"])
     assert summary["best"] == best["number"]
     assert summary["objective"] == "highest similarity from the first rung on"
     assert best["value"] == best["metrics"]["similarity"]
     assert "similarity" in said
-    text = build_report(sweep.out).read_text()
+    text = build_report(study.out).read_text()
     assert "; higher is better" in prose(text)
 
 
 def test_no_trial_meets_the_constraint(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, *JUDGED, "--n_trials", "2", "--constraint", "wer<=0.0001")
-    said = sweep.run(code=1)
+    study = Sweep(tmp_path, *JUDGED, "--n_trials", "2", "--constraint", "wer<=0.0001")
+    said = study.run(code=1)
     assert "No trial meets the constraints" in said
-    assert "meets the constraints (wer<=0.0001)" in (sweep.out / "best.yaml").read_text()
-    assert not (sweep.out / "best").exists()
+    assert "meets the constraints (wer<=0.0001)" in (study.out / "best.yaml").read_text()
+    assert not (study.out / "best").exists()
 
 
 def test_what_cannot_be_asked_for_stops_before_the_first_trial(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "--n_trials", "2")
-    said = sweep.run("--constraint", "cer<=0.1", code=2)
+    study = Sweep(tmp_path, "--n_trials", "2")
+    said = study.run("--constraint", "cer<=0.1", code=2)
     assert "add --judge_every 1/3" in said
-    said = sweep.run("--constraint", "crr<=0.1", "--judge_every", "1/3", code=2)
+    said = study.run("--constraint", "crr<=0.1", "--judge_every", "1/3", code=2)
     assert "did you mean cer? Known: val_loss, wer" in said
-    assert "write 1/3" in sweep.run("--judge_every", "20", code=2).replace("such as", "write")
-    assert not (sweep.out / "events.jsonl").exists()
-    said = sweep.run("--judge_every", "1/3", "--constraint", "dnsmos>=3", code=2)
+    assert "write 1/3" in study.run("--judge_every", "20", code=2).replace("such as", "write")
+    assert not (study.out / "events.jsonl").exists()
+    said = study.run("--judge_every", "1/3", "--constraint", "dnsmos>=3", code=2)
     assert "dnsmos is not measured" in said
     assert "no DNSMOS" in said
-    assert [event["trial"] for event in events(sweep, "dispatched")] == [-1]
+    assert [event["trial"] for event in events(study, "dispatched")] == [-1]
+
+
+@pytest.mark.slow
+def test_real_trials_with_real_judges(tokens: Path, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(
+        "learning_rate: {type: float, min: 1e-3, max: 3e-2, log: true}\n"
+    )
+    out = tmp_path / "out"
+    argv = ["--data", str(tokens), "--sweep_config", str(tmp_path / "space.yaml"), *TINY]
+    argv += ["--output_dir", str(out), "--n_trials", "2", "--n_epochs", "3", "--device", "cpu"]
+    argv += ["--gen_every", "0", "--judge_every", "1/3", "--judge_n_prompts", "2"]
+    assert sweep.main([*argv, "--judge_max_sec", "0.8", "--constraint", "dnsmos>=0"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["judges"].keys() == {"words", "voice", "quality", "pitch"}
+    done = [trial for trial in summary["trials"] if trial["state"] == "completed"]
+    assert done
+    for trial in done:
+        assert {"wer", "similarity", "dnsmos", "val_loss"} <= trial["metrics"].keys()
+        best = next(
+            row
+            for row in rows(out / trial["dir"], "val")
+            if row["examples"] == trial["best_examples"]
+        )
+        assert trial["metrics"]["wer"] == best["wer"]
+    assert {"wer", "similarity"} <= summary["baseline"]["metrics"].keys()
+    assert "judged-wer" in figures((out / "report.html").read_text())
