@@ -161,31 +161,32 @@ def mix_name(num_channels: int) -> str:
 
 
 def save(path: Path, wave: NDArray[np.floating], sample_rate_hz: int) -> None:
-    """Write a mono wave [N], clipped to -1..1, in the format of the suffix (wav and flac: 16-bit).
+    """Write a wave [N] or [2, N], clipped to -1..1, in the format of the suffix (16-bit wav, flac).
 
     The file is written whole or not at all.
 
     Raises:
         AudioError: the suffix is no format that can be written, the rate does not go with it, or
-            the wave has NaNs or channels.
+            the wave has NaNs or more than two channels.
         MachineError: the disk is full or refuses to be written.
 
     """
     if path.suffix.lower() not in _FORMATS:
         suffix = path.suffix or "a file without suffix"
         raise AudioError(f"{path}: cannot write {suffix}; use one of {', '.join(_FORMATS)}")
-    if wave.ndim != 1 or not np.isfinite(wave).all():
+    is_wave = wave.ndim == 1 or (wave.ndim == 2 and len(wave) == 2)
+    if not is_wave or not np.isfinite(wave).all():
         raise AudioError(
-            f"{path}: not written: a wave is [samples] of finite numbers, this one has shape"
-            f" {wave.shape} or NaNs in it"
+            f"{path}: not written: a wave is [samples] or [2, samples] of finite numbers, this one"
+            f" has shape {wave.shape} or NaNs in it"
         )
     container, encoding = _FORMATS[path.suffix.lower()]
-    clipped = np.clip(wave, -1.0, 1.0).astype(np.float32)
+    clipped = np.clip(wave.T, -1.0, 1.0).astype(np.float32)  # [N], or [N, 2]
     try:
         with (
             whole_file(path) as draft,
             soundfile.SoundFile(
-                draft, "w", sample_rate_hz, 1, format=container, subtype=encoding
+                draft, "w", sample_rate_hz, wave.ndim, format=container, subtype=encoding
             ) as file,
         ):
             for first in range(0, len(clipped), sound_file.BLOCK_FRAMES):

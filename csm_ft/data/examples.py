@@ -27,6 +27,7 @@ class Piece(NamedTuple):
     start: int
     stop: int
     is_target: bool = True  # False: only context
+    side: int = 0  # channel of a stereo clip that the example is about: 0 left, 1 right
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Examples:
     """The examples of a split; number i has pieces[offsets[i]:offsets[i + 1]], oldest first."""
 
     split: Split
-    pieces: NDArray[np.int64]  # [r, 4]: the fields of Piece
+    pieces: NDArray[np.int64]  # [r, 5]: the fields of Piece
     offsets: NDArray[np.int64]  # [n + 1]
     costs: NDArray[np.int64]  # [n] positions that the model spends on each example
 
@@ -61,8 +62,8 @@ class Examples:
     def of(self, index: int) -> Iterator[Piece]:
         """Yield the pieces of one example."""
         part = self.pieces[self.offsets[index] : self.offsets[index + 1]]
-        for row, start, stop, is_target in part.tolist():
-            yield Piece(row, start, stop, bool(is_target))
+        for row, start, stop, is_target, side in part.tolist():
+            yield Piece(row, start, stop, bool(is_target), side)
 
     def take(self, indices: NDArray[np.int64]) -> "Examples":
         """Return some of the examples."""
@@ -71,10 +72,11 @@ class Examples:
 
     def id(self, index: int) -> str:
         """Name an example by its first piece; unique within the split."""
-        row, start, _, _ = self.pieces[self.offsets[index]].tolist()
+        row, start, _, _, side = self.pieces[self.offsets[index]].tolist()
         # A clip's id does not depend on its text, so two clips may share it: add the row.
         name = f"{self.split.ids[row]}/{row}"
-        return f"{name}+{start}" if start else name
+        name = f"{name}+{start}" if start else name
+        return f"{name}~{side}" if side else name
 
 
 def make_examples(
@@ -83,7 +85,9 @@ def make_examples(
     """Build Examples from the pieces and the cost (in positions) of each example."""
     pieces = np.array(list(chain.from_iterable(examples)), dtype=np.int64)
     offsets = np.cumsum([0, *map(len, examples)], dtype=np.int64)
-    return Examples(split, pieces.reshape(-1, 4), offsets, np.asarray(costs, dtype=np.int64))
+    return Examples(
+        split, pieces.reshape(-1, len(Piece._fields)), offsets, np.asarray(costs, dtype=np.int64)
+    )
 
 
 def whole_clips(split: Split, costs: NDArray[np.int64]) -> Examples:

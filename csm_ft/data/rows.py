@@ -4,9 +4,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 SPEAKER = "speaker:"  # speaker:NAME, where options choose turns
+
+
+class Word(NamedTuple):
+    """A word with its times, in seconds of its file."""
+
+    text: str
+    start_sec: float
+    end_sec: float
+    speaker: int  # 0 = on the left channel, 1 = on the right one
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,7 @@ class Row:
     split: str = ""  # train, val, test or another word, where the data say so
     tags: Mapping[str, str] = field(default_factory=dict)  # further columns: emotion, style, ...
     weight: float = 1.0  # how often the clip is drawn in training, relative to the others
+    words: tuple[Word, ...] = ()  # with times, where the encoder asks for them
 
     @property
     def is_training(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -99,13 +100,17 @@ class Split:
     """One split, in memory or mapped; arrays are read-only views."""
 
     def __init__(
-        self, name: str, columns: Mapping[str, NDArray[Any]], kinds: Mapping[str, ArrayKind]
+        self,
+        name: str,
+        columns: Mapping[str, NDArray[Any]],
+        kinds: Mapping[str, ArrayKind],
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Wrap the columns of the clip table and the arrays `kinds`, each with its offsets.
 
-        Raises ValueError if the ids are not UTF-8.
+        `facts` are those of the encoder. Raises ValueError if the ids are not UTF-8.
         """
-        self.name, self.kinds = name, kinds
+        self.name, self.kinds, self.facts = name, kinds, facts
         self._columns = columns
         ids, offsets = columns["id"].tobytes(), columns["id_offsets"].tolist()
         self.ids: list[str] = [ids[start:end].decode() for start, end in pairwise(offsets)]

@@ -296,7 +296,7 @@ def _read_split(path: Path, group: Any, info: StoreInfo, mapped: Any) -> Split:
             f"{path} {group.name[1:]}: offsets, arrays and clip table do not fit each other; it is"
             " damaged, pretokenise again"
         )
-    return Split(group.name[1:], columns, info.arrays)
+    return Split(group.name[1:], columns, info.arrays, info.facts)
 
 
 def _missing_columns(group: Any, num_clips: int) -> dict[str, NDArray[Any]]:

@@ -24,9 +24,16 @@ from csm_ft.errors import MetadataError
 
 
 def read_table(
-    path: Path, *, sql_table: str, columns: Columns, tell: Callable[[str], object]
+    path: Path,
+    *,
+    sql_table: str,
+    columns: Columns,
+    tell: Callable[[str], object],
+    has_text: bool = True,
 ) -> Table:
     """Read a file by its suffix; `tell` is told of sounds that are written out.
+
+    Without `has_text` no column of the text is asked for.
 
     MetadataError if that cannot be done, or if no column can be path or text.
     """
@@ -37,20 +44,20 @@ def read_table(
                 " files with transcripts"
             )
         names, rows = _read_by_suffix(path, sql_table, columns, tell)
-    _check_names(path, names, columns)
+    _check_names(path, names, columns, ("path", "text") if has_text else ("path",))
     if not rows:
         raise MetadataError(f"{path}: holds no rows; each row needs {NEEDED}")
     return names, rows
 
 
-def _check_names(path: Path, names: Sequence[str], columns: Columns) -> None:
+def _check_names(path: Path, names: Sequence[str], columns: Columns, needed: Sequence[str]) -> None:
     absent = [name for name in columns.given.values() if not _has(names, name)]
     if names and absent:
         raise MetadataError(
             f"{path}: has no column {show_all(absent)} (--columns); found are {show_all(names)}"
         )
     fields = {columns.field_of(name) for name in names}
-    missing = [field for field in ("path", "text") if field not in fields]
+    missing = [field for field in needed if field not in fields]
     if names and missing:
         example = " ".join(f"{field}=NAME" for field in missing)
         raise MetadataError(

@@ -46,6 +46,7 @@ from csm_ft.datasets.tables import ALIASES, TAGS, Columns, Turns, Unreadable, re
 from csm_ft.datasets.tree import Record as FoundRecord
 from csm_ft.datasets.tree import Tell, Tree
 from csm_ft.datasets.values import Reason, read_values
+from csm_ft.datasets.words import COLUMNS, WordLists
 from csm_ft.errors import MetadataError
 
 _RESEMBLES = 0.7  # likeness of a column's name to a known one, from which it is told
@@ -60,13 +61,15 @@ def read_metadata(
     corpus: str | None = None,
     splits: Collection[str] = (),
     keep: Collection[str] | None = TAGS,
+    words: WordLists | None = None,
     tell: Tell = lambda _: None,
 ) -> tuple[list[Row], list[Rejection]]:
     """Read a metadata file by its suffix, or a folder; `sql_table` is the table of an SQLite file.
 
     A folder must hold the `corpus` of that name; without a name, its files tell. Of a folder whose
     parts are splits only the `splits` are read, all if there are none of these. Of further columns
-    those of `keep` (lower case) become the tags of a row, with None all. `tell` is called with what
+    those of `keep` (lower case) become the tags of a row, with None all. With `words` every row has
+    words with times, and its text is what these say, unless it has one. `tell` is called with what
     the data were taken for, and with what of them is not used.
 
     Returns:
@@ -79,7 +82,7 @@ def read_metadata(
 
     """
     forget_folders()
-    reader = _Reader(sql_table, columns or Columns(), splits, keep, tell)
+    reader = _Reader(sql_table, columns or Columns(), splits, keep, tell, words)
     records = reader.corpus(path, CORPORA[corpus]) if corpus else reader.records(path)
     checked = [reader.check(record) for record in records]
     if not checked:
@@ -107,6 +110,7 @@ class _Reader:
     splits: Collection[str]
     keep: Collection[str] | None
     tell: Tell
+    words: WordLists | None
 
     def corpus(self, path: Path, corpus: Corpus) -> Iterator[Record]:
         """Yield every row of a folder that must hold a corpus; MetadataError if it does not."""
@@ -146,6 +150,12 @@ class _Reader:
         elif corpus := corpus or find_corpus(tree, "files"):
             self.tell(f"{path} is {corpus.title}")
             yield from self._corpus(tree, corpus, split)
+        elif self.words:
+            self.tell(f"{path} is a folder without metadata: its sound files are the dialogues")
+            for folder in tree.folders:
+                for sound in tree.sounds(folder).values():
+                    columns = {"path": f"./{sound.relative_to(path)}"}
+                    yield Record(str(sound), columns, Path.cwd() / path, split)
         else:
             self.tell(
                 f"{path} is a folder without metadata: its sound files are the clips, the text"
@@ -207,7 +217,11 @@ class _Reader:
             rows = read_list(path)
         else:
             names, rows = read_table(
-                path, sql_table=self.sql_table, columns=columns, tell=self.tell
+                path,
+                sql_table=self.sql_table,
+                columns=columns,
+                tell=self.tell,
+                has_text=self.words is None,
             )
             self._tell_unused(path, names)
         for number, row in enumerate(rows, start=1):
@@ -240,7 +254,9 @@ class _Reader:
         self.tell(f"{path}: columns that are not used: {shorten(unused)}{hint}")
 
     def _is_used(self, name: str) -> bool:
-        is_tag = self.keep is None or str(name).strip().lower() in self.keep
+        word = str(name).strip().lower()
+        is_tag = self.keep is None or word in self.keep
+        is_tag = is_tag or (self.words is not None and word in COLUMNS)
         return is_tag or self.columns.field_of(name) is not None
 
     def check(self, record: Record) -> Checked:
@@ -268,6 +284,14 @@ class _Reader:
         if isinstance(columns, Unreadable):
             checked.reason = columns.reason
             return checked
+        if self.words and "path" in values:
+            sound, raw = find_sound(record.folder, values["path"]), _words_of(columns)
+            words = self.words.find(raw, sound, record.folder)
+            if isinstance(words, Reason):
+                reasons["words"] = words
+            else:
+                values["words"] = words
+                values.setdefault("text", " ".join(one.text for one in words))
         outcome = _check_row(record.where, values, reasons, record.folder)
         if isinstance(outcome, Row):
             checked.row = outcome
@@ -309,7 +333,14 @@ def _check_row(
         split=values["split"],
         tags=values.get("tags", {}),
         weight=values.get("weight", 1.0),
+        words=values.get("words", ()),
     )
+
+
+def _words_of(columns: Mapping[str, Any]) -> Any:
+    """Return the column of words of a row, or None."""
+    found = (columns[name] for name in columns if str(name).strip().lower() in COLUMNS)
+    return next(found, None)
 
 
 def _has_suffix_of(path: str, text: str) -> bool:

@@ -30,6 +30,10 @@ def open_family(name: str) -> "Family":
             from csm_ft.families.moonshine.family import MoonshineFamily
 
             return MoonshineFamily()
+        case "moshi":
+            from csm_ft.families.moshi.family import MoshiFamily
+
+            return MoshiFamily()
         case _:
             raise ConfigError(f"family {name!r} is not known; choose among {', '.join(names())}")
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # so that --help imports neither numpy nor torch
     from csm_ft.data.examples import Examples
     from csm_ft.data.rows import Row
     from csm_ft.data.split import ArrayKind, Arrays, Split, Store
+    from csm_ft.datasets.words import WordLists
     from csm_ft.families.model import Batch, SpeechModel
 
 Number = TypeVar("Number", "float", "Tensor")
@@ -95,6 +96,9 @@ class Encoder(ABC):
     facts: Mapping[str, str | int | float]  # kept in the token file, for Family.open_encoder
     assets: Mapping[str, bytes]  # small files that travel inside the token file
     columns: Sequence[str] = ()  # further columns of the metadata that a text is made of: tags
+    word_lists: WordLists | None = None  # where the words of rows are, if it needs their times
+    fills_channels: bool = False  # with channels both: mono files are left, beside silence
+    mono_hint: str = ""  # what to do about mono files where they are rejected
     fit_sec: float = 0.0  # seconds of training sound that `fit` wants before encoding; 0 = none
 
     @abstractmethod
@@ -120,7 +124,10 @@ class Encoder(ABC):
 
     @abstractmethod
     def decode(self, arrays: Arrays) -> Wave | None:
-        """Return the sound of a clip's (or a sample's) arrays, [N]; None if there is none."""
+        """Return the sound of a clip's (or a sample's) arrays; None if there is none.
+
+        [N], or [2, N] for both sides of a dialogue.
+        """
 
     def fit_text(self, texts: Sequence[str]) -> None:  # noqa: B027 - few encoders are fitted
         """Fit the text half on the training texts, before any is encoded."""
@@ -425,6 +432,10 @@ class Family(ABC):
     def default_base(self, store: Store) -> str:
         """Return the weights that training starts from when none are named; "" = there are none."""
         return ""
+
+    def choices(self, config: TrainConfig, store: Store) -> Mapping[str, Any]:
+        """Return the options that the weights to start from decide, once these are known."""
+        return {}
 
     @abstractmethod
     def checkpoint_config(self, model: SpeechModel) -> Mapping[str, object]:

@@ -42,21 +42,22 @@ def write_sample(
     if wave is not None:
         facts["stopped_by_eos"] = sample.is_complete
         facts |= measure(wave, encoder.sample_rate_hz, prompt.text)
-        if watermark is not None and len(wave):
+        if watermark is not None and wave.size:
             wave = watermark.apply(wave, encoder.sample_rate_hz)
             facts["watermark"] = "silentcipher"
-        if not len(wave):
-            wave = np.zeros(round(encoder.frame_sec * encoder.sample_rate_hz), np.float32)
+        if not wave.size:
+            num_samples = round(encoder.frame_sec * encoder.sample_rate_hz)
+            wave = np.zeros((*wave.shape[:-1], num_samples), np.float32)
         audio.save(stem.with_suffix(".wav"), wave, encoder.sample_rate_hz)
     write_whole(stem.with_suffix(".json"), json.dumps(facts))
     return facts
 
 
 def measure(wave: Wave, sample_rate_hz: int, text: str) -> dict[str, float]:
-    """Measure the sound [N] of a text."""
-    if not len(wave):
+    """Measure the sound of a text, [N] or [2, N]: of two sides the left one, which answers."""
+    if not wave.size:
         return {"seconds": 0.0, "sec_per_char": 0.0, "silence_share": 1.0, "peak": 0.0}
-    facts = audio.facts(wave, sample_rate_hz)
+    facts = audio.facts(wave[0] if wave.ndim == 2 else wave, sample_rate_hz)
     return {
         "seconds": facts.duration_sec,
         "sec_per_char": facts.duration_sec / max(1, len(text)),

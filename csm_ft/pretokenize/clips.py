@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from csm_ft.atomic import write_whole
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.console import console
@@ -76,13 +78,17 @@ class Job:
 
     def load(self, span: Span) -> tuple[audio.Wave, Measures]:
         """Read and measure the sound of a span, [N] or [2, N]; AudioError."""
-        return audio.load_measured(
+        channel = self.channel(span.row)
+        is_filled = channel == "both" and self.encoder.fills_channels
+        is_filled = is_filled and audio.probe(span.row.path).num_channels == 1
+        wave, measures = audio.load_measured(
             span.row.path,
             sample_rate_hz=self.encoder.sample_rate_hz,
             start_sec=span.row.start_sec,
             end_sec=span.row.end_sec,
-            channel=self.channel(span.row),
+            channel="mix" if is_filled else channel,
         )
+        return np.stack([wave, np.zeros_like(wave)]) if is_filled else wave, measures
 
     def rejects(self, span: Span, audio_lengths: Mapping[str, int]) -> str:
         """Return why the encoder cannot use a clip with arrays of these lengths, or ""."""
@@ -178,6 +184,8 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     num_samples = round((end_sec - start_sec) * job.encoder.sample_rate_hz)
     channel = job.channel(row)
     channel_name = audio.mix_name(file.info.num_channels) if channel == "mix" else channel
+    if channel == "both" and file.info.num_channels == 1:
+        channel_name = "left beside silence"
     text = job.encoder.encode_text(row)
     if isinstance(text, str):
         return text
@@ -277,10 +285,13 @@ def _channel_problem(job: Job, row: Row, info: audio.AudioInfo) -> str:
             " leave the column out"
         )
     if channel == "both" and num_channels != 2:
+        if num_channels == 1 and job.encoder.fills_channels:
+            return ""
         noun = "channel" if num_channels == 1 else "channels"
+        hint = f"; {job.encoder.mono_hint}" if num_channels == 1 and job.encoder.mono_hint else ""
         return (
             f"{name} has {num_channels} {noun}; the family {job.family} needs both sides of a"
-            " stereo file"
+            f" stereo file{hint}"
         )
     return ""
 

@@ -228,6 +228,7 @@ def _read_rows(job: Job, rejections: Rejections) -> dict[str, list[Row]]:
                 columns=Columns(config.column_of),
                 splits=wanted,
                 keep={*TAGS, *job.encoder.columns},
+                words=job.encoder.word_lists,
                 tell=lambda line: console.print(line, markup=False),
             )
             chosen = choose_rows(split, found, is_alone=not config.val_data)

@@ -52,6 +52,7 @@ def resolve(config: C, store: Store, family: Family) -> C:
         changes["model_name_or_checkpoint_path"] = base
     changes["wandb"] = choose_wandb_mode(config.wandb)
     config = config.replace(**changes)
+    config = config.replace(**family.choices(config, store))
     if config.output_dir == "auto":
         name = f"{Path(config.data).stem}-{config.fingerprint()}"
         config = config.replace(output_dir=f"exp/{name}")

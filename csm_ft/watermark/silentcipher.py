@@ -30,7 +30,12 @@ class Watermark:
         self._model = _open_model()
 
     def apply(self, wave: Wave, sample_rate_hz: int) -> Wave:
-        """Return the wave [N] with the key in it, at the same rate and of the same length."""
+        """Return the wave with the key in it, at the same rate and of the same length.
+
+        [N], or [2, N]: then the left channel, which answers, is marked.
+        """
+        if wave.ndim == 2:
+            return np.stack([self.apply(wave[0], sample_rate_hz), wave[1]])
         at_44_khz = resample(wave, sample_rate_hz, _RATE_HZ)
         marked, _ = self._model.encode_wav(
             at_44_khz, _RATE_HZ, self._key, calc_sdr=False, message_sdr=_MESSAGE_SDR_DB

@@ -1,0 +1,352 @@
+"""Options of Moshi, and which weights they train. Imports no torch."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from csm_ft.codecs import CodecName
+from csm_ft.config.base import option
+from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.pretokenize import PretokenizeConfig
+from csm_ft.config.train import TrainConfig
+from csm_ft.families.moshi.interleave import Rule
+
+MIMI_CARD = 2048  # codes per codebook of Mimi, without the ids that other families add
+_LAYER = r"(?:transformer|depformer)\.layers\.\d+\."
+_TEMPORAL, _DEPTH = "temporal", "depth"
+_TARGETS: Mapping[str, str] = {  # a word of lora_targets -> modules
+    "in_projs": _LAYER + r"self_attn\.in_projs\.\d+",
+    "out_projs": _LAYER + r"self_attn\.out_projs\.\d+",
+    "linear_in": _LAYER + r"gating(?:\.\d+)?\.linear_in",
+    "linear_out": _LAYER + r"gating(?:\.\d+)?\.linear_out",
+    "depformer_in": r"depformer_in\.\d+",
+    "linears": r"linears\.\d+",
+    "text_linear": r"text_linear",
+}
+_GROUPS: Mapping[str, Sequence[str]] = {
+    "attention": ("in_projs", "out_projs"),
+    "mlp": ("linear_in", "linear_out"),
+    "heads": ("depformer_in", "linears", "text_linear"),
+    "all": tuple(_TARGETS),
+}
+_EMBEDDINGS_OF_TEXT = ("text_emb.weight", "depformer_text_emb.weight")
+_SEC = "; the same for all trials"
+
+
+class MoshiConfig(TrainConfig):
+    """Options of train.py for Moshi."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "duration_sec": "window_sec",
+        "semantic_loss_weight": "first_codebook_weight_multiplier",
+        "text_padding_loss_weight": "text_padding_weight",
+        "tempformer_lr_factor": "temporal_lr_factor",
+        "depformer_lr_factor": "depth_lr_factor",
+        "moshi_speakers": "moshi_channel",
+    }
+    methods: ClassVar[Sequence[str]] = (
+        *("full", "lora", "temporal_only", "depth_only", "text_embeddings_only"),
+    )
+    not_searchable: ClassVar[Mapping[str, str]] = {
+        **TrainConfig.not_searchable,
+        "val_window_sec": "trials validated on other windows cannot be compared; give it for all",
+        "moshi_channel": "another speaker has other targets; give it for all trials",
+        "delays": "they are those of the weights",
+    }
+
+    family: str = option("moshi", "Model family; auto = that of the token file.", group="run")
+    model_name_or_checkpoint_path: str = option(
+        "auto",
+        "Weights to start from: hub name, folder, run folder or file; auto ="
+        " kyutai/moshiko-pytorch-bf16.",
+        group="run",
+        path=True,
+    )
+    method: str = option(
+        "full",
+        "Which weights are trained: full = all; lora = low-rank adapters, with all other weights"
+        " frozen (learning_rate then defaults to 1.5e-4); temporal_only; depth_only = the depth"
+        " transformer, its embeddings and heads; text_embeddings_only.",
+        group="what is trained",
+    )
+    lora_rank: int = option(128, "Rank of the adapters.", group="what is trained", gt=0)
+    lora_alpha: float = option(
+        256.0,
+        "Adapters are scaled by lora_alpha / lora_rank (kyutai's scaling), with lora_rslora by"
+        " lora_alpha / sqrt(lora_rank).",
+        group="what is trained",
+        gt=0,
+    )
+    lora_targets: str = option(
+        "all",
+        "Modules with adapters: all, attention, mlp, heads or names of modules"
+        " (in_projs,linear_in).",
+        group="what is trained",
+    )
+    temporal_lr_factor: float = option(
+        1.0,
+        "Learning rate of the temporal transformer, its embeddings and the text head, as a multiple"
+        " of learning_rate; 0 = frozen.",
+        group="what is trained",
+        ge=0,
+    )
+    depth_lr_factor: float = option(
+        1.0,
+        "The same for the depth transformer, its embeddings and heads.",
+        group="what is trained",
+        ge=0,
+    )
+
+    window_sec: float = option(
+        100.0,
+        "Longest window of a dialogue, in seconds; shorter dialogues are not padded.",
+        group="windows",
+        gt=0,
+    )
+    min_window_sec: float = option(
+        5.0,
+        "What is left of a dialogue behind its last full window is trained on from this length on.",
+        group="windows",
+        ge=0,
+    )
+    val_window_sec: float = option(
+        100.0, f"Window of validation, in seconds{_SEC}.", group="windows", gt=0
+    )
+    moshi_channel: Literal["left", "right", "both"] = option(
+        "left", "Whose side Moshi speaks; both = each dialogue twice.", group="windows"
+    )
+    delays: list[int] = option(
+        [],
+        "Delays in frames of text and every codebook; empty = those of the weights (from scratch:"
+        " one frame for all codebooks but the first).",
+        group="model size",
+    )
+
+    first_codebook_weight_multiplier: float = option(
+        100.0,
+        "Weight of codebook 0 in the training loss, against 1 of the others.",
+        group="optimisation",
+        gt=0,
+    )
+    text_padding_weight: float = option(
+        0.5, "Weight of padding in the loss of the text.", group="optimisation", gt=0
+    )
+    text_loss: Literal["weighted_mean", "two_means"] = option(
+        "weighted_mean",
+        "weighted_mean = one mean over all text tokens, where padding and end of padding have"
+        " text_padding_weight; two_means = the mean of words and ends of padding, plus"
+        " text_padding_weight times that of padding (J-Moshi).",
+        group="optimisation",
+    )
+    depth_fraction: float = option(
+        1.0,
+        "Share of each window's columns that train the depth transformer, drawn anew each epoch;"
+        " the gradient is unbiased.",
+        group="optimisation",
+        gt=0,
+        le=1,
+    )
+
+    model_dim: int = option(256, "Width of a model from scratch.", group="model size", gt=0)
+    model_layers: int = option(4, "Its temporal layers.", group="model size", gt=0)
+    model_heads: int = option(4, "Its temporal heads.", group="model size", gt=0)
+    model_context: int = option(3000, "Frames that it reaches back.", group="model size", gt=0)
+    model_depth_dim: int = option(128, "Width of its depth transformer.", group="model size", gt=0)
+    model_depth_layers: int = option(
+        2, "Layers of its depth transformer.", group="model size", gt=0
+    )
+    model_depth_heads: int = option(4, "Heads of its depth transformer.", group="model size", gt=0)
+
+    gen_clips: int = option(
+        2,
+        "Validation dialogues whose openings are continued as samples.",
+        group="samples",
+        trains=False,
+        ge=0,
+    )
+    gen_prompt_sec: float = option(
+        10.0, "Seconds of a dialogue that a sample continues.", group="samples", trains=False, ge=0
+    )
+    gen_sec: float = option(
+        20.0, "Seconds of a sample behind its prompt.", group="samples", trains=False, gt=0
+    )
+    gen_temperature: float = option(
+        0.8, "Temperature of the codes; 0 = greedy.", group="samples", trains=False, ge=0
+    )
+    gen_topk: int = option(
+        250, "Codes that are drawn from; 0 = all.", group="samples", trains=False, ge=0
+    )
+    gen_text_temperature: float = option(
+        0.7, "Temperature of the text; 0 = greedy.", group="samples", trains=False, ge=0
+    )
+    gen_text_topk: int = option(
+        25, "Text tokens that are drawn from; 0 = all.", group="samples", trains=False, ge=0
+    )
+
+    @model_validator(mode="after")
+    def _what_is_trained(self) -> Self:
+        if self.method == "lora":
+            lora_modules(self)
+        if self.method != "text_embeddings_only" and not any(
+            map(self._factor, (_TEMPORAL, _DEPTH))
+        ):
+            raise ValueError(
+                f"method {self.method}: every part it would train has an lr_factor of 0; nothing is"
+                " left to train"
+            )
+        return self
+
+    def window_frames(self, facts: Mapping[str, Any], *, evaluate: bool) -> int:
+        """Return the frames of a full window, at least 1."""
+        seconds = self.val_window_sec if evaluate else self.window_sec
+        return max(1, round(seconds / float(facts["frame_sec"])))
+
+    def shortest_frames(self, facts: Mapping[str, Any]) -> int:
+        """Return the fewest frames of what is left of a cut dialogue."""
+        return max(1, round(self.min_window_sec / float(facts["frame_sec"])))
+
+    def _factor(self, part: str) -> float:
+        if self.method.endswith("_only") and self.method != f"{part}_only":
+            return 0.0
+        factor: float = getattr(self, f"{part}_lr_factor")
+        return factor * self.lora_lr_factor if self.method == "lora" else factor
+
+    def learning_rate_factor(self, name: str) -> float:
+        """Return the learning rate of a parameter as a multiple; 0 = frozen."""
+        if self.method == "text_embeddings_only":
+            return float(name in _EMBEDDINGS_OF_TEXT)
+        return self._factor(_DEPTH if name.startswith(("depformer", "linears")) else _TEMPORAL)
+
+
+class MoshiPretokenizeConfig(PretokenizeConfig):
+    """Options of pretokenize.py for Moshi."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "word_transcript_dir": "words_folder",
+        "text_tokenizer_repo": "tokenizer",
+    }
+
+    family: str = option("moshi", "Model family that the tokens are for.", group="data")
+    words_folder: str = option(
+        "",
+        "Folder with the words of each sound, name.json for name.wav; empty = beside the sound, or"
+        " the column words.",
+        group="data",
+        path=True,
+    )
+    mono: Literal["reject", "silent_user"] = option(
+        "reject",
+        "Files of one channel: silent_user = Moshi's voice, beside a user who never speaks.",
+        group="data",
+    )
+    codec: CodecName = option(
+        "mimi", "Audio codec; melrvq is embedded and needs no download.", group="codec and text"
+    )
+    codec_source: str = option(
+        "auto",
+        "Weights of the codec: hub name, folder or file; auto = kyutai/mimi, or the embedded one.",
+        group="codec and text",
+        path=True,
+    )
+    num_codebooks: int = option(
+        8, "Codebooks to keep of each channel.", group="codec and text", gt=0
+    )
+    tokenizer: str = option(
+        "auto",
+        "Model of SentencePiece: file, folder or hub name; auto = that of"
+        " kyutai/moshiko-pytorch-bf16.",
+        group="codec and text",
+        path=True,
+    )
+    fit_tokenizer: int = option(
+        0,
+        "Fit a model of SentencePiece of so many ids on the training texts instead, for a model"
+        " from scratch.",
+        group="codec and text",
+        ge=0,
+    )
+    interleave: Rule = option(
+        "drop",
+        "How words are laid over frames: drop = a word cuts off the rest of the one before it"
+        " (kyutai's trainer); shift = it waits; characters = each piece at the time of its letters"
+        " (J-Moshi).",
+        group="codec and text",
+    )
+    no_whitespace_before_word: bool = option(
+        False,
+        "With interleave characters: words follow each other without blanks, as in Japanese.",
+        group="codec and text",
+    )
+    text_padding_id: int = option(3, "Text id where nothing is said.", group="codec and text", ge=0)
+    end_of_text_padding_id: int = option(
+        0, "Text id of the frame before a word.", group="codec and text", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _two_ids(self) -> Self:
+        if self.text_padding_id == self.end_of_text_padding_id:
+            raise ValueError(
+                f"text_padding_id and end_of_text_padding_id are both {self.text_padding_id}; give"
+                " two ids"
+            )
+        if self.trim_silence:
+            raise ValueError("trim_silence: dialogues keep their silence; leave it out")
+        return self
+
+
+class MoshiGenerateConfig(GenerateConfig):
+    """Options of `python -m csm_ft.generate` for Moshi."""
+
+    family: str = option("moshi", "Model family; auto = that of the weights.", group="model")
+    dialogue: list[str] = option(
+        [],
+        "Stereo recordings to continue, with the user's channel as recorded.",
+        group="prompts",
+        path=True,
+    )
+    user: list[str] = option(
+        [], "Recordings of a user to answer, from silence.", group="prompts", path=True
+    )
+    prompt_sec: float = option(
+        10.0, "Seconds of a dialogue that are continued.", group="prompts", ge=0
+    )
+    moshi_channel: Literal["left", "right"] = option(
+        "left", "Whose side Moshi speaks in a dialogue.", group="prompts"
+    )
+    max_sec: float = option(60.0, "Longest sample in seconds.", group="sampling", gt=0)
+    temperature: float = option(
+        0.8, "Temperature of the codes; 0 = greedy.", group="sampling", ge=0
+    )
+    topk: int = option(250, "Codes that are drawn from; 0 = all.", group="sampling", ge=0)
+    text_temperature: float = option(
+        0.7, "Temperature of the text; 0 = greedy.", group="sampling", ge=0
+    )
+    text_topk: int = option(25, "Text tokens that are drawn from; 0 = all.", group="sampling", ge=0)
+
+
+def lora_modules(config: MoshiConfig) -> str:
+    """Return a regular expression of the modules that get adapters; ValueError for a wrong word."""
+    patterns: list[str] = []
+    for word in config.lora_targets.replace(" ", "").split(","):
+        names = _GROUPS.get(word, (word,))
+        if not set(names) <= _TARGETS.keys():
+            raise ValueError(
+                f"lora_targets: {word!r} is none of {', '.join((*_GROUPS, *_TARGETS))}; write e.g."
+                " all, or attention,mlp"
+            )
+        patterns += [_TARGETS[name] for name in names]
+    chosen = "|".join(dict.fromkeys(patterns))
+    frozen = [
+        prefix
+        for part, prefix in (
+            (_TEMPORAL, r"transformer|text_linear"),
+            (_DEPTH, r"depformer|linears"),
+        )
+        if not getattr(config, f"{part}_lr_factor")
+    ]
+    without = f"(?!{'|'.join(frozen)})" if frozen else ""
+    pattern = f"{without}(?:{chosen})"
+    re.compile(pattern)
+    return pattern

@@ -1,0 +1,227 @@
+"""What the programs ask of Moshi: the contract of families/base.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.pretokenize import PretokenizeConfig
+from csm_ft.config.train import TrainConfig
+from csm_ft.errors import ConfigError
+from csm_ft.families.base import (
+    Draw,
+    Encoder,
+    EncoderRecord,
+    Family,
+    ParameterRule,
+    Prompt,
+    SamplingOptions,
+    Term,
+    Yardstick,
+)
+from csm_ft.families.moshi.config import (
+    MoshiConfig,
+    MoshiGenerateConfig,
+    MoshiPretokenizeConfig,
+    lora_modules,
+)
+from csm_ft.families.moshi.export import EXPORTERS
+
+if TYPE_CHECKING:
+    from csm_ft.data.examples import Examples
+    from csm_ft.data.split import Split, Store
+    from csm_ft.families.model import SpeechModel
+    from csm_ft.families.moshi.data import MoshiBatch
+    from csm_ft.families.moshi.encoder import MoshiEncoder
+    from csm_ft.families.moshi.model import MoshiModel
+
+HUB_NAME = "kyutai/moshiko-pytorch-bf16"
+_TEXT = {"text": 1.0, "text_padding": 1.0, "text_end": 1.0}
+
+
+class MoshiFamily(Family):
+    """Full-duplex dialogue: text and codes of Moshi, against the codes of a user."""
+
+    name = "moshi"
+    generate_example = "--user question.wav"
+    train_config = MoshiConfig
+    pretokenize_config = MoshiPretokenizeConfig
+    generate_config = MoshiGenerateConfig
+    yardstick = Yardstick(
+        terms=(Term(1.0, _TEXT), Term(1.0, {"c0": 1.0, "acoustic": 1.0})),
+        unit="nats per frame",
+        formula="text, paddings included, plus the mean over Moshi's codebooks, on all frames of"
+        " the validation windows",
+    )
+    fact_names = (
+        *("codec", "codec_source", "codec_fingerprint", "num_codebooks", "card", "frame_sec"),
+        *("tokenizer", "tokenizer_fingerprint", "text_vocab_size", "interleave"),
+        *("text_padding_id", "end_of_text_padding_id", "no_whitespace_before_word"),
+    )
+    exporters = EXPORTERS
+
+    def arrange(self, split: Split, config: TrainConfig, *, evaluate: bool) -> Examples:
+        """Cut dialogues into windows."""
+        from csm_ft.families.moshi.arrange import arrange
+
+        return arrange(split, _moshi(config), evaluate=evaluate)
+
+    def describe(self, store: Store) -> list[str]:
+        """Count words and speech of both speakers, and name codec, tokenizer and rule."""
+        from csm_ft.families.moshi.describe import describe
+
+        return describe(store)
+
+    def summarise(self, split: Split) -> dict[str, Any]:
+        """Count frames and words, and the tokens that the rule leaves out, per speaker."""
+        from csm_ft.families.moshi.describe import summarise
+
+        return summarise(split)
+
+    def find_problems(self, split: Split, store: Store) -> dict[str, list[int]]:
+        """Find clips without frames or words, and ids out of range."""
+        from csm_ft.families.moshi.describe import find_problems
+
+        return find_problems(split, store)
+
+    def open_encoder(self, source: PretokenizeConfig | Store, device: str) -> MoshiEncoder:
+        """Open a codec and a tokenizer."""
+        from csm_ft.families.moshi.encoder import MoshiEncoder
+
+        if not isinstance(source, PretokenizeConfig):
+            return MoshiEncoder.from_store(source, device)
+        assert isinstance(source, MoshiPretokenizeConfig), "Moshi's own options"
+        return MoshiEncoder.from_options(source, device)
+
+    def sample_prompts(
+        self, config: TrainConfig, store: Store, encoder: Encoder
+    ) -> tuple[list[Prompt], SamplingOptions]:
+        """Return the openings of validation dialogues, to be continued."""
+        from csm_ft.families.moshi.prompts import opening
+        from csm_ft.families.moshi.sample import MoshiSamplingOptions
+
+        split, own = store.splits["val"], _moshi(config)
+        rows = range(min(own.gen_clips, len(split)))
+        options = MoshiSamplingOptions(
+            seed=own.seed,
+            temperature=own.gen_temperature,
+            topk=own.gen_topk,
+            max_sec=own.gen_prompt_sec + own.gen_sec,
+            text_temperature=own.gen_text_temperature,
+            text_topk=own.gen_text_topk,
+        )
+        return [opening(split, row, own) for row in rows], options
+
+    def generate_prompts(
+        self, config: GenerateConfig, record: EncoderRecord, encoder: Encoder
+    ) -> tuple[list[Prompt], SamplingOptions]:
+        """Return the recordings that --dialogue and --user name."""
+        from csm_ft.families.moshi.encoder import MoshiEncoder
+        from csm_ft.families.moshi.prompts import asked
+        from csm_ft.families.moshi.sample import MoshiSamplingOptions
+
+        assert isinstance(config, MoshiGenerateConfig), "Moshi's own options"
+        assert isinstance(encoder, MoshiEncoder), "Moshi's own encoder"
+        options = MoshiSamplingOptions(
+            seed=config.seed,
+            temperature=config.temperature,
+            topk=config.topk,
+            max_sec=config.max_sec,
+            text_temperature=config.text_temperature,
+            text_topk=config.text_topk,
+        )
+        return asked(config, encoder), options
+
+    def choices(self, config: TrainConfig, store: Store) -> Mapping[str, Any]:
+        """Return the delays of the weights to start from."""
+        from csm_ft.families.moshi.size import published_delays
+
+        own = _moshi(config)
+        if own.train_from_scratch:
+            delays = own.delays or published_delays(int(store.info.facts["num_codebooks"]))
+            return {"delays": list(delays)}
+        from csm_ft.families.moshi.weights import size_of
+
+        delays = list(size_of(own.model_name_or_checkpoint_path).delays)
+        if own.delays and own.delays != delays:
+            raise ConfigError(
+                f"delays {own.delays}: {own.model_name_or_checkpoint_path} has {delays}; leave the"
+                " option out"
+            )
+        return {"delays": delays}
+
+    def empty_model(self, config: TrainConfig, store: Store) -> MoshiModel:
+        """Build a model of the checkpoint's or the chosen size."""
+        from csm_ft.families.moshi.model import empty_model
+        from csm_ft.families.moshi.size import check_fit, size_from_scratch
+        from csm_ft.families.moshi.weights import size_of
+
+        own = _moshi(config)
+        if own.train_from_scratch:
+            size = size_from_scratch(own, store.info.facts)
+        else:
+            size = size_of(own.model_name_or_checkpoint_path)
+        check_fit(size, own, store)
+        return empty_model(size)
+
+    def load_weights(self, model: SpeechModel, config: TrainConfig) -> None:
+        """Load base or random weights."""
+        from csm_ft.families.moshi.model import MoshiModel, init_weights
+        from csm_ft.families.moshi.weights import load_weights
+
+        assert isinstance(model, MoshiModel), "a model of this family"
+        if config.train_from_scratch:
+            init_weights(model, config.seed)
+        else:
+            load_weights(model, config.model_name_or_checkpoint_path)
+
+    def load_model(self, name: str) -> MoshiModel:
+        """Load finished weights."""
+        from csm_ft.families.moshi.weights import load_model
+
+        return load_model(name)
+
+    def collate(
+        self, examples: Examples, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None
+    ) -> MoshiBatch:
+        """Make one micro-batch of windows."""
+        from csm_ft.families.moshi.data import collate
+
+        return collate(examples, indices, _moshi(config), draw=draw)
+
+    def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
+        """Return the losses of the text and of Moshi's codes, as kyutai's trainer or J-Moshi."""
+        own = _moshi(config)
+        padding = own.text_padding_weight
+        codes = Term(1.0, {"c0": own.first_codebook_weight_multiplier, "acoustic": 1.0})
+        if own.text_loss == "two_means":
+            text = Term(1.0, {"text": 1.0, "text_end": 1.0})
+            return (text, Term(padding, {"text_padding": 1.0}), codes)
+        return (Term(1.0, {"text": 1.0, "text_padding": padding, "text_end": padding}), codes)
+
+    def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
+        """Return the learning rate factor; embeddings do not decay."""
+        return ParameterRule(_moshi(config).learning_rate_factor(name), decays="emb" not in name)
+
+    def lora_modules(self, config: TrainConfig) -> str:
+        """Return a regular expression of the modules that get adapters."""
+        return lora_modules(_moshi(config))
+
+    def default_base(self, store: Store) -> str:
+        """Return the published model; tokens of another codec or tokenizer have none."""
+        facts = store.info.facts
+        is_known = facts["codec"] == "mimi" and facts["tokenizer"] != "fitted"
+        return HUB_NAME if is_known else ""
+
+    def checkpoint_config(self, model: SpeechModel) -> Mapping[str, object]:
+        """Return the config.json of the moshi package."""
+        from csm_ft.families.moshi.model import MoshiModel
+
+        assert isinstance(model, MoshiModel), "a model of this family"
+        return model.size.to_json()
+
+
+def _moshi(config: TrainConfig) -> MoshiConfig:
+    assert isinstance(config, MoshiConfig), "Moshi is configured by a MoshiConfig"
+    return config

@@ -1,0 +1,83 @@
+"""What Moshi is asked for: to continue a dialogue, or to answer a user from silence."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_ft.data import audio
+from csm_ft.data.split import Split
+from csm_ft.errors import AudioError, PromptError
+from csm_ft.families.base import Prompt
+from csm_ft.families.moshi.arrange import LEFT, SIDES
+from csm_ft.families.moshi.config import MoshiConfig, MoshiGenerateConfig
+from csm_ft.families.moshi.data import text_of
+from csm_ft.families.moshi.encoder import MoshiEncoder
+
+
+def opening(split: Split, row: int, config: MoshiConfig) -> Prompt:
+    """Return the opening of a dialogue, to be continued for gen_sec against its user."""
+    frame_sec = float(split.facts["frame_sec"])
+    side = SIDES[config.moshi_channel][0]
+    codes = _turned(split.array("codes", row), side)
+    num_known = min(len(codes), round(config.gen_prompt_sec / frame_sec))
+    codes = codes[: num_known + max(1, round(config.gen_sec / frame_sec))]
+    text = text_of(split, row, side, (0, num_known))
+    clip = split.clip(row)
+    return _prompt(codes, text, reference=clip.text, name=Path(clip.source).stem)
+
+
+def asked(config: MoshiGenerateConfig, encoder: MoshiEncoder) -> list[Prompt]:
+    """Return the prompts of the options; PromptError if there is none, or a sound is none."""
+    if not config.dialogue and not config.user:
+        raise PromptError(
+            "nothing is asked for: name recordings with --dialogue (to continue) or --user (to"
+            " answer)"
+        )
+    known = round(config.prompt_sec / encoder.frame_sec)
+    longest = round(config.max_sec / encoder.frame_sec)
+    prompts = []
+    for path in map(Path, config.dialogue):
+        codes = _turned(_encode(path, "--dialogue", encoder), SIDES[config.moshi_channel][0])
+        codes = codes[: known + longest]
+        num_known = min(known, len(codes))
+        # What Moshi said in the prompt is heard, not read: it has no words with times.
+        text = np.full(num_known, encoder.padding_id)
+        prompts.append(_prompt(codes, text, name=path.stem))
+    for path in map(Path, config.user):
+        codes = _encode(path, "--user", encoder)[:longest]
+        prompts.append(_prompt(codes, np.zeros(0, np.int64), name=path.stem))
+    return prompts
+
+
+def _encode(path: Path, flag: str, encoder: MoshiEncoder) -> NDArray[np.uint16]:
+    """Return the codes of both sides of a recording, [T, 2K]; a user's is mono, on the right."""
+    is_user = flag == "--user"
+    try:
+        channel = "mix" if is_user else "both"
+        wave = audio.load(path, sample_rate_hz=encoder.sample_rate_hz, channel=channel)
+    except AudioError as error:
+        hint = "give a stereo recording, or a user's voice alone with --user"
+        raise PromptError(f"{flag}: {error}; {'name another file' if is_user else hint}") from error
+    if is_user:
+        wave = np.stack([np.zeros_like(wave), wave])
+    (arrays,) = encoder.encode_audio([wave])
+    assert not isinstance(arrays, str), "dialogues are always encoded"
+    return arrays["codes"]
+
+
+def _turned(codes: NDArray[np.uint16], side: int) -> NDArray[np.uint16]:
+    """Return codes [T, 2K] with those of Moshi's side first."""
+    return codes if side == LEFT else np.roll(codes, codes.shape[1] // 2, axis=1)
+
+
+def _prompt(
+    codes: NDArray[np.uint16], text: NDArray[np.int64], *, reference: str = "", name: str
+) -> Prompt:
+    arrays: Mapping[str, NDArray[np.generic]] = {"codes": codes, "text": text}
+    digest = hashlib.blake2b(digest_size=6)
+    for array in arrays.values():
+        digest.update(f"{array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
+    return Prompt(digest.hexdigest(), reference, arrays=arrays, name=name)
