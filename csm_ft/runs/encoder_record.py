@@ -98,7 +98,8 @@ def write_record(folder: Path, store: Store | None, weights: str) -> None:
     values = {name: getattr(store.info, name) for name in _COMMON} | dict(store.info.facts)
     files: dict[str, str] = {}
     for asset, blob in store.assets.items():
-        files[asset], fact = _ASSETS.get(asset, (f"{asset}.bin", ""))
+        own_name = asset if "." in asset else f"{asset}.bin"
+        files[asset], fact = _ASSETS.get(asset, (own_name, ""))
         if fact in values:
             values[fact] = files[asset]
         write_whole(folder / files[asset], blob)

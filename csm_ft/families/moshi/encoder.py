@@ -28,6 +28,7 @@ from csm_ft.families.moshi.tokenizer import (
     open_tokenizer,
 )
 
+TOKENIZER_ASSET = "tokenizer.model"
 _MILLISECONDS = 50.0  # times so many times past the end of the sound are no seconds
 _PAST_END_SEC = 0.5  # that the last word may end after the sound, as recognisers have it
 _SETTINGS = (
@@ -87,7 +88,7 @@ class MoshiEncoder(Encoder):
     @classmethod
     def from_store(cls, store: Store, device: str) -> "MoshiEncoder":
         """Open what made a token file; EncoderError if it has changed since."""
-        facts, blob = store.info.facts, store.asset("tokenizer")
+        facts, blob = store.info.facts, store.asset(TOKENIZER_ASSET)
         if blob is None:
             raise TokenizerError(f"{store.path}: holds no tokenizer; pretokenise again")
         codec = codecs.from_facts(facts, store.asset("codec"), device)
@@ -122,7 +123,7 @@ class MoshiEncoder(Encoder):
             "text_vocab_size": tokenizer.vocab_size,
             **self._settings,
         }
-        blobs = {"codec": codec.to_bytes(), "tokenizer": tokenizer.blob}
+        blobs = {"codec": codec.to_bytes(), TOKENIZER_ASSET: tokenizer.blob}
         self.assets = {name: blob for name, blob in blobs.items() if blob is not None}
 
     @property

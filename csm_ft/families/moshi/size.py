@@ -159,7 +159,7 @@ class MoshiSize:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
         """Read config.json of the moshi package; ConfigError for a model that is none of these."""
-        for name, wanted in (_FIXED | _ABSENT).items():
+        for name, wanted in {**_FIXED, **_ABSENT}.items():
             found = values.get(name, wanted)
             if found != wanted and not (found is None and not wanted):
                 raise ConfigError(

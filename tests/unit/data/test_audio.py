@@ -481,7 +481,7 @@ def test_failed_save_leaves_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before = path.read_bytes()
     for wave, name, rate_hz in [
         (np.array([0.0, np.nan]), "a.wav", 8000),
-        (np.zeros((2, 2)), "a.wav", 8000),
+        (np.zeros((3, 2)), "a.wav", 8000),
         (np.zeros(9), "a.xyz", 8000),
         (np.zeros(9), "a.mp3", 12345),
     ]:
@@ -496,6 +496,15 @@ def test_failed_save_leaves_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         save(path, tone(900, 8000), 8000)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_both_sides_are_saved(tmp_path: Path, suffix: str) -> None:
+    wave = np.stack([tone(16000, 16000), tone(16000, 16000, 880.0)])
+    save(tmp_path / f"a{suffix}", wave, 16000)
+    read = load(tmp_path / f"a{suffix}", sample_rate_hz=16000, channel="both")
+    assert read.shape == wave.shape
+    assert (np.abs(read - wave).mean(axis=1) < 0.05).all()
 
 
 def test_digest_depends_on_content(tmp_path: Path) -> None:

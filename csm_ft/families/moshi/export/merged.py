@@ -12,12 +12,13 @@ from csm_ft.atomic import write_whole
 from csm_ft.errors import CheckError
 from csm_ft.families.base import Exportable, Exporter, Proof
 from csm_ft.families.model import save_tensors
+from csm_ft.families.moshi.encoder import TOKENIZER_ASSET as TOKENIZER
 from csm_ft.families.moshi.export import package
 from csm_ft.families.moshi.model import MoshiModel
 from csm_ft.families.moshi.weights import load_model, to_hub, to_modules
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.model"
+WEIGHTS = "model.safetensors"
 MIMI = "hf://kyutai/moshiko-pytorch-bf16/tokenizer-e351c8d8-checkpoint125.safetensors"
 
 
@@ -41,7 +42,7 @@ class MoshiExporter(Exporter):
         """Write config.json and the tokenizer."""
         values = {**model.size.to_json(), "model_type": "moshi", **more}
         store = self.source.store
-        blob = store.asset("tokenizer") if store is not None else None
+        blob = store.asset(TOKENIZER) if store is not None else None
         if blob is not None:
             write_whole(folder / TOKENIZER, blob)
             values["tokenizer_name"] = TOKENIZER

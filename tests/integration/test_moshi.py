@@ -1,0 +1,253 @@
+"""Moshi through the programs: dialogues to token file, training, resume, samples, sweep, export."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import pretokenize
+import sweep
+import train
+from csm_ft.data.token_file import open_store
+from csm_ft.evaluate.__main__ import main as evaluate
+from csm_ft.export.__main__ import main as export
+from csm_ft.families.moshi.export.package import is_installed
+from csm_ft.families.stores import verify
+from csm_ft.generate.__main__ import main as generate
+from tests.helpers.dialogues import RATE_HZ, write_dialogues
+
+SMALL = "--model_dim 32 --model_layers 1 --model_heads 2 --model_depth_dim 16".split()
+SMALL += "--model_depth_layers 1 --model_depth_heads 2".split()
+OPTIONS = (
+    *("--learning_rate", "3e-3", "--batch_size", "2", "--wandb", "off", "--device", "cpu"),
+    *("--threads", "1", "--val_every", "2", "--gen_every", "4", "--save_every", "2"),
+    *("--window_sec", "4", "--min_window_sec", "1", "--log_every", "2"),
+    *("--gen_prompt_sec", "2", "--gen_sec", "1"),
+)
+ENCODING = ("--family", "moshi", "--codec", "melrvq", "--fit_tokenizer", "320")
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dialogues")
+    output = folder / "tokens.hdf5"
+    for name, count in (("train", 5), ("val", 2)):
+        write_dialogues(folder, name, count)
+    assert pretokenize.main(encoding(folder, output)) == 0
+    return output
+
+
+def encoding(folder: Path, output: Path) -> list[str]:
+    data = [f"--{name}_data={folder / f'{name}.jsonl'}" for name in ("train", "val")]
+    return [*ENCODING, *data, "--output", str(output)]
+
+
+def run(tokens: Path, output: Path, *more: str) -> int:
+    return train.main(["--data", str(tokens), "--output_dir", str(output), *OPTIONS, *more])
+
+
+@pytest.fixture(scope="module")
+def trained(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert run(tokens, folder, "--train_from_scratch", *SMALL, "--max_steps", "4") == 0
+    return folder
+
+
+def rows(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def test_token_file_keeps_codes_and_words(tokens: Path) -> None:
+    store = open_store(tokens)
+    assert store.info.family == "moshi"
+    assert verify(tokens) == []
+    split = store.splits["val"]
+    assert split.array("codes", 0).shape == (np.ceil(6 / 0.08), 16)
+    said = json.loads((tokens.parent / "val/0.json").read_text())["alignments"]
+    assert split.array("words", 0)[:, :2].tolist() == [times for _, times, _ in said]
+
+
+def test_another_rule_encodes_no_sound(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "tokens.hdf5"
+    output.write_bytes(tokens.read_bytes())
+    argv = [*encoding(tokens.parent, output), "--interleave", "characters"]
+    assert pretokenize.main(argv) == 0
+    assert "0 clips encoded now" in capsys.readouterr().out
+    before, after = open_store(tokens), open_store(output)
+    assert before.info.content_fingerprint != after.info.content_fingerprint
+    assert (before.splits["val"].array("codes", 1) == after.splits["val"].array("codes", 1)).all()
+
+
+def test_validation_is_text_plus_codes_per_frame(trained: Path) -> None:
+    metrics = rows(trained, "val")[-1]
+    parts = ("text", "text_padding", "text_end", "c0", "acoustic")
+    assert all(metrics[f"val_{part}"] > 0 for part in parts)
+    assert metrics["val_loss"] < rows(trained, "val")[0]["val_loss"]
+
+
+def test_samples_are_stereo_with_the_users_channel(tokens: Path, trained: Path) -> None:
+    sounds = sorted(trained.glob("samples/*/step_000004.wav"))
+    assert len(sounds) == 2
+    wave, _ = soundfile.read(sounds[0])
+    assert wave.shape == ((25 + 12) * 1280, 2)
+    first = soundfile.read(sounds[0].with_name("step_000000.wav"))[0]
+    assert (wave[:, 1] == first[:, 1]).all()
+    assert (wave[:, 0] != first[:, 0]).any()
+    assert isinstance(json.loads(sounds[0].with_suffix(".json").read_text())["answer"], str)
+
+
+def test_resumed_run_equals_uninterrupted(tokens: Path, trained: Path, tmp_path: Path) -> None:
+    scratch = ("--train_from_scratch", *SMALL, "--max_steps", "4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_is_best", _stop_after_step(2))
+        with pytest.raises(RuntimeError, match="killed"):
+            run(tokens, tmp_path / "run", *scratch)
+    assert run(tokens, tmp_path / "run", *scratch) == 0
+    ours = load_file(tmp_path / "run/checkpoints/step_000004/model.safetensors")
+    theirs = load_file(trained / "checkpoints/step_000004/model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def _stop_after_step(step: int) -> Any:
+    before = train._is_best
+
+    def stop(config: Any, state: Any, metrics: Any) -> bool:
+        if state.step > step:
+            raise RuntimeError("killed")
+        return before(config, state, metrics)
+
+    return stop
+
+
+def test_sweep_runs_unchanged(tokens: Path, trained: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "learning_rate: {type: float, min: 1e-4, max: 1e-2, log: true}\n"
+        "text_padding_weight: {type: categorical, values: [0.3, 0.5]}\n"
+        "window_sec: {type: categorical, values: [2.0, 4.0]}\n"
+    )
+    options = dict(zip(OPTIONS[::2], OPTIONS[1::2], strict=True))
+    for name in ("--learning_rate", "--window_sec"):
+        del options[name]
+    argv = [word for pair in options.items() for word in pair]
+    argv += ["--data", str(tokens), "--output_dir", str(tmp_path / "sweep")]
+    argv += ["--sweep_config", str(space), "--n_trials", "2", "--n_epochs", "1"]
+    argv += ["--model_name_or_checkpoint_path", str(trained)]
+    assert sweep.main(argv) == 0
+    summary = json.loads((tmp_path / "sweep/summary.json").read_text())
+    assert summary["best"] is not None
+    assert "nats per frame" in (tmp_path / "sweep/report.html").read_text()
+
+
+def test_recordings_are_continued_and_answered(tokens: Path, trained: Path, tmp_path: Path) -> None:
+    folder, out = tokens.parent, tmp_path / "out"
+    argv = ["--model", str(trained), "--output", str(out), "--device", "cpu", "--max_sec", "2"]
+    sounds = ["--dialogue", str(folder / "val/0.wav"), "--user", str(folder / "val/1.wav")]
+    assert generate([*argv, *sounds, "--prompt_sec", "1"]) == 0
+    durations = [soundfile.info(path).duration for path in sorted(out.glob("*.wav"))]
+    np.testing.assert_allclose(durations, [3.0, 2.0], atol=0.08)
+    facts = json.loads(next(out.glob("002-*.json")).read_text())
+    assert (facts["temperature"], facts["text_topk"]) == (0.8, 25)
+
+
+def test_adapters_train_and_both_exports_are_read_back(
+    tokens: Path, trained: Path, tmp_path: Path
+) -> None:
+    lora = tmp_path / "lora"
+    argv = ["--model_name_or_checkpoint_path", str(trained), "--method", "lora", "--max_steps", "2"]
+    argv += ["--lora_rank", "4", "--lora_alpha", "8", "--lora_targets", "attention,heads"]
+    assert run(tokens, lora, *argv) == 0
+    assert export([str(lora), "--format", "moshi-lora"]) == 0
+    assert export([str(lora), "--format", "moshi"]) == 0
+    pairs = load_file(lora / "export-moshi-lora/lora.safetensors")
+    assert not pairs["transformer.layers.0.gating.linear_in.lora_B.weight"].any()
+    assert pairs["transformer.layers.0.self_attn.in_projs.0.lora_B.weight"].any()
+    config = json.loads((lora / "export-moshi/config.json").read_text())
+    assert config["lora"] is False
+    assert (lora / "export-moshi" / config["tokenizer_name"]).is_file()
+    saved = yaml.safe_load((lora / "config.yaml").read_text())
+    assert saved["delays"] == config["delays"]
+    # A training starts from the export.
+    again = ["--model_name_or_checkpoint_path", str(lora / "export-moshi"), "--max_steps", "1"]
+    assert run(tokens, tmp_path / "again", *again) == 0
+    first, last = (rows(folder, "val") for folder in (tmp_path / "again", lora))
+    assert first[0]["val_loss"] == pytest.approx(last[-1]["val_loss"], abs=1e-5)
+
+
+@pytest.mark.skipif(not is_installed(), reason="the moshi package is not installed")
+def test_moshi_package_reads_the_export(trained: Path) -> None:
+    assert export([str(trained), "--format", "moshi"]) == 0
+    card = (trained / "export-moshi/README.md").read_text()
+    assert "read back by the moshi package" in card
+    assert "8 greedy frames are the same" in card
+
+
+def test_evaluation_measures_every_part(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = [str(trained), "--asr", "none", "--embedder", "none", "--output", str(out)]
+    assert evaluate([*argv, "--device", "cpu"]) == 0
+    found = json.loads((out / "evaluation.json").read_text())
+    assert {"nats_c0", "nats_text"} <= found["rows"][0]["on_data"].keys()
+
+
+def test_mono_is_refused_with_the_way_out_or_has_a_silent_user(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, count in (("train", 2), ("val", 1)):
+        write_dialogues(tmp_path, name, count)
+        for path in (tmp_path / name).glob("*.wav"):
+            wave, _ = soundfile.read(path)
+            soundfile.write(path, wave[:, 0], RATE_HZ)
+    argv = encoding(tmp_path, tmp_path / "mono.hdf5")
+    assert pretokenize.main(argv) == 1
+    assert "--mono silent_user" in (tmp_path / "mono.hdf5.rejected.jsonl").read_text()
+    assert pretokenize.main([*argv, "--mono", "silent_user"]) == 0
+    codes = open_store(tmp_path / "mono.hdf5").splits["val"].array("codes", 0)
+    assert len(np.unique(codes[:, 8:], axis=0)) == 1
+    assert len(np.unique(codes[:, :8], axis=0)) > 10
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--val_window_sec", "300"], "over the context of the model"),
+        (["--delays", "[0]", "--train_from_scratch"], "delays"),
+        (["--method", "lora", "--lora_targets", "q_proj"], "lora_targets: 'q_proj' is none of"),
+    ],
+)
+def test_bad_options_are_named(
+    tokens: Path,
+    tmp_path: Path,
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    says: str,
+) -> None:
+    base = ["--model_name_or_checkpoint_path", str(trained)]
+    base = [] if "--train_from_scratch" in argv else base
+    assert run(tokens, tmp_path / "run", *base, *argv) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_other_family_is_refused(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--data", str(tokens), "--family", "csm", "--output_dir", str(tmp_path / "run")]
+    assert train.main(argv) == 2
+    assert "was pretokenised for the family moshi, not for csm" in capsys.readouterr().err
+
+
+def test_base_of_other_tokens_is_refused(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tokens, tmp_path / "run") == 2
+    assert "--train_from_scratch" in capsys.readouterr().err
