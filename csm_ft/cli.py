@@ -81,6 +81,8 @@ def peek(argv: Sequence[str], names: Sequence[str]) -> dict[str, str]:
         return {}
     path = flags.pop("config", None)
     values = read_yaml_values(Path(expand_home(path))) if path else {}
+    # Sections of other programs' files are no values.
+    values = {name: value for name, value in values.items() if not isinstance(value, dict)}
     found = {name: str(value) for name, value in {**values, **flags}.items() if name in names}
     return {name: expand_home(value) for name, value in found.items()}
 

@@ -66,6 +66,11 @@ class Options(BaseModel):
     # Booleans that a validator translates; not in --help.
     legacy_flags: ClassVar[Sequence[str]] = ()
 
+    @classmethod
+    def translate(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """Return the options of a YAML file that may be one of another program."""
+        return values
+
     @field_validator("*", mode="before")
     @classmethod
     def _yaml_bool_as_word(cls, value: Any, info: Any) -> Any:
@@ -127,7 +132,7 @@ def read_yaml_values(path: Path) -> dict[str, Any]:
 
 def read_yaml(config_class: type[Options], path: Path) -> dict[str, Any]:
     """Read a flat YAML config; raises ConfigError as `read_yaml_values`, and for unknown keys."""
-    values = read_yaml_values(path)
+    values = config_class.translate(read_yaml_values(path), str(path))
     for name in values:
         if name not in names_of(config_class):
             raise ConfigError(f"{path}: " + unknown(name, names_of(config_class), "key"))

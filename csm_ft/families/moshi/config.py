@@ -12,6 +12,14 @@ from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
 from csm_ft.families.moshi.interleave import Rule
+from csm_ft.families.moshi.public_trainers import (
+    J_MOSHI_ALIASES,
+    J_MOSHI_FLAGS,
+    is_kyutai,
+    j_moshi_options,
+    pretokenize_options,
+    training_options,
+)
 
 MIMI_CARD = 2048  # codes per codebook of Mimi, without the ids that other families add
 _LAYER = r"(?:transformer|depformer)\.layers\.\d+\."
@@ -32,20 +40,13 @@ _GROUPS: Mapping[str, Sequence[str]] = {
     "all": tuple(_TARGETS),
 }
 _EMBEDDINGS_OF_TEXT = ("text_emb.weight", "depformer_text_emb.weight")
-_SEC = "; the same for all trials"
 
 
 class MoshiConfig(TrainConfig):
     """Options of train.py for Moshi."""
 
-    aliases: ClassVar[Mapping[str, str]] = {
-        "duration_sec": "window_sec",
-        "semantic_loss_weight": "first_codebook_weight_multiplier",
-        "text_padding_loss_weight": "text_padding_weight",
-        "tempformer_lr_factor": "temporal_lr_factor",
-        "depformer_lr_factor": "depth_lr_factor",
-        "moshi_speakers": "moshi_channel",
-    }
+    aliases: ClassVar[Mapping[str, str]] = {**J_MOSHI_ALIASES, "duration_sec": "window_sec"}
+    legacy_flags: ClassVar[Sequence[str]] = (*TrainConfig.legacy_flags, *J_MOSHI_FLAGS)
     methods: ClassVar[Sequence[str]] = (
         *("full", "lora", "temporal_only", "depth_only", "text_embeddings_only"),
     )
@@ -112,7 +113,7 @@ class MoshiConfig(TrainConfig):
         ge=0,
     )
     val_window_sec: float = option(
-        100.0, f"Window of validation, in seconds{_SEC}.", group="windows", gt=0
+        100.0, "Window of validation, in seconds; the same for all trials.", group="windows", gt=0
     )
     moshi_channel: Literal["left", "right", "both"] = option(
         "left", "Whose side Moshi speaks; both = each dialogue twice.", group="windows"
@@ -184,6 +185,16 @@ class MoshiConfig(TrainConfig):
     gen_text_topk: int = option(
         25, "Text tokens that are drawn from; 0 = all.", group="samples", trains=False, ge=0
     )
+
+    @classmethod
+    def translate(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """Take the YAML of kyutai's trainer, too."""
+        return training_options(values, where) if is_kyutai(values) else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_j_moshi(cls, values: Any) -> Any:
+        return j_moshi_options(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _what_is_trained(self) -> Self:
@@ -283,6 +294,11 @@ class MoshiPretokenizeConfig(PretokenizeConfig):
     end_of_text_padding_id: int = option(
         0, "Text id of the frame before a word.", group="codec and text", ge=0
     )
+
+    @classmethod
+    def translate(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """Take the YAML of kyutai's trainer, too."""
+        return pretokenize_options(values, where) if is_kyutai(values) else values
 
     @model_validator(mode="after")
     def _two_ids(self) -> Self:

@@ -1,5 +1,7 @@
 """Moshi's checkpoints: the hub's layout, the moshi package's, and the folders of kyutai's trainer.
 
+Adapters of that trainer are named with their base, BASE+FOLDER; without one it is moshiko.
+
 The hub's layout keeps the projections of attention in one tensor for all steps of the depth
 transformer (`in_proj_weight`, `out_proj.weight`); the package, and this program, in one for each
 (`in_projs.0.weight`).
@@ -23,10 +25,11 @@ from csm_ft.families.model import check_tensors
 from csm_ft.families.moshi.model import MoshiModel, empty_model
 from csm_ft.families.moshi.size import MoshiSize
 
-_JOINED = re.compile(r"(.+\.self_attn\.)(in|out)_proj(_weight|\.weight)")
+_JOINED = re.compile(r"(.+\.self_attn\.)(in|out)_proj(_weight|\.weight|\.lora_[AB]\.weight)")
 _SPLIT = re.compile(r"(.+\.self_attn\.)(in|out)_projs\.(\d+)\.weight")
 ADAPTERS, MERGED = "lora.safetensors", "consolidated.safetensors"  # of kyutai's trainer
-HUB_NAMES_WITHOUT_CONFIG = ("kyutai/moshiko-pytorch-bf16", "kyutai/moshika-pytorch-bf16")
+DEFAULT_BASE = "kyutai/moshiko-pytorch-bf16"
+HUB_NAMES_WITHOUT_CONFIG = (DEFAULT_BASE, "kyutai/moshika-pytorch-bf16")
 
 
 def load_model(name: str) -> MoshiModel:
@@ -42,14 +45,21 @@ def load_model(name: str) -> MoshiModel:
 
 def size_of(name: str) -> MoshiSize:
     """Return the size of a checkpoint by its config.json; ConfigError, WeightsError."""
+    pairs = _pairs_of(name)
+    if pairs is not None:
+        return size_of(pairs[0])
     found = locate(_file_of(name))
-    if found.is_adapter:
-        return size_of(_adapters(found).base)
-    return _size(found, name)
+    return size_of(_adapters(found).base) if found.is_adapter else _size(found, name)
 
 
 def load_weights(model: MoshiModel, name: str) -> None:
     """Load a checkpoint into an empty model of its size; raises WeightsError as load_model does."""
+    pairs = _pairs_of(name)
+    if pairs is not None:
+        base, file = pairs
+        load_weights(model, base)
+        _merge_pairs(model, file)
+        return
     found = locate(_file_of(name))
     if found.is_adapter:
         adapters = _adapters(found)
@@ -59,17 +69,63 @@ def load_weights(model: MoshiModel, name: str) -> None:
     tensors: dict[str, Tensor] = {}
     for file in found.files:
         tensors |= _read(file)
-    if any(".lora_A." in key or ".lora_B." in key for key in tensors):
-        raise WeightsError(
-            f"{found.where}: holds adapters of kyutai's trainer, not a model; merge them first (its"
-            " save_adapters: false writes consolidated.safetensors)"
-        )
     tensors = to_modules(tensors, model.size)
     way_out = "fetch the checkpoint again, with the config.json that belongs to it"
     check_tensors(model.state_dict(), tensors, found.where, way_out=way_out)
     loaded = {key: tensor.to(torch.float32).contiguous() for key, tensor in tensors.items()}
     model.load_state_dict(loaded, assign=True)
     model.requires_grad_(True)
+
+
+def _pairs_of(name: str) -> tuple[str, Path] | None:
+    """Return the base and the file of adapters of kyutai's trainer; None for other weights."""
+    base, plus, folder = name.rpartition("+")
+    if Path(name).exists() or not plus:
+        base, folder = DEFAULT_BASE, name
+    for file in (Path(folder), Path(folder) / ADAPTERS, Path(folder) / "consolidated" / ADAPTERS):
+        if file.name == ADAPTERS and file.is_file() and not file.with_name(MERGED).is_file():
+            return base, file
+    if plus and folder != name:
+        raise WeightsError(
+            f"{folder}: holds no {ADAPTERS}; name weights, or BASE+FOLDER_OF_ADAPTERS"
+        )
+    return None
+
+
+@torch.no_grad()
+def _merge_pairs(model: MoshiModel, file: Path) -> None:
+    """Add adapters of kyutai's trainer to the weights of their base; WeightsError."""
+    try:
+        config: Any = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))
+        scaling = float(config.get("lora_scaling", 2.0))
+    except (OSError, ValueError, AttributeError) as error:
+        raise WeightsError(
+            f"{file}: its scaling is in config.json beside it, which cannot be read ({error}); copy"
+            " it from where the adapters came"
+        ) from error
+    tensors = to_modules(_read(file), model.size)
+    weights, used = model.state_dict(), set[str]()
+    for name in linear_names(model):
+        down, up = (f"{name}.lora_{matrix}.weight" for matrix in "AB")
+        weight = weights[f"{name}.weight"]
+        if down not in tensors or up not in tensors:
+            continue
+        used |= {down, up}
+        if (tensors[up].shape[0], tensors[down].shape[1]) != tuple(weight.shape):
+            raise WeightsError(
+                f"{file}: {name} is of another size than in the base; name the base that it was"
+                " trained on, as BASE+FOLDER"
+            )
+        weight += scaling * (tensors[up].float() @ tensors[down].float())
+    whole = {key: tensor for key, tensor in tensors.items() if key in weights}  # ft_embed
+    expected = {key: weights[key] for key in whole}
+    way_out = "name the base that these adapters were trained on, as BASE+FOLDER"
+    check_tensors(expected, whole, str(file), way_out=way_out)
+    for key, tensor in whole.items():
+        weights[key].copy_(tensor)
+    unknown = sorted(tensors.keys() - used - whole.keys())
+    if unknown:
+        raise WeightsError(f"{file}: {len(unknown)} tensors are no adapters, e.g. {unknown[0]}")
 
 
 def to_modules(tensors: Mapping[str, Tensor], size: MoshiSize) -> dict[str, Tensor]:
@@ -85,7 +141,8 @@ def to_modules(tensors: Mapping[str, Tensor], size: MoshiSize) -> dict[str, Tens
         if tensor.shape[0] % steps:
             raise WeightsError(f"{name} {tuple(tensor.shape)} is not of {steps} steps")
         for step, part in enumerate(tensor.chunk(steps)):
-            found[f"{match[1]}{match[2]}_projs.{step}.weight"] = part
+            rest = match[3].removeprefix("_weight").removeprefix(".") or "weight"
+            found[f"{match[1]}{match[2]}_projs.{step}.{rest}"] = part
     return found
 
 
@@ -109,9 +166,8 @@ def to_hub(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _file_of(name: str) -> str:
     """Return the file of a folder of kyutai's trainer, or the name as it is."""
     for folder in (Path(name), Path(name) / "consolidated"):
-        for file in (MERGED, ADAPTERS):
-            if folder.is_dir() and (folder / file).is_file():
-                return str(folder / file)
+        if folder.is_dir() and (folder / MERGED).is_file():
+            return str(folder / MERGED)
     return name
 
 
