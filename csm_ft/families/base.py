@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # so that --help imports neither numpy nor torch
     from csm_ft.data.audio import Wave
     from csm_ft.data.examples import Examples
     from csm_ft.data.rows import Row
-    from csm_ft.data.split import ArrayKind, Arrays, Split, Store
+    from csm_ft.data.split import ArrayKind, Arrays, ClipTable, Split, Store
     from csm_ft.datasets.words import WordLists
     from csm_ft.families.model import Batch, SpeechModel
 
@@ -350,6 +350,12 @@ class Family(ABC):
 
         Raises EncoderError when it cannot be opened or has changed.
         """
+
+    def import_tokens(
+        self, config: PretokenizeConfig, encoder: Encoder
+    ) -> Mapping[str, ClipTable] | None:
+        """Return the splits of tokens of another program; None where options name metadata."""
+        return None
 
     def check_prompts(self, config: TrainConfig | GenerateConfig) -> None:  # noqa: B027
         """Raise PromptError for a mistake in the prompts, before anything slow begins."""

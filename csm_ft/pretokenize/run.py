@@ -79,6 +79,11 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
         job = Job(config, family.name, encoder)
         _check_channel(job)
         rejections = Rejections(config)
+        imported = family.import_tokens(config, encoder)
+        if imported is not None:
+            write_store(output, _info(family.name, encoder), imported, encoder.assets)
+            _report(family, output, rejections, Encoded(), Notes({}, 0))
+            return
         spans = _usable_rows(job, rejections)
         if encoder.fit_sec:
             _fit(job, cache, spans["train"])

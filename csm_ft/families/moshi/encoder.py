@@ -137,6 +137,11 @@ class MoshiEncoder(Encoder):
         """Text id where nothing is said."""
         return int(self._settings["text_padding_id"])
 
+    @property
+    def silent_ids(self) -> list[int]:
+        """Text ids that are no text: padding, and the end of it."""
+        return [self.padding_id, int(self._settings["end_of_text_padding_id"])]
+
     def fit_text(self, texts: Sequence[str]) -> None:
         """Fit a tokenizer on the training texts, if --fit_tokenizer asks for one."""
         if self._fitted_size:
@@ -219,8 +224,7 @@ class MoshiEncoder(Encoder):
 
     def text_of(self, ids: Sequence[int] | NDArray[np.int64]) -> str:
         """Return what is written in a text stream, without its paddings."""
-        silent = {int(self._settings[name]) for name in _SETTINGS[1:3]}
-        return self.tokenizer.decode([int(i) for i in ids if int(i) not in silent])
+        return self.tokenizer.decode([int(i) for i in ids if int(i) not in self.silent_ids])
 
     def describe(self) -> list[str]:
         """Return lines that name codec, tokenizer and rule."""

@@ -30,7 +30,7 @@ from csm_ft.families.moshi.export import EXPORTERS
 
 if TYPE_CHECKING:
     from csm_ft.data.examples import Examples
-    from csm_ft.data.split import Split, Store
+    from csm_ft.data.split import ClipTable, Split, Store
     from csm_ft.families.model import SpeechModel
     from csm_ft.families.moshi.data import MoshiBatch
     from csm_ft.families.moshi.encoder import MoshiEncoder
@@ -93,6 +93,17 @@ class MoshiFamily(Family):
             return MoshiEncoder.from_store(source, device)
         assert isinstance(source, MoshiPretokenizeConfig), "Moshi's own options"
         return MoshiEncoder.from_options(source, device)
+
+    def import_tokens(
+        self, config: PretokenizeConfig, encoder: Encoder
+    ) -> Mapping[str, ClipTable] | None:
+        """Return the splits that J-Moshi's tools have tokenised, if options name these."""
+        from csm_ft.families.moshi.encoder import MoshiEncoder
+        from csm_ft.families.moshi.foreign import import_tokens
+
+        assert isinstance(config, MoshiPretokenizeConfig), "Moshi's own options"
+        assert isinstance(encoder, MoshiEncoder), "Moshi's own encoder"
+        return import_tokens(config, encoder)
 
     def sample_prompts(
         self, config: TrainConfig, store: Store, encoder: Encoder
