@@ -34,7 +34,7 @@ def batch_of(size: MoshiSize, order: tuple[int, ...] = (0, 1)) -> MoshiBatch:
     codes = GOLDEN["in.codes"].long().numpy()
     windows = [codes[row][:, : REAL_FRAMES[row]] for row in order]
     layout = Layout(size.delays, size.num_own, size.text_padding_id, size.text_end_id)
-    return make_batch(windows, layout, 12, size.num_predicted)
+    return make_batch(windows, layout, 12)
 
 
 @torch.no_grad()

@@ -251,3 +251,23 @@ def test_base_of_other_tokens_is_refused(
 ) -> None:
     assert run(tokens, tmp_path / "run") == 2
     assert "--train_from_scratch" in capsys.readouterr().err
+
+
+def test_user_is_predicted_invented_and_cut_off(
+    tokens: Path, trained: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "both", tmp_path / "out"
+    argv = ["--model_name_or_checkpoint_path", str(trained), "--user_stream", "--max_steps", "2"]
+    assert run(tokens, folder, *argv) == 0
+    (row,) = rows(folder, "train")
+    assert row["loss_user_c0"] > 0
+    before, after = (rows(one, "val") for one in (trained, folder))
+    assert after[0]["val_loss"] == pytest.approx(before[-1]["val_loss"], abs=1e-5)
+    sound = str(tokens.parent / "val/0.wav")
+    argv = ["--model", str(folder), "--dialogue", sound, "--prompt_sec", "1", "--max_sec", "1"]
+    assert generate([*argv, "--invent_user", "--output", str(out), "--device", "cpu"]) == 0
+    wave, _ = soundfile.read(next(out.glob("*.wav")))
+    assert len(wave) == (12 + 12) * 1280
+    assert export([str(folder), "--format", "moshi"]) == 0
+    config = json.loads((folder / "export-moshi/config.json").read_text())
+    assert (config["n_q"], config["dep_q"]) == (16, 8)

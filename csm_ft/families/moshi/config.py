@@ -55,6 +55,7 @@ class MoshiConfig(TrainConfig):
         "val_window_sec": "trials validated on other windows cannot be compared; give it for all",
         "moshi_channel": "another speaker has other targets; give it for all trials",
         "delays": "they are those of the weights",
+        "user_stream": "models with and without it are validated alike; give it for all trials",
     }
 
     family: str = option("moshi", "Model family; auto = that of the token file.", group="run")
@@ -117,6 +118,12 @@ class MoshiConfig(TrainConfig):
     )
     moshi_channel: Literal["left", "right", "both"] = option(
         "left", "Whose side Moshi speaks; both = each dialogue twice.", group="windows"
+    )
+    user_stream: bool = option(
+        False,
+        "Predict the user's codes, too. Weights that do not are extended by copies of Moshi's half,"
+        " which change nothing of what they say; weights that do stay so.",
+        group="what is trained",
     )
     delays: list[int] = option(
         [],
@@ -330,6 +337,11 @@ class MoshiGenerateConfig(GenerateConfig):
     )
     moshi_channel: Literal["left", "right"] = option(
         "left", "Whose side Moshi speaks in a dialogue.", group="prompts"
+    )
+    invent_user: bool = option(
+        False,
+        "Generate the user's side behind the prompt of a dialogue, too (weights with user_stream).",
+        group="prompts",
     )
     max_sec: float = option(60.0, "Longest sample in seconds.", group="sampling", gt=0)
     temperature: float = option(

@@ -37,7 +37,7 @@ from csm_ft.families.moshi.size import ZERO, delays_of
 class MoshiBatch(Batch):
     """Parts of the loss: text, text_padding and text_end (its ids), c0, acoustic; user_c0, ...
 
-    The user's parts have no targets where the model predicts one speaker.
+    A model that does not predict the user leaves out the user's parts of the loss.
     """
 
     num_sequences: int  # B
@@ -62,15 +62,15 @@ class Layout:
         """Return the columns of a window of so many frames where `longest` is a full one."""
         return min(max(longest, num_frames), num_frames + max(self.delays))
 
-    def counts(self, text: NDArray[np.int64], num_columns: int, rows: int) -> dict[str, int]:
-        """Return the true number of targets of each part; `rows` of codes are predicted."""
+    def counts(self, text: NDArray[np.int64], num_columns: int) -> dict[str, int]:
+        """Return the true number of targets of each part, the user's among them."""
         num_frames = len(text)
         scored = text[: max(0, num_columns - self.delays[0])]
         padding = int((scored == self.padding_id).sum())
         end = int((scored == self.end_id).sum())
         counts = {"text": len(scored) - padding - end, "text_padding": padding, "text_end": end}
         counts |= dict.fromkeys(PARTS[3:], 0)
-        for codebook in range(rows):
+        for codebook in range(2 * self.num_own):
             seen = max(0, min(num_frames, num_columns - self.delays[1 + codebook]))
             counts[part_of(codebook, self.num_own)] += seen
         return counts
@@ -102,7 +102,7 @@ def collate(
     )
     longest = config.window_frames(facts, evaluate=draw is None)
     depth_fraction = config.depth_fraction if draw else 1.0
-    batch = make_batch(windows, layout, longest, num_codebooks)
+    batch = make_batch(windows, layout, longest)
     batch.audio_sec = sum(w.shape[1] for w in windows) * float(facts["frame_sec"])
     draw_depth(batch, depth_fraction, keys)
     return batch
@@ -135,9 +135,7 @@ def interleaver(split: Split) -> Interleaver:
     )
 
 
-def make_batch(
-    windows: Sequence[NDArray[np.int64]], layout: Layout, longest: int, predicted: int
-) -> MoshiBatch:
+def make_batch(windows: Sequence[NDArray[np.int64]], layout: Layout, longest: int) -> MoshiBatch:
     """Make a batch of windows [R, n] with all their columns; `longest` is a full window."""
     columns = [layout.num_columns(one.shape[1], longest) for one in windows]
     width = max(columns)
@@ -145,7 +143,7 @@ def make_batch(
     counts = []
     for sequence, (one, num_columns) in enumerate(zip(windows, columns, strict=True)):
         codes[sequence, :, : one.shape[1]] = one
-        counts.append(layout.counts(one[0], num_columns, predicted))
+        counts.append(layout.counts(one[0], num_columns))
     rows = np.concatenate([b * width + np.arange(n) for b, n in enumerate(columns)])
     sequence = np.repeat(np.arange(len(windows)), columns)
     return MoshiBatch(

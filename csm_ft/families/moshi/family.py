@@ -145,7 +145,7 @@ class MoshiFamily(Family):
         return asked(config, encoder), options
 
     def choices(self, config: TrainConfig, store: Store) -> Mapping[str, Any]:
-        """Return the delays of the weights to start from."""
+        """Return the delays of the weights to start from, and whether they predict the user."""
         from csm_ft.families.moshi.size import published_delays
 
         own = _moshi(config)
@@ -154,18 +154,20 @@ class MoshiFamily(Family):
             return {"delays": list(delays)}
         from csm_ft.families.moshi.weights import size_of
 
-        delays = list(size_of(own.model_name_or_checkpoint_path).delays)
+        size = size_of(own.model_name_or_checkpoint_path)
+        delays = list(size.delays)
         if own.delays and own.delays != delays:
             raise ConfigError(
                 f"delays {own.delays}: {own.model_name_or_checkpoint_path} has {delays}; leave the"
                 " option out"
             )
-        return {"delays": delays}
+        has_user = size.num_predicted == size.num_streams
+        return {"delays": delays, "user_stream": own.user_stream or has_user}
 
     def empty_model(self, config: TrainConfig, store: Store) -> MoshiModel:
         """Build a model of the checkpoint's or the chosen size."""
         from csm_ft.families.moshi.model import empty_model
-        from csm_ft.families.moshi.size import check_fit, size_from_scratch
+        from csm_ft.families.moshi.size import check_fit, size_from_scratch, with_user
         from csm_ft.families.moshi.weights import size_of
 
         own = _moshi(config)
@@ -173,6 +175,7 @@ class MoshiFamily(Family):
             size = size_from_scratch(own, store.info.facts)
         else:
             size = size_of(own.model_name_or_checkpoint_path)
+            size = with_user(size) if own.user_stream else size
         check_fit(size, own, store)
         return empty_model(size)
 
@@ -205,7 +208,9 @@ class MoshiFamily(Family):
         """Return the losses of the text and of Moshi's codes, as kyutai's trainer or J-Moshi."""
         own = _moshi(config)
         padding = own.text_padding_weight
-        codes = Term(1.0, {"c0": own.first_codebook_weight_multiplier, "acoustic": 1.0})
+        weights = {"c0": own.first_codebook_weight_multiplier, "acoustic": 1.0}
+        user = {f"user_{part}": weight for part, weight in weights.items()}
+        codes = Term(1.0, {**weights, **user} if own.user_stream else weights)
         if own.text_loss == "two_means":
             text = Term(1.0, {"text": 1.0, "text_end": 1.0})
             return (text, Term(padding, {"text_padding": 1.0}), codes)

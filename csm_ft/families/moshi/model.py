@@ -217,7 +217,9 @@ class MoshiModel(SpeechModel):
         targets = columns[:, :, 1:].transpose(1, 2).flatten(0, 1)  # [B * S, R]
         zeros = hidden.new_zeros(batch.num_sequences, dtype=torch.float32)
         nats = self._text_nats(hidden, targets, batch)
-        loss = {part: zeros.clone() for part in batch.counts}
+        predicted = range(self.size.num_predicted)
+        parts = {part_of(codebook, self.size.num_own) for codebook in predicted}
+        loss = {part: zeros.clone() for part in parts}
         text = targets[:, 0].index_select(0, batch.rows)
         is_padding, is_end = text == self.size.text_padding_id, text == self.size.text_end_id
         masks = {"text_padding": is_padding, "text_end": is_end, "text": ~(is_padding | is_end)}

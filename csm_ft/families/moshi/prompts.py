@@ -1,7 +1,6 @@
 """What Moshi is asked for: to continue a dialogue, or to answer a user from silence."""
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from csm_ft.families.moshi.arrange import LEFT, SIDES
 from csm_ft.families.moshi.config import MoshiConfig, MoshiGenerateConfig
 from csm_ft.families.moshi.data import text_of
 from csm_ft.families.moshi.encoder import MoshiEncoder
+from csm_ft.families.moshi.size import HOLE
 
 
 def opening(split: Split, row: int, config: MoshiConfig) -> Prompt:
@@ -26,7 +26,7 @@ def opening(split: Split, row: int, config: MoshiConfig) -> Prompt:
     codes = codes[: num_known + max(1, round(config.gen_sec / frame_sec))]
     text = text_of(split, row, side, (0, num_known))
     clip = split.clip(row)
-    return _prompt(codes, text, reference=clip.text, name=Path(clip.source).stem)
+    return prompt_of(codes, text, reference=clip.text, name=Path(clip.source).stem)
 
 
 def asked(config: MoshiGenerateConfig, encoder: MoshiEncoder) -> list[Prompt]:
@@ -41,14 +41,17 @@ def asked(config: MoshiGenerateConfig, encoder: MoshiEncoder) -> list[Prompt]:
     prompts = []
     for path in map(Path, config.dialogue):
         codes = _turned(_encode(path, "--dialogue", encoder), SIDES[config.moshi_channel][0])
-        codes = codes[: known + longest]
         num_known = min(known, len(codes))
         # What Moshi said in the prompt is heard, not read: it has no words with times.
         text = np.full(num_known, encoder.padding_id)
-        prompts.append(_prompt(codes, text, name=path.stem))
+        if config.invent_user:
+            codes = np.resize(codes[:num_known], (num_known + longest, codes.shape[1]))
+        codes = codes[: known + longest]
+        hears = num_known if config.invent_user else len(codes)
+        prompts.append(prompt_of(codes, text, num_heard=hears, name=path.stem))
     for path in map(Path, config.user):
         codes = _encode(path, "--user", encoder)[:longest]
-        prompts.append(_prompt(codes, np.zeros(0, np.int64), name=path.stem))
+        prompts.append(prompt_of(codes, np.zeros(0, np.int64), name=path.stem))
     return prompts
 
 
@@ -73,11 +76,22 @@ def _turned(codes: NDArray[np.uint16], side: int) -> NDArray[np.uint16]:
     return codes if side == LEFT else np.roll(codes, codes.shape[1] // 2, axis=1)
 
 
-def _prompt(
-    codes: NDArray[np.uint16], text: NDArray[np.int64], *, reference: str = "", name: str
+def prompt_of(
+    codes: NDArray[np.uint16],
+    text: NDArray[np.int64],
+    *,
+    num_heard: int | None = None,
+    reference: str = "",
+    name: str = "",
 ) -> Prompt:
-    arrays: Mapping[str, NDArray[np.generic]] = {"codes": codes, "text": text}
-    digest = hashlib.blake2b(digest_size=6)
-    for array in arrays.values():
-        digest.update(f"{array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
-    return Prompt(digest.hexdigest(), reference, arrays=arrays, name=name)
+    """Return a prompt of codes [T, 2K], Moshi's half first, and its text [P].
+
+    Moshi's half is known for P frames, the user's for `num_heard`; None = for all.
+    """
+    num_own = codes.shape[1] // 2
+    tokens = np.concatenate([np.full((1, len(codes)), HOLE), codes.T.astype(np.int64)])
+    tokens[0, : len(text)] = text
+    tokens[1 : 1 + num_own, len(text) :] = HOLE
+    tokens[1 + num_own :, len(codes) if num_heard is None else num_heard :] = HOLE
+    digest = hashlib.blake2b(f"{tokens.shape} ".encode() + tokens.tobytes(), digest_size=6)
+    return Prompt(digest.hexdigest(), reference, arrays={"tokens": tokens}, name=name)

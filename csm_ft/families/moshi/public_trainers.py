@@ -77,6 +77,7 @@ J_MOSHI_ALIASES: Mapping[str, str] = {
     "logging_steps": "log_every",
     "save_steps": "save_every",
     "project_name": "wandb_project",
+    "model_user_stream": "user_stream",
     "semantic_loss_weight": "first_codebook_weight_multiplier",
     "text_padding_loss_weight": "text_padding_weight",
 }

@@ -18,12 +18,10 @@ from torch import Tensor
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.moshi.model import Memory, MoshiModel
-from csm_ft.families.moshi.size import ZERO
+from csm_ft.families.moshi.size import HOLE, ZERO
 
 if TYPE_CHECKING:
     from csm_ft.families.moshi.encoder import MoshiEncoder
-
-HOLE = -2  # a token that is generated
 
 
 @dataclass(frozen=True)
@@ -41,15 +39,14 @@ def sample(
     encoder: "MoshiEncoder",
     options: SamplingOptions,
 ) -> list[Sample]:
-    """Continue each prompt to the end of its user's track.
+    """Fill the holes of each prompt's `tokens` [R, T]: text, Moshi's codes, the user's.
 
-    `prompt.arrays` has `codes` [T, 2K], Moshi's half first, and `text` [P]: Moshi's tokens of the
-    P frames that are continued. The sample has the codes of all frames, the user's among them, and
-    the text behind the prompt. The model's mode is restored.
+    The sample has the codes of all frames, the user's among them, and the text from the first hole
+    on. The model's mode is restored.
     """
     if not prompts:
         return []
-    tokens = [_with_holes(model, prompt) for prompt in prompts]
+    tokens = [prompt.arrays["tokens"].astype(np.int64) for prompt in prompts]
     was_training = model.training
     model.eval()
     try:
@@ -57,9 +54,9 @@ def sample(
     finally:
         model.train(was_training)
     samples = []
-    for prompt, rows in zip(prompts, done, strict=True):
-        codes = rows[1:].T.clip(0, model.size.card - 1).astype(np.uint16)
-        text = encoder.text_of(rows[0, len(prompt.arrays["text"]) :])
+    for prompt, before, after in zip(prompts, tokens, done, strict=True):
+        codes = after[1:].T.clip(0, model.size.card - 1).astype(np.uint16)
+        text = encoder.text_of(after[0, before[0] == HOLE])
         samples.append(Sample(prompt, {"codes": codes}, text=text))
     return samples
 
@@ -104,18 +101,6 @@ def _fill(model: MoshiModel, hidden: Tensor, column: Tensor, choose: "Draws") ->
         column[:, row] = torch.where(column[:, row] == HOLE, codes, column[:, row])
     # Rows that this model does not predict, and nobody recorded.
     return column.masked_fill(column == HOLE, ZERO)
-
-
-def _with_holes(model: MoshiModel, prompt: Prompt) -> np.ndarray:
-    """Return the tokens of a prompt, [R, T]."""
-    codes = prompt.arrays["codes"].astype(np.int64).T  # [2K, T]
-    text = prompt.arrays["text"].astype(np.int64)
-    num_known, num_own = len(text), model.size.num_streams // 2
-    rows = np.full((model.size.num_rows, codes.shape[1]), HOLE, dtype=np.int64)
-    rows[0, :num_known] = text
-    rows[1 : 1 + num_own, :num_known] = codes[:num_own, :num_known]
-    rows[1 + num_own :] = codes[num_own:]
-    return rows
 
 
 class Draws:

@@ -1,7 +1,7 @@
 """The sizes of a Moshi, as config.json of the moshi package has them. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from csm_ft.errors import ConfigError
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from csm_ft.families.moshi.config import MoshiConfig
 
 ZERO = -1  # id of a token that is no input and no target
+HOLE = -2  # of a token that is to be generated
 # What these models are: a value of config.json that differs is another architecture.
 _FIXED: Mapping[str, Any] = {
     "causal": True,
@@ -197,7 +198,7 @@ def gating_dim(dim: int, ffn_dim: int) -> int:
 def size_from_scratch(config: "MoshiConfig", facts: Mapping[str, Any]) -> MoshiSize:
     """Return the size that the flags choose for the tokens of a store; ConfigError."""
     num_codebooks = int(facts["num_codebooks"])
-    return MoshiSize(
+    size = MoshiSize(
         dim=config.model_dim,
         layers=config.model_layers,
         heads=config.model_heads,
@@ -213,7 +214,20 @@ def size_from_scratch(config: "MoshiConfig", facts: Mapping[str, Any]) -> MoshiS
         depth_heads=config.model_depth_heads,
         depth_layers=config.model_depth_layers,
         delays=tuple(config.delays) or published_delays(num_codebooks),
-    ).check("model size")
+    )
+    return (with_user(size) if config.user_stream else size).check("model size")
+
+
+def with_user(size: MoshiSize) -> MoshiSize:
+    """Return the size of a model that predicts the user's codes, too; ConfigError."""
+    if size.num_predicted == size.num_streams:
+        return size
+    if 2 * size.num_predicted != size.num_streams or size.schedule:
+        raise ConfigError(
+            f"user_stream: weights for {size.num_predicted} of {size.num_streams} codebooks"
+            f" (schedule {list(size.schedule)}) have no counterpart for the user; leave it out"
+        )
+    return replace(size, num_predicted=size.num_streams)
 
 
 def delays_of(config_delays: Sequence[int], num_codebooks: int) -> tuple[int, ...]:

@@ -27,6 +27,11 @@ from csm_ft.families.moshi.size import MoshiSize
 
 _JOINED = re.compile(r"(.+\.self_attn\.)(in|out)_proj(_weight|\.weight|\.lora_[AB]\.weight)")
 _SPLIT = re.compile(r"(.+\.self_attn\.)(in|out)_projs\.(\d+)\.weight")
+# What a step of the depth transformer has of its own.
+_STEP = re.compile(
+    r"((?:depformer\.layers\.\d+\.(?:gating|self_attn\.(?:in|out)_projs)"
+    r"|depformer_in|depformer_emb|linears)\.)(\d+)(\..+)"
+)
 ADAPTERS, MERGED = "lora.safetensors", "consolidated.safetensors"  # of kyutai's trainer
 DEFAULT_BASE = "kyutai/moshiko-pytorch-bf16"
 HUB_NAMES_WITHOUT_CONFIG = (DEFAULT_BASE, "kyutai/moshika-pytorch-bf16")
@@ -53,7 +58,17 @@ def size_of(name: str) -> MoshiSize:
 
 
 def load_weights(model: MoshiModel, name: str) -> None:
-    """Load a checkpoint into an empty model of its size; raises WeightsError as load_model does."""
+    """Load a checkpoint into an empty model of its size; raises WeightsError as load_model does.
+
+    A model that predicts the user, too, gets copies of Moshi's half for that.
+    """
+    size = size_of(name)
+    if model.size.num_predicted == 2 * size.num_predicted:
+        base = empty_model(size)
+        load_weights(base, name)
+        model.load_state_dict(grown(base.state_dict(), size.num_predicted), assign=True)
+        model.requires_grad_(True)
+        return
     pairs = _pairs_of(name)
     if pairs is not None:
         base, file = pairs
@@ -126,6 +141,32 @@ def _merge_pairs(model: MoshiModel, file: Path) -> None:
     unknown = sorted(tensors.keys() - used - whole.keys())
     if unknown:
         raise WeightsError(f"{file}: {len(unknown)} tensors are no adapters, e.g. {unknown[0]}")
+
+
+def grown(tensors: Mapping[str, Tensor], half: int) -> dict[str, Tensor]:
+    """Return weights that predict 2 * `half` codebooks: those of the second half are copies.
+
+    The rule of J-Moshi. The input of codebook `half` follows the last one of the first half, for
+    which there was no embedding: it gets that of codebook 0.
+    """
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        match = _STEP.fullmatch(name)
+        if match:
+            found[f"{match[1]}{int(match[2]) + half}{match[3]}"] = tensor.clone()
+    found[f"depformer_emb.{half - 1}.weight"] = tensors["depformer_emb.0.weight"].clone()
+    return found
+
+
+def without_user(tensors: Mapping[str, Tensor], half: int) -> dict[str, Tensor]:
+    """Return weights that predict the first `half` codebooks only."""
+    found = {}
+    for name, tensor in tensors.items():
+        match = _STEP.fullmatch(name)
+        last = half - 1 if name.startswith("depformer_emb") else half
+        if not match or int(match[2]) < last:
+            found[name] = tensor
+    return found
 
 
 def to_modules(tensors: Mapping[str, Tensor], size: MoshiSize) -> dict[str, Tensor]:

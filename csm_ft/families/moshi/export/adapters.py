@@ -61,6 +61,11 @@ class AdapterExporter(MoshiExporter):
     def write(self, folder: Path) -> None:
         """Write a pair for every linear module."""
         self.model = load_model(self.source.weights)
+        if self.model.size.num_predicted == self.model.size.num_streams:
+            raise ConfigError(
+                f"{self.source.weights}: these adapters predict the user, too, which the package's"
+                " server cannot read; use --format moshi, which leaves that half out"
+            )
         trained = {
             name.removeprefix(_PREFIX): tensor for name, tensor in self._adapters.tensors.items()
         }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from csm_ft.families.base import Exportable, Exporter, Proof
 from csm_ft.families.model import save_tensors
 from csm_ft.families.moshi.encoder import TOKENIZER_ASSET as TOKENIZER
 from csm_ft.families.moshi.export import package
-from csm_ft.families.moshi.model import MoshiModel
-from csm_ft.families.moshi.weights import load_model, to_hub, to_modules
+from csm_ft.families.moshi.model import MoshiModel, empty_model
+from csm_ft.families.moshi.weights import load_model, to_hub, to_modules, without_user
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WEIGHTS = "model.safetensors"
@@ -64,8 +65,8 @@ class MergedExporter(MoshiExporter):
     summary = "Moshi full-duplex dialogue, weights for the moshi package"
 
     def write(self, folder: Path) -> None:
-        """Write the weights under the hub's names."""
-        self.model = self.rounded(self.source.weights)
+        """Write the weights under the hub's names, without the user's half."""
+        self.model = without_user_half(self.rounded(self.source.weights))
         tensors = to_hub({k: t.to(self.dtype) for k, t in self.model.state_dict().items()})
         save_tensors(tensors, folder / WEIGHTS, format="pt")
         # Without adapters: a config that says otherwise would load random ones.
@@ -89,6 +90,16 @@ class MergedExporter(MoshiExporter):
     def snippet(self) -> str:
         """Show how the package's server takes it."""
         return server_command(f"--moshi-weight THIS_FOLDER/{WEIGHTS}")
+
+
+def without_user_half(model: MoshiModel) -> MoshiModel:
+    """Return a model that predicts Moshi's codes alone: the package's server reads no other."""
+    size = model.size
+    if size.num_predicted != size.num_streams:
+        return model
+    cut = empty_model(replace(size, num_predicted=size.num_own))
+    cut.load_state_dict(without_user(model.state_dict(), size.num_own), assign=True)
+    return cut
 
 
 def server_command(weights: str) -> str:

@@ -19,7 +19,8 @@ from torch import Tensor
 from csm_ft.errors import CheckError, first_line
 from csm_ft.families.base import Prompt, Proof
 from csm_ft.families.moshi.model import MoshiModel
-from csm_ft.families.moshi.sample import HOLE, Draws, MoshiSamplingOptions, generate
+from csm_ft.families.moshi.sample import Draws, MoshiSamplingOptions, generate
+from csm_ft.families.moshi.size import HOLE
 
 TOLERANCE = 2e-4  # on logits in fp32; other orders of operations
 _FRAMES, _GREEDY_FRAMES = 20, 8
@@ -100,8 +101,6 @@ def _largest(ours: Tensor, theirs: Tensor, mask: Tensor) -> float:
 def _same_frames(model: MoshiModel, theirs: Any, lm_gen: Any, codes: Tensor) -> int:
     """Return how many of the first frames are the same when both answer a user greedily."""
     size = model.size
-    if size.num_predicted != size.num_streams // 2:
-        return _GREEDY_FRAMES  # it generates the user, too, which their loop does not
     user, delay = codes[0, 1 + size.num_own :], size.max_delay
     rows = np.full((size.num_rows, _FRAMES), HOLE, dtype=np.int64)
     rows[1 + size.num_own :] = user.numpy()

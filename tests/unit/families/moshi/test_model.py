@@ -8,11 +8,11 @@ import torch
 
 from csm_ft.errors import ConfigError
 from csm_ft.families.base import Prompt
-from csm_ft.families.moshi.data import Layout, MoshiBatch, draw_depth, make_batch
+from csm_ft.families.moshi.data import PARTS, Layout, MoshiBatch, draw_depth, make_batch
 from csm_ft.families.moshi.model import MoshiModel, empty_model, init_weights
-from csm_ft.families.moshi.sample import HOLE, Draws, MoshiSamplingOptions, generate
-from csm_ft.families.moshi.size import MoshiSize
-from csm_ft.families.moshi.weights import to_hub, to_modules
+from csm_ft.families.moshi.sample import Draws, MoshiSamplingOptions, generate
+from csm_ft.families.moshi.size import HOLE, MoshiSize, with_user
+from csm_ft.families.moshi.weights import grown, to_hub, to_modules, without_user
 
 SIZE = MoshiSize(
     dim=32,
@@ -52,7 +52,7 @@ def with_holes(rows: np.ndarray, known: int) -> np.ndarray:
 
 def batch_of(windows: list[np.ndarray], longest: int = 40) -> MoshiBatch:
     layout = Layout(SIZE.delays, SIZE.num_own, SIZE.text_padding_id, SIZE.text_end_id)
-    return make_batch(windows, layout, longest, SIZE.num_predicted)
+    return make_batch(windows, layout, longest)
 
 
 def greedy(model: MoshiModel, rows: list[np.ndarray]) -> list[np.ndarray]:
@@ -176,3 +176,34 @@ def test_config_is_read_as_it_is_written() -> None:
 def test_other_models_are_refused_by_name(change: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         MoshiSize.from_json({**SIZE.to_json(), **change}, "config.json")
+
+
+@torch.no_grad()
+def test_grown_model_says_the_same() -> None:
+    base = model_of()
+    grown_model = empty_model(with_user(SIZE))
+    grown_model.load_state_dict(grown(base.state_dict(), 3), assign=True)
+    codes = torch.from_numpy(tokens(15))[None]
+    text, audio = base.logits(codes)
+    their_text, their_audio = grown_model.logits(codes)
+    assert torch.equal(text, their_text)
+    # Attention over six steps sums in another order than over three.
+    torch.testing.assert_close(audio, their_audio[:, :3], rtol=0, atol=1e-5, equal_nan=True)
+    assert not torch.equal(audio.nan_to_num(), their_audio[:, 3:].nan_to_num())  # other inputs
+    cut = without_user(grown_model.state_dict(), 3)
+    assert cut.keys() == base.state_dict().keys()
+    assert all(torch.equal(cut[name], value) for name, value in base.state_dict().items())
+
+
+@torch.no_grad()
+def test_user_is_a_part_of_the_loss_and_of_the_dialogue() -> None:
+    model = model_of(with_user(SIZE))
+    loss = model(batch_of([tokens(15)]))
+    assert loss.keys() == set(PARTS)
+    assert loss["user_c0"] > 0
+    rows = tokens(15)
+    rows[:, 5:] = HOLE
+    (filled,) = greedy(model, [rows])
+    _, audio = model.logits(torch.from_numpy(filled)[None])
+    frame = 15 - SIZE.max_delay - 1
+    assert filled[1:, frame].tolist() == audio[0, :, frame].argmax(-1).tolist()
