@@ -129,6 +129,10 @@ class Encoder(ABC):
         [N], or [2, N] for both sides of a dialogue.
         """
 
+    def measure(self, sample: Sample, wave: Wave) -> Mapping[str, float]:
+        """Return what only the family measures on the sound of a sample, as `decode` gives it."""
+        return {}
+
     def fit_text(self, texts: Sequence[str]) -> None:  # noqa: B027 - few encoders are fitted
         """Fit the text half on the training texts, before any is encoded."""
 

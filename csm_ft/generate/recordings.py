@@ -42,6 +42,7 @@ def write_sample(
     if wave is not None:
         facts["stopped_by_eos"] = sample.is_complete
         facts |= measure(wave, encoder.sample_rate_hz, prompt.text)
+        facts |= encoder.measure(sample, wave)
         if watermark is not None and wave.size:
             wave = watermark.apply(wave, encoder.sample_rate_hz)
             facts["watermark"] = "silentcipher"

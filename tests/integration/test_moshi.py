@@ -102,7 +102,10 @@ def test_samples_are_stereo_with_the_users_channel(tokens: Path, trained: Path) 
     first = soundfile.read(sounds[0].with_name("step_000000.wav"))[0]
     assert (wave[:, 1] == first[:, 1]).all()
     assert (wave[:, 0] != first[:, 0]).any()
-    assert isinstance(json.loads(sounds[0].with_suffix(".json").read_text())["answer"], str)
+    facts = json.loads(sounds[0].with_suffix(".json").read_text())
+    assert isinstance(facts["answer"], str)
+    assert 0 < facts["real_user_share"] + facts["real_moshi_share"] < 2
+    assert facts["user_share"] == facts["real_user_share"]
 
 
 def test_resumed_run_equals_uninterrupted(tokens: Path, trained: Path, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class MoshiConfig(TrainConfig):
         "val_window_sec": "trials validated on other windows cannot be compared; give it for all",
         "moshi_channel": "another speaker has other targets; give it for all trials",
         "delays": "they are those of the weights",
+        "init_text_embeddings": "it belongs to the tokenizer; give it for all trials",
         "user_stream": "models with and without it are validated alike; give it for all trials",
     }
 
@@ -123,6 +124,17 @@ class MoshiConfig(TrainConfig):
         False,
         "Predict the user's codes, too. Weights that do not are extended by copies of Moshi's half,"
         " which change nothing of what they say; weights that do stay so.",
+        group="what is trained",
+    )
+    init_text_embeddings: bool = option(
+        False,
+        "Begin with new text embeddings, drawn from the distribution of the old ones, for a"
+        " tokenizer that the weights do not know; of any size.",
+        group="what is trained",
+    )
+    retain_text_token_ids: list[int] = option(
+        [],
+        "With init_text_embeddings: ids that keep their embeddings, besides the paddings.",
         group="what is trained",
     )
     delays: list[int] = option(
@@ -202,6 +214,15 @@ class MoshiConfig(TrainConfig):
     @classmethod
     def _of_j_moshi(cls, values: Any) -> Any:
         return j_moshi_options(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _new_embeddings_of_a_base(self) -> Self:
+        if self.init_text_embeddings and (self.train_from_scratch or self.method == "lora"):
+            raise ValueError(
+                "init_text_embeddings renews the embeddings of trained weights, and trains them:"
+                " leave out train_from_scratch, and method lora"
+            )
+        return self
 
     @model_validator(mode="after")
     def _what_is_trained(self) -> Self:

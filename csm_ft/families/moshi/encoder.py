@@ -18,9 +18,11 @@ from csm_ft.data.rows import Row, Word
 from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.datasets.words import WordLists
 from csm_ft.errors import TokenizerError
-from csm_ft.families.base import Encoder
+from csm_ft.families.base import Encoder, Sample
+from csm_ft.families.moshi import turns
 from csm_ft.families.moshi.config import MIMI_CARD, MoshiPretokenizeConfig
 from csm_ft.families.moshi.interleave import Rule
+from csm_ft.families.moshi.size import HOLE
 from csm_ft.families.moshi.tokenizer import (
     FITTED,
     TextTokenizer,
@@ -55,6 +57,7 @@ class MoshiEncoder(Encoder):
         """Take `settings` of how words become tokens: the options of these names."""
         self.codec, self._settings = codec, dict(settings)
         self._fitted_size = 0
+        self._real: dict[str, Mapping[str, float]] = {}  # measures of real continuations, by prompt
         self.sample_rate_hz = codec.sample_rate_hz
         self.frame_sec = codec.frame_samples / codec.sample_rate_hz
         self.audio_fingerprint = f"both {codec.fingerprint}"
@@ -221,6 +224,19 @@ class MoshiEncoder(Encoder):
             self.codec.decode(np.ascontiguousarray(c)) for c in (codes[:, :half], codes[:, half:])
         ]
         return np.stack(sides)
+
+    def measure(self, sample: Sample, wave: Wave) -> Mapping[str, float]:
+        """Measure turns behind the prompt, and those of what was really said there (real_...)."""
+        is_generated = sample.prompt.arrays["tokens"][0] == HOLE
+        start = int(np.argmax(is_generated)) * self.codec.frame_samples
+        facts = turns.measure(wave[:, start:], self.sample_rate_hz)
+        codes = sample.prompt.arrays.get("real")
+        if codes is not None:
+            if sample.prompt.id not in self._real:
+                real = self.decode({"codes": codes})[:, start:]
+                self._real[sample.prompt.id] = turns.measure(real, self.sample_rate_hz)
+            facts |= {f"real_{name}": v for name, v in self._real[sample.prompt.id].items()}
+        return facts
 
     def text_of(self, ids: Sequence[int] | NDArray[np.int64]) -> str:
         """Return what is written in a text stream, without its paddings."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from csm_ft.config.generate import GenerateConfig
@@ -176,6 +177,8 @@ class MoshiFamily(Family):
         else:
             size = size_of(own.model_name_or_checkpoint_path)
             size = with_user(size) if own.user_stream else size
+            if own.init_text_embeddings:
+                size = replace(size, text_card=int(store.info.facts["text_vocab_size"]))
         check_fit(size, own, store)
         return empty_model(size)
 
@@ -188,7 +191,7 @@ class MoshiFamily(Family):
         if config.train_from_scratch:
             init_weights(model, config.seed)
         else:
-            load_weights(model, config.model_name_or_checkpoint_path)
+            load_weights(model, config.model_name_or_checkpoint_path, _renewal(_moshi(config)))
 
     def load_model(self, name: str) -> MoshiModel:
         """Load finished weights."""
@@ -236,6 +239,12 @@ class MoshiFamily(Family):
 
         assert isinstance(model, MoshiModel), "a model of this family"
         return model.size.to_json()
+
+
+def _renewal(config: MoshiConfig) -> tuple[Sequence[int], int] | None:
+    """Return the ids that keep their embeddings and the seed of the others; None = all keep."""
+    is_wanted = config.init_text_embeddings
+    return (config.retain_text_token_ids, config.seed) if is_wanted else None
 
 
 def _moshi(config: TrainConfig) -> MoshiConfig:

@@ -1,6 +1,7 @@
 """What Moshi is asked for: to continue a dialogue, or to answer a user from silence."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ def opening(split: Split, row: int, config: MoshiConfig) -> Prompt:
     codes = codes[: num_known + max(1, round(config.gen_sec / frame_sec))]
     text = text_of(split, row, side, (0, num_known))
     clip = split.clip(row)
-    return prompt_of(codes, text, reference=clip.text, name=Path(clip.source).stem)
+    prompt = prompt_of(codes, text, reference=clip.text, name=Path(clip.source).stem)
+    return replace(prompt, arrays={**prompt.arrays, "real": codes})
 
 
 def asked(config: MoshiGenerateConfig, encoder: MoshiEncoder) -> list[Prompt]:

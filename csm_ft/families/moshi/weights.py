@@ -18,12 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from csm_ft import hub
 from csm_ft.errors import WeightsError, first_line
 from csm_ft.families import lora
 from csm_ft.families.checkpoint_files import Checkpoint, locate
 from csm_ft.families.model import check_tensors
 from csm_ft.families.moshi.model import MoshiModel, empty_model
 from csm_ft.families.moshi.size import MoshiSize
+from csm_ft.families.moshi.text_tables import renew
 
 _JOINED = re.compile(r"(.+\.self_attn\.)(in|out)_proj(_weight|\.weight|\.lora_[AB]\.weight)")
 _SPLIT = re.compile(r"(.+\.self_attn\.)(in|out)_projs\.(\d+)\.weight")
@@ -32,6 +34,7 @@ _STEP = re.compile(
     r"((?:depformer\.layers\.\d+\.(?:gating|self_attn\.(?:in|out)_projs)"
     r"|depformer_in|depformer_emb|linears)\.)(\d+)(\..+)"
 )
+KWARGS = "moshi_lm_kwargs.json"  # of J-Moshi: config.json
 ADAPTERS, MERGED = "lora.safetensors", "consolidated.safetensors"  # of kyutai's trainer
 DEFAULT_BASE = "kyutai/moshiko-pytorch-bf16"
 HUB_NAMES_WITHOUT_CONFIG = (DEFAULT_BASE, "kyutai/moshika-pytorch-bf16")
@@ -57,18 +60,31 @@ def size_of(name: str) -> MoshiSize:
     return size_of(_adapters(found).base) if found.is_adapter else _size(found, name)
 
 
-def load_weights(model: MoshiModel, name: str) -> None:
+def load_weights(
+    model: MoshiModel, name: str, renewal: tuple[Sequence[int], int] | None = None
+) -> None:
     """Load a checkpoint into an empty model of its size; raises WeightsError as load_model does.
 
-    A model that predicts the user, too, gets copies of Moshi's half for that.
+    A model that predicts the user, too, gets copies of Moshi's half for that. With a `renewal`
+    (ids to keep, seed) it gets new text embeddings, for as many ids as it has.
     """
     size = size_of(name)
-    if model.size.num_predicted == 2 * size.num_predicted:
-        base = empty_model(size)
-        load_weights(base, name)
-        model.load_state_dict(grown(base.state_dict(), size.num_predicted), assign=True)
-        model.requires_grad_(True)
+    is_grown = model.size.num_predicted == 2 * size.num_predicted
+    if not is_grown and renewal is None:
+        _load(model, name)
         return
+    base = empty_model(size)
+    _load(base, name)
+    tensors = base.state_dict()
+    if renewal is not None:
+        tensors = renew(tensors, size, model.size, *renewal)
+    if is_grown:
+        tensors = grown(tensors, size.num_predicted)
+    model.load_state_dict(tensors, assign=True)
+    model.requires_grad_(True)
+
+
+def _load(model: MoshiModel, name: str) -> None:
     pairs = _pairs_of(name)
     if pairs is not None:
         base, file = pairs
@@ -213,7 +229,8 @@ def _file_of(name: str) -> str:
 
 
 def _size(found: Checkpoint, name: str) -> MoshiSize:
-    if found.config is None:
+    config = _j_moshi_config(found, name) or found.config
+    if config is None:
         if name in HUB_NAMES_WITHOUT_CONFIG:
             return MoshiSize.from_json({}, name)
         raise WeightsError(
@@ -221,19 +238,30 @@ def _size(found: Checkpoint, name: str) -> MoshiSize:
             " where the weights came"
         )
     try:
-        values: Any = json.loads(found.config.read_text(encoding="utf-8"))
+        values: Any = json.loads(config.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or "n_q" not in values:
             raise WeightsError(
-                f"{found.config}: not the config of a Moshi (it has no n_q); name a folder in the"
+                f"{config}: not the config of a Moshi (it has no n_q); name a folder in the"
                 " layout of kyutai/moshiko-pytorch-bf16"
             )
-        return MoshiSize.from_json(values, str(found.config))
+        return MoshiSize.from_json(values, str(config))
     except (TypeError, ValueError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
-            f"{found.config}: not the config of a Moshi ({error}); fetch it again"
+            f"{config}: not the config of a Moshi ({error}); fetch it again"
         ) from error
+
+
+def _j_moshi_config(found: Checkpoint, name: str) -> Path | None:
+    """Return the config that J-Moshi's tools write beside weights, here or on the hub."""
+    beside = found.files[0].parent / KWARGS
+    if beside.is_file():
+        return beside
+    if found.config is not None or not hub.is_hub_name(name) or name in HUB_NAMES_WITHOUT_CONFIG:
+        return None
+    otherwise = "name a folder that has it beside the weights"
+    return hub.cached(name, KWARGS) or hub.fetch_if_present(name, KWARGS, otherwise=otherwise)
 
 
 def _adapters(found: Checkpoint) -> lora.Adapters:

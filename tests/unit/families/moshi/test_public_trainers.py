@@ -1,6 +1,7 @@
 """kyutai's YAML and checkpoints, J-Moshi's flags: what they become here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from safetensors.torch import save_file
 from csm_ft.config.base import build, read_yaml
 from csm_ft.errors import ConfigError, WeightsError
 from csm_ft.families.moshi.config import MoshiConfig, MoshiPretokenizeConfig
-from csm_ft.families.moshi.model import MoshiModel
-from csm_ft.families.moshi.weights import linear_names, load_model, to_hub
+from csm_ft.families.moshi.model import MoshiModel, empty_model
+from csm_ft.families.moshi.weights import linear_names, load_model, load_weights, to_hub
 from tests.unit.families.moshi.test_model import SIZE, model_of
 
 EXAMPLE: dict[str, Any] = {  # the keys of kyutai's example
@@ -160,3 +161,25 @@ def test_wrong_bases_are_named(tmp_path: Path) -> None:
         load_model(f"{tmp_path / 'base'}+{folder}")
     with pytest.raises(WeightsError, match=r"holds no lora\.safetensors"):
         load_model(f"{tmp_path / 'base'}+{tmp_path / 'base'}")
+
+
+def test_config_of_j_moshi_is_read(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "clean")
+    (tmp_path / "clean/config.json").rename(tmp_path / "clean/moshi_lm_kwargs.json")
+    read_back = load_model(str(tmp_path / "clean")).state_dict()
+    assert all(torch.equal(read_back[name], value) for name, value in base.state_dict().items())
+
+
+@pytest.mark.parametrize("num_ids", [30, 50, 20])
+def test_new_text_embeddings_are_typical_and_paddings_stay(tmp_path: Path, num_ids: int) -> None:
+    base = save_base(tmp_path / "base").state_dict()
+    model = empty_model(replace(SIZE, text_card=num_ids))
+    load_weights(model, str(tmp_path / "base"), ([7], 0))
+    new = model.state_dict()
+    for name in ("text_emb.weight", "depformer_text_emb.weight"):
+        assert new[name].shape[0] == num_ids + 1
+        assert torch.equal(new[name][[0, 3, 7, num_ids]], base[name][[0, 3, 7, 30]])
+        far = (new[name][8:num_ids] - base[name].mean(0)).norm(dim=1)
+        assert float(far.max()) < 0.1 * float((base[name] - base[name].mean(0)).norm(dim=1).min())
+    assert torch.equal(new["text_linear.weight"], base["text_linear.weight"]) == (num_ids == 30)
+    assert torch.equal(new["emb.0.weight"], base["emb.0.weight"])
