@@ -88,7 +88,7 @@ def decode(config: DataConfig) -> str:
         raise ConfigError(f"{path}: the family {store.info.family} keeps no sound to decode")
     output = Path(config.output or f"{split.name}-{config.decode}.wav")
     audio.save(output, wave, encoder.sample_rate_hz)
-    seconds = len(wave) / encoder.sample_rate_hz
+    seconds = wave.shape[-1] / encoder.sample_rate_hz
     return f"{output}: {seconds:.2f} s, {split.clip(config.decode).text!r}"
 
 

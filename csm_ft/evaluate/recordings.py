@@ -24,6 +24,8 @@ def through_codec(split: Split, rows: Sequence[int], encoder: Encoder) -> Iterat
     for row in rows:
         wave = encoder.decode(split.arrays(row))
         if wave is not None:
+            # Judges hear one channel: of a dialogue both sides at once, as in its recording.
+            wave = wave.mean(axis=0) if wave.ndim == 2 else wave
             yield replace(_clip(split, row), wave=wave, sample_rate_hz=encoder.sample_rate_hz)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import pretokenize
 import sweep
 import train
+from csm_ft.data.__main__ import main as data
 from csm_ft.data.token_file import open_store
 from csm_ft.evaluate.__main__ import main as evaluate
 from csm_ft.export.__main__ import main as export
@@ -263,7 +264,7 @@ def test_user_is_predicted_invented_and_cut_off(
     argv = ["--model_name_or_checkpoint_path", str(trained), "--user_stream", "--max_steps", "2"]
     assert run(tokens, folder, *argv) == 0
     (row,) = rows(folder, "train")
-    assert row["loss_user_c0"] > 0
+    assert row["user_c0"] > 0
     before, after = (rows(one, "val") for one in (trained, folder))
     assert after[0]["val_loss"] == pytest.approx(before[-1]["val_loss"], abs=1e-5)
     sound = str(tokens.parent / "val/0.wav")
@@ -274,3 +275,17 @@ def test_user_is_predicted_invented_and_cut_off(
     assert export([str(folder), "--format", "moshi"]) == 0
     config = json.loads((folder / "export-moshi/config.json").read_text())
     assert (config["n_q"], config["dep_q"]) == (16, 8)
+
+
+def test_token_file_is_listened_to(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = tmp_path / "a.wav"
+    assert data([str(tokens), "--split", "val", "--decode", "0", "--output", str(sound)]) == 0
+    assert "6.00 s" in capsys.readouterr().out
+    assert soundfile.info(sound).channels == 2
+    page = tmp_path / "page"
+    assert data([str(tokens), "--listen", "2", "--output", str(page)]) == 0
+    assert (page / "index.html").is_file()
+    check = ["--codec_check", "--asr", "none", "--output", str(tmp_path / "check")]
+    assert data([str(tokens), *check]) == 0
