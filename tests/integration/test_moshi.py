@@ -287,5 +287,3 @@ def test_token_file_is_listened_to(
     page = tmp_path / "page"
     assert data([str(tokens), "--listen", "2", "--output", str(page)]) == 0
     assert (page / "index.html").is_file()
-    check = ["--codec_check", "--asr", "none", "--output", str(tmp_path / "check")]
-    assert data([str(tokens), *check]) == 0

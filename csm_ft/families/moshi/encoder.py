@@ -154,10 +154,15 @@ class MoshiEncoder(Encoder):
         """Encode waves [2, N] to codes [ceil(N / frame_samples), 2K], each channel by itself."""
         sides = [side for wave in waves for side in wave]
         codes = self.codec.encode(sides)
-        return [
-            {"codes": np.concatenate([left, right], axis=1)}
-            for left, right in zip(codes[::2], codes[1::2], strict=True)
-        ]
+        encoded: list[Arrays | str] = []
+        for wave, left, right in zip(waves, codes[::2], codes[1::2], strict=True):
+            if wave.any() and np.array_equal(*wave):
+                encoded.append(
+                    f"both channels hold the same sound; {self.mono_hint}, from mono files"
+                )
+            else:
+                encoded.append({"codes": np.concatenate([left, right], axis=1)})
+        return encoded
 
     def encode_text(self, row: Row) -> Arrays | str:
         """Return the words of a row and their tokens; with `characters`, a row for each piece."""

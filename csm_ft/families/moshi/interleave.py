@@ -17,7 +17,7 @@ Three rules:
   end-of-padding before it, also within a word.
 
 On purpose different from those programs: words in any order are sorted by their start; words that
-end at or before their start are counted, not lost silently; and text beyond the sound is cut.
+end at their start, which drop and shift leave out, are counted; and text beyond the sound is cut.
 
 drop and shift lay out each window by itself: words that start in it. characters lays out the whole
 dialogue, of which a window is a part.
@@ -63,12 +63,15 @@ class Interleaver:
             stream, lost = self._pieces(words, stop)
             return stream[start:stop], lost
         start_sec, stop_sec = start * self.frame_sec, stop * self.frame_sec
+        begin_here = [word for word in words if start_sec <= word.start_sec < stop_sec]
         inside = [
             word._replace(start_sec=word.start_sec - start_sec)
-            for word in words
-            if start_sec <= word.start_sec < stop_sec and word.start_sec < word.end_sec
+            for word in begin_here
+            if word.start_sec < word.end_sec
         ]
-        return self._words(inside, stop - start, rate_hz)
+        text, lost = self._words(inside, stop - start, rate_hz)
+        instants = (word for word in begin_here if word.start_sec >= word.end_sec)
+        return text, lost + sum(len(word.tokens) for word in instants)
 
     def _words(
         self, words: Sequence[TimedTokens], num_frames: int, rate_hz: float

@@ -69,7 +69,8 @@ def _encode(path: Path, flag: str, encoder: MoshiEncoder) -> NDArray[np.uint16]:
     if is_user:
         wave = np.stack([np.zeros_like(wave), wave])
     (arrays,) = encoder.encode_audio([wave])
-    assert not isinstance(arrays, str), "dialogues are always encoded"
+    if isinstance(arrays, str):
+        raise PromptError(f"{flag} {path}: {arrays}")
     return arrays["codes"]
 
 

@@ -56,6 +56,15 @@ def test_left_channel_comes_first(tokenizer: TextTokenizer) -> None:
     assert (decoded[1] == encoder.codec.decode(right)).all()
 
 
+def test_one_sound_on_both_channels_is_refused(tokenizer: TextTokenizer) -> None:
+    sound = (0.1 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
+    (reason, fine) = encoder_of(tokenizer).encode_audio(
+        [np.stack([sound, sound]), np.stack([sound, 0 * sound])]
+    )
+    assert "both channels hold the same sound" in str(reason)
+    assert not isinstance(fine, str)
+
+
 def test_words_are_kept_by_their_start(tokenizer: TextTokenizer) -> None:
     arrays = arrays_of(encoder_of(tokenizer), row_of(SAID))
     assert arrays["words"][:, :3].tolist() == [[0.1, 0.5, 0], [0.9, 1.3, 0], [2.0, 2.4, 1]]

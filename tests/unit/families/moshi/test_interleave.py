@@ -86,6 +86,12 @@ def test_lost_tokens_are_counted() -> None:
     assert lost == 3  # 12 and 13 are cut off, 22 is past the end
 
 
+def test_word_without_a_length_is_counted() -> None:
+    words = [TimedTokens(0.1, 0.1, [11, 12])]
+    text, lost = Interleaver("drop", 0.08, PAD, END).window(words, 0, 4)
+    assert (text.tolist(), lost) == ([PAD] * 4, 2)
+
+
 def test_speakers_and_order_of_a_clip() -> None:
     table = np.array([[1.0, 1.2, 1, 2], [0.5, 0.6, 0, 1], [0.2, 0.4, 0, 2]])
     tokens = np.array([7, 8, 5, 1, 2], dtype=np.uint32)
