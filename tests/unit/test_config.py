@@ -17,6 +17,11 @@ from csm_ft.families.moonshine.config import (
     MoonshineGenerateConfig,
     MoonshinePretokenizeConfig,
 )
+from csm_ft.families.moshi.config import (
+    MoshiConfig,
+    MoshiGenerateConfig,
+    MoshiPretokenizeConfig,
+)
 from csm_ft.report.config import ReportConfig
 from csm_ft.sweep.config import SweepConfig
 
@@ -185,6 +190,7 @@ def test_finetune_yaml_spells_out_the_defaults() -> None:
 PROGRAMS = (
     *(CsmConfig, CsmPretokenizeConfig, CsmGenerateConfig),
     *(MoonshineConfig, MoonshinePretokenizeConfig, MoonshineGenerateConfig),
+    *(MoshiConfig, MoshiPretokenizeConfig, MoshiGenerateConfig),
     *(SweepConfig, ReportConfig, ExportOptions, DataConfig),
 )
 PATHS = [
@@ -201,6 +207,7 @@ def test_every_option_of_a_path_is_marked() -> None:
         *("data", "output_dir", "model_name_or_checkpoint_path", "gen_prompts", "gen_sentences"),
         *("train_data", "val_data", "output", "codec_source", "tokenizer", "model", "prompts"),
         *("context", "audio", "sweep_config", "sweep_dir", "run", "path", "judge_prompts"),
+        *("words_folder", "dialogue", "user"),
     }
 
 

@@ -32,7 +32,7 @@ from csm_ft.families.moshi.tokenizer import (
 
 TOKENIZER_ASSET = "tokenizer.model"
 _MILLISECONDS = 50.0  # times so many times past the end of the sound are no seconds
-_PAST_END_SEC = 0.5  # that the last word may end after the sound, as recognisers have it
+_PAST_END_SEC = 0.5  # that the last word may begin after the sound, as recognisers have it
 _SETTINGS = (
     *("interleave", "text_padding_id", "end_of_text_padding_id"),
     "no_whitespace_before_word",
@@ -210,15 +210,16 @@ class MoshiEncoder(Encoder):
         end_sec = (row.start_sec or 0.0) + lengths["codes"] * self.frame_sec
         if row.end_sec is not None and row.start_sec is not None:
             return ""  # a part of a longer recording, whose words were chosen by it
-        last = max(row.words, key=lambda word: word.end_sec, default=None)
-        if last is None or last.end_sec <= end_sec + _PAST_END_SEC:
+        # One that begins in the sound may end past it: recordings are cut within words.
+        last = max(row.words, key=lambda word: word.start_sec, default=None)
+        if last is None or last.start_sec <= end_sec + _PAST_END_SEC:
             return ""
         hint = "are the times in milliseconds? Write seconds"
-        if last.end_sec < _MILLISECONDS * end_sec:
+        if last.start_sec < _MILLISECONDS * end_sec:
             hint = "fix the times, or name the right sound"
         return (
-            f"the word {last.text!r} ends at {last.end_sec:g} s, past the sound ({end_sec:.2f} s);"
-            f" {hint}"
+            f"the word {last.text!r} begins at {last.start_sec:g} s, past the sound"
+            f" ({end_sec:.2f} s); {hint}"
         )
 
     def decode(self, arrays: Arrays) -> Wave:

@@ -1,7 +1,7 @@
 """Who speaks when, in the sound of a dialogue: shares of speech, overlap, and gaps before answers.
 
-Speech is what is louder than -45 dBFS in windows of 20 ms, with pauses under 0.3 s in it; sounds
-under 0.1 s are none.
+Speech is what is well above the noise of its channel in windows of 20 ms, with pauses under 0.3 s
+in it; sounds under 0.1 s are none.
 """
 
 from typing import NamedTuple
@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_ft.data.audio import SILENCE_DBFS, Wave
+from csm_ft.data.audio import Wave
 from csm_ft.data.silence import WINDOW_SEC, window_power
 
 _PAUSE_SEC, _SHORTEST_SEC = 0.3, 0.1
-_POWER = 10 ** (SILENCE_DBFS / 10)
+_FLOOR_PERCENTILE, _ABOVE_FLOOR_DB = 5, 9.0  # the noise: pauses, of which every speaker has some
+_BELOW_LOUDEST_DB, _NOTHING_DBFS = 30.0, -60.0
 
 
 class Turn(NamedTuple):
@@ -50,7 +51,10 @@ def find_turns(wave: Wave, sample_rate_hz: int) -> list[Turn]:
     """Return the turns in the sound [N] of one speaker."""
     if not len(wave):
         return []
-    is_loud = np.concatenate([[0], window_power(wave, sample_rate_hz) > _POWER, [0]]).astype(int)
+    levels = 10 * np.log10(np.maximum(window_power(wave, sample_rate_hz), 1e-12))
+    floor = float(np.percentile(levels, _FLOOR_PERCENTILE)) + _ABOVE_FLOOR_DB
+    limit = max(floor, float(levels.max()) - _BELOW_LOUDEST_DB, _NOTHING_DBFS)
+    is_loud = np.concatenate([[0], levels >= limit, [0]]).astype(int)
     edges = np.flatnonzero(np.diff(is_loud)).tolist()
     turns: list[Turn] = []
     for start, stop in zip(edges[::2], edges[1::2], strict=True):

@@ -78,6 +78,16 @@ def test_own_file_is_valid_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
+def test_space_of_dialogues_begins_with_the_public_example() -> None:
+    request = parse(["--family", "moshi"])
+    ours = make_space(read_rows(ROOT / "configs/moshi_sweep.yaml", request), 100)
+    first = ours.base.replace(**ours.first_points()[0])
+    assert (first.method, first.learning_rate, first.lora_rank) == ("lora", 2e-6, 128)
+    drawn = [draw(ours, seed)[0] for seed in range(20)]
+    assert {"lora", "full"} == {values["method"] for values in drawn}
+    assert all(ours.base.replace(**values).method == values["method"] for values in drawn)
+
+
 def test_methods_space_searches_only_real_adapters() -> None:
     methods = make_space(read_rows(ROOT / "configs/sweep_methods.yaml", parse([])), 100)
     drawn = [draw(methods, seed)[0] for seed in range(40)]

@@ -110,9 +110,10 @@ def test_word_past_the_sound_is_named(tokenizer: TextTokenizer) -> None:
     encoder = encoder_of(tokenizer)
     lengths = {"codes": 30, "words": 3, "text_tokens": 5}  # 2.4 s
     assert encoder.rejects(row_of(SAID), lengths) == ""
-    late = encoder.rejects(row_of((*SAID, Word("nice", 2.0, 3.0, 0))), lengths)
-    assert "'nice' ends at 3 s, past the sound (2.40 s)" in late
-    assert "milliseconds" in encoder.rejects(row_of((Word("a", 100.0, 400.0, 0),)), lengths)
+    assert encoder.rejects(row_of((*SAID, Word("nice", 2.3, 3.5, 0))), lengths) == ""
+    late = encoder.rejects(row_of((*SAID, Word("nice", 3.0, 3.5, 0))), lengths)
+    assert "'nice' begins at 3 s, past the sound (2.40 s)" in late
+    assert "milliseconds" in encoder.rejects(row_of((Word("a", 1000.0, 1400.0, 0),)), lengths)
 
 
 def test_other_tokenizers_are_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:

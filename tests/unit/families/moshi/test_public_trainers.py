@@ -115,7 +115,7 @@ def save_pairs(folder: Path, model: MoshiModel, scaling: float) -> dict[str, tor
     generator = torch.Generator().manual_seed(1)
     tensors = {}
     for name in linear_names(model):
-        rows, columns = model.get_submodule(name).weight.shape
+        rows, columns = model.state_dict()[f"{name}.weight"].shape
         tensors[f"{name}.lora_A.weight"] = torch.randn(2, columns, generator=generator)
         tensors[f"{name}.lora_B.weight"] = torch.randn(rows, 2, generator=generator)
     tensors["text_emb.weight"] = torch.randn(31, 32, generator=generator)

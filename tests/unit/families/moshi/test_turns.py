@@ -45,6 +45,15 @@ def test_silence_of_one_side_leaves_out_what_is_not_there() -> None:
     assert measure(np.zeros((2, 0), np.float32) + 0.0, RATE_HZ)["moshi_share"] == 0
 
 
+def test_noise_of_a_channel_is_no_speech() -> None:
+    wave = dialogue([(3.0, 5.0)], [(1.0, 2.5)])
+    noise = np.random.default_rng(0).standard_normal(wave.shape)
+    noisy = (wave + 0.02 * noise).astype(np.float32)  # -34 dBFS
+    assert measure(noisy, RATE_HZ)["moshi_share"] == pytest.approx(0.2, abs=0.01)
+    assert measure(noisy * [[1.0], [0.01]], RATE_HZ)["user_share"] == pytest.approx(0.15, abs=0.01)
+    assert find_turns(0.02 * noise[0].astype(np.float32), RATE_HZ) == []
+
+
 def test_pauses_join_and_clicks_do_not_count() -> None:
     (wave, _) = dialogue([(1.0, 1.5), (1.7, 2.0), (3.0, 3.02)], [])
     (turn,) = find_turns(wave, RATE_HZ)
