@@ -257,11 +257,7 @@ def _print_default_speaker(config: PretokenizeConfig, rows: Sequence[Row]) -> No
 
 
 def _held_out_share(config: PretokenizeConfig, num_clips: int) -> float:
-    """Return val_fraction.
-
-    Unless the user chose it, more of small data: a few clips cannot tell a better model from a
-    lucky one.
-    """
+    """Return val_fraction, or, unless it was chosen, more of small data: few clips tell little."""
     if "val_fraction" in config.model_fields_set:
         return config.val_fraction
     return max(config.val_fraction, min(_FEWEST_VAL_CLIPS / num_clips, _LARGEST_VAL_SHARE))

@@ -1,6 +1,5 @@
 """Options of Moshi, and which weights they train. Imports no torch."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
@@ -387,15 +386,7 @@ def lora_modules(config: MoshiConfig) -> str:
             )
         patterns += [_TARGETS[name] for name in names]
     chosen = "|".join(dict.fromkeys(patterns))
-    frozen = [
-        prefix
-        for part, prefix in (
-            (_TEMPORAL, r"transformer|text_linear"),
-            (_DEPTH, r"depformer|linears"),
-        )
-        if not getattr(config, f"{part}_lr_factor")
-    ]
+    prefixes = {_TEMPORAL: "transformer|text_linear", _DEPTH: "depformer|linears"}
+    frozen = [prefixes[part] for part in prefixes if not getattr(config, f"{part}_lr_factor")]
     without = f"(?!{'|'.join(frozen)})" if frozen else ""
-    pattern = f"{without}(?:{chosen})"
-    re.compile(pattern)
-    return pattern
+    return f"{without}(?:{chosen})"

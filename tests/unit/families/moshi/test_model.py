@@ -1,5 +1,6 @@
 """The model: generation equals training, whatever the batch; adapters, depth draws, context."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 
 from csm_ft.errors import ConfigError
 from csm_ft.families.base import Prompt
+from csm_ft.families.moshi.config import MoshiConfig, lora_modules
 from csm_ft.families.moshi.data import PARTS, Layout, MoshiBatch, draw_depth, make_batch
 from csm_ft.families.moshi.model import MoshiModel, empty_model, init_weights
 from csm_ft.families.moshi.sample import Draws, MoshiSamplingOptions, generate
 from csm_ft.families.moshi.size import HOLE, MoshiSize, with_user
-from csm_ft.families.moshi.weights import grown, to_hub, to_modules, without_user
+from csm_ft.families.moshi.weights import grown, linear_names, to_hub, to_modules, without_user
 
 SIZE = MoshiSize(
     dim=32,
@@ -207,3 +209,19 @@ def test_user_is_a_part_of_the_loss_and_of_the_dialogue() -> None:
     _, audio = model.logits(torch.from_numpy(filled)[None])
     frame = 15 - SIZE.max_delay - 1
     assert filled[1:, frame].tolist() == audio[0, :, frame].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 2 * 4 + 2 * 4 * 3 + 3 + 3 + 1),  # every linear module
+        ({"lora_targets": "attention"}, 2 * 2 + 2 * 2 * 3),
+        ({"lora_targets": "heads"}, 3 + 3 + 1),
+        ({"depth_lr_factor": 0.0}, 2 * 4 + 1),
+        ({"temporal_lr_factor": 0.0}, 2 * 4 * 3 + 3 + 3),
+    ],
+)
+def test_adapters_are_on_the_chosen_modules(options: dict[str, object], count: int) -> None:
+    pattern = lora_modules(MoshiConfig(method="lora", **options))
+    chosen = [name for name in linear_names(model_of()) if re.fullmatch(pattern, name)]
+    assert len(chosen) == count
