@@ -53,6 +53,8 @@ class Rejection:
     split: str = ""  # as of Row
     conversation: str = ""
     turn: int = 0
+    start_sec: float | None = None  # where its sound is, if that could be read
+    end_sec: float | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"

@@ -39,6 +39,8 @@ class Checked:
     row: Row | None = None
     reason: str = ""
     place: int = 0  # in its conversation
+    start_sec: float | None = None
+    end_sec: float | None = None
 
     def rejection(self) -> Rejection:
         """Return why the row cannot be used."""
@@ -50,7 +52,17 @@ class Checked:
                 for name in ("path", "text")
             )
         where, talk = self.record.where, self.conversation or ""
-        return Rejection(where, path, text, self.reason, self.split, talk, self.place)
+        return Rejection(
+            where,
+            path,
+            text,
+            self.reason,
+            self.split,
+            talk,
+            self.place,
+            start_sec=self.start_sec,
+            end_sec=self.end_sec,
+        )
 
 
 def number_channels(checked: Sequence[Checked]) -> None:

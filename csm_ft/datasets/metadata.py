@@ -297,6 +297,9 @@ class _Reader:
             checked.row = outcome
         else:
             checked.reason = outcome
+            span = _span(values)
+            if not isinstance(span, Reason):
+                checked.start_sec, checked.end_sec = span
         return checked
 
 
