@@ -6,7 +6,7 @@ of them. Turns are never joined across a rejected one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
@@ -38,6 +38,7 @@ class Examples:
     pieces: NDArray[np.int64]  # [r, 5]: the fields of Piece
     offsets: NDArray[np.int64]  # [n + 1]
     costs: NDArray[np.int64]  # [n] positions that the model spends on each example
+    notes: Sequence[str] = ()  # on what was left out, for people
 
     def __len__(self) -> int:
         return len(self.costs)
@@ -68,7 +69,8 @@ class Examples:
     def take(self, indices: NDArray[np.int64]) -> "Examples":
         """Return some of the examples."""
         kept = [list(self.of(index)) for index in indices.tolist()]
-        return make_examples(self.split, kept, self.costs[indices])
+        taken = make_examples(self.split, kept, self.costs[indices])
+        return replace(taken, notes=self.notes)
 
     def id(self, index: int) -> str:
         """Name an example by its first piece; unique within the split."""

@@ -114,6 +114,8 @@ def _announce(setup: Setup) -> None:
     fraction = setup.config.data_fraction
     share = f" (data_fraction {fraction:g})" if fraction < 1 else ""
     console.print(f"{_count(setup.train)} to train on{share}, {_count(setup.val)} to validate")
+    for note in setup.train.notes:
+        console.print(note, markup=False)
     for line in describe_weights(setup.train):
         console.print(f"drawn by weight: {line}", markup=False)
     if len(plan.ends) > 1 and not plan.is_last(setup.state):
