@@ -81,6 +81,14 @@ def weighted_loss(
 # Encoding
 
 
+class Segment(NamedTuple):
+    """A row of metadata as a part of a longer clip: rows [start, stop) of its first array."""
+
+    start: int
+    stop: int
+    text: Arrays  # as Encoder.encode_text returned it
+
+
 class Encoder(ABC):
     """Turns sound and text into the arrays of a token file, and back; frozen while it does so.
 
@@ -100,6 +108,9 @@ class Encoder(ABC):
     fills_channels: bool = False  # with channels both: mono files are left, beside silence
     mono_hint: str = ""  # what to do about mono files where they are rejected
     fit_sec: float = 0.0  # seconds of training sound that `fit` wants before encoding; 0 = none
+    # Training rows of one recording that lie this close together are kept as one clip, the sound
+    # between them included; 0 = each row is a clip, and join_text is never called.
+    max_gap_sec: float = 0.0
 
     @abstractmethod
     def encode_audio(self, waves: Sequence[Wave]) -> list[Arrays | str]:
@@ -121,6 +132,10 @@ class Encoder(ABC):
         `lengths` are the rows of each array: expected before the sound is encoded, then true ones.
         """
         return ""
+
+    def join_text(self, segments: Sequence[Segment]) -> Arrays:
+        """Return the text arrays of a clip that is made of one or several rows, in order."""
+        raise NotImplementedError
 
     @abstractmethod
     def decode(self, arrays: Arrays) -> Wave | None:

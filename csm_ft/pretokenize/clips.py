@@ -40,6 +40,12 @@ class Span:
     end_sec: float
     num_rows: int  # of the first array, as expected; the resampler may give one more or less
     text: Arrays
+    parts: tuple["Span", ...] = ()  # rows that it was joined from; () = it is one row
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of metadata that it comes from."""
+        return [part.row for part in self.parts] or [self.row]
 
     @property
     def duration_sec(self) -> float:
@@ -115,7 +121,20 @@ class Rejections:
 
     def add_row(self, split: str, row: Row, reason: str) -> None:
         """Add one row that was read, but cannot be used."""
-        self._found.append((split, Rejection(row.where, str(row.path), row.text, reason)))
+        facts = (row.where, str(row.path), row.text, reason)
+        rejection = Rejection(*facts, start_sec=row.start_sec, end_sec=row.end_sec)
+        self._found.append((split, rejection))
+
+    def spans_of(self, path: Path) -> list[tuple[float, float]]:
+        """Return the times in seconds of the rejected rows of a sound file.
+
+        A row without times stands for the whole file.
+        """
+        return [
+            (one.start_sec or 0.0, math.inf if one.end_sec is None else one.end_sec)
+            for _, one in self._found
+            if Path(one.path.replace("\\", "/")).name == path.name
+        ]
 
     def __len__(self) -> int:
         return len(self._found)
@@ -179,6 +198,18 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
             " the row, or lower it"
         )
     row = replace(row, speaker=row.speaker or job.config.default_speaker)
+    text = job.encoder.encode_text(row)
+    if isinstance(text, str):
+        return text
+    span = make_span(job, row, file, (start_sec, end_sec), text)
+    return job.rejects(span, {job.first_array: span.num_rows}) or span
+
+
+def make_span(
+    job: Job, row: Row, file: SoundFile, times_sec: tuple[float, float], text: Arrays
+) -> Span:
+    """Return the span of a row that lies within its file."""
+    start_sec, end_sec = times_sec
     start_sample = round(start_sec * file.info.sample_rate_hz)
     end_sample = round(end_sec * file.info.sample_rate_hz)
     num_samples = round((end_sec - start_sec) * job.encoder.sample_rate_hz)
@@ -186,10 +217,7 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     channel_name = audio.mix_name(file.info.num_channels) if channel == "mix" else channel
     if channel == "both" and file.info.num_channels == 1:
         channel_name = "left beside silence"
-    text = job.encoder.encode_text(row)
-    if isinstance(text, str):
-        return text
-    span = Span(
+    return Span(
         row,
         file.digest,
         f"{file.digest} {start_sample}-{end_sample} {channel_name}",
@@ -198,7 +226,6 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
         math.ceil(num_samples / job.frame_samples),
         text,
     )
-    return job.rejects(span, {job.first_array: span.num_rows}) or span
 
 
 def report_early_ends(spans: Iterable[Span], files: Mapping[Path, SoundFile | str]) -> None:

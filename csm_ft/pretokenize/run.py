@@ -53,6 +53,7 @@ from csm_ft.pretokenize.notes import (
     find_notes,
     write_notes,
 )
+from csm_ft.pretokenize.stretches import join_rows
 from csm_ft.pretokenize.trim import trim_silence
 
 # Of small data, where val_fraction is not given.
@@ -217,6 +218,8 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
         share = _held_out_share(config, len(spans["train"]))
         spans["train"], spans["val"] = hold_out(spans["train"], share, config.seed)
     _need_both(config, spans)
+    if job.encoder.max_gap_sec:
+        spans = join_rows(job, spans, files, rejections)
     return spans
 
 
@@ -309,7 +312,8 @@ def _encoded_rows(
             id_ = span.clip_id(job.encoder.audio_fingerprint)
             reason = encoded.rejected.get(id_) or job.rejects(span, cache.lengths(id_))
             if reason:
-                rejections.add_row(split, span.row, reason)
+                for row in span.rows:
+                    rejections.add_row(split, row, reason)
             else:
                 good[split].append(span)
     rejections.write()
