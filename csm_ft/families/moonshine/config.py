@@ -18,6 +18,7 @@ _WORDS: Mapping[str, Sequence[str]] = {
 }
 _MODULES = tuple(name for names in _WORDS.values() for name in names)
 _SIZE = "0 = that of model_size."
+_OTHER_EXAMPLES = "it changes what an example is; give it as a flag for all trials"
 
 
 class MoonshineConfig(TrainConfig):
@@ -28,6 +29,7 @@ class MoonshineConfig(TrainConfig):
         **TrainConfig.not_searchable,
         "max_tokens_per_sec": "trials with other caps have other error rates; give it for all",
         "val_wer_clips": "trials scored on other clips cannot be compared; give it for all",
+        **dict.fromkeys(("instance_min_sec", "instance_max_sec", "max_gap_sec"), _OTHER_EXAMPLES),
     }
 
     family: str = option("moonshine", "Model family; auto = that of the token file.", group="run")
@@ -52,6 +54,22 @@ class MoonshineConfig(TrainConfig):
     model_heads: int = option(0, f"Attention heads; {_SIZE}", group="model size", ge=0)
     model_encoder_layers: int = option(0, f"Encoder layers; {_SIZE}", group="model size", ge=0)
     model_decoder_layers: int = option(0, f"Decoder layers; {_SIZE}", group="model size", ge=0)
+    instance_min_sec: float = option(
+        0.0,
+        "Minimum length of a training example in seconds; shorter ones are left out.",
+        group="examples",
+        ge=0,
+    )
+    instance_max_sec: float = option(
+        0.0,
+        "Join rows that follow each other in a recording to training examples of up to this many"
+        " seconds (see pretokenize.py --stretch_gap_sec); 0 = each row is an example.",
+        group="examples",
+        ge=0,
+    )
+    max_gap_sec: float = option(
+        2.0, "Longest gap between two rows of a training example.", group="examples", ge=0
+    )
     label_smoothing: float = option(
         0.0,
         "Label smoothing of the training loss; validation has none.",
@@ -85,6 +103,15 @@ class MoonshineConfig(TrainConfig):
     gen_clips: int = option(
         4, "Validation clips whose transcripts are kept.", group="samples", trains=False, ge=0
     )
+
+    @model_validator(mode="after")
+    def _lengths_of_examples(self) -> Self:
+        if 0 < self.instance_max_sec < self.instance_min_sec:
+            raise ValueError(
+                f"instance_max_sec {self.instance_max_sec:g} is below instance_min_sec"
+                f" {self.instance_min_sec:g}; swap them, or lower the minimum"
+            )
+        return self
 
     @model_validator(mode="after")
     def _what_is_trained(self) -> Self:
@@ -124,8 +151,15 @@ class MoonshinePretokenizeConfig(PretokenizeConfig):
         "Normalisation of each clip's level; the published models were trained with none.",
         group="audio",
     )
+    stretch_gap_sec: float = option(
+        0.0,
+        "Keep training rows of one recording with gaps up to this as one stretch, the sound of the"
+        " gaps included, for train.py --instance_max_sec; 0 = each row is a clip by itself.",
+        group="audio",
+        ge=0,
+    )
     max_sec: float = option(
-        64.0, "Maximum length of a clip in seconds; longer ones are rejected.", group="checks", gt=0
+        64.0, "Maximum length of a row in seconds; longer ones are rejected.", group="checks", gt=0
     )
 
     @model_validator(mode="after")

@@ -13,17 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from csm_ft.data.examples import Examples
+from csm_ft.data.examples import Examples, Piece
 from csm_ft.data.split import Split
 from csm_ft.families.model import Batch
+from csm_ft.families.moonshine.arrange import tokens_of
 from csm_ft.families.moonshine.model import Layout
 from csm_ft.families.moonshine.size import (
     CONVOLUTIONS,
+    END,
     FRAME_SAMPLES,
     SAMPLE_RATE_HZ,
     START,
     conv_lengths,
-    num_frames,
 )
 
 _FULL_SCALE = 32768.0  # of int16
@@ -75,20 +76,17 @@ class Sound:
         self.num_samples += len(samples) + padding
 
 
-def costs(split: Split) -> NDArray[np.int64]:
-    """Return the positions of each clip: encoder frames and text tokens, [n]."""
-    frames = [num_frames(length) for length in split.lengths("samples").tolist()]
-    return np.array(frames, dtype=np.int64) + split.lengths("text_tokens")
-
-
 def collate(examples: Examples, indices: Sequence[int]) -> MoonshineBatch:
-    """Make the micro-batch of `indices`; an example is a whole clip."""
-    split = examples.split
-    rows = [next(examples.of(index)).row for index in indices]
-    return collate_clips(
-        [split.array("samples", row) for row in rows],
-        [split.array("text_tokens", row) for row in rows],
-    )
+    """Make the micro-batch of `indices`."""
+    clips = [_clip(examples.split, list(examples.of(index))) for index in indices]
+    return collate_clips([sound for sound, _ in clips], [tokens for _, tokens in clips])
+
+
+def _clip(split: Split, pieces: Sequence[Piece]) -> tuple[NDArray[np.int16], NDArray[np.uint32]]:
+    """Return the samples of an example and its tokens, with one </s> at the end."""
+    sounds = [split.array("samples", row)[start:stop] for row, start, stop, _ in pieces]
+    tokens = np.concatenate([tokens_of(split, piece) for piece in pieces])
+    return np.concatenate(sounds), np.append(tokens[tokens != END], np.uint32(END))
 
 
 def collate_clips(

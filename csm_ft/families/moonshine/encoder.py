@@ -18,7 +18,8 @@ from csm_ft.data.rows import Row
 from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.data.text import set_case
 from csm_ft.errors import TokenizerError
-from csm_ft.families.base import Encoder
+from csm_ft.families.base import Encoder, Segment
+from csm_ft.families.moonshine.arrange import SEGMENTS
 from csm_ft.families.moonshine.config import MoonshinePretokenizeConfig
 from csm_ft.families.moonshine.size import (
     DEFAULT_TOKENS_PER_SEC,
@@ -46,9 +47,16 @@ class MoonshineEncoder(Encoder):
     max_tokens_per_sec: float = DEFAULT_TOKENS_PER_SEC  # of transcripts
 
     def __init__(
-        self, tokenizer: "TextTokenizer | None", *, amplitude: str, text_case: str
+        self,
+        tokenizer: "TextTokenizer | None",
+        *,
+        amplitude: str,
+        text_case: str,
+        max_gap_sec: float = 0.0,
     ) -> None:
-        self.amplitude, self.text_case = amplitude, text_case
+        self.amplitude, self.text_case, self.max_gap_sec = amplitude, text_case, max_gap_sec
+        if max_gap_sec:
+            self.arrays = {**self.arrays, SEGMENTS: ArrayKind("<u4", 4)}
         self.audio_fingerprint = f"samples-16khz-{amplitude}-1"
         self._fitted_size, self._max_sec = 0, 0.0
         if tokenizer is not None:
@@ -58,7 +66,12 @@ class MoonshineEncoder(Encoder):
     def from_options(cls, options: MoonshinePretokenizeConfig) -> "MoonshineEncoder":
         """Open what the options of pretokenize.py name."""
         tokenizer = None if options.fit_tokenizer else open_tokenizer(options.tokenizer)
-        encoder = cls(tokenizer, amplitude=options.amplitude, text_case=options.text_case)
+        encoder = cls(
+            tokenizer,
+            amplitude=options.amplitude,
+            text_case=options.text_case,
+            max_gap_sec=options.stretch_gap_sec,
+        )
         encoder._fitted_size, encoder._max_sec = options.fit_tokenizer, options.max_sec
         return encoder
 
@@ -78,12 +91,14 @@ class MoonshineEncoder(Encoder):
     def _use(self, tokenizer: "TextTokenizer") -> None:
         self.tokenizer = tokenizer
         self.text_fingerprint = f"{tokenizer.fingerprint[:32]}-{self.text_case}"
+        stretches = {"stretch_gap_sec": self.max_gap_sec} if self.max_gap_sec else {}
         self.facts = {
             "tokenizer": tokenizer.source,
             "tokenizer_fingerprint": tokenizer.fingerprint,
             "text_vocab_size": tokenizer.vocab_size,
             "text_case": self.text_case,
             "amplitude": self.amplitude,
+            **stretches,
         }
         self.assets = {"tokenizer": tokenizer.blob}
 
@@ -101,8 +116,24 @@ class MoonshineEncoder(Encoder):
         """Return the tokens of a row and </s>, [L]."""
         return {"text_tokens": self.tokenizer.encode(set_case(row.text, self.text_case))}
 
+    def join_text(self, segments: Sequence[Segment]) -> Arrays:
+        """Return the tokens of all rows [L], each with its </s>, and where each row lies [S, 4].
+
+        A row of `segments` is start and stop in samples, and start and stop in tokens.
+        """
+        tokens = [segment.text["text_tokens"] for segment in segments]
+        ends = np.cumsum([0, *map(len, tokens)])
+        places = [
+            (segment.start, segment.stop, ends[number], ends[number + 1])
+            for number, segment in enumerate(segments)
+        ]
+        return {"text_tokens": np.concatenate(tokens), SEGMENTS: np.array(places, np.uint32)}
+
     def rejects(self, row: Row, lengths: Mapping[str, int]) -> str:
-        """Return why a clip is too short or too long, or has no text, or ""."""
+        """Return why a clip is too short or too long, or has no text, or "".
+
+        A stretch may be of any length; each of its rows was asked for before.
+        """
         num_samples = lengths["samples"]
         if num_samples < MIN_SAMPLES:
             return (
@@ -110,7 +141,7 @@ class MoonshineEncoder(Encoder):
                 " one frame; drop the row"
             )
         seconds = num_samples / SAMPLE_RATE_HZ
-        if self._max_sec and seconds > self._max_sec:
+        if self._max_sec and SEGMENTS not in lengths and seconds > self._max_sec:
             return (
                 f"{seconds:.1f} s are more than --max_sec {self._max_sec:g}; cut the clip into"
                 " shorter ones, at pauses"

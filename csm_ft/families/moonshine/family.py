@@ -64,46 +64,28 @@ class MoonshineFamily(Family):
     exporters = EXPORTERS
 
     def arrange(self, split: Split, config: TrainConfig, *, evaluate: bool) -> Examples:
-        """Make each clip an example."""
-        from csm_ft.data.examples import whole_clips
-        from csm_ft.families.moonshine.data import costs
+        """Join rows to instances for training; each row is an example of validation."""
+        from csm_ft.families.moonshine.arrange import arrange
 
-        return whole_clips(split, costs(split))
+        return arrange(split, _moonshine(config), evaluate=evaluate)
 
     def describe(self, store: Store) -> list[str]:
         """Count words, tokens and seconds, and name the tokenizer."""
-        facts = store.info.facts
-        counts = {split.name: self.summarise(split) for split in store.splits.values()}
-        return [
-            *(
-                f"{name:10} {count['words']} words, {count['text_tokens']} text tokens,"
-                f" {count['tokens_per_sec']:.2f} tokens per second (99.9 % of clips below"
-                f" {count['tokens_per_sec_p999']:.2f})"
-                for name, count in counts.items()
-            ),
-            f"tokenizer  {facts.get('text_vocab_size')} ids ({facts.get('tokenizer')}), case"
-            f" {facts.get('text_case')}; amplitude {facts.get('amplitude')}",
-        ]
+        from csm_ft.families.moonshine.describe import describe
+
+        return describe(store)
 
     def summarise(self, split: Split) -> dict[str, Any]:
-        """Count words and tokens, alone and per second of sound."""
-        import numpy as np
+        """Count words and tokens, alone and per second of sound, and the rows in stretches."""
+        from csm_ft.families.moonshine.describe import summarise
 
-        tokens = split.lengths("text_tokens")
-        seconds = split.lengths("samples") / SAMPLE_RATE_HZ
-        rates = tokens / np.maximum(seconds, 1e-9)
-        words = sum(len(split.clip(row).text.split()) for row in range(len(split)))
-        return {
-            "words": words,
-            "text_tokens": int(tokens.sum()),
-            "tokens_per_sec": float(tokens.sum() / max(float(seconds.sum()), 1e-9)),
-            "tokens_per_sec_p999": float(np.quantile(rates, 0.999)) if len(rates) else 0.0,
-            "clips_under_1_sec": int((seconds < 1).sum()),
-        }
+        return summarise(split)
 
     def find_problems(self, split: Split, store: Store) -> dict[str, list[int]]:
         """Find clips without a frame or a token, and ids out of range."""
         import numpy as np
+
+        from csm_ft.families.moonshine.arrange import has_sound_parts
 
         text_ids = int(store.info.facts.get("text_vocab_size", 0))
         too_high = set[int]()
@@ -111,10 +93,12 @@ class MoonshineFamily(Family):
             rows = np.flatnonzero(block >= text_ids)
             too_high |= {split.clip_at("text_tokens", start + int(row)) for row in rows}
         frames = [num_frames(length) for length in split.lengths("samples").tolist()]
+        outside = [row for row in range(len(split)) if not has_sound_parts(split, row)]
         return {
             "no frame": np.flatnonzero(np.array(frames) == 0).tolist(),
             "no text tokens": np.flatnonzero(split.lengths("text_tokens") < 2).tolist(),
             f"text tokens of {text_ids} or more": sorted(too_high),
+            "rows outside of their sound or tokens": outside,
         }
 
     def open_encoder(self, source: PretokenizeConfig | Store, device: str) -> MoonshineEncoder:
@@ -170,6 +154,7 @@ class MoonshineFamily(Family):
         from csm_ft.families.moonshine.weights import size_of
 
         config, facts = _moonshine(config), store.info.facts
+        _check_gaps(config, store)
         vocab_size = int(facts["text_vocab_size"])
         if config.train_from_scratch:
             size = chosen_size(config, vocab_size)
@@ -259,6 +244,17 @@ def _scored_rows(examples: Examples, wanted: int) -> Iterator[int]:
     count = total if wanted < 0 else min(wanted, total)
     for number in range(count):
         yield next(examples.of(number * total // count)).row
+
+
+def _check_gaps(config: MoonshineConfig, store: Store) -> None:
+    """Raise ConfigError for gaps that the token file keeps no sound of."""
+    kept_sec = store.info.facts.get("stretch_gap_sec")
+    if config.instance_max_sec and kept_sec is not None and config.max_gap_sec > kept_sec:
+        raise ConfigError(
+            f"max_gap_sec {config.max_gap_sec:g}: {store.path} keeps the sound of gaps up to"
+            f" {kept_sec:g} s; give --max_gap_sec {kept_sec:g}, or pretokenise again with"
+            f" --stretch_gap_sec {config.max_gap_sec:g}"
+        )
 
 
 def _moonshine(config: TrainConfig) -> MoonshineConfig:
