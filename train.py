@@ -62,7 +62,7 @@ def run(
     from csm_ft.evaluate.validation import validate
     from csm_ft.runs.checkpoint import save_best, save_checkpoint
     from csm_ft.runs.metrics import add, training_line, training_row
-    from csm_ft.training.optim import set_learning_rate
+    from csm_ft.training.optim import averaged, set_learning_rate
     from csm_ft.training.setup import open_setup
     from csm_ft.training.step import optimizer_step
 
@@ -81,19 +81,22 @@ def run(
                 judge = setup.judge
                 hears = judge and (is_first or plan.is_due("judge", state, examples_before))
                 if is_first or hears or plan.is_due("val", state, examples_before):
-                    result = validate(model, family, setup.val, config)
+                    with averaged(optimizer):
+                        result = validate(model, family, setup.val, config)
                     if not math.isfinite(result.loss):
                         raise Diverged(state.step, "validation loss")
                     metrics = result.metrics
                     if judge and hears:
-                        metrics = {**metrics, **judge.run(model, state.step)}
+                        with averaged(optimizer):
+                            metrics = {**metrics, **judge.run(model, state.step)}
                     seen = {"examples": state.examples, "epoch": state.epoch}
                     tracker.row("val", state.step, {**seen, **metrics, "time": time.time()})
                     is_best = plan.is_best(state, metrics)
                     state.metrics = metrics
                     if is_best:
                         state.best = {**metrics, "step": state.step, **seen}
-                        save_best(folder, setup.trained, state, result.clips)
+                        with averaged(optimizer):
+                            save_best(folder, setup.trained, state, result.clips)
                     loss = f"[bold]val_loss {result.loss:.4f}[/] {family.yardstick.unit}"
                     mark = " (best so far)" if is_best else ""
                     console.print(f"step {state.step}  {loss}{mark}")
@@ -104,12 +107,14 @@ def run(
                         console.print(early)
                 # Once in a while: generate samples.
                 if sampler and (is_first or plan.is_due("gen", state, examples_before)):
-                    sampler.run(model, state, folder, tracker)
+                    with averaged(optimizer):
+                        sampler.run(model, state, folder, tracker)
                 # Once in a while: save.
                 paused = should_pause()
                 if plan.total_steps and (paused or plan.is_due("save", state, examples_before)):
                     saved = replace(state, metrics_bytes=tracker.num_bytes)
-                    save_checkpoint(folder, setup.trained, saved, keep_last=config.keep_last)
+                    with averaged(optimizer):
+                        save_checkpoint(folder, setup.trained, saved, keep_last=config.keep_last)
                 is_last = plan.is_last(state)
                 if paused and not is_last:
                     status = "interrupted"

@@ -46,6 +46,7 @@ WALLS = {
     "torchtune": ("csm_ft/families/csm/",),
     "transformers": ("csm_ft/codecs/mimi.py", "csm_ft/families/", "csm_ft/evaluate/"),
     "peft": ("csm_ft/families/",),
+    "schedulefree": ("csm_ft/training/optim.py",),
     "plotly": ("csm_ft/report/",),
     "jinja2": ("csm_ft/report/", "csm_ft/export/"),
     "filelock": ("csm_ft/atomic.py",),

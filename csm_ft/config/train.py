@@ -64,6 +64,12 @@ class TrainConfig(RunOptions):
         trains=False,
         gt=0,
     )
+    optimizer: Literal["adamw", "schedulefree"] = option(
+        "adamw",
+        "adamw, or schedulefree = schedule-free AdamW: no decay (lr_decay is not used); validation,"
+        " samples and saved weights are of its averaged weights.",
+        group="optimisation",
+    )
     learning_rate: float = option(3e-5, "Peak learning rate of AdamW.", group="optimisation", gt=0)
     warmup_steps: str = option(
         "5%", "Linear warm-up: optimiser steps, or a share of the run (5%).", group="optimisation"
@@ -328,6 +334,15 @@ class TrainConfig(RunOptions):
             raise ValueError(
                 "method lora adapts trained weights, and train_from_scratch has none; drop one of"
                 " the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _averaging_needs_beta(self) -> Self:
+        if self.optimizer == "schedulefree" and not self.adam_beta1:
+            raise ValueError(
+                "optimizer schedulefree averages weights by adam_beta1, which is 0; give one above"
+                " 0, such as 0.9"
             )
         return self
 

@@ -1,12 +1,14 @@
 """Checkpoints: folders of safetensors and JSON, written atomically, without pickle.
 
 Runs resume from `step_000500/{model.safetensors, optimizer.safetensors, config.json, state.json}`;
-`best/` has no optimiser. With method lora, adapters in peft's format replace model.safetensors.
+`best/` has no optimiser. With a schedule-free optimiser, model.safetensors holds the averaged
+weights, and optimizer.safetensors those that training goes on at. With method lora, adapters in
+peft's format replace model.safetensors.
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -120,27 +122,52 @@ def load_checkpoint(
 
 
 def optimizer_tensors(model: SpeechModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's state as `<parameter name>.<entry>`, for safetensors."""
+    """Return the optimiser's state as `<parameter name>.<entry>`, for safetensors.
+
+    The numbers that a schedule-free optimiser keeps of its groups are `group.<number>.<entry>`.
+    """
     tensors = {}
     for name, parameter in model.named_parameters():
         for entry, value in optimizer.state.get(parameter, {}).items():
             # A scalar is stored as [1]; loading restores its shape.
             tensors[f"{name}.{entry}"] = value.detach().reshape(value.shape or (1,)).contiguous()
+    if tensors:
+        for number, group, entry in _numbers(optimizer):
+            value = torch.tensor([group[entry]], dtype=torch.float64)
+            tensors[f"group.{number}.{entry}"] = value
     return tensors
 
 
 def load_optimizer_tensors(
     model: SpeechModel, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Restore the tensors of `optimizer_tensors`; raises KeyError when one is missing."""
+    """Restore the tensors of `optimizer_tensors`; raises KeyError when one is missing.
+
+    A schedule-free optimiser goes on in training mode, at the weights it was saved beside.
+    """
+    numbers = list(_numbers(optimizer))
+    entries = ("z", "exp_avg_sq", "y") if numbers else ("step", "exp_avg", "exp_avg_sq")
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
         optimizer.state[parameter] = {
             entry: tensors[f"{name}.{entry}"]
             .to(parameter.device, torch.float32)
-            .reshape(shape)
+            .reshape(() if entry == "step" else parameter.shape)
             .clone()
-            for entry, shape in shapes.items()
+            for entry in entries
         }
+    for number, group, entry in numbers:
+        group[entry] = type(group[entry])(tensors[f"group.{number}.{entry}"].item())
+    if numbers:
+        mode: Any = optimizer
+        for group in optimizer.param_groups:
+            group["train_mode"] = False  # the model was saved with the averaged weights
+        mode.train()
+
+
+def _numbers(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yield (number of a group, the group, an entry of it that a checkpoint keeps)."""
+    for number, group in enumerate(optimizer.param_groups):
+        for entry in getattr(optimizer, "saved_numbers", ()):
+            yield number, group, entry

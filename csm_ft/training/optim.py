@@ -1,12 +1,80 @@
-"""The optimiser: which weights are trained and how fast; AdamW with fp32 master weights."""
+"""The optimiser: which weights are trained and how fast; AdamW with fp32 master weights.
+
+Schedule-free AdamW (Defazio et al., The Road Less Scheduled, arXiv 2405.15682) takes its gradients
+at weights y, and what it learns is in an average x of its steps: validation, samples and saved
+weights are of x. The library turns y into x and back by interpolation, which drifts by rounding, so
+that how often one validates would change the run; here y is kept and put back bit for bit.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
+from schedulefree import AdamWScheduleFree
 from torch import Tensor
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.families.base import Family
 from csm_ft.families.lora import add_adapters
 from csm_ft.families.model import SpeechModel
+
+_Y = "y"  # entry of a parameter's state while the parameter holds x
+
+
+class ScheduleFree(AdamWScheduleFree):
+    """Schedule-free AdamW whose eval() and train() change nothing."""
+
+    # Numbers of each group that a checkpoint keeps, beside the state of the parameters.
+    saved_numbers: ClassVar[tuple[str, ...]] = ("k", "weight_sum", "lr_max")
+
+    def __init__(self, groups: Any, **options: Any) -> None:
+        super().__init__(groups, **options)
+        self.train()
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Put the averaged weights x in the place of y."""
+        for group, parameter, state in self._stepped(is_training=True):
+            state[_Y] = parameter.detach().clone()
+            # x = y + (1 - 1 / beta1) (z - y), as y = (1 - beta1) z + beta1 x
+            parameter.lerp_(state["z"], 1 - 1 / group["betas"][0])
+        self._set_mode(is_training=False)
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Put y back; also after a checkpoint was loaded, which holds both."""
+        for _, parameter, state in self._stepped(is_training=False):
+            parameter.copy_(state.pop(_Y))
+        self._set_mode(is_training=True)
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Take a step at the learning rates of the groups; their warm-up is the caller's."""
+        return super().step(closure)
+
+    def _stepped(self, *, is_training: bool) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+        """Yield (group, parameter, its state) of all parameters that have been trained."""
+        for group in self.param_groups:
+            for parameter in group["params"] if group["train_mode"] == is_training else ():
+                if "z" in self.state.get(parameter, {}):
+                    yield group, parameter, self.state[parameter]
+
+    def _set_mode(self, *, is_training: bool) -> None:
+        for group in self.param_groups:
+            group["train_mode"] = is_training
+
+
+@contextmanager
+def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let the model have the weights that are evaluated and saved; the run is not changed by it."""
+    if not isinstance(optimizer, ScheduleFree):
+        yield
+        return
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
 
 
 def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -> None:
@@ -18,8 +86,10 @@ def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -
         parameter.requires_grad_(family.parameter(config, name).lr_factor > 0)
 
 
-def build_optimizer(model: SpeechModel, family: Family, config: TrainConfig) -> torch.optim.AdamW:
-    """Return fused AdamW over the trained weights, one group per learning rate and decay."""
+def build_optimizer(
+    model: SpeechModel, family: Family, config: TrainConfig
+) -> torch.optim.AdamW | ScheduleFree:
+    """Return the optimiser over the trained weights, one group per learning rate and decay."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -28,16 +98,15 @@ def build_optimizer(model: SpeechModel, family: Family, config: TrainConfig) -> 
             decays = config.decay_all or (parameter.ndim > 1 and rule.decays)
             key = (rule.lr_factor, config.weight_decay if decays else 0.0)
             groups.setdefault(key, []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": members, "weight_decay": decay, "lr_factor": factor}
-            for (factor, decay), members in groups.items()
-        ],
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_eps,
-        fused=True,
-    )
+    listed = [
+        {"params": members, "weight_decay": decay, "lr_factor": factor}
+        for (factor, decay), members in groups.items()
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    options = {"lr": config.learning_rate, "betas": betas, "eps": config.adam_eps}
+    if config.optimizer == "schedulefree":
+        return ScheduleFree(listed, **options)
+    return torch.optim.AdamW(listed, fused=True, **options)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

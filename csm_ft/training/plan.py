@@ -37,6 +37,7 @@ class RunPlan:
             self.total_steps = self._batches.total_steps(
                 n_epochs=config.n_epochs, max_steps=config.max_steps
             )
+        self._decay = "constant" if config.optimizer == "schedulefree" else config.lr_decay
         self._num_examples = len(train)
         self._clock = self._clock_of(self.total_steps)
         self._every = {name: Duration.parse(getattr(config, f"{name}_every")) for name in EVENTS}
@@ -138,7 +139,7 @@ class RunPlan:
             step,
             total_steps=self.ends[stage],
             warmup_steps=self._warmup_steps[stage],
-            decay=self._config.lr_decay,
+            decay=self._decay,
             min_ratio=self._config.min_lr_ratio,
         )
 

@@ -74,6 +74,12 @@ def announce(config: TrainConfig, store: Store) -> None:
             f"[yellow]{', '.join(unused)}: not used, as method is {config.method}; add --method"
             " lora[/]"
         )
+    has_decay = config.lr_decay not in ("constant", defaults["lr_decay"].default)
+    if config.optimizer == "schedulefree" and has_decay:
+        console.print(
+            f"[yellow]lr_decay {config.lr_decay}: not used by optimizer schedulefree, which has no"
+            " decay[/]"
+        )
     base = config.model_name_or_checkpoint_path
     start = "random weights" if config.train_from_scratch else base
     console.print(f"[bold]{config.data}[/]: {store.info.family} from {start}")

@@ -49,6 +49,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "heads_lr_factor": 0.5,
     },
     "last_turns": {"loss_turns": "last"},
+    "schedulefree": {"optimizer": "schedulefree"},
 }
 
 

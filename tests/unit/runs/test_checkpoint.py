@@ -21,17 +21,17 @@ from csm_ft.runs.checkpoint import (
     save_checkpoint,
 )
 from csm_ft.runs.folder import RunFolder
-from csm_ft.training.optim import build_optimizer, choose_parameters
+from csm_ft.training.optim import averaged, build_optimizer, choose_parameters
 from tests.helpers.splits import examples_of, make_model, make_split
 
 
-def make(seed: int, **options: Any) -> tuple[CsmModel, torch.optim.AdamW]:
+def make(seed: int, **options: Any) -> tuple[CsmModel, torch.optim.Optimizer]:
     model, config = make_model(seed), CsmConfig(learning_rate=0.1, **options)
     choose_parameters(model, CsmFamily(), config)
     return model, build_optimizer(model, CsmFamily(), config)
 
 
-def step(model: CsmModel, optimizer: torch.optim.AdamW, seed: int) -> None:
+def step(model: CsmModel, optimizer: torch.optim.Optimizer, seed: int) -> None:
     optimizer.zero_grad()
     loss = model(
         collate(examples_of(make_split([4, 7], seed)), [0, 1], depth_fraction=1.0, draw=None)
@@ -42,8 +42,14 @@ def step(model: CsmModel, optimizer: torch.optim.AdamW, seed: int) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"method": "lora", "lora_rank": 2}, {"method": "depth_only"}],
-    ids=["full", "lora", "depth_only"],
+    [
+        {},
+        {"method": "lora", "lora_rank": 2},
+        {"method": "depth_only"},
+        {"optimizer": "schedulefree"},
+        {"optimizer": "schedulefree", "method": "lora", "lora_rank": 2},
+    ],
+    ids=["full", "lora", "depth_only", "schedulefree", "schedulefree_lora"],
 )
 def test_a_restored_run_goes_on_exactly(tmp_path: Path, options: dict[str, Any]) -> None:
     model, optimizer = make(0, **options)
@@ -51,7 +57,8 @@ def test_a_restored_run_goes_on_exactly(tmp_path: Path, options: dict[str, Any])
         step(model, optimizer, seed)
     state = TrainState(step=3, examples=24, best={"val_loss": 1.5}, window={"nats_c0": 0.1 + 0.2})
     folder = RunFolder(tmp_path)
-    save_checkpoint(folder, Trained(model, optimizer, {"size": 1}), state, keep_last=2)
+    with averaged(optimizer):
+        save_checkpoint(folder, Trained(model, optimizer, {"size": 1}), state, keep_last=2)
     other, other_optimizer = make(0 if options.get("method") == "lora" else 1, **options)
     (saved,) = folder.step_folders()
     assert (saved, TrainState.exists(saved)) == (folder.step_folder(3), True)

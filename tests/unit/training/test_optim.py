@@ -4,21 +4,28 @@ from typing import Any
 
 import pytest
 import torch
+from schedulefree import AdamWScheduleFree
 
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.model import CsmModel
-from csm_ft.training.optim import build_optimizer, choose_parameters, set_learning_rate
+from csm_ft.training.optim import (
+    ScheduleFree,
+    averaged,
+    build_optimizer,
+    choose_parameters,
+    set_learning_rate,
+)
 from tests.helpers.splits import make_model
 
 
-def prepare(**options: Any) -> tuple[CsmModel, torch.optim.AdamW]:
+def prepare(**options: Any) -> tuple[CsmModel, torch.optim.Optimizer]:
     model, config = make_model(), CsmConfig.model_validate(options)
     choose_parameters(model, CsmFamily(), config)
     return model, build_optimizer(model, CsmFamily(), config)
 
 
-def of_group(model: CsmModel, optimizer: torch.optim.AdamW, key: str) -> dict[str, float]:
+def of_group(model: CsmModel, optimizer: torch.optim.Optimizer, key: str) -> dict[str, float]:
     """The value of a group's entry, per parameter."""
     values = {id(p): group[key] for group in optimizer.param_groups for p in group["params"]}
     return {name: values[id(p)] for name, p in model.named_parameters() if id(p) in values}
@@ -57,3 +64,53 @@ def test_each_part_has_its_own_rate() -> None:
         == {"codebook0_head.weight", "audio_head"}
         == set(make_model().state_dict()) - set(rates)
     )
+
+
+def take_steps(
+    optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], rounds: int
+) -> None:
+    for number in range(rounds):
+        for place, parameter in enumerate(parameters):
+            random = torch.Generator().manual_seed(10 * number + place)
+            parameter.grad = torch.randn(parameter.shape, generator=random)
+        optimizer.step()
+
+
+def test_schedulefree_steps_and_averages_as_the_library() -> None:
+    ours = [torch.nn.Parameter(torch.ones(5, 3)), torch.nn.Parameter(torch.ones(4))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    options: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.01}
+    optimizer, library = ScheduleFree(ours, **options), AdamWScheduleFree(theirs, **options)
+    library.train()
+    take_steps(optimizer, ours, 5)
+    take_steps(library, theirs, 5)
+    assert all(map(torch.equal, ours, theirs))
+    library.eval()
+    with averaged(optimizer):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_averaged_weights_leave_the_trained_ones_bit_for_bit() -> None:
+    model, optimizer = prepare(optimizer="schedulefree")
+    take_steps(optimizer, list(model.parameters()), 3)
+    before = [p.detach().clone() for p in model.parameters()]
+    for _ in range(20):
+        with averaged(optimizer):
+            inside = [p.detach().clone() for p in model.parameters()]
+    assert all(map(torch.equal, model.parameters(), before))
+    assert not any(map(torch.equal, inside, before))
+
+
+def test_averaged_weights_come_back_after_an_error() -> None:
+    model, optimizer = prepare(optimizer="schedulefree")
+    take_steps(optimizer, list(model.parameters()), 1)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="stop"), averaged(optimizer):
+        raise ValueError("stop")
+    assert all(map(torch.equal, model.parameters(), before))
+    take_steps(optimizer, list(model.parameters()), 1)  # in training mode again
+
+
+def test_schedulefree_needs_a_first_beta() -> None:
+    with pytest.raises(ValueError, match="adam_beta1, which is 0"):
+        CsmConfig(optimizer="schedulefree", adam_beta1=0)
