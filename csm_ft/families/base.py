@@ -399,6 +399,13 @@ class Family(ABC):
             )
         return self.open_encoder(record.store, device)
 
+    def open_listener(self, record: EncoderRecord, device: str) -> Encoder:
+        """Open the encoder of a family that answers sound with text, for `transcribe`."""
+        raise ConfigError(
+            f"{record.label}: the family {self.name} does not transcribe; name the weights of a"
+            " recogniser"
+        )
+
     @abstractmethod
     def generate_prompts(
         self, config: GenerateConfig, record: EncoderRecord, encoder: Encoder

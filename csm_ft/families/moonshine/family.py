@@ -123,6 +123,17 @@ class MoonshineFamily(Family):
             prompts.append(Prompt(clip.id[:12], clip.text, clip.speaker, arrays=split.arrays(row)))
         return prompts, SamplingOptions(seed=config.seed)
 
+    def open_listener(self, record: EncoderRecord, device: str) -> MoonshineEncoder:
+        """Open the tokenizer, with the cap on tokens that the run had."""
+        if record.store is None:
+            raise ConfigError(
+                f"{record.label}: no token file is known for these weights; name it with --data"
+            )
+        encoder = self.open_encoder(record.store, device)
+        if isinstance(record.config, MoonshineConfig):
+            encoder.max_tokens_per_sec = record.config.max_tokens_per_sec
+        return encoder
+
     def generate_prompts(
         self, config: GenerateConfig, record: EncoderRecord, encoder: Encoder
     ) -> tuple[list[Prompt], SamplingOptions]:
