@@ -33,7 +33,10 @@ FLOORS: list[tuple[str, ...]] = [
     ("codecs",),
     ("families",),
     ("runs",),
-    ("pretokenize", "watermark", "generate", "evaluate", "segment", "export", "sweep", "report"),
+    (
+        *("pretokenize", "watermark", "generate", "evaluate", "segment", "transcribe"),
+        *("export", "sweep", "report"),
+    ),
     ("training",),
     ("expressive",),
 ]
@@ -66,6 +69,7 @@ HELP = {
     "csm_ft.evaluate": HEAVY,
     "csm_ft.data": HEAVY,
     "csm_ft.datasets": tuple(name for name in HEAVY if name != "h5py"),
+    "csm_ft.transcribe": HEAVY,
     "csm_ft.watermark": HEAVY,
     "csm_ft.expressive": HEAVY,
     "csm_ft.report": (*HEAVY, "plotly"),

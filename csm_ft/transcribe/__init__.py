@@ -1,0 +1,1 @@
+"""Recordings of any length to text: cut at silence, recognised in batches, written as files."""
