@@ -27,6 +27,7 @@ from csm_ft.families import DEFAULT_FAMILY, names, open_family  # noqa: E402
 from csm_ft.report.config import ReportConfig  # noqa: E402
 from csm_ft.segment.config import SegmentConfig  # noqa: E402
 from csm_ft.sweep.config import SHARED, SweepConfig  # noqa: E402
+from csm_ft.transcribe.config import TranscribeConfig  # noqa: E402
 
 PAGE = ROOT / "docs/options.md"
 INTRODUCTION = """\
@@ -115,6 +116,11 @@ def make_page() -> str:
             "python -m csm_ft.generate",
             "Generates samples with trained weights.",
             *family_tables("generate_config", GenerateConfig),
+        ),
+        section(
+            "python -m csm_ft.transcribe FILES",
+            "Writes what is said in sound files of any length, by a family that answers with text.",
+            ("", TranscribeConfig),
         ),
         section(
             "python -m csm_ft.evaluate MODEL",

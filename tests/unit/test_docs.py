@@ -24,6 +24,7 @@ from csm_ft.report.config import ReportConfig
 from csm_ft.segment.config import SegmentConfig
 from csm_ft.sweep import config as sweep_config
 from csm_ft.sweep.rows import read_rows
+from csm_ft.transcribe.config import TranscribeConfig
 from tests.integration.test_toy_family import CASE
 from tests.toy_family.family import ToyFamily
 
@@ -41,6 +42,7 @@ OTHERS: dict[str, type[Options]] = {
     "csm_ft.datasets merge": MergeConfig,
     "csm_ft.datasets segment": SegmentConfig,
     "csm_ft.evaluate": EvaluateConfig,
+    "csm_ft.transcribe": TranscribeConfig,
     "csm_ft.export": ExportOptions,
     "csm_ft.expressive": ExpressiveConfig,
     "csm_ft.report": ReportConfig,
