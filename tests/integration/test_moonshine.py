@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -189,3 +190,32 @@ def test_tokenizer_of_ones_own_needs_a_model_from_scratch(
 ) -> None:
     assert run(tokens, tmp_path / "run") == 2
     assert "--train_from_scratch" in capsys.readouterr().err
+
+
+def test_training_guide_is_understood(tmp_path: Path) -> None:
+    """Its manifests and names of options, and the scratch settings of the paper."""
+    names = {}
+    for split, count in (("train", 6), ("val", 2)):
+        rows_ = json.loads(write_metadata(tmp_path / f"{split}.json", split, count).read_text())
+        names[split] = tmp_path / f"{split}.jsonl"
+        lines = [
+            {
+                "audio": row["path"],
+                "text": row["text"],
+                "duration": soundfile.info(row["path"]).duration,
+            }
+            for row in rows_
+        ]
+        names[split].write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    output = tmp_path / "asr.hdf5"
+    argv = ["--family", "moonshine", "--fit_tokenizer", "300", "--output", str(output)]
+    for split, path in names.items():
+        argv += [f"--{split}_manifest", str(path)]
+    assert pretokenize.main(argv) == 0
+    assert len(open_store(output).splits["train"]) == 6
+    argv = ["--data", str(output), "--output_dir", str(tmp_path / "run"), *SMALL]
+    argv += ["--model", "base", "--num_steps", "2", "--batch_size", "2", "--wandb", "off"]
+    argv += ["--train_from_scratch", "--gen_every", "0", "--optimizer", "schedulefree"]
+    assert train.main([*argv, "--device", "cpu", "--val_wer_clips", "0"]) == 0
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (saved["model_size"], saved["max_steps"]) == ("base", 2)

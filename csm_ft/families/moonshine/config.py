@@ -24,6 +24,8 @@ _OTHER_EXAMPLES = "it changes what an example is; give it as a flag for all tria
 class MoonshineConfig(TrainConfig):
     """Options of train.py for Moonshine."""
 
+    # Names of the Moonshine training guide.
+    aliases: ClassVar[Mapping[str, str]] = {"model": "model_size", "num_steps": "max_steps"}
     methods: ClassVar[Sequence[str]] = ("full", "lora", "encoder_only", "decoder_only")
     not_searchable: ClassVar[Mapping[str, str]] = {
         **TrainConfig.not_searchable,
@@ -128,6 +130,11 @@ class MoonshineConfig(TrainConfig):
 class MoonshinePretokenizeConfig(PretokenizeConfig):
     """Options of pretokenize.py for Moonshine."""
 
+    # Names of the Moonshine training guide.
+    aliases: ClassVar[Mapping[str, str]] = {
+        "train_manifest": "train_data",
+        "val_manifest": "val_data",
+    }
     family: str = option("moonshine", "Model family that the tokens are for.", group="data")
     tokenizer: str = option(
         "auto",
