@@ -84,7 +84,7 @@ def collate(examples: Examples, indices: Sequence[int]) -> MoonshineBatch:
 
 def _clip(split: Split, pieces: Sequence[Piece]) -> tuple[NDArray[np.int16], NDArray[np.uint32]]:
     """Return the samples of an example and its tokens, with one </s> at the end."""
-    sounds = [split.array("samples", row)[start:stop] for row, start, stop, _ in pieces]
+    sounds = [split.array("samples", one.row)[one.start : one.stop] for one in pieces]
     tokens = np.concatenate([tokens_of(split, piece) for piece in pieces])
     return np.concatenate(sounds), np.append(tokens[tokens != END], np.uint32(END))
 
