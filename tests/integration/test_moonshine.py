@@ -20,6 +20,7 @@ from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
 from csm_ft.export.__main__ import main as export
 from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
+from csm_ft.training.plan import RunPlan
 from tests.conftest import ROOT, write_metadata
 
 SMALL = "--model_dim 32 --model_ffn_dim 64 --model_heads 2 --model_encoder_layers 1".split()
@@ -99,7 +100,7 @@ def test_samples_are_transcripts_beside_recordings(trained: Path) -> None:
 def test_resumed_run_equals_uninterrupted(tokens: Path, trained: Path, tmp_path: Path) -> None:
     scratch = ("--train_from_scratch", *SMALL, "--max_steps", "4")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_is_best", _stop_after_step(2))
+        patch.setattr(RunPlan, "is_best", _stop_after_step(2))
         with pytest.raises(RuntimeError, match="killed"):
             run(tokens, tmp_path / "run", *scratch)
     assert run(tokens, tmp_path / "run", *scratch) == 0
@@ -109,12 +110,12 @@ def test_resumed_run_equals_uninterrupted(tokens: Path, trained: Path, tmp_path:
 
 
 def _stop_after_step(step: int) -> Any:
-    before = train._is_best
+    before = RunPlan.is_best
 
-    def stop(config: Any, state: Any, metrics: Any) -> bool:
+    def stop(plan: RunPlan, state: Any, metrics: Any) -> bool:
         if state.step > step:
             raise RuntimeError("killed")
-        return before(config, state, metrics)
+        return before(plan, state, metrics)
 
     return stop
 
