@@ -6,6 +6,7 @@ from typing import Literal
 from csm_ft.datasets.corpora.base import Corpus
 from csm_ft.datasets.corpora.common_voice import is_common_voice, read_common_voice
 from csm_ft.datasets.corpora.cremad import is_cremad, read_cremad
+from csm_ft.datasets.corpora.dailytalk import is_dailytalk, read_dailytalk
 from csm_ft.datasets.corpora.esd import is_esd, read_esd
 from csm_ft.datasets.corpora.kaldi import is_kaldi, read_kaldi
 from csm_ft.datasets.corpora.libri import (
@@ -15,6 +16,7 @@ from csm_ft.datasets.corpora.libri import (
     read_libritts,
 )
 from csm_ft.datasets.corpora.ljspeech import is_ljspeech, read_ljspeech
+from csm_ft.datasets.corpora.msp_podcast import is_msp_podcast, read_msp_podcast
 from csm_ft.datasets.corpora.prepared import is_prepared, read_prepared
 from csm_ft.datasets.corpora.ravdess import is_ravdess, read_ravdess
 from csm_ft.datasets.corpora.vctk import is_vctk, read_vctk
@@ -25,10 +27,12 @@ from csm_ft.errors import MetadataError
 CORPORA = {
     "commonvoice": Corpus("Common Voice", is_common_voice, read_common_voice, told_by="top"),
     "ljspeech": Corpus("LJSpeech", is_ljspeech, read_ljspeech, told_by="top"),
+    "dailytalk": Corpus("DailyTalk", is_dailytalk, read_dailytalk, told_by="top"),
     "prepared": Corpus("prepared by scripts", is_prepared, read_prepared, told_by="names"),
     "cremad": Corpus("CREMA-D", is_cremad, read_cremad, told_by="names"),
     "esd": Corpus("ESD", is_esd, read_esd, told_by="names"),
     "ravdess": Corpus("RAVDESS", is_ravdess, read_ravdess, told_by="names"),
+    "msp-podcast": Corpus("MSP-Podcast", is_msp_podcast, read_msp_podcast, told_by="names"),
     "kaldi": Corpus("a Kaldi data directory", is_kaldi, read_kaldi, told_by="top"),
     "librispeech": Corpus("LibriSpeech", is_librispeech, read_librispeech),
     "libritts": Corpus("LibriTTS", is_libritts, read_libritts),

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from csm_ft.console import shorten
@@ -61,7 +62,9 @@ def find_names(tree: Tree, pattern: re.Pattern[str]) -> dict[re.Match[str], list
     }
 
 
-def read_clips(tree: Tree, clips: Iterable[Clip]) -> Iterator[Record]:
+def read_clips(
+    tree: Tree, clips: Iterable[Clip], longest_sec: float = LONGEST_SEC
+) -> Iterator[Record]:
     """Yield the records of clips whose sound can be used; the others with their reasons.
 
     Copies and other formats of a sound are left out. A sound of the same name with other content is
@@ -77,20 +80,20 @@ def read_clips(tree: Tree, clips: Iterable[Clip]) -> Iterator[Record]:
         good.append((path, clip.columns))
         yield from _leave_out_copies(tree, path, others)
     with ThreadPoolExecutor() as pool:
-        problems = pool.map(sound_problem, [path for path, _ in good])
+        problems = pool.map(partial(sound_problem, longest_sec), [path for path, _ in good])
         for (path, columns), problem in zip(good, problems, strict=True):
             row = {"path": str(path), **columns}
             yield str(path), Unreadable(problem, str(path)) if problem else row
 
 
-def sound_problem(path: Path) -> str:
-    """Return why a sound is no recording of one sentence, or ""."""
+def sound_problem(longest_sec: float, path: Path) -> str:
+    """Return why a sound is no recording of one sentence or turn, or ""."""
     try:
         info = audio.probe(path)
-        if info.duration_sec > LONGEST_SEC:
+        if info.duration_sec > longest_sec:
             return (
                 f"{path.name} runs {info.duration_sec:.1f} s, but holds one sentence, which takes"
-                f" no {LONGEST_SEC:g} s; cut it to the speech, or remove the file"
+                f" no {longest_sec:g} s; cut it to the speech, or remove the file"
             )
         _, measures = audio.load_measured(path, sample_rate_hz=info.sample_rate_hz)
     except AudioError as error:

@@ -4,28 +4,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from csm_ft.datasets.__main__ import main
 from csm_ft.errors import MetadataError
-from tests.helpers.metadata import read
-
-RATE_HZ = 8000
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 134742\n"
-
-
-def sound(path: Path, *, sec: float = 0.25, level: float = 0.3, hz: int = 200) -> None:
-    """Write a tone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    times = np.arange(round(sec * RATE_HZ)) / RATE_HZ
-    soundfile.write(path, level * np.sin(2 * np.pi * hz * times), RATE_HZ)
-
-
-def put(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+from tests.helpers.metadata import POINTER, put, read, sound
 
 
 @pytest.fixture
