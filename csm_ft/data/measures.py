@@ -6,6 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from csm_ft.data.pitch import (
+    LEAST_FRAMES,
+    REFERENCE_HZ,
+    find_voiced,
+    without_octave_errors,
+)
 from csm_ft.data.silence import find_silence, window_power
 
 FLOOR_DBFS = -120.0  # what digital silence is given as: JSON has no infinity
@@ -29,6 +35,8 @@ class Measures(NamedTuple):
     noise_floor_dbfs: float = math.nan  # level below which 5 % of the 20 ms windows are
     leading_silence_sec: float = math.nan
     trailing_silence_sec: float = math.nan
+    f0_median_hz: float = math.nan  # of voiced frames; NaN also where nothing is voiced
+    f0_range_st: float = math.nan  # between 5 and 95 % of them, in semitones
 
     @property
     def are_known(self) -> bool:
@@ -79,6 +87,7 @@ def measure(
     loudest = float(windows.max()) / 10 ** (_SILENT_BELOW_LOUDEST_DB / 10)
     silent_below = max(loudest, 10 ** (SILENT_DBFS / 10))
     silence = find_silence(wave, sample_rate_hz)
+    f0_median_hz, f0_range_st = _pitch(wave, sample_rate_hz)
     return Measures(
         level_dbfs=to_dbfs(mean_power(wave)),
         peak=float(np.abs(wave).max()),
@@ -88,7 +97,22 @@ def measure(
         noise_floor_dbfs=silence.noise_floor_dbfs,
         leading_silence_sec=silence.leading_sec,
         trailing_silence_sec=silence.trailing_sec,
+        f0_median_hz=f0_median_hz,
+        f0_range_st=f0_range_st,
     )
+
+
+def _pitch(wave: NDArray[np.float32], sample_rate_hz: int) -> tuple[float, float]:
+    """Return the median F0 (Hz) and its 5-95 % range (semitones) of a wave [N] or [2, N], mixed.
+
+    NaN without pyworld, and where nothing is voiced.
+    """
+    mono = wave if wave.ndim == 1 else wave.mean(axis=0)
+    semitones = without_octave_errors(find_voiced(mono, sample_rate_hz, "dio").semitones)
+    if len(semitones) < LEAST_FRAMES:
+        return math.nan, math.nan
+    low, high = np.percentile(semitones, [5, 95])
+    return float(REFERENCE_HZ * 2 ** (np.median(semitones) / 12)), float(high - low)
 
 
 def mean_power(wave: NDArray[np.floating]) -> float:

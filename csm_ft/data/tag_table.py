@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 
 from csm_ft.data.overlap import Said, Shared, find_shared
+from csm_ft.data.pitch import NOT_INSTALLED, pyworld
 from csm_ft.data.split import Clip, Store
 
 _TAGS = ("emotion", "source")
 _MAX_ROWS = 12  # of a table on the console
 _HEADER = (
     *("clips", "val", "hours", "level dBFS", "clipped", "noise dBFS"),
-    *("silence before", "after, s", "chars/s"),
+    *("silence before", "after, s", "chars/s", "F0 Hz", "range st"),
 )
 
 
 @dataclass(frozen=True)
 class Sound:
-    """The clips of a group; NaN = not measured. Levels, silence and pace are medians over clips."""
+    """The clips of a group; NaN = not measured. What is not a sum or a share is a median."""
 
     clips: int
     val_clips: int
@@ -31,6 +32,8 @@ class Sound:
     leading_silence_sec: float
     trailing_silence_sec: float
     chars_per_sec: float  # of a clip without the silence at its ends
+    f0_median_hz: float
+    f0_range_st: float  # within a clip, 5 to 95 % of its voiced frames
 
     def cells(self) -> list[str]:
         """Return what a table shows."""
@@ -41,6 +44,7 @@ class Sound:
             _cell(self.leading_silence_sec, ".2f"),
             _cell(self.trailing_silence_sec, ".2f"),
             _cell(self.chars_per_sec, ".1f"),
+            *(_cell(self.f0_median_hz, ".0f"), _cell(self.f0_range_st, ".1f")),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -63,6 +67,8 @@ class TagTables:
         for column, sounds in self.by.items():
             yield ""
             yield from _table(column, sounds)
+        if self.by and pyworld() is None:
+            yield f"F0 is not measured: {NOT_INSTALLED}"
         if self.shared:
             yield ""
         yield from (shared.describe(what) for what, shared in self.shared.items())
@@ -113,6 +119,8 @@ def _sound(clips: Sequence[tuple[str, Clip]]) -> Sound:
         leading_silence_sec=_median([one.leading_silence_sec for one in measured]),
         trailing_silence_sec=_median([one.trailing_silence_sec for one in measured]),
         chars_per_sec=_median([_chars_per_sec(clip) for _, clip in clips]),
+        f0_median_hz=_median([one.f0_median_hz for one in measured]),
+        f0_range_st=_median([one.f0_range_st for one in measured]),
     )
 
 

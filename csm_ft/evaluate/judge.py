@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import soxr
 
 from csm_ft.data.audio import Wave
+from csm_ft.data.pitch import NOT_INSTALLED, pyworld
 from csm_ft.errors import UserError, first_line
-from csm_ft.evaluate.prosody import measure_prosody, pyworld, pyworld_version
+from csm_ft.evaluate.prosody import measure_prosody, pyworld_version
 from csm_ft.evaluate.quality import Dnsmos, open_dnsmos
 from csm_ft.evaluate.recognise import Recogniser, open_recogniser
 from csm_ft.evaluate.sound import measure_sound
@@ -85,7 +86,7 @@ class Judges:
         """Return a sentence for each judge that is not there."""
         reasons = [x for x in (self.recogniser, self.embedder, self.dnsmos) if isinstance(x, str)]
         if pyworld() is None:
-            reasons.append("no pitch: pyworld is not installed (pip install pyworld==0.3.5)")
+            reasons.append(f"no pitch: {NOT_INSTALLED}")
         return reasons
 
 

@@ -1,47 +1,20 @@
 """How something is said: pitch, energy, rate and pauses of one clip.
 
-F0 by pyworld's Harvest (M. Morise, "Harvest: A high-performance fundamental frequency estimator
-from speech signals", Interspeech 2017), refined by StoneMask, over voiced frames, in semitones.
+F0 by Harvest (csm_ft/data/pitch.py) over voiced frames, in semitones.
 """
 
 from collections.abc import Mapping
-from functools import cache
-from importlib.machinery import PathFinder
 from importlib.metadata import version
-from importlib.util import find_spec, module_from_spec
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from csm_ft.data.audio import Wave
+from csm_ft.data.pitch import LEAST_FRAMES, find_voiced, without_octave_errors
 from csm_ft.data.silence import WINDOW_SEC, window_power
 from csm_ft.evaluate.sound import is_silent
 
-REFERENCE_HZ = 100.0  # 0 semitones
-_FLOOR_HZ, _CEILING_HZ = 55.0, 880.0
-_FRAME_MS = 10.0
-_OCTAVE = 12.0
-_JUMP = 9.0  # semitones from the clip's median beyond which a frame may be an octave error
 _PAUSE_SEC = 0.15
-_LEAST_FRAMES = 5  # voiced frames below which a clip has no pitch to speak of
-
-
-@cache
-def pyworld() -> Any | None:
-    """Return pyworld's compiled module, or None where it is not installed.
-
-    The package around it imports pkg_resources, which current setuptools lacks, for its version.
-    """
-    package = find_spec("pyworld")
-    if package is None:
-        return None
-    spec = PathFinder.find_spec("pyworld.pyworld", package.submodule_search_locations)
-    if spec is None or spec.loader is None:
-        return None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def pyworld_version() -> str:
@@ -66,7 +39,7 @@ def measure_prosody(wave: Wave, sample_rate_hz: int, text: str) -> Mapping[str, 
 def measure_pitch(wave: Wave, sample_rate_hz: int) -> Mapping[str, float]:
     """Return mean, 5-95 % range (semitones) and variance (semitones squared) of F0."""
     semitones = pitch(wave, sample_rate_hz)
-    if len(semitones) < _LEAST_FRAMES:
+    if len(semitones) < LEAST_FRAMES:
         return {}
     low, high = np.percentile(semitones, [5, 95])
     return {
@@ -78,32 +51,10 @@ def measure_pitch(wave: Wave, sample_rate_hz: int) -> Mapping[str, float]:
 
 def pitch(wave: Wave, sample_rate_hz: int) -> NDArray[np.float64]:
     """Return F0 of the voiced frames, in semitones over 100 Hz; empty without pyworld."""
-    world = pyworld()
-    if world is None or not len(wave):
-        return np.empty(0)
-    samples = wave.astype(np.float64)
-    found, times = world.harvest(
-        samples, sample_rate_hz, f0_floor=_FLOOR_HZ, f0_ceil=_CEILING_HZ, frame_period=_FRAME_MS
-    )
-    refined = world.stonemask(samples, found, times, sample_rate_hz)
-    silent = is_silent(wave, sample_rate_hz)
-    window = np.minimum((times / WINDOW_SEC).astype(int), len(silent) - 1)
-    voiced = refined[(refined > 0) & ~silent[window]]
-    return without_octave_errors(12 * np.log2(voiced / REFERENCE_HZ))
-
-
-def without_octave_errors(semitones: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Move frames that lie about an octave from their neighbours' median by that octave.
-
-    Only where most of the clip lies elsewhere: a voice that rises by an octave and stays is kept.
-    """
-    if len(semitones) < _LEAST_FRAMES:
-        return semitones
-    half = 15  # frames on either side: 150 ms
-    padded = np.pad(semitones, half, mode="reflect" if len(semitones) > half else "edge")
-    local = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
-    jump = semitones - local
-    return np.where(np.abs(jump) > _JUMP, semitones - _OCTAVE * np.sign(jump), semitones)
+    voiced = find_voiced(wave, sample_rate_hz, "harvest")
+    silent = is_silent(wave, sample_rate_hz) if len(wave) else np.ones(1, bool)
+    window = np.minimum((voiced.times_sec / WINDOW_SEC).astype(int), len(silent) - 1)
+    return without_octave_errors(voiced.semitones[~silent[window]])
 
 
 def measure_energy(wave: Wave, sample_rate_hz: int) -> Mapping[str, float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import csm_ft.data.tag_table
 from csm_ft.data.describe import describe_store, summarise
 from csm_ft.data.measures import Measures
 from csm_ft.data.split import Store
@@ -15,7 +16,9 @@ from tests.helpers.tables import Table, make_table, write
 
 
 def measured(level_dbfs: float, noise_floor_dbfs: float = -70.0) -> Measures:
-    return Measures(level_dbfs, 0.5, 0.2, 0.0, 0.0, noise_floor_dbfs, 0.04, 0.12)
+    return Measures(
+        level_dbfs, 0.5, 0.2, 0.0, 0.0, noise_floor_dbfs, 0.04, 0.12, 180 - level_dbfs, 5.5
+    )
 
 
 def table(*clips: tuple[str, str, str, float], seed: int = 0) -> Table:
@@ -58,6 +61,7 @@ def test_medians_of_a_group(store: Store) -> None:
     assert sad.hours == pytest.approx(3 * 1.6 / 3600)
     assert sad.level_dbfs == pytest.approx(-25)
     assert sad.noise_floor_dbfs == pytest.approx(-70)
+    assert (sad.f0_median_hz, sad.f0_range_st) == pytest.approx((205, 5.5))
     assert (sad.leading_silence_sec, sad.trailing_silence_sec) == pytest.approx((0.04, 0.12))
     # Of three clips, the unmeasured one counts with its silence.
     assert sad.chars_per_sec == pytest.approx(12 / (1.6 - 0.16))
@@ -71,7 +75,26 @@ def test_report_and_page_have_the_tables(store: Store) -> None:
     text = describe_store(store, [])
     assert "1 of 2 speakers that are held out stand in training, too: b" in text
     rows = [line.split() for line in text.splitlines()]
-    assert ["sad", "3", "0", "0.00", "-25.0", "0.00%", "-70.0", "0.04", "0.12", "8.3"] in rows
+    assert [
+        "sad",
+        "3",
+        "0",
+        "0.00",
+        "-25.0",
+        "0.00%",
+        "-70.0",
+        "0.04",
+        "0.12",
+        "8.3",
+        "205",
+        "5.5",
+    ] in rows
+
+
+def test_missing_pyworld_is_said_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "F0 is not measured" not in describe_store(store, [])
+    monkeypatch.setattr(csm_ft.data.tag_table, "pyworld", lambda: None)
+    assert describe_store(store, []).count("F0 is not measured: pyworld is not installed") == 1
 
 
 def test_unmeasured_group_has_no_numbers(tmp_path: Path) -> None:

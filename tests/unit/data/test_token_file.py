@@ -182,7 +182,7 @@ def test_the_fingerprint_knows_content_and_order(
 def test_files_without_measures_open(tmp_path: Path, in_memory: bool) -> None:
     path, measured = (
         write(tmp_path / "t.hdf5"),
-        Measures(-20.0, 0.5, 0.25, 0.0, 3.0, -70.0, 0.5, 1.0),
+        Measures(-20.0, 0.5, 0.25, 0.0, 3.0, -70.0, 0.5, 1.0, 180.0, 6.0),
     )
     table = make_table([3, 1])
     table.clips = [replace(clip, measures=measured) for clip in table.clips]

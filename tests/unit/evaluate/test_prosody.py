@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from csm_ft.data.audio import Wave
+from csm_ft.data.pitch import without_octave_errors
 from csm_ft.evaluate.prosody import (
     measure_energy,
     measure_pitch,
     measure_prosody,
     measure_rate,
     pitch,
-    without_octave_errors,
 )
 
 RATE_HZ = 16000
