@@ -37,6 +37,15 @@ class LoggedConsole(Console):
                 self._log.print(*objects, **options)
 
     @contextmanager
+    def on_stderr(self) -> Iterator[None]:
+        """Print to stderr in this block, of programs whose result goes to stdout."""
+        before, self.stderr = self.stderr, True
+        try:
+            yield
+        finally:
+            self.stderr = before
+
+    @contextmanager
     def copy_to(self, path: Path) -> Iterator[None]:
         """Append all further output to the text file `path`."""
         before = self._log, self._log_path

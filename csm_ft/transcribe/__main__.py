@@ -31,9 +31,9 @@ def _transcribe(argv: Sequence[str]) -> int:
     from csm_ft.runs.source import find
     from csm_ft.transcribe.run import run  # imports torch
 
-    console.stderr = True  # stdout is the text
-    source = find(config.model)
-    return run(config, source, open_family(family_of(source, config.family)))
+    with console.on_stderr():  # stdout is the text
+        source = find(config.model)
+        return run(config, source, open_family(family_of(source, config.family)))
 
 
 if __name__ == "__main__":
