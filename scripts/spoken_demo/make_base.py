@@ -2,8 +2,9 @@
 
     python scripts/spoken_demo/make_base.py --corpus DIR --output FOLDER
 
-FOLDER has the codec and the tokenizer that make_codec.py wrote, and gets base/. pretokenize.py and
-train.py do the work; further options go to train.py. The demo's new voice is not in the corpus.
+FOLDER has the codec and the tokenizer that make_codec.py wrote, and gets base/;
+pretokenize.py and train.py do the work; further options go to train.py. The demo's new voice is not
+in the corpus.
 """
 
 import argparse
@@ -20,6 +21,8 @@ sys.path.insert(0, str(ROOT))
 import pretokenize  # noqa: E402
 import train  # noqa: E402
 from csm_ft.atomic import whole_folder  # noqa: E402
+from csm_ft.families.stores import open_store  # noqa: E402
+from csm_ft.runs.encoder_record import write_record  # noqa: E402
 
 
 def main() -> int:
@@ -53,6 +56,7 @@ def main() -> int:
     with whole_folder(arguments.output / "base") as folder:
         save_file(halved, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
+        write_record(folder, open_store(tokens), str(best))
     return 0
 
 

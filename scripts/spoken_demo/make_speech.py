@@ -3,7 +3,7 @@
     # speech/, new_voice/ and voices/ in FOLDER, laid out as in demo/
     python scripts/spoken_demo/make_speech.py --output FOLDER $PROMPTS
     # train.jsonl and val.jsonl in DIR: the other voices, none of the sentences that are held out
-    python scripts/spoken_demo/make_speech.py --corpus DIR $PROMPTS
+    python scripts/spoken_demo/make_speech.py --corpus DIR
 
 PROMPTS is --transcripts core-sounds-en.txt.gz --prompts en_US_f_Allison, both from Debian's
 packages asterisk-core-sounds-en and -en-g722; voices.py says what else must be installed. The new
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from sentences import draw_phrases, vocabulary
+from sentences import draw_phrases, frequent_words, words_of
 from voices import SAMPLE_RATE_HZ, VOICES, Recorded, Voice, Wave, prompts
 
 LEVEL = 0.05  # root mean square of every clip
@@ -31,7 +31,6 @@ MARGIN_SEC = 0.06  # of that silence to keep
 NUM_VALIDATION = 32  # clips of each voice of the corpus
 NEW_VOICE = "allison"
 SECONDS = (1.2, 5.0)  # of the new voice's clips
-LONGEST_PROMPT_SEC = 6.0  # whose sentence the other voices say
 HELD_OUT = (  # what the new voice is validated with; nobody is trained on these sentences
     "Please check the number and dial again.",
     "Please enter the channel number followed by the pound key.",
@@ -67,25 +66,24 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--transcripts", type=Path, required=True, help="core-sounds-en.txt.gz of Debian's package"
+        "--transcripts", type=Path, help="core-sounds-en.txt.gz of Debian's package"
     )
-    parser.add_argument(
-        "--prompts", type=Path, required=True, help="folder en_US_f_Allison of the -g722 package"
-    )
+    parser.add_argument("--prompts", type=Path, help="folder en_US_f_Allison of the -g722 package")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", type=Path, help="folder for the clips to bundle")
     target.add_argument("--corpus", type=Path, help="folder for the corpus of the other voices")
     parser.add_argument("--voices", nargs="*", help="voices of the corpus (default: all)")
     arguments = parser.parse_args()
-    recorded = prompts(arguments.transcripts, arguments.prompts)
     if arguments.corpus:
         wanted = arguments.voices or [voice.speaker for voice in VOICES]
         for voice in VOICES:
             if voice.speaker in wanted:
-                make_corpus(arguments.corpus, voice, recorded)
+                make_corpus(arguments.corpus, voice)
         join_corpus(arguments.corpus)
+    elif arguments.transcripts and arguments.prompts:
+        make_bundle(arguments.output, prompts(arguments.transcripts, arguments.prompts))
     else:
-        make_bundle(arguments.output, recorded)
+        parser.error("--output also needs --transcripts and --prompts")
     return 0
 
 
@@ -99,36 +97,28 @@ def words(text: str) -> str:
     return re.sub(r"[^a-z ]", "", text.lower())
 
 
-def sentences_of(voice: Voice, recorded: Sequence[Recorded]) -> list[str]:
+def sentences_of(voice: Voice) -> list[str]:
     """Return what a voice of the corpus says, shuffled; never a sentence that is held out."""
     random_source = dice(f"corpus {voice.speaker}")
-    taken: set[str] = set(HELD_OUT)
+    held_out = {words(text) for text in HELD_OUT}
+    taken: set[str] = set()
+    if not voice.num_words:
+        return voice.grammar.draw_new(voice.num_sentences, random_source, taken)
+    known = frequent_words(voice.grammar, voice.num_words, HELD_OUT)
     sentences: list[str] = []
-    for grammar in voice.grammars:
-        sentences += grammar.draw_new(voice.num_sentences, random_source, taken)
-    if voice.says_prompts:
-        held_out = {words(text) for text in HELD_OUT}
-        longest = LONGEST_PROMPT_SEC * SAMPLE_RATE_HZ
-        sentences += sorted(
-            {
-                prompt.text
-                for prompt in recorded
-                if words(prompt.text) not in held_out and len(prompt.wave) < longest
-            }
-        )
+    while len(sentences) < voice.num_sentences:
+        drawn = voice.grammar.draw_new(voice.num_sentences, random_source, taken)
+        sentences += [text for text in drawn if set(words_of(text)) <= set(known)]
+    sentences = sentences[: voice.num_sentences]
+    sentences += draw_phrases(known, voice.num_phrases, random_source)
     random_source.shuffle(sentences)
-    known = vocabulary(voice.grammars, [prompt.text for prompt in recorded])
-    return sentences + [
-        phrase
-        for phrase in draw_phrases(known, voice.num_phrases, random_source)
-        if words(phrase) not in taken
-    ]
+    return [text for text in sentences if words(text) not in held_out]
 
 
-def make_corpus(folder: Path, voice: Voice, recorded: Sequence[Recorded]) -> None:
+def make_corpus(folder: Path, voice: Voice) -> None:
     """Write `folder`/speech/<speaker>/00000.flac, ... and `folder`/<speaker>.jsonl."""
     clips: list[Clip] = []
-    for number, text in enumerate(sentences_of(voice, recorded)):
+    for number, text in enumerate(sentences_of(voice)):
         path = f"speech/{voice.speaker}/{number:05d}.flac"
         write_clip(folder / path, voice.say(text))
         clips.append(Clip(path, text, voice.speaker))
@@ -170,7 +160,7 @@ def make_bundle(folder: Path, recorded: Sequence[Recorded]) -> None:
     val_clips: list[Clip] = []
     for voice in VOICES:
         clips = []
-        for number, text in enumerate(sentences_of(voice, recorded)[:15]):
+        for number, text in enumerate(sentences_of(voice)[:15]):
             path = f"../speech/{voice.speaker}/{number:04d}.flac"
             write_clip(folder / "voices" / path, voice.say(text))
             clips.append(Clip(path, text, voice.speaker))

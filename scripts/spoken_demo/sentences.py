@@ -6,6 +6,7 @@ word is in the CMU dictionary, so that a recogniser can check the samples of a m
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,14 +38,18 @@ class Grammar:
         return sentences
 
 
-def vocabulary(grammars: Sequence[Grammar], texts: Sequence[str]) -> list[str]:
-    """Return the words of grammars and of further texts, sorted."""
-    parts = list(texts)
-    for grammar in grammars:
-        parts += [re.sub(r"\{\w+\}", " ", template) for template in grammar.templates]
-        for fillings in grammar.slots.values():
-            parts += fillings
-    return sorted(set(re.findall(r"[a-z']+", " ".join(parts).lower())))
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in lower case."""
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def frequent_words(grammar: Grammar, count: int, first: Sequence[str]) -> list[str]:
+    """Return `count` words, sorted: those of the texts `first`, then a grammar's most frequent."""
+    random_source = random.Random(0)  # noqa: S311 - reproducible, not secret
+    drawn = Counter(word for _ in range(5000) for word in words_of(grammar.draw(random_source)))
+    words = [word for text in first for word in words_of(text)]
+    words += [word for word, _ in drawn.most_common()]
+    return sorted(list(dict.fromkeys(words))[:count])
 
 
 def draw_phrases(words: Sequence[str], count: int, random_source: random.Random) -> list[str]:
@@ -62,184 +67,6 @@ def draw_phrases(words: Sequence[str], count: int, random_source: random.Random)
     return phrases
 
 
-ENGLISH = Grammar(
-    templates=(
-        "{who} {did} the {adjective} {thing} {past}.",
-        "{who} {did} {number} {things} {past}.",
-        "Please {put} the {thing} {place}.",
-        "Could you {bring} me the {adjective} {thing}?",
-        "We will {travel} to the {town} {future}.",
-        "There are {number} {things} {place}.",
-        "I would like {food} {meal}.",
-        "Where did {who} leave the {thing}?",
-        "The {town} is {mood} in the {season}.",
-        "The {vehicle} to the {town} leaves {clock}.",
-        "{hello}, {question}",
-        "{who} is {feeling} {now}.",
-        "My name is {name}, and I {like} {activity}.",
-        "{name} and {name} are {doing} {place}.",
-        "It is {hour} on {day} {part}.",
-        "The {thing} {costs} {tens} dollars.",
-        "I {think} that the {color} {thing} is {quality}.",
-        "{name} was born in {month}.",
-        "Why do you {like} {activity} {now}?",
-        "The {animal} {moves} {where}.",
-        "{thanks}",
-    ),
-    slots={
-        "hello": ("hello", "hi", "good morning", "good evening", "welcome"),
-        "question": (
-            "how are you today?",
-            "how are you?",
-            "what is your name?",
-            "where do you live?",
-            "can you hear me?",
-            "can I help you?",
-            "nice to meet you.",
-            "what time is it?",
-            "what do you want to do?",
-            "please sit down.",
-        ),
-        "feeling": ("happy", "tired", "hungry", "busy", "angry", "ready", "late", "at home"),
-        "now": ("today", "right now", "again", "this week", "every day", "so much"),
-        "name": ("Anna", "Peter", "Mary", "John", "David", "Lucy", "Robert", "Sarah"),
-        "like": ("like", "love", "enjoy", "prefer"),
-        "activity": (
-            "reading",
-            "cooking",
-            "swimming",
-            "music",
-            "long walks",
-            "old movies",
-            "good stories",
-            "playing chess",
-        ),
-        "doing": ("working", "talking", "waiting", "singing", "sleeping", "sitting"),
-        "hour": ("one", "two", "three", "five", "six", "eight", "ten", "eleven", "twelve"),
-        "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
-        "part": ("morning", "afternoon", "evening", "night"),
-        "costs": ("costs", "is worth", "was only"),
-        "tens": (
-            "ten",
-            "fifteen",
-            "twenty",
-            "thirty",
-            "forty",
-            "fifty",
-            "sixty",
-            "seventy",
-            "eighty",
-            "ninety",
-            "one hundred",
-            "two thousand",
-        ),
-        "think": ("think", "know", "believe", "hope", "said"),
-        "color": ("red", "blue", "white", "black", "brown", "new", "old", "big", "small"),
-        "quality": ("very good", "better", "too expensive", "broken", "beautiful", "the best"),
-        "month": (
-            "January",
-            "February",
-            "March",
-            "April",
-            "May",
-            "June",
-            "July",
-            "August",
-            "September",
-            "October",
-            "November",
-            "December",
-        ),
-        "animal": ("dog", "cat", "horse", "bird", "rabbit", "fish"),
-        "moves": ("runs", "jumps", "sleeps", "eats", "plays", "hides"),
-        "where": (
-            "over the wall",
-            "in the water",
-            "through the forest",
-            "under the tree",
-            "around the house",
-            "across the street",
-        ),
-        "thanks": (
-            "thank you very much.",
-            "thank you, goodbye.",
-            "see you tomorrow.",
-            "yes, of course.",
-            "no, I am sorry.",
-            "I do not know.",
-            "that sounds great.",
-        ),
-        "who": (
-            "my brother",
-            "her sister",
-            "the teacher",
-            "our neighbor",
-            "the doctor",
-            "his uncle",
-            "the baker",
-            "my mother",
-        ),
-        "did": ("found", "bought", "lost", "sold", "painted", "cleaned"),
-        "adjective": ("yellow", "green", "heavy", "empty", "little", "wooden", "silver"),
-        "thing": (
-            "basket",
-            "bottle",
-            "table",
-            "ladder",
-            "mirror",
-            "camera",
-            "kettle",
-            "guitar",
-            "umbrella",
-            "bicycle",
-        ),
-        "things": ("books", "chairs", "flowers", "letters", "apples", "blankets"),
-        "number": ("two", "three", "four", "five", "seven", "nine"),
-        "past": (
-            "yesterday",
-            "last night",
-            "this morning",
-            "on Monday",
-            "after lunch",
-            "before dinner",
-        ),
-        "put": ("put", "leave", "keep"),
-        "bring": ("bring", "show", "give"),
-        "place": (
-            "in the kitchen",
-            "near the window",
-            "behind the door",
-            "under the stairs",
-            "in the garden",
-            "beside the fire",
-        ),
-        "travel": ("walk", "drive", "travel"),
-        "town": ("market", "river", "bridge", "library", "harbor", "village", "station"),
-        "future": (
-            "tomorrow",
-            "this evening",
-            "on Friday",
-            "after breakfast",
-            "at noon",
-            "next week",
-        ),
-        "food": (
-            "a cup of coffee",
-            "a glass of water",
-            "a bowl of soup",
-            "some bread and honey",
-            "some cheese",
-            "an orange",
-        ),
-        "meal": ("for breakfast", "with my lunch", "before dinner", "this evening"),
-        "mood": ("quiet", "cold", "beautiful", "crowded"),
-        "season": ("winter", "summer", "morning", "evening"),
-        "vehicle": ("train", "bus", "ferry"),
-        "clock": ("at noon", "at seven", "before nine", "in ten minutes"),
-    },
-)
-
-# What a telephone system says, with the words of the recorded prompts of the demo's new voice.
 TELEPHONE = Grammar(
     templates=(
         "Please enter {the} {kind} number followed by the {key} key.",

@@ -12,7 +12,7 @@ import gzip
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
-from sentences import ENGLISH, SPANISH, TELEPHONE, Grammar
+from sentences import SPANISH, TELEPHONE, Grammar
 
 Wave = NDArray[np.float32]
 SAMPLE_RATE_HZ = 16000
@@ -33,10 +33,10 @@ class Voice:
     """One synthetic speaker: `say` turns a sentence into a wave of 16 kHz."""
 
     speaker: str
-    grammars: Sequence[Grammar]
-    num_sentences: int  # of each grammar
+    grammar: Grammar
+    num_sentences: int
     num_phrases: int  # of words in no order
-    says_prompts: bool  # also the sentences of the recorded prompts, but for those held out
+    num_words: int  # that its sentences and phrases are made of; 0 = all of the grammar
     say: Callable[[str], Wave]
 
 
@@ -80,9 +80,9 @@ def _say_joe(text: str) -> Wave:
 
 
 VOICES = (
-    Voice("joe", (ENGLISH, TELEPHONE), 2000, 1250, True, _say_joe),
-    Voice("slt", (ENGLISH, TELEPHONE), 6000, 12000, True, _flite("slt")),
-    Voice("diego", (SPANISH,), 1500, 0, False, _espeak("es", 150)),
+    Voice("joe", TELEPHONE, 4000, 4000, 110, _say_joe),
+    Voice("slt", TELEPHONE, 4000, 4000, 110, _flite("slt")),
+    Voice("diego", SPANISH, 1500, 0, 0, _espeak("es", 150)),
 )
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
