@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 import soundfile
-import torch
 import yaml
-from safetensors.torch import load_file
 from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 
 import pretokenize
@@ -20,8 +18,8 @@ from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
 from csm_ft.export.__main__ import main as export
 from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
-from csm_ft.training.plan import RunPlan
 from tests.conftest import ROOT, write_metadata
+from tests.helpers.killed import check_resume
 
 SMALL = "--model_dim 32 --model_ffn_dim 64 --model_heads 2 --model_encoder_layers 1".split()
 SMALL += ["--model_decoder_layers", "1"]
@@ -99,25 +97,7 @@ def test_samples_are_transcripts_beside_recordings(trained: Path) -> None:
 
 def test_resumed_run_equals_uninterrupted(tokens: Path, trained: Path, tmp_path: Path) -> None:
     scratch = ("--train_from_scratch", *SMALL, "--max_steps", "4")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunPlan, "is_best", _stop_after_step(2))
-        with pytest.raises(RuntimeError, match="killed"):
-            run(tokens, tmp_path / "run", *scratch)
-    assert run(tokens, tmp_path / "run", *scratch) == 0
-    ours = load_file(tmp_path / "run/checkpoints/step_000004/model.safetensors")
-    theirs = load_file(trained / "checkpoints/step_000004/model.safetensors")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def _stop_after_step(step: int) -> Any:
-    before = RunPlan.is_best
-
-    def stop(plan: RunPlan, state: Any, metrics: Any) -> bool:
-        if state.step > step:
-            raise RuntimeError("killed")
-        return before(plan, state, metrics)
-
-    return stop
+    check_resume(lambda folder: run(tokens, folder, *scratch), tmp_path / "run", trained)
 
 
 def test_recordings_are_transcribed(trained: Path, tmp_path: Path) -> None:

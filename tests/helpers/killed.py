@@ -1,0 +1,38 @@
+"""A run that is killed, and resumed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from csm_ft.training.plan import RunPlan
+
+
+def check_resume(run: Callable[[Path], int], folder: Path, uninterrupted: Path) -> None:
+    """Kill `run` of a folder after its second step, and compare it once it has resumed.
+
+    Both runs have four steps, with a checkpoint after each.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunPlan, "is_best", _killed_after_step(2))
+        with pytest.raises(RuntimeError, match="killed"):
+            run(folder)
+    assert run(folder) == 0
+    ours = load_file(folder / "checkpoints/step_000004/model.safetensors")
+    theirs = load_file(uninterrupted / "checkpoints/step_000004/model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def _killed_after_step(step: int) -> Callable[..., bool]:
+    before = RunPlan.is_best
+
+    def kill(plan: RunPlan, state: Any, metrics: Any) -> bool:
+        if state.step > step:
+            raise RuntimeError("killed")
+        return before(plan, state, metrics)
+
+    return kill
