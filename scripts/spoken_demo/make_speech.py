@@ -12,8 +12,9 @@ voice is a real person, Allison Smith, of whom neither base nor codec has heard 
 
 import argparse
 import json
+import multiprocessing
+import os
 import random
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from sentences import draw_phrases, frequent_words, words_of
+from sentences import TELEPHONE, draw_phrases, frequent_words, words_of
 from voices import SAMPLE_RATE_HZ, VOICES, Recorded, Voice, Wave, prompts
 
 LEVEL = 0.05  # root mean square of every clip
@@ -94,36 +95,58 @@ def dice(name: str) -> random.Random:
 
 def words(text: str) -> str:
     """Return a sentence by its words alone: what makes two sentences the same."""
-    return re.sub(r"[^a-z ]", "", text.lower())
+    return " ".join(words_of(text))
 
 
 def sentences_of(voice: Voice) -> list[str]:
     """Return what a voice of the corpus says, shuffled; never a sentence that is held out."""
     random_source = dice(f"corpus {voice.speaker}")
-    held_out = {words(text) for text in HELD_OUT}
+    first_words = HELD_OUT if voice.grammar is TELEPHONE else ()
+    known = set(frequent_words(voice.grammar, voice.num_words, first_words))
     taken: set[str] = set()
-    if not voice.num_words:
-        return voice.grammar.draw_new(voice.num_sentences, random_source, taken)
-    known = frequent_words(voice.grammar, voice.num_words, HELD_OUT)
     sentences: list[str] = []
     while len(sentences) < voice.num_sentences:
         drawn = voice.grammar.draw_new(voice.num_sentences, random_source, taken)
-        sentences += [text for text in drawn if set(words_of(text)) <= set(known)]
+        sentences += [text for text in drawn if known.issuperset(words_of(text))]
     sentences = sentences[: voice.num_sentences]
-    sentences += draw_phrases(known, voice.num_phrases, random_source)
+    sentences += draw_phrases(sorted(known), voice.num_phrases, random_source)
     random_source.shuffle(sentences)
+    held_out = {words(text) for text in HELD_OUT}
     return [text for text in sentences if words(text) not in held_out]
 
 
 def make_corpus(folder: Path, voice: Voice) -> None:
-    """Write `folder`/speech/<speaker>/00000.flac, ... and `folder`/<speaker>.jsonl."""
-    clips: list[Clip] = []
-    for number, text in enumerate(sentences_of(voice)):
-        path = f"speech/{voice.speaker}/{number:05d}.flac"
-        write_clip(folder / path, voice.say(text))
-        clips.append(Clip(path, text, voice.speaker))
+    """Write `folder`/speech/<speaker>/00000.flac, ... and `folder`/<speaker>.jsonl.
+
+    Clips that are there are kept: the same command continues after an interruption.
+    """
+    clips = [
+        Clip(f"speech/{voice.speaker}/{number:05d}.flac", text, voice.speaker)
+        for number, text in enumerate(sentences_of(voice))
+    ]
+    missing = [(folder, clip) for clip in clips if not (folder / clip.path).is_file()]
+    with multiprocessing.get_context("fork").Pool(initializer=_use_one_core) as pool:
+        for number, _ in enumerate(pool.imap_unordered(_synthesise, missing), start=1):
+            if number % 500 == 0:
+                print(f"{voice.speaker}: {number} of {len(missing)} clips", flush=True)
     write_rows(folder / f"{voice.speaker}.jsonl", clips)
     print(f"{voice.speaker}: {len(clips)} clips", flush=True)
+
+
+def _use_one_core() -> None:
+    """Keep a worker on one core: an engine that starts a thread per core stays on it, too."""
+    number = multiprocessing.current_process()._identity[0]
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
+
+
+def _synthesise(job: tuple[Path, Clip]) -> None:
+    folder, clip = job
+    (voice,) = [voice for voice in VOICES if voice.speaker == clip.speaker]
+    path = folder / clip.path
+    unfinished = path.with_suffix(".part.flac")
+    write_clip(unfinished, voice.say(clip.text))
+    unfinished.replace(path)
 
 
 def join_corpus(folder: Path) -> None:

@@ -40,7 +40,7 @@ class Grammar:
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text in lower case."""
-    return re.findall(r"[a-z']+", text.lower())
+    return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", text.lower())
 
 
 def frequent_words(grammar: Grammar, count: int, first: Sequence[str]) -> list[str]:

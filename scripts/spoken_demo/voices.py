@@ -36,7 +36,7 @@ class Voice:
     grammar: Grammar
     num_sentences: int
     num_phrases: int  # of words in no order
-    num_words: int  # that its sentences and phrases are made of; 0 = all of the grammar
+    num_words: int  # that its sentences and phrases are made of
     say: Callable[[str], Wave]
 
 
@@ -81,8 +81,8 @@ def _say_joe(text: str) -> Wave:
 
 VOICES = (
     Voice("joe", TELEPHONE, 4000, 4000, 110, _say_joe),
-    Voice("slt", TELEPHONE, 4000, 4000, 110, _flite("slt")),
-    Voice("diego", SPANISH, 1500, 0, 0, _espeak("es", 150)),
+    Voice("slt", TELEPHONE, 6000, 6000, 110, _flite("slt")),
+    Voice("diego", SPANISH, 1500, 1500, 80, _espeak("es", 150)),
 )
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
