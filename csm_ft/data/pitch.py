@@ -10,6 +10,7 @@ extraction of vocal fold vibration of singing voice and speech", AES 35th Intern
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ NOT_INSTALLED = "pyworld is not installed (pip install pyworld==0.3.5; it takes 
 _FLOOR_HZ, _CEILING_HZ = 55.0, 880.0
 _FRAME_MS = 10.0
 _DIO_SPEED = 4  # DIO looks at every fourth sample, which is enough below 880 Hz
+_ONE_IMPORT = Lock()
 _OCTAVE = 12.0
 _JUMP = 9.0  # semitones from the clip's median beyond which a frame may be an octave error
 
@@ -33,9 +35,15 @@ class Voiced(NamedTuple):
     semitones: NDArray[np.float64]  # [n], over 100 Hz
 
 
-@cache
 def pyworld() -> Any | None:
-    """Return pyworld's compiled module, or None where it is not installed.
+    """Return pyworld's compiled module, or None where it is not installed; from any thread."""
+    with _ONE_IMPORT:  # a compiled module cannot be initialised twice
+        return _import_pyworld()
+
+
+@cache
+def _import_pyworld() -> Any | None:
+    """Import the compiled part alone.
 
     The package around it imports pkg_resources, which current setuptools lacks, for its version.
     """

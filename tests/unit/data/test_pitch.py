@@ -1,5 +1,7 @@
 """Pitch by the fast estimator, as it is measured on whole corpora."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import soundfile
 
 from csm_ft.data.audio import load_measured
 from csm_ft.data.pitch import find_voiced
+from tests.conftest import ROOT
 
 RATE_HZ = 16000
 
@@ -50,3 +53,16 @@ def test_short_waves_do_no_harm(num_samples: int) -> None:
     found = find_voiced(noise, RATE_HZ, "dio")
     assert np.isfinite(found.semitones).all()
     assert found.times_sec.shape == found.semitones.shape
+
+
+def test_first_use_from_many_threads_imports_once() -> None:
+    # A process of its own: here, pyworld may have been imported already.
+    script = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from csm_ft.data.pitch import pyworld\n"
+        "with ThreadPoolExecutor(16) as pool:\n"
+        "    found = list(pool.map(lambda _: pyworld(), range(64)))\n"
+        "print(len({id(module) for module in found}))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout == "1\n", run.stderr
