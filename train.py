@@ -83,19 +83,17 @@ def run(
                 if is_first or hears or plan.is_due("val", state, examples_before):
                     with averaged(optimizer):
                         result = validate(model, family, setup.val, config)
-                    if not math.isfinite(result.loss):
-                        raise Diverged(state.step, "validation loss")
-                    metrics = result.metrics
-                    if judge and hears:
-                        with averaged(optimizer):
+                        if not math.isfinite(result.loss):
+                            raise Diverged(state.step, "validation loss")
+                        metrics = result.metrics
+                        if judge and hears:
                             metrics = {**metrics, **judge.run(model, state.step)}
-                    seen = {"examples": state.examples, "epoch": state.epoch}
-                    tracker.row("val", state.step, {**seen, **metrics, "time": time.time()})
-                    is_best = plan.is_best(state, metrics)
-                    state.metrics = metrics
-                    if is_best:
-                        state.best = {**metrics, "step": state.step, **seen}
-                        with averaged(optimizer):
+                        seen = {"examples": state.examples, "epoch": state.epoch}
+                        tracker.row("val", state.step, {**seen, **metrics, "time": time.time()})
+                        is_best = plan.is_best(state, metrics)
+                        state.metrics = metrics
+                        if is_best:
+                            state.best = {**metrics, "step": state.step, **seen}
                             save_best(folder, setup.trained, state, result.clips)
                     loss = f"[bold]val_loss {result.loss:.4f}[/] {family.yardstick.unit}"
                     mark = " (best so far)" if is_best else ""

@@ -70,7 +70,7 @@ class TrainConfig(RunOptions):
         " samples and saved weights are of its averaged weights.",
         group="optimisation",
     )
-    learning_rate: float = option(3e-5, "Peak learning rate of AdamW.", group="optimisation", gt=0)
+    learning_rate: float = option(3e-5, "Peak learning rate.", group="optimisation", gt=0)
     warmup_steps: str = option(
         "5%", "Linear warm-up: optimiser steps, or a share of the run (5%).", group="optimisation"
     )

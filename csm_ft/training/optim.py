@@ -6,7 +6,7 @@ weights are of x. The library turns y into x and back by interpolation, which dr
 that how often one validates would change the run; here y is kept and put back bit for bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -47,10 +47,6 @@ class ScheduleFree(AdamWScheduleFree):
         for _, parameter, state in self._stepped(is_training=False):
             parameter.copy_(state.pop(_Y))
         self._set_mode(is_training=True)
-
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Take a step at the learning rates of the groups; their warm-up is the caller's."""
-        return super().step(closure)
 
     def _stepped(self, *, is_training: bool) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
         """Yield (group, parameter, its state) of all parameters that have been trained."""

@@ -2,9 +2,9 @@
 
     python scripts/spoken_demo/make_base.py --corpus DIR --output FOLDER
 
-FOLDER has the codec and the tokenizer that make_codec.py wrote, and gets base/;
-pretokenize.py and train.py do the work; further options go to train.py. The demo's new voice is not
-in the corpus.
+FOLDER has the codec and the tokenizer that make_codec.py wrote; base/ is added to it. The work is
+done by pretokenize.py and train.py, which gets all further options. The demo's new voice is not in
+the corpus.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> int:
     """Pretokenise, train, and save the best weights as bf16 (loading converts them to fp32)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--corpus", type=Path, required=True, help="folder made by make_demo_speech.py --corpus"
+        "--corpus", type=Path, required=True, help="folder made by make_speech.py --corpus"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the demo's parts")
     parser.add_argument(

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 from sentences import TELEPHONE, draw_phrases, frequent_words, words_of
-from voices import SAMPLE_RATE_HZ, VOICES, Recorded, Voice, Wave, prompts
+from voices import SAMPLE_RATE_HZ, VARIANTS, VOICES, Recorded, Variant, Voice, Wave, prompts
 
 LEVEL = 0.05  # root mean square of every clip
 AMPLITUDE_STEPS = 2048  # 12 bits: half the FLAC bytes, noise 70 dB below the peak
@@ -74,12 +75,16 @@ def main() -> int:
     target.add_argument("--output", type=Path, help="folder for the clips to bundle")
     target.add_argument("--corpus", type=Path, help="folder for the corpus of the other voices")
     parser.add_argument("--voices", nargs="*", help="voices of the corpus (default: all)")
+    parser.add_argument("--max_clips", type=int, help="of each voice (default: all)")
     arguments = parser.parse_args()
     if arguments.corpus:
         wanted = arguments.voices or [voice.speaker for voice in VOICES]
         for voice in VOICES:
             if voice.speaker in wanted:
-                make_corpus(arguments.corpus, voice)
+                make_corpus(arguments.corpus, voice, arguments.max_clips)
+        for variant in VARIANTS:
+            if variant.voice in wanted:
+                make_variant(arguments.corpus, variant)
         join_corpus(arguments.corpus)
     elif arguments.transcripts and arguments.prompts:
         make_bundle(arguments.output, prompts(arguments.transcripts, arguments.prompts))
@@ -115,14 +120,14 @@ def sentences_of(voice: Voice) -> list[str]:
     return [text for text in sentences if words(text) not in held_out]
 
 
-def make_corpus(folder: Path, voice: Voice) -> None:
+def make_corpus(folder: Path, voice: Voice, max_clips: int | None) -> None:
     """Write `folder`/speech/<speaker>/00000.flac, ... and `folder`/<speaker>.jsonl.
 
     Clips that are there are kept: the same command continues after an interruption.
     """
     clips = [
         Clip(f"speech/{voice.speaker}/{number:05d}.flac", text, voice.speaker)
-        for number, text in enumerate(sentences_of(voice))
+        for number, text in enumerate(sentences_of(voice)[:max_clips])
     ]
     missing = [(folder, clip) for clip in clips if not (folder / clip.path).is_file()]
     with multiprocessing.get_context("fork").Pool(initializer=_use_one_core) as pool:
@@ -149,6 +154,21 @@ def _synthesise(job: tuple[Path, Clip]) -> None:
     unfinished.replace(path)
 
 
+def make_variant(folder: Path, variant: Variant) -> None:
+    """Write `folder`/speech/<speaker>/00000.flac, ... and `folder`/<speaker>.jsonl of a variant."""
+    rows = (folder / f"{variant.voice}.jsonl").read_text(encoding="utf-8").splitlines()
+    clips: list[Clip] = []
+    for row in rows[variant.clips]:
+        clip = Clip(**json.loads(row))
+        wave, _ = soundfile.read(folder / clip.path, dtype="float32")
+        path = f"speech/{variant.speaker}/{Path(clip.path).name}"
+        write_clip(
+            folder / path, soxr.resample(wave, SAMPLE_RATE_HZ * variant.speed, SAMPLE_RATE_HZ)
+        )
+        clips.append(Clip(path, clip.text, variant.speaker))
+    write_rows(folder / f"{variant.speaker}.jsonl", clips)
+
+
 def join_corpus(folder: Path) -> None:
     """Write train.jsonl and val.jsonl from those of the voices that are there.
 
@@ -156,7 +176,7 @@ def join_corpus(folder: Path) -> None:
     """
     train: list[Clip] = []
     val: list[Clip] = []
-    for voice in VOICES:
+    for voice in (*VOICES, *VARIANTS):
         path = folder / f"{voice.speaker}.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         clips = [Clip(**json.loads(line)) for line in lines]

@@ -85,6 +85,24 @@ VOICES = (
     Voice("diego", SPANISH, 1500, 1500, 80, _espeak("es", 150)),
 )
 
+
+@dataclass(frozen=True)
+class Variant:
+    """A further speaker: clips of a voice at another speed, which moves pitch and timbre, too."""
+
+    speaker: str
+    voice: str
+    speed: float
+    clips: slice  # of the voice's
+
+
+VARIANTS = (
+    Variant("slt-low", "slt", 0.89, slice(100, 1600)),
+    Variant("slt-high", "slt", 1.10, slice(2600, 4100)),
+    Variant("joe-low", "joe", 0.91, slice(100, 1600)),
+    Variant("joe-high", "joe", 1.14, slice(2600, 4100)),
+)
+
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 ODD = re.compile(r"[\[(<]|\d\d|monkey|Comedian|M I S|3D")  # sounds, and words no one says twice
 
