@@ -59,7 +59,7 @@ def run(
     Raises a UserError (options, data or machine) or Diverged. `only_measure` takes no step.
     """
     # Imported here, so that --help and a wrong flag need no torch.
-    from csm_ft.evaluate.validation import validate
+    from csm_ft.evaluate.validation import validate, validate_canary
     from csm_ft.runs.checkpoint import save_best, save_checkpoint
     from csm_ft.runs.metrics import add, training_line, training_row
     from csm_ft.training.optim import averaged, set_learning_rate
@@ -86,6 +86,9 @@ def run(
                         if not math.isfinite(result.loss):
                             raise Diverged(state.step, "validation loss")
                         metrics = result.metrics
+                        if setup.canary:
+                            canary = validate_canary(model, family, setup.canary, config)
+                            metrics = {**metrics, **canary}
                         if judge and hears:
                             metrics = {**metrics, **judge.run(model, state.step)}
                         seen = {"examples": state.examples, "epoch": state.epoch}

@@ -48,6 +48,21 @@ class RunOptions(Options):
         gt=0,
         le=1,
     )
+    replay: str = option(
+        "",
+        "DATA:SHARE, as general.hdf5:0.5: add training examples of another token file to every"
+        " step, this share of them all, against forgetting. Epochs and examples are of --data.",
+        group="run",
+        path=True,
+    )
+    canary: str = option(
+        "",
+        "Another token file, whose validation split is scored at every validation, too, as"
+        " val_canary_loss and so on: what the model forgets is seen there.",
+        group="run",
+        path=True,
+        trains=False,
+    )
     partial_data_loading: bool = option(
         False,
         "Read tokens from the mapped file as needed, with constant memory, instead of loading all.",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -29,6 +30,7 @@ class TrainConfig(RunOptions):
     not_searchable: ClassVar[Mapping[str, str]] = {
         "data": "trials on other data cannot be compared",
         "family": "models of other families have other validation losses",
+        "canary": "trials scored on another canary cannot be compared; give it as a flag for all",
         "seed": "a search over seeds finds luck; the seed is the same for all trials",
         "n_epochs": _EQUAL_EXAMPLES,
         "max_steps": _EQUAL_EXAMPLES,
@@ -321,6 +323,13 @@ class TrainConfig(RunOptions):
         Duration.parse(value)
         return value
 
+    @field_validator("replay")
+    @classmethod
+    def _data_and_share(cls, value: str) -> str:
+        if value:
+            parse_replay(value)
+        return value
+
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: str) -> str:
@@ -380,6 +389,21 @@ class TrainConfig(RunOptions):
         """Return 8 hex digits that identify the training by its data and training options."""
         text = json.dumps([Path(self.data).name, self.training_keys()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def parse_replay(value: str) -> tuple[Path, float]:
+    """Return token file and share of `DATA:SHARE`; ValueError for anything else."""
+    path, _, share = value.rpartition(":")
+    try:
+        number = float(share)
+    except ValueError:
+        number = math.nan
+    if not path or not 0 < number < 1:
+        raise ValueError(
+            f"replay {value!r}: write DATA:SHARE, with a share above 0 and below 1, such as"
+            " general.hdf5:0.5"
+        )
+    return Path(path), number
 
 
 def _parse_bool(name: str, value: Any) -> bool:

@@ -138,13 +138,13 @@ class BatchPlan:
 
         An example longer than that is a micro-batch by itself.
         """
-        return _fill(batch, self.costs, self.options.micro_batch_tokens)
+        return fill(batch, self.costs, self.options.micro_batch_tokens)
 
     def _step(self, number: int, epoch: int, planned: _Epoch, batches: Sequence[list[int]]) -> Step:
         budget = self.options.micro_batch_tokens
         micro: list[list[int]] = []
         for batch in batches:
-            micro += _fill(batch, planned.costs, budget)
+            micro += fill(batch, planned.costs, budget)
         return Step(
             number,
             epoch,
@@ -178,7 +178,7 @@ class BatchPlan:
             # Stable: draws of equal length keep the random order.
             pool = pool[np.lexsort((costs[pool], repeats[pool]))].tolist()
             if options.batch_tokens:
-                batches += _fill(pool, costs, options.batch_tokens)
+                batches += fill(pool, costs, options.batch_tokens)
             else:
                 batches += [pool[i : i + size] for i in range(0, len(pool), size)]
         # Otherwise every pool would go from short to long examples.
@@ -194,7 +194,7 @@ def evaluation_batches(costs: NDArray[np.int64], budget_tokens: int) -> list[Ind
 
     No random choice or swept option affects them, so they are the same for every trial.
     """
-    return _fill(np.argsort(costs, kind="stable").tolist(), costs, budget_tokens)
+    return fill(np.argsort(costs, kind="stable").tolist(), costs, budget_tokens)
 
 
 def prefetch(make: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]]:
@@ -210,7 +210,7 @@ def prefetch(make: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]
             yield waiting[0], waiting[1].result()
 
 
-def _fill(indices: Sequence[int], costs: NDArray[np.int64], budget_tokens: int) -> list[Indices]:
+def fill(indices: Sequence[int], costs: NDArray[np.int64], budget_tokens: int) -> list[Indices]:
     """Split a sequence of examples into runs of padded size (longest x count) within the budget."""
     runs: list[Indices] = []
     run: Indices = []

@@ -72,6 +72,15 @@ MAIN = (
 )
 
 
+# How the metrics of validation begin, those of every family, and those of the second set.
+VALIDATION, CANARY = "val_", "val_canary_"
+
+
+def canary_name(name: str) -> str:
+    """Return what a metric of validation is called on the canary: val_wer, val_canary_wer."""
+    return CANARY + name.removeprefix(VALIDATION)
+
+
 def is_higher_better(name: str) -> bool:
     """Tell whether the best value of a metric is its highest; no metric of validation is so."""
     return name in METRICS and METRICS[name].better == "high"

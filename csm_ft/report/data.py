@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from csm_ft.errors import ReportError
-from csm_ft.evaluate.metrics import METRICS
+from csm_ft.evaluate.metrics import METRICS, VALIDATION, canary_name
 from csm_ft.runs.folder import RunFolder, SweepFolder
-from csm_ft.sweep.records import VAL_LOSS, Summary
+from csm_ft.sweep.records import VAL_LOSS, Summary, keys_of
 
 _MEASURES = ("examples", "seconds", "sec_per_char", "silence_share", "peak")
 
@@ -66,6 +66,8 @@ class Run:
     takes: dict[str, list[Take]]  # by prompt id
     references: Sequence[Take]
     judged: Mapping[str, Sequence[Validation]] = field(default_factory=dict)  # by judged number
+    # Of the second validation set, each metric after the same one of the own data.
+    canary: Mapping[str, Sequence[Validation]] = field(default_factory=dict)
 
     def at(self, prompt: str, examples: float | None) -> Take | None:
         """Return the sample of `prompt` nearest to `examples` seen (None: the last one).
@@ -121,7 +123,15 @@ def read_run(path: Path, notes: list[str], metric: str = VAL_LOSS) -> Run:
         takes=takes,
         references=list(read_takes(folder.references, notes)),
         judged={name: read_curve(rows, name) for name in METRICS if any(name in r for r in rows)},
+        canary={name: read_curve(rows, name) for name in _canary_names(rows)},
     )
+
+
+def _canary_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the metrics of the canary, each after that of the run's own data."""
+    names = keys_of(rows)
+    pairs = [(name, canary_name(name)) for name in names if name.startswith(VALIDATION)]
+    return [name for pair in pairs if pair[1] in names for name in pair]
 
 
 def read_curve(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Validation]:

@@ -1,4 +1,4 @@
-"""Figures of judged numbers against examples seen: small ones, beside the validation loss."""
+"""Figures of further numbers against examples seen: of judges, and of a second validation set."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -7,26 +7,39 @@ from csm_ft.evaluate.metrics import MAIN, METRICS
 from csm_ft.report import traces
 from csm_ft.report.data import Run, Validation
 from csm_ft.report.traces import Axis, Figure
-from csm_ft.sweep.records import Summary, TrialRecord
+from csm_ft.sweep.records import Summary, TrialRecord, keys_of
 
 HEIGHT = 230
 
 
 def judged_curves(summary: Summary, runs: Mapping[int, Run]) -> list[tuple[str, Figure]]:
     """Return (title, figure) for each main judged number, one line per trial, the base dashed."""
+    judged = {number: run.judged for number, run in runs.items()}
+    return [(title_of(name), made) for name, made in _curves(summary, judged, MAIN)]
+
+
+def canary_curves(summary: Summary, runs: Mapping[int, Run]) -> list[tuple[str, Figure]]:
+    """Return (title, figure) for each metric of own data and canary, as for judged numbers."""
+    canary = {number: run.canary for number, run in runs.items()}
+    return _curves(summary, canary, keys_of(canary.values()))
+
+
+def _curves(
+    summary: Summary, curves: Mapping[int, Mapping[str, Sequence[Validation]]], names: Sequence[str]
+) -> list[tuple[str, Figure]]:
     named = {trial.number: name for name, trial in traces.named_trials(summary)}
-    shown = [trial for trial in summary.trials if trial.number in runs]
+    shown = [trial for trial in summary.trials if trial.number in curves]
     # The named ones are drawn last, on top of the others.
     shown.sort(key=lambda trial: (trial.number in named, trial.number == summary.best))
     figures = []
-    for name in MAIN:
-        lines = [(trial, runs[trial.number].judged.get(name, ())) for trial in shown]
+    for name in names:
+        lines = [(trial, curves[trial.number].get(name, ())) for trial in shown]
         lines = [(trial, points) for trial, points in lines if points]
         if lines:
             base = summary.baseline.metrics.get(name) if summary.baseline else None
             made = [_line(trial, points, named.get(trial.number)) for trial, points in lines]
             values = [point.value for _, points in lines for point in points]
-            figures.append((title_of(name), _figure(name, made, base, values)))
+            figures.append((name, _figure(name, made, base, values)))
     return figures
 
 
@@ -61,6 +74,7 @@ def _figure(name: str, lines: list[Figure], base: float | None, values: Sequence
 def run_curves(run: Run, metric: str) -> list[tuple[str, Figure]]:
     """Return (title, figure) for the validation loss of a run and each main judged number."""
     own = [(name, title_of(name), run.judged.get(name, ())) for name in MAIN]
+    own += [(name, name, points) for name, points in run.canary.items() if name != metric]
     shown = [(metric, "validation loss (lower is better)", run.validations), *own]
     figures = []
     for name, title, points in shown:

@@ -13,7 +13,7 @@ from csm_ft.evaluate.metrics import METRICS
 from csm_ft.report import charts, listen, stopping, templating
 from csm_ft.report.data import Run, read_run, read_summary
 from csm_ft.report.data_curve import data_curve
-from csm_ft.report.judged import judged_curves
+from csm_ft.report.judged import canary_curves, judged_curves
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.ranking import rankings_in_words
 from csm_ft.sweep.records import STATE_WORDS, Summary
@@ -80,17 +80,19 @@ def _render(content: _Content) -> bytes:
     drawn = [figure for figure in figures if figure]
     slices = charts.slices(summary)
     judged = judged_curves(summary, content.runs)
+    canary = canary_curves(summary, content.runs)
     page = environment.get_template("page.html.j2").render(
         summary=summary,
         baseline_value=summary.baseline.value if summary.baseline else None,
         baseline_metrics=summary.baseline.metrics if summary.baseline else {},
         listening=content.listening,
         notes=content.notes,
-        figures=templating.json_for_script([*drawn, *(f for _, f in (*slices, *judged))]),
+        figures=templating.json_for_script([*drawn, *(f for _, f in (*slices, *judged, *canary))]),
         stops=stopping.find_stops(summary, content.runs),
         chart_ids={figure["id"] for figure in drawn},
         slices=[(name, figure["id"]) for name, figure in slices],
         judged=[(title, figure["id"]) for title, figure in judged],
+        canary=[(name, figure["id"]) for name, figure in canary],
         rankings=rankings_in_words(summary.rankings),
         meanings={name: metric.meaning for name, metric in METRICS.items()},
         states=Counter(trial.state for trial in summary.trials),

@@ -25,8 +25,10 @@ def build_run_page(path: Path) -> Path:
     """
     folder, notes = RunFolder(path), list[str]()
     rows = folder.rows("val")
-    names = [VAL_LOSS, *(name for name in MAIN if any(name in row for row in rows))]
-    curves = run_curves(read_run(path, notes), VAL_LOSS)
+    run = read_run(path, notes)
+    judged = [name for name in MAIN if any(name in row for row in rows)]
+    names = list(dict.fromkeys([VAL_LOSS, *run.canary, *judged]))
+    curves = run_curves(run, VAL_LOSS)
     clips, evaluation = _clips(folder, rows, notes)
     environment = templating.environment()
     text = templating.template_text(environment, "sort.js", "page.js")

@@ -9,11 +9,10 @@ from typing import Any, Literal, Self
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError, SweepError
-from csm_ft.evaluate.metrics import METRICS, check_judged
+from csm_ft.evaluate.metrics import METRICS, VALIDATION, check_judged
 from csm_ft.schedule import Duration
 
 _WRITTEN = re.compile(r"\s*(?P<metric>[A-Za-z]\w*)\s*(?P<sign><=|>=)\s*(?P<bound>\S+)\s*")
-_VALIDATION = "val_"  # how the metrics of validation begin, those of every family
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def check_request(constraints: Sequence[Constraint], base: TrainConfig) -> None:
         )
     for one in constraints:
         check_judged(one.metric, what=f"constraint {one}", judge_every=base.judge_every)
-        if one.metric not in METRICS and not one.metric.startswith(_VALIDATION):
+        if one.metric not in METRICS and not one.metric.startswith(VALIDATION):
             raise ConfigError(_unknown(one, ["val_loss", *METRICS]))
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from csm_ft.evaluate.metrics import MAIN, METRICS, as_cost, is_higher_better
+from csm_ft.evaluate.metrics import MAIN, METRICS, VALIDATION, as_cost, is_higher_better
 from csm_ft.sweep.constraints import Constraint
 
 Outcome = Literal["completed", "stopped", "diverged", "infeasible", "poison"]
@@ -296,7 +296,9 @@ def keys_of(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 def metrics_in(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics and the judged numbers among the facts of a validation."""
     return {
-        name: value for name, value in facts.items() if name.startswith("val_") or name in METRICS
+        name: value
+        for name, value in facts.items()
+        if name.startswith(VALIDATION) or name in METRICS
     }
 
 

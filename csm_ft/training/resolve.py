@@ -17,6 +17,7 @@ from csm_ft.atomic import write_whole
 from csm_ft.config.base import build
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
+from csm_ft.data.replay import Replay
 from csm_ft.data.split import Store
 from csm_ft.device import choose_device, choose_dtype
 from csm_ft.errors import ConfigError, MachineError, UserError
@@ -90,7 +91,9 @@ def announce(config: TrainConfig, store: Store) -> None:
 
 
 @contextmanager
-def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[RunFolder, Path | None]]:
+def open_run(
+    config: TrainConfig, store: Store, replay: Replay | None = None
+) -> Iterator[tuple[RunFolder, Path | None]]:
     """Yield the run folder, locked, and the checkpoint to resume from (None = a new run).
 
     Raises ConfigError when another process holds the lock, or when the folder holds a run of
@@ -105,14 +108,14 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[RunFolder, Pat
             is_new = not folder.is_run  # known only with the lock: another run may be starting
             checkpoints = folder.step_folders()
             if checkpoints:
-                _check_same(config, store, folder)
+                _check_same(config, store, replay, folder)
             elif config.extend != "off":
                 raise ConfigError(
                     f"--extend {config.extend}: {folder.path} holds no run to prolong; name its"
                     " folder with --output_dir"
                 )
             write_whole(folder.config, config.to_yaml())
-            folder.write_environment(_environment(store))
+            folder.write_environment(_environment(store, replay))
             announce(config, store)
             yield folder, checkpoints[-1] if checkpoints else None
     except UserError as error:
@@ -127,7 +130,9 @@ def open_run(config: TrainConfig, store: Store) -> Iterator[tuple[RunFolder, Pat
         raise
 
 
-def _check_same(config: TrainConfig, store: Store, folder: RunFolder) -> None:
+def _check_same(
+    config: TrainConfig, store: Store, replay: Replay | None, folder: RunFolder
+) -> None:
     """Raise ConfigError if the folder's run has other training options or other data.
 
     A larger length is recorded as an extension, if that is asked for.
@@ -140,6 +145,9 @@ def _check_same(config: TrainConfig, store: Store, folder: RunFolder) -> None:
     lines = [f"{name}: {then[name]!r} there, {now[name]!r} now" for name in changed]
     if folder.read_environment()["data_fingerprint"] != store.info.content_fingerprint:
         lines.append(f"tokens: {config.data} has other content than when the run began")
+    replayed_then = folder.read_environment().get("replay_fingerprint", "")
+    if replay and replayed_then and replayed_then != replay.fingerprint:
+        lines.append(f"replay: {config.replay} has other content than when the run began")
     longer = is_longer(then, now, changed) and len(lines) == 1
     if longer and config.extend != "off":
         add_extension(folder, then, config.extend)
@@ -154,7 +162,7 @@ def _check_same(config: TrainConfig, store: Store, folder: RunFolder) -> None:
         )
 
 
-def _environment(store: Store) -> dict[str, object]:
+def _environment(store: Store, replay: Replay | None) -> dict[str, object]:
     info = store.info
     fingerprints = {name: value for name, value in info.facts.items() if "fingerprint" in name}
     return {
@@ -164,6 +172,7 @@ def _environment(store: Store) -> dict[str, object]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: version(name) for name in _PACKAGES},
         "data_fingerprint": info.content_fingerprint,
+        **({"replay_fingerprint": replay.fingerprint} if replay else {}),
         "audio_fingerprint": info.audio_fingerprint,
         "text_fingerprint": info.text_fingerprint,
         **fingerprints,  # as the family names them

@@ -9,6 +9,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.data.batches import Step, prefetch
 from csm_ft.data.examples import Examples
+from csm_ft.data.replay import Replay
 from csm_ft.data.sampling import describe_weights, take_fraction
 from csm_ft.device import reproducible
 from csm_ft.families import open_family
@@ -21,6 +22,7 @@ from csm_ft.runs.metrics import Tracker
 from csm_ft.training.extension import read_extensions
 from csm_ft.training.judging import RunJudge, open_judge
 from csm_ft.training.optim import build_optimizer, choose_parameters
+from csm_ft.training.other_data import open_canary, open_replay
 from csm_ft.training.plan import RunPlan
 from csm_ft.training.resolve import open_run, resolve
 from csm_ft.training.samples import Sampler, open_sampler
@@ -34,6 +36,8 @@ class Setup:
     family: Family
     train: Examples
     val: Examples
+    canary: Examples | None  # another validation set, to see forgetting
+    replay: Replay | None
     trained: Trained  # model and optimiser
     state: TrainState
     plan: RunPlan
@@ -49,10 +53,18 @@ class Setup:
         def collate(step: Step) -> list[Batch]:
             drawn = zip(step.micro_batches, step.repeats, strict=True)
             draws = [(indices, Draw(self.config.seed, step.epoch, of)) for indices, of in drawn]
-            return [
+            batches = [
                 self.family.collate(self.train, indices, self.config, draw=draw)
                 for indices, draw in draws
             ]
+            if self.replay:
+                # Keyed by the step, as an epoch may draw an example more than once.
+                draw = Draw(self.config.seed, step.number)
+                batches += [
+                    self.family.collate(self.replay.examples, indices, self.config, draw=draw)
+                    for indices in self.replay.draw(step)
+                ]
+            return batches
 
         return prefetch(collate, self.plan.steps(self.state))
 
@@ -67,9 +79,10 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
     train = family.arrange(store.splits["train"], config, evaluate=False)
     train = take_fraction(train, config.data_fraction, seed=config.seed)
     val = family.arrange(store.splits["val"], config, evaluate=True)
+    replay, canary = open_replay(config, store, family), open_canary(config, store, family)
     with (
         reproducible(config.device, config.threads, config.seed),
-        open_run(config, store) as (folder, checkpoint),
+        open_run(config, store, replay) as (folder, checkpoint),
     ):
         # An empty model comes first, so that it could be sharded before it has weights.
         model = family.empty_model(config, store)
@@ -91,6 +104,8 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
                 family=family,
                 train=train,
                 val=val,
+                canary=canary,
+                replay=replay,
                 trained=trained,
                 state=state,
                 plan=plan,
@@ -114,6 +129,11 @@ def _announce(setup: Setup) -> None:
     fraction = setup.config.data_fraction
     share = f" (data_fraction {fraction:g})" if fraction < 1 else ""
     console.print(f"{_count(setup.train)} to train on{share}, {_count(setup.val)} to validate")
+    if setup.replay:
+        share = f"{setup.replay.share:.0%} of each step from"
+        console.print(f"replay: {share} {_count(setup.replay.examples)}", markup=False)
+    if setup.canary:
+        console.print(f"canary: {_count(setup.canary)} to validate", markup=False)
     for note in setup.train.notes:
         console.print(note, markup=False)
     for line in describe_weights(setup.train):

@@ -8,7 +8,7 @@ from csm_ft.report.__main__ import main
 from csm_ft.report.data import read_summary
 from csm_ft.report.run_page import build_run_page
 from csm_ft.runs.folder import SweepFolder
-from tests.helpers.sweep_folder import RANKED, add_judged
+from tests.helpers.sweep_folder import RANKED, add_judged, write_summary
 from tests.unit.report.reading import NASTY, Sweep, build, figures, prose
 
 
@@ -88,3 +88,23 @@ def test_command_makes_the_page_of_a_run(sweep: Sweep, tmp_path: Path) -> None:
     run = sweep[0] / "trials/0000"
     assert main([str(run)]) == 0
     assert "csm-ft run" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_page_shows_what_is_forgotten(sweep: Sweep) -> None:
+    out, summary = sweep
+    for trial in [*summary["trials"], summary["baseline"]]:
+        path = out / trial["dir"] / "metrics.jsonl"
+        if not path.is_file():
+            continue
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        canary = [{**row, "val_canary_loss": 3.5} for row in rows if row["kind"] == "val"]
+        path.write_text("\n".join(json.dumps(row) for row in canary))
+        trial["metrics"]["val_canary_loss"] = 3.5
+    write_summary(out, summary)
+    text = build(out)
+    drawn = figures(text)
+    assert set(drawn["judged-val_canary_loss"]["data"][1]["y"]) == {3.5}
+    assert drawn["judged-val_canary_loss"]["data"][0]["name"] == "base"
+    assert "judged-val_loss" in drawn
+    assert "What is forgotten" in prose(text)
+    assert "val_canary_loss" in read_summary(SweepFolder(out)).shown_metrics
