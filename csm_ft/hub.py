@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from httpx2 import HTTPError  # the client of huggingface_hub, which lets its errors through
+from huggingface_hub import auth_check, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -24,6 +25,25 @@ def cached(name: str, file: str) -> Path | None:
     """Return a file of a repository from the hub's cache on this disk, or None."""
     found = try_to_load_from_cache(name, file)
     return Path(found) if isinstance(found, str) else None
+
+
+def has_weights(name: str) -> bool:
+    """Tell whether the weights of a repository are in the hub's cache on this disk."""
+    return any(cached(name, file) for file in ("model.safetensors", "model.safetensors.index.json"))
+
+
+def access_problem(name: str) -> str:
+    """Ask the hub whether this user may download a repository; return what stops it, or ""."""
+    try:
+        auth_check(name)
+    except GatedRepoError:
+        return (
+            f"gated: accept its terms at https://huggingface.co/{name} and run `hf auth login` (or"
+            " set HF_TOKEN in .env)"
+        )
+    except (HTTPError, OSError, ValueError) as error:
+        return f"the hub cannot be reached ({type(error).__name__}); it is needed once"
+    return ""
 
 
 def fetch(name: str, file: str, *, otherwise: str) -> Path:

@@ -21,6 +21,7 @@ from csm_ft.config.train import TrainConfig  # noqa: E402
 from csm_ft.data.__main__ import DataConfig  # noqa: E402
 from csm_ft.datasets.__main__ import DatasetsConfig  # noqa: E402
 from csm_ft.datasets.merge import MergeConfig  # noqa: E402
+from csm_ft.doctor.config import DoctorConfig  # noqa: E402
 from csm_ft.export.__main__ import ExportOptions  # noqa: E402
 from csm_ft.expressive.config import ExpressiveConfig  # noqa: E402
 from csm_ft.families import DEFAULT_FAMILY, names, open_family  # noqa: E402
@@ -132,6 +133,11 @@ def make_page() -> str:
             "Writes weights in the layout of another program. The formats are those of the family:"
             + "".join(f" {name} has {', '.join(open_family(name).exporters)}." for name in names()),
             ("", ExportOptions),
+        ),
+        section(
+            "python -m csm_ft.doctor",
+            "Looks at a machine: device, memory, disk, hub, W&B, judges, and the next command.",
+            ("", DoctorConfig),
         ),
         section(
             "python -m csm_ft.datasets CORPUS PATH",

@@ -329,6 +329,7 @@ class Family(ABC):
     train_config: type[TrainConfig] = TrainConfig
     pretokenize_config: type[PretokenizeConfig] = PretokenizeConfig
     generate_config: type[GenerateConfig] = GenerateConfig
+    hub_names: Sequence[str] = ()  # what training and encoding download by default
     fact_names: Sequence[str] = ()  # facts of the encoder that a token file must hold
     exporters: Mapping[str, type[Exporter]] = MappingProxyType({})  # by --format
 

@@ -16,6 +16,7 @@ from csm_ft.data.__main__ import DataConfig
 from csm_ft.datasets.__main__ import DatasetsConfig
 from csm_ft.datasets.merge import MergeConfig
 from csm_ft.datasets.metadata import read_metadata
+from csm_ft.doctor.config import DoctorConfig
 from csm_ft.export.__main__ import ExportOptions
 from csm_ft.expressive.config import ExpressiveConfig
 from csm_ft.families import names, open_family
@@ -42,6 +43,7 @@ OTHERS: dict[str, type[Options]] = {
     "csm_ft.datasets merge": MergeConfig,
     "csm_ft.datasets segment": SegmentConfig,
     "csm_ft.evaluate": EvaluateConfig,
+    "csm_ft.doctor": DoctorConfig,
     "csm_ft.transcribe": TranscribeConfig,
     "csm_ft.export": ExportOptions,
     "csm_ft.expressive": ExpressiveConfig,

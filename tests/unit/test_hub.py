@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -15,8 +15,8 @@ from csm_ft import hub
 from csm_ft.errors import GatedError, HubError
 
 
-def answer(status: int) -> httpx.Response:
-    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
+def answer(status: int) -> httpx2.Response:
+    return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co"))
 
 
 def failing(error: Exception) -> Any:
@@ -66,3 +66,20 @@ def test_only_known_absence_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "hf_hub_download", failing(offline))
     with pytest.raises(HubError):
         hub.fetch_if_present("a/b", "x.json", otherwise="")
+
+
+def test_weights_in_the_cache_are_found(hub: Path) -> None:
+    from csm_ft.hub import has_weights
+
+    assert has_weights("sesame/csm-1b")
+    assert not has_weights("sesame/csm-2b")
+
+
+def test_access_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "auth_check", lambda _: None)
+    assert hub.access_problem("sesame/csm-1b") == ""
+    gated = GatedRepoError("no", response=answer(403))
+    monkeypatch.setattr(hub, "auth_check", failing(gated))
+    assert "https://huggingface.co/sesame/csm-1b" in hub.access_problem("sesame/csm-1b")
+    monkeypatch.setattr(hub, "auth_check", failing(httpx2.ConnectError("no name")))
+    assert "cannot be reached (ConnectError)" in hub.access_problem("sesame/csm-1b")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csm_ft import assets
+from csm_ft.codecs import MIMI_HUB_NAME
 from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
@@ -44,11 +45,14 @@ if TYPE_CHECKING:
 
 EMBEDDED_BASE = assets.path_of("demo/base")
 
+HUB_NAME = "sesame/csm-1b"
+
 
 class CsmFamily(Family):
     """Conversational Speech Model: text and speaker in, speech out."""
 
     name = "csm"
+    hub_names = (HUB_NAME, MIMI_HUB_NAME)
     generate_example = '--text "..."'
     train_config = CsmConfig
     pretokenize_config = CsmPretokenizeConfig
@@ -265,7 +269,7 @@ class CsmFamily(Family):
     def default_base(self, store: Store) -> str:
         """Return the published weights for Mimi's codes, the embedded ones for others."""
         is_mimi = store.info.facts["codec"] == "mimi"
-        return "sesame/csm-1b" if is_mimi else str(EMBEDDED_BASE)
+        return HUB_NAME if is_mimi else str(EMBEDDED_BASE)
 
     def checkpoint_config(self, model: SpeechModel) -> Mapping[str, object]:
         """Return the config.json of Sesame's layout."""

@@ -47,6 +47,7 @@ class MoonshineFamily(Family):
     """A small speech recogniser: sound in, text out."""
 
     name = "moonshine"
+    hub_names = (HUB_NAME,)
     generate_example = "--audio recording.wav"
     train_config = MoonshineConfig
     pretokenize_config = MoonshinePretokenizeConfig

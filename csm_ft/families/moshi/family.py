@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from csm_ft.codecs import MIMI_HUB_NAME
 from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
@@ -45,6 +46,7 @@ class MoshiFamily(Family):
     """Full-duplex dialogue: text and codes of Moshi, against the codes of a user."""
 
     name = "moshi"
+    hub_names = (HUB_NAME, MIMI_HUB_NAME)
     generate_example = "--user question.wav"
     train_config = MoshiConfig
     pretokenize_config = MoshiPretokenizeConfig
