@@ -1,9 +1,10 @@
-"""Transcripts: upper and lower case, and word and character errors over a corpus."""
+"""Transcripts: their case, rules to compare them by, and word and character errors."""
 
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import jiwer
@@ -44,6 +45,35 @@ def normalise(text: str) -> str:
     kept = (c if _belongs_to_a_word(c) else " " for c in text)
     words = re.sub(r"(?<!\w)'|'(?!\w)", " ", "".join(kept))
     return " ".join(words.split())
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Rules by which texts of a language are scored."""
+
+    name: str  # with the version
+    apply: Callable[[str], str]
+
+
+def open_normaliser(language: str) -> Normaliser:
+    """Return Whisper's rules (Radford et al., arXiv 2212.04356, appendix C) for a language.
+
+    For English (`en`, `en-GB`, `english`) they write out contractions, and numbers as digits; those
+    for all others, and for texts of no known language (""), take punctuation out.
+    """
+    # Here: it takes most of a second to import.
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    by = f"of whisper-normalizer {version('whisper-normalizer')}"
+    if re.split(r"[-_]", language.lower())[0] in ("en", "eng", "english"):
+        return Normaliser(f"english {by}", EnglishTextNormalizer())
+    return Normaliser(f"basic {by}", BasicTextNormalizer())
+
+
+def in_capitals(text: str) -> bool:
+    """Tell whether a text of at least two words has capitals alone."""
+    return text.isupper() and len(text.split()) > 1
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:

@@ -443,6 +443,10 @@ class Family(ABC):
         """Return further validation metrics, named val_...; lower is better for each of them."""
         return {}
 
+    def scored_by(self, examples: Examples, config: TrainConfig) -> str:
+        """Say by which rules `score` measures, with their version; "" = nothing to say."""
+        return ""
+
     def measure_batch(
         self, model: SpeechModel, batch: Batch
     ) -> Mapping[str, tuple[Tensor, Tensor]]:

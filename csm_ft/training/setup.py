@@ -115,6 +115,9 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
                 tracker=tracker,
                 is_resumed=checkpoint is not None,
             )
+            if rules := family.scored_by(val, config):
+                folder.write_environment({**folder.read_environment(), "scored_by": rules})
+                console.print(rules, markup=False)
             _announce(setup)
             yield setup
 

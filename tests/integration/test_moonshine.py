@@ -84,6 +84,24 @@ def test_validation_has_error_rates(trained: Path) -> None:
     assert metrics["val_cer"] > 0
     assert 0 <= metrics["val_capped"] <= 1
     assert metrics["val_wer"] > 0
+    assert metrics["val_wer_raw"] > 0
+    record = json.loads((trained / "env.json").read_text())
+    assert "rules basic of whisper-normalizer" in record["scored_by"]
+
+
+def test_corpus_of_capitals_is_named(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((tokens.parent / "train.json").read_text())
+    shouted = [{**row, "text": row["text"].upper()} for row in rows]
+    (tmp_path / "train.json").write_text(json.dumps(shouted))
+    argv = ["--family", "moonshine", "--train_data", str(tmp_path / "train.json")]
+    argv += ["--val_data", str(tokens.parent / "val.json"), "--fit_tokenizer", "300"]
+    argv += ["--output", str(tmp_path / "asr.hdf5")]
+    assert pretokenize.main(argv) == 0
+    assert "12 of 12 training texts are in capitals" in capsys.readouterr().out
+    assert pretokenize.main([*argv, "--text_case", "sentence"]) == 0
+    assert "are in capitals" not in capsys.readouterr().out
 
 
 def test_samples_are_transcripts_beside_recordings(trained: Path) -> None:

@@ -30,6 +30,7 @@ class MoonshineConfig(TrainConfig):
     not_searchable: ClassVar[Mapping[str, str]] = {
         **TrainConfig.not_searchable,
         "max_tokens_per_sec": "trials with other caps have other error rates; give it for all",
+        "language": "trials scored by other rules cannot be compared; give it for all",
         "val_wer_clips": "trials scored on other clips cannot be compared; give it for all",
         **dict.fromkeys(("instance_min_sec", "instance_max_sec", "max_gap_sec"), _OTHER_EXAMPLES),
     }
@@ -94,6 +95,13 @@ class MoonshineConfig(TrainConfig):
         group="samples",
         trains=False,
         gt=0,
+    )
+    language: str = option(
+        "auto",
+        "Language of the texts, as en, for val_wer and val_cer: Whisper's rules for English or its"
+        " basic ones; auto = that of most validation clips, by their column language.",
+        group="schedule",
+        trains=False,
     )
     val_wer_clips: int = option(
         200,

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from csm_ft.data.describe import histogram
 from csm_ft.data.split import Split, Store
+from csm_ft.data.text import in_capitals
 from csm_ft.errors import ConfigError
 from csm_ft.families.moonshine.arrange import SEGMENTS, Part, arrange, parts_of
 from csm_ft.families.moonshine.config import MoonshineConfig
@@ -35,7 +36,21 @@ def describe(store: Store) -> list[str]:
         f"tokenizer  {facts.get('text_vocab_size')} ids ({facts.get('tokenizer')}), case"
         f" {facts.get('text_case')}; amplitude {facts.get('amplitude')}"
     )
-    return lines
+    return lines + _describe_capitals(store)
+
+
+def _describe_capitals(store: Store) -> list[str]:
+    """Return a warning for a corpus of capitals: error rates do not show what it teaches."""
+    split = store.splits["train"]
+    texts = [split.clip(row).text for row in range(len(split))]
+    count = sum(map(in_capitals, texts))
+    if 2 * count <= len(texts) or store.info.facts.get("text_case") != "keep":
+        return []
+    return [
+        f"capitals   {count} of {len(texts)} training texts are in capitals alone, and a model"
+        " writes as it was taught, which normalised error rates do not show; pretokenise again with"
+        " --text_case sentence or lower (no sound is encoded again)"
+    ]
 
 
 def summarise(split: Split) -> dict[str, Any]:

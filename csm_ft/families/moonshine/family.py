@@ -59,6 +59,7 @@ class MoonshineFamily(Family):
         metric_units={
             "val_wer": "word error rate",
             "val_cer": "character error rate",
+            "val_wer_raw": "word error rate of the texts as they are",
             "val_capped": "share of transcripts that hit the cap",
         },
     )
@@ -226,7 +227,15 @@ class MoonshineFamily(Family):
         rows = list(_scored_rows(examples, config.val_wer_clips))
         if not rows or model.tokenizer is None:
             return {}
-        return score(model, examples.split, rows, config.max_tokens_per_sec)
+        return score(model, examples.split, rows, config)
+
+    def scored_by(self, examples: Examples, config: TrainConfig) -> str:
+        """Name the rules that texts are compared by."""
+        from csm_ft.data.text import open_normaliser
+        from csm_ft.families.moonshine.score import language_of
+
+        rules = open_normaliser(language_of(examples.split, _moonshine(config)))
+        return f"val_wer and val_cer after the rules {rules.name}"
 
     def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
         """Return the learning rate factor; embeddings do not decay."""

@@ -1,9 +1,11 @@
 """Error rates of greedy transcripts on validation clips."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from csm_ft.data.split import Split
-from csm_ft.data.text import character_errors, normalise, word_errors
+from csm_ft.data.text import character_errors, open_normaliser, set_case, word_errors
+from csm_ft.families.moonshine.config import MoonshineConfig
 from csm_ft.families.moonshine.model import MoonshineModel
 from csm_ft.families.moonshine.sample import transcribe
 from csm_ft.families.moonshine.size import SAMPLE_RATE_HZ
@@ -12,25 +14,41 @@ _BATCH_SEC = 120.0  # of sound that is transcribed at once, the longest clip tim
 
 
 def score(
-    model: MoonshineModel, split: Split, rows: Sequence[int], max_tokens_per_sec: float
+    model: MoonshineModel, split: Split, rows: Sequence[int], config: MoonshineConfig
 ) -> dict[str, float]:
-    """Return val_wer, val_cer and val_capped over the clips `rows`.
+    """Return val_wer, val_cer, val_wer_raw and val_capped over the clips `rows`.
 
-    Errors are summed over the corpus and divided once, after data.text.normalise on both sides.
+    Errors are summed over the corpus and divided once: after the rules of the language on both
+    sides, and raw, as the texts are trained on.
     """
     assert model.tokenizer is not None, "a model with the tokenizer of its token file"
-    references, hypotheses, num_capped = [], [], 0
+    rules = open_normaliser(language_of(split, config)).apply
+    texts: list[tuple[str, str]] = []  # reference and hypothesis
+    num_capped = 0
     for batch in _batches(split, rows):
         clips = [split.array("samples", row) for row in batch]
-        for row, found in zip(batch, transcribe(model, clips, max_tokens_per_sec), strict=True):
-            references.append(normalise(split.clip(row).text))
-            hypotheses.append(normalise(model.tokenizer.decode(found.ids)))
+        for row, found in zip(
+            batch, transcribe(model, clips, config.max_tokens_per_sec), strict=True
+        ):
+            wanted = set_case(split.clip(row).text, str(split.facts.get("text_case", "keep")))
+            texts.append((wanted, model.tokenizer.decode(found.ids)))
             num_capped += not found.is_complete
+    wanted, written = zip(*texts, strict=True)
+    references, hypotheses = list(map(rules, wanted)), list(map(rules, written))
     return {
         "val_wer": word_errors(references, hypotheses).rate,
         "val_cer": character_errors(references, hypotheses).rate,
+        "val_wer_raw": word_errors(wanted, written).rate,
         "val_capped": num_capped / len(rows),
     }
+
+
+def language_of(split: Split, config: MoonshineConfig) -> str:
+    """Return the language that options name, or else most clips; "" = not known."""
+    if config.language != "auto":
+        return config.language
+    languages = Counter(split.tags(row).get("language", "") for row in range(len(split)))
+    return languages.most_common(1)[0][0] if languages else ""
 
 
 def _batches(split: Split, rows: Sequence[int]) -> Iterator[list[int]]:

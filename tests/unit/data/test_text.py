@@ -1,8 +1,17 @@
 """Error rates against hand-counted pairs; texts as they are scored."""
 
+from importlib.metadata import version
+
 import pytest
 
-from csm_ft.data.text import character_errors, normalise, set_case, word_errors
+from csm_ft.data.text import (
+    character_errors,
+    in_capitals,
+    normalise,
+    open_normaliser,
+    set_case,
+    word_errors,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +69,27 @@ def test_texts_are_normalised_before_scoring(text: str, expected: str) -> None:
 )
 def test_case_is_set(case: str, expected: str) -> None:
     assert set_case("NASA said", case) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "Mr. Smith paid twenty-one dollars, didn't he?", "mister smith paid $21 did not he"),
+        ("en-GB", "The colour, um, of [noise] it", "the color of it"),
+        ("fr", "Ça va ? L'été (rires) !", "ça va l été"),
+        ("", "Twenty-one, Mr. Smith.", "twenty one mr smith"),
+    ],
+)
+def test_rules_are_those_of_whisper(language: str, text: str, expected: str) -> None:
+    rules = open_normaliser(language)
+    assert rules.apply(text).strip() == expected
+    assert rules.name.startswith("english" if language.startswith("en") else "basic")
+    assert rules.name.endswith(version("whisper-normalizer"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("HE SAID NO 3", True), ("He said NO", False), ("NASA", False), ("日本 語", False)],
+)
+def test_capitals(text: str, expected: bool) -> None:
+    assert in_capitals(text) is expected
