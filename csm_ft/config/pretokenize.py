@@ -71,6 +71,19 @@ class PretokenizeConfig(Options):
         group="checks",
         ge=0,
     )
+    heard_column: str = option(
+        "",
+        "Column of the metadata with what a recogniser heard; rows whose text is far from it are"
+        " rejected.",
+        group="checks",
+    )
+    max_heard_distance: float = option(
+        0.3,
+        "Largest distance of a text from what was heard: edits of letters over the longer length.",
+        group="checks",
+        ge=0,
+        le=1,
+    )
     max_rejected: str = option(
         "5%",
         "Maximum share of rejected rows; above it, the program fails and writes nothing.",

@@ -44,6 +44,7 @@ from csm_ft.pretokenize.clips import (
 )
 from csm_ft.pretokenize.columns import check_columns, describe_tags
 from csm_ft.pretokenize.encode import ClipCache, Encoded, encode_missing
+from csm_ft.pretokenize.labels import Labels
 from csm_ft.pretokenize.note_kinds import Place
 from csm_ft.pretokenize.notes import (
     Found,
@@ -192,13 +193,16 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     every_row = list(itertools.chain.from_iterable(rows.values()))
     rejections.num_rows = len(every_row) + len(rejections)
     _print_default_speaker(config, every_row)
-    job.encoder.fit_text([row.text for row in rows.get("train", [])])
+    labels = Labels(config, rows)
+    labels.report()
+    good = [row.text for row in rows.get("train", []) if not labels.rejects(row)]
+    job.encoder.fit_text(good)
     files = inspect_files((row.path for row in every_row), config.num_workers)
     spans: Spans = {name: [] for name in rows}
     num_cut = 0
     for name, wanted in rows.items():
         for row in wanted:
-            outcome = check_row(job, row, files[row.path])
+            outcome = labels.rejects(row) or check_row(job, labels.take(row), files[row.path])
             if isinstance(outcome, str):
                 rejections.add_row(name, row, outcome)
             else:
@@ -235,7 +239,7 @@ def _read_rows(job: Job, rejections: Rejections) -> dict[str, list[Row]]:
                 sql_table=config.sql_table,
                 columns=Columns(config.column_of),
                 splits=wanted,
-                keep={*TAGS, *job.encoder.columns},
+                keep={*TAGS, *job.encoder.columns} | ({config.heard_column.lower()} - {""}),
                 words=job.encoder.word_lists,
                 tell=lambda line: console.print(line, markup=False),
             )

@@ -1,0 +1,64 @@
+"""Rows whose text is far from what a recogniser heard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.pretokenizing import FakeEncoder, Json, Work
+
+HEARD = ["This is sentence 0.", "this is, sentence one", "Bye.", None, "this is sentence 4"]
+
+
+def rows(work: Work) -> list[Json]:
+    heard = [{"heard": text} if text else {} for text in HEARD]
+    return [row | more for row, more in zip(work.clips([0.5] * 5), heard, strict=True)]
+
+
+def distances(work: Work) -> list[dict[str, Any]]:
+    path = Path(f"{work.output}.labels.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(work: Work, *more: str) -> int:
+    val = [{**row, "heard": row["text"]} for row in work.clips([0.6], first=9)]
+    return work.run(rows(work), val, "--heard_column", "heard", "--max_rejected", "50%", *more)
+
+
+def test_far_texts_are_rejected_and_all_distances_kept(
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(work) == 0
+    split = work.store().splits["train"]
+    assert [split.clip(row).text[-2] for row in range(len(split))] == ["0", "1", "3", "4"]
+    assert not split.has_tags, "what was heard is no tag"
+    found = distances(work)
+    assert found[0]["where"].endswith("train.json row 3")
+    # By hand: "this is sentence 1" and "this is sentence one" differ by 3 letters of 20.
+    assert [label["distance"] for label in found][1:] == [pytest.approx(3 / 20), 0, 0, 0]
+    (rejected,) = work.rejected()
+    assert "more than --max_heard_distance 0.3" in rejected["reason"]
+    out = capsys.readouterr().out
+    assert "text   This is sentence 2." in out
+    assert "heard  Bye." in out
+    assert "1 of 5 texts are more than 0.3 from what was heard; 1 rows say nothing of it" in out
+
+
+def test_another_limit_encodes_only_what_it_adds(work: Work, encoder: FakeEncoder) -> None:
+    assert run(work) == 0
+    assert encoder.num_encoded == 5
+    assert run(work, "--max_heard_distance", "0.1") == 0
+    assert encoder.num_encoded == 5
+    assert len(work.store().splits["train"]) == 3
+    assert run(work, "--max_heard_distance", "1") == 0
+    assert encoder.num_encoded == 7, "the two clips that it adds"
+
+
+def test_column_that_no_row_has_is_a_mistake(
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert work.run(work.clips([0.5]), work.clips([0.6], first=9), "--heard_column", "asr") == 2
+    assert "--heard_column asr: no row has a word in a column of that name" in (
+        capsys.readouterr().err
+    )
