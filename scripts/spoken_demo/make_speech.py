@@ -1,13 +1,11 @@
 """Make the speech of the spoken demo: the clips to bundle, or the corpus its base is trained on.
 
-    # speech/, new_voice/ and voices/ in FOLDER, laid out as in demo/
-    python scripts/spoken_demo/make_speech.py --output FOLDER $PROMPTS
+    # speech/ and new_voice/ in FOLDER, laid out as in demo/spoken/
+    python scripts/spoken_demo/make_speech.py --output FOLDER
     # train.jsonl and val.jsonl in DIR: the other voices, none of the sentences that are held out
     python scripts/spoken_demo/make_speech.py --corpus DIR
 
-PROMPTS is --transcripts core-sounds-en.txt.gz --prompts en_US_f_Allison, both from Debian's
-packages asterisk-core-sounds-en and -en-g722; voices.py says what else must be installed. The new
-voice is a real person, Allison Smith, of whom neither base nor codec has heard anything.
+voices.py says what must be installed. Neither base nor codec has heard anything of the new voice.
 """
 
 import argparse
@@ -22,17 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 from sentences import TELEPHONE, draw_phrases, frequent_words, words_of
-from voices import SAMPLE_RATE_HZ, VARIANTS, VOICES, Recorded, Variant, Voice, Wave, prompts
+from voices import NEW_VOICE, SAMPLE_RATE_HZ, VARIANTS, VOICES, Variant, Voice, Wave, at_speed
 
 LEVEL = 0.05  # root mean square of every clip
 AMPLITUDE_STEPS = 2048  # 12 bits: half the FLAC bytes, noise 70 dB below the peak
 SILENCE = 0.0045  # amplitude below which either end of a clip is cut off
 MARGIN_SEC = 0.06  # of that silence to keep
 NUM_VALIDATION = 32  # clips of each voice of the corpus
-NEW_VOICE = "allison"
-SECONDS = (1.2, 5.0)  # of the new voice's clips
 HELD_OUT = (  # what the new voice is validated with; nobody is trained on these sentences
     "Please check the number and dial again.",
     "Please enter the channel number followed by the pound key.",
@@ -67,10 +62,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--transcripts", type=Path, help="core-sounds-en.txt.gz of Debian's package"
-    )
-    parser.add_argument("--prompts", type=Path, help="folder en_US_f_Allison of the -g722 package")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", type=Path, help="folder for the clips to bundle")
     target.add_argument("--corpus", type=Path, help="folder for the corpus of the other voices")
@@ -86,10 +77,8 @@ def main() -> int:
             if variant.voice in wanted:
                 make_variant(arguments.corpus, variant)
         join_corpus(arguments.corpus)
-    elif arguments.transcripts and arguments.prompts:
-        make_bundle(arguments.output, prompts(arguments.transcripts, arguments.prompts))
     else:
-        parser.error("--output also needs --transcripts and --prompts")
+        make_bundle(arguments.output)
     return 0
 
 
@@ -162,9 +151,7 @@ def make_variant(folder: Path, variant: Variant) -> None:
         clip = Clip(**json.loads(row))
         wave, _ = soundfile.read(folder / clip.path, dtype="float32")
         path = f"speech/{variant.speaker}/{Path(clip.path).name}"
-        write_clip(
-            folder / path, soxr.resample(wave, SAMPLE_RATE_HZ * variant.speed, SAMPLE_RATE_HZ)
-        )
+        write_clip(folder / path, at_speed(wave, variant.speed))
         clips.append(Clip(path, clip.text, variant.speaker))
     write_rows(folder / f"{variant.speaker}.jsonl", clips)
 
@@ -189,43 +176,15 @@ def join_corpus(folder: Path) -> None:
     write_rows(folder / "val.jsonl", val)
 
 
-def make_bundle(folder: Path, recorded: Sequence[Recorded]) -> None:
-    """Make the clips to bundle: the new voice, and 15 clips of each of the base's voices."""
-    train, val = new_voice(recorded)
-    for split, rows in (("train", train), ("val", val)):
+def make_bundle(folder: Path) -> None:
+    """Make the clips of the new voice: to train on, and one of each held-out sentence."""
+    for split, texts in (("train", sentences_of(NEW_VOICE)), ("val", HELD_OUT)):
         clips: list[Clip] = []
-        for number, prompt in enumerate(rows):
-            path = f"../speech/{NEW_VOICE}/{split}-{number:03d}.flac"
-            write_clip(folder / "new_voice" / path, prompt.wave)
-            clips.append(Clip(path, prompt.text, NEW_VOICE))
+        for number, text in enumerate(texts):
+            path = f"../speech/{NEW_VOICE.speaker}/{split}-{number:03d}.flac"
+            write_clip(folder / "new_voice" / path, NEW_VOICE.say(text))
+            clips.append(Clip(path, text, NEW_VOICE.speaker))
         write_rows(folder / f"new_voice/{split}.json", clips)
-    train_clips: list[Clip] = []
-    val_clips: list[Clip] = []
-    for voice in VOICES:
-        clips = []
-        for number, text in enumerate(sentences_of(voice)[:15]):
-            path = f"../speech/{voice.speaker}/{number:04d}.flac"
-            write_clip(folder / "voices" / path, voice.say(text))
-            clips.append(Clip(path, text, voice.speaker))
-        train_clips += clips[:12]
-        val_clips += clips[12:]
-    write_rows(folder / "voices/train.jsonl", train_clips)
-    write_rows(folder / "voices/val.jsonl", val_clips)
-
-
-def new_voice(recorded: Sequence[Recorded]) -> tuple[list[Recorded], list[Recorded]]:
-    """Return the new voice's clips to train on, and one clip of each held-out sentence."""
-    held_out = {words(text) for text in HELD_OUT}
-    val = {words(prompt.text): prompt for prompt in reversed(recorded)}
-    shortest, longest = (round(seconds * SAMPLE_RATE_HZ) for seconds in SECONDS)
-    train = [
-        prompt
-        for prompt in {words(prompt.text): prompt for prompt in recorded}.values()
-        if words(prompt.text) not in held_out
-        and shortest < len(prompt.wave) < longest
-        and " " in prompt.text
-    ]
-    return train, [val[words(text)] for text in HELD_OUT]
 
 
 def write_clip(path: Path, wave: Wave) -> None:

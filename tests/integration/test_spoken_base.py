@@ -18,8 +18,9 @@ import make_speech
 
 
 @pytest.mark.slow
-def test_new_sentences_are_understood(tmp_path: Path) -> None:
-    prompts = [{"text": text, "speaker": "slt"} for text in make_speech.HELD_OUT]
+@pytest.mark.parametrize("speaker", ["slt", "joe"])
+def test_new_sentences_are_understood(speaker: str, tmp_path: Path) -> None:
+    prompts = [{"text": text, "speaker": speaker} for text in make_speech.HELD_OUT]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
     argv = ["--model", str(ROOT / "demo/spoken"), "--prompts", str(tmp_path / "prompts.json")]
     argv += ["--temperature", "0.2", "--topk", "3", "--max_sec", "6"]
@@ -31,6 +32,8 @@ def test_new_sentences_are_understood(tmp_path: Path) -> None:
         said.append(judge.normalised(json.loads(path.with_suffix(".json").read_text())["text"]))
         heard.append(judge.recognise(recogniser, soundfile.read(path, dtype="float32")[0]))
     assert len(said) == 16
-    assert jiwer.wer(said, heard) < 0.5  # 0.37 when it was made; 0.25 is the aim
+    assert (
+        jiwer.wer(said, heard) < 0.3
+    )  # 0.21 (slt) and 0.23 (joe) when it was made; 0.25 is the aim
     shifted = jiwer.wer(said, [*heard[1:], heard[0]])
     assert shifted > 0.75  # other sentences are not the ones that were asked for

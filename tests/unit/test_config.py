@@ -208,7 +208,7 @@ def test_every_option_of_a_path_is_marked() -> None:
         *("data", "output_dir", "model_name_or_checkpoint_path", "gen_prompts", "gen_sentences"),
         *("train_data", "val_data", "output", "codec_source", "tokenizer", "model", "prompts"),
         *("context", "audio", "sweep_config", "sweep_dir", "run", "path", "judge_prompts"),
-        *("words_folder", "dialogue", "user"),
+        *("words_folder", "dialogue", "user", "replay", "canary"),
     }
 
 
@@ -220,8 +220,9 @@ def test_tilde_is_the_home_folder(
     needed = {"train_data": "a.json", "model": "m", "run": "r", "path": "p"}
     values = {key: value for key, value in needed.items() if key in config_class.model_fields}
     is_list = str(config_class.model_fields[name].annotation).startswith("list")
-    config = build(config_class, {**values, name: ["~/x"] if is_list else "~/x"})
-    wanted = ["/home/anna/x"] if is_list else "/home/anna/x"
+    path = "~/x:0.5" if name == "replay" else "~/x"  # DATA:SHARE
+    config = build(config_class, {**values, name: [path] if is_list else path})
+    wanted = [path.replace("~", "/home/anna")] if is_list else path.replace("~", "/home/anna")
     assert getattr(config, name) == wanted
 
 
