@@ -19,6 +19,7 @@ from csm_ft.console import console, shorten
 from csm_ft.data.inspect import inspect_files
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.datasets.duplicates import Part, describe_twin, find_twins, part_of
+from csm_ft.datasets.labels import merge_labels, read_map
 from csm_ft.datasets.sets import read_sets
 from csm_ft.datasets.splits import SplitPlan, split_rows
 from csm_ft.datasets.summary import Merged, describe, group_of, write_report
@@ -38,6 +39,12 @@ class MergeConfig(Options):
         positional=True,
     )
     output: str = option("", "Metadata to write, .jsonl.", group="data", path=True)
+    map: list[str] = option(
+        [],
+        "Merge emotions of all sets, OLD=NEW, as calm=neutral; repeat for more.",
+        group="data",
+        repeatable=True,
+    )
     balance: str = option(
         "",
         "Column whose values are drawn alike in training (emotion, speaker, source, or another);"
@@ -121,6 +128,7 @@ def merge(config: MergeConfig) -> None:
     output = Path(config.output)
     paths = [Path(name) for name in config.paths]
     rows, rejections = read_sets(paths, output, _tell)
+    rows = merge_labels(rows, read_map(config.map))
     entries, unreadable = _with_sounds(rows, config.num_workers)
     entries, repeated, num_conflicts = _without_twins(entries, config.num_workers)
     entries, notes = _split(entries, config)

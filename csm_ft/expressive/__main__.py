@@ -13,6 +13,7 @@ from pathlib import Path
 
 from csm_ft.atomic import disk_errors, exclusive
 from csm_ft.cli import parse_args, run_program
+from csm_ft.config.yaml_file import load_yaml
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
 from csm_ft.expressive import guide
@@ -51,6 +52,7 @@ def _plan(config: ExpressiveConfig, folder: Path) -> Iterator[Step]:
     argv = ["-m", "csm_ft.datasets", "merge", *map(str, rows), "--output", str(merged)]
     if config.balance != "none":
         argv += ["--balance", config.balance]
+    argv += [word for pair in config.map for word in ("--map", pair)]
     yield Step("merge", argv, rows, merged)
     argv = ["-m", "pretokenize", "--train_data", str(merged), "--output", str(tokens)]
     argv += ["--text_template", config.text_template, *_config(config.pretokenize_config)]
@@ -62,10 +64,11 @@ def _use(config: ExpressiveConfig, folder: Path, tokens: Path) -> Iterator[Step]
     """Yield the steps that need tokens: train, generate, evaluate."""
     from csm_ft.expressive.prompts import write_prompts
 
-    train = _train(config, folder, tokens)
-    yield train
-    prompts, model = folder / "prompts.json", train.output
+    prompts = folder / "prompts.json"
     write_prompts(tokens, config.text_template, config.num_sentences, prompts)
+    train = _train(config, tokens, prompts)
+    yield train
+    model = train.output
     samples = folder / f"samples-{model.name.rpartition('-')[2]}"
     asked = ["--prompts", str(prompts), "--output"]
     argv = ["-m", "csm_ft.generate", "--model", str(model), *asked, str(samples)]
@@ -77,16 +80,21 @@ def _use(config: ExpressiveConfig, folder: Path, tokens: Path) -> Iterator[Step]
     yield Step("evaluate", argv, inputs, evaluation / "evaluation.json")
 
 
-def _train(config: ExpressiveConfig, folder: Path, tokens: Path) -> Step:
+def _train(config: ExpressiveConfig, tokens: Path, prompts: Path) -> Step:
     """Return the training, or the sweep; its folder is named after all that decides it."""
-    program = ["-m", "train"]
+    argv, inputs = ["-m", "train"], [tokens, *_paths(config.train_file)]
     if config.sweep:
-        program = ["-m", "sweep", "--n_trials", str(config.sweep), "--n_gpus", str(config.n_gpus)]
-        program += ["--sweep_config", config.sweep_config] if config.sweep_config else []
-    argv = [*program, *_config(config.train_file), "--data", str(tokens)]
-    inputs = [tokens, *_paths(config.train_file), *_paths(config.sweep_config)]
+        argv = ["-m", "sweep", "--n_trials", str(config.sweep), "--n_gpus", str(config.n_gpus)]
+        argv += ["--sweep_config", config.sweep_config] if config.sweep_config else []
+        inputs += _paths(config.sweep_config)
+    argv += [*_config(config.train_file), "--data", str(tokens)]
+    if config.sweep and "best_by" not in (load_yaml(Path(config.train_file)) or {}):
+        # The lowest val_loss is that of weights that ignore the tags.
+        argv += ["--best_by", "expression_distance", "--judge_every", "1/3"]
+        argv += ["--judge_prompts", str(prompts)]
+        inputs.append(prompts)
     key = Step("train", argv, inputs, tokens).fingerprint()[:8]
-    output = folder / f"{'sweep' if config.sweep else 'run'}-{key}"
+    output = tokens.parent / f"{'sweep' if config.sweep else 'run'}-{key}"
     return Step("train", [*argv, "--output_dir", str(output)], inputs, output)
 
 

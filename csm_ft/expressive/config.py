@@ -20,6 +20,12 @@ class ExpressiveConfig(Options):
         [], "Data sets, or metadata files.", group="data", path=True, positional=True
     )
     output: str = option("exp/expressive", "Folder of all that is made.", group="data", path=True)
+    map: list[str] = option(
+        [],
+        "Merge emotions of all sets, OLD=NEW, as calm=neutral; repeat for more.",
+        group="data",
+        repeatable=True,
+    )
     balance: str = option(
         "emotion",
         "What is drawn equally often: emotion, speaker, source or hours; none = all clips alike.",
