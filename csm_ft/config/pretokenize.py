@@ -62,6 +62,14 @@ class PretokenizeConfig(Options):
         " loudness stays.",
         group="data",
     )
+    level_dbfs: float = option(
+        0.0,
+        "Bring each clip to this level, the rms of what is not silent, as -23; 0 = leave loudness"
+        " alone, which is half of an emotion.",
+        group="data",
+        ge=-60,
+        le=0,
+    )
     min_sec: float = option(
         0.4, "Minimum length of a clip in seconds; shorter ones are rejected.", group="checks", ge=0
     )

@@ -58,6 +58,8 @@ def describe_store(store: Store, family_lines: Sequence[str]) -> str:
     lines += ["", *histogram(np.concatenate(durations_sec)), *tag_tables(store).lines()]
     lines += ["", *family_lines]
     info = store.info
+    if "level_dbfs" in info.facts:
+        lines.append(f"level      each clip was brought to {info.facts['level_dbfs']:g} dBFS")
     lines.append(
         f"content    {info.content_fingerprint}  (schema {info.schema_version}, family"
         f" {info.family})"

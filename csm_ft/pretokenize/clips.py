@@ -25,6 +25,7 @@ from csm_ft.data.rows import Rejection, Row
 from csm_ft.data.split import Arrays
 from csm_ft.errors import ConfigError, TooManyRejectedError
 from csm_ft.families.base import Encoder
+from csm_ft.pretokenize.level import set_level
 
 _MAX_SHOWN = 5  # rejected rows on the console; the file has them all
 
@@ -94,7 +95,11 @@ class Job:
             end_sec=span.row.end_sec,
             channel="mix" if is_filled else channel,
         )
-        return np.stack([wave, np.zeros_like(wave)]) if is_filled else wave, measures
+        wave = np.stack([wave, np.zeros_like(wave)]) if is_filled else wave
+        if self.config.level_dbfs:
+            rate = self.encoder.sample_rate_hz
+            return set_level(wave, rate, measures, self.config.level_dbfs)
+        return wave, measures
 
     def rejects(self, span: Span, audio_lengths: Mapping[str, int]) -> str:
         """Return why the encoder cannot use a clip with arrays of these lengths, or ""."""
@@ -208,7 +213,7 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
 def make_span(
     job: Job, row: Row, file: SoundFile, times_sec: tuple[float, float], text: Arrays
 ) -> Span:
-    """Return the span of a row that lies within its file."""
+    """Return the span of a row that lies within its file; at another level it is another one."""
     start_sec, end_sec = times_sec
     start_sample = round(start_sec * file.info.sample_rate_hz)
     end_sample = round(end_sec * file.info.sample_rate_hz)
@@ -217,10 +222,12 @@ def make_span(
     channel_name = audio.mix_name(file.info.num_channels) if channel == "mix" else channel
     if channel == "both" and file.info.num_channels == 1:
         channel_name = "left beside silence"
+    level_dbfs = job.config.level_dbfs
+    at_level = f" {level_dbfs:g} dBFS" if level_dbfs else ""
     return Span(
         row,
         file.digest,
-        f"{file.digest} {start_sample}-{end_sample} {channel_name}",
+        f"{file.digest} {start_sample}-{end_sample} {channel_name}{at_level}",
         start_sec,
         end_sec,
         math.ceil(num_samples / job.frame_samples),
@@ -376,8 +383,9 @@ def _kind(rejection: Rejection) -> str:
 
     `no such file`, `N s is shorter than --min_sec N`.
     """
-    reason = rejection.reason.split(";")[0].removeprefix(f"{rejection.path}: ")
+    reason = rejection.reason.removeprefix(f"{rejection.path}: ")
     name = Path(rejection.path).name
-    if name:
-        reason = reason.replace(name, "the file")
+    if name:  # as a word: a file may be called a, or 1
+        reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "the file", reason)
+    reason = reason.split(";")[0]
     return re.sub(r"\d+(\.\d+)?", "N", reason)[:100]

@@ -31,7 +31,7 @@ from csm_ft.datasets.metadata import read_metadata
 from csm_ft.datasets.tables import TAGS, Columns
 from csm_ft.device import choose_device
 from csm_ft.errors import AudioError, ConfigError
-from csm_ft.families.base import Encoder, Family
+from csm_ft.families.base import Family
 from csm_ft.families.stores import is_foreign, open_store, verify
 from csm_ft.pretokenize.clips import (
     Job,
@@ -45,6 +45,7 @@ from csm_ft.pretokenize.clips import (
 from csm_ft.pretokenize.columns import check_columns, describe_tags
 from csm_ft.pretokenize.encode import ClipCache, Encoded, encode_missing
 from csm_ft.pretokenize.labels import Labels
+from csm_ft.pretokenize.level import FACT
 from csm_ft.pretokenize.note_kinds import Place
 from csm_ft.pretokenize.notes import (
     Found,
@@ -83,7 +84,7 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
         rejections = Rejections(config)
         imported = family.import_tokens(config, encoder)
         if imported is not None:
-            write_store(output, _info(family.name, encoder), imported, encoder.assets)
+            write_store(output, _info(job), imported, encoder.assets)
             _report(family, output, rejections, Encoded(), Notes({}, 0))
             return
         spans = _usable_rows(job, rejections)
@@ -102,7 +103,7 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
         tables = {name: Table(name, spans[name], fingerprint, cache) for name in SPLITS}
         places = [place for table in tables.values() for place in table.places()]
         notes = _find_notes(config, places)
-        write_store(output, _info(family.name, encoder), tables, encoder.assets)
+        write_store(output, _info(job), tables, encoder.assets)
         cache.remove()
     _report(family, output, rejections, encoded, notes)
     for line in describe_tags(encoder.columns, spans["train"]):
@@ -249,6 +250,12 @@ def _read_rows(job: Job, rejections: Rejections) -> dict[str, list[Row]]:
                 if not used or one.split in {"", *used}:
                     rejections.add("val" if one.split == "val" else split, [one])
             rows |= chosen
+    if config.level_dbfs and any(row.tags.get("emotion") for row in rows.get("train", [])):
+        console.print(
+            f"--level_dbfs {config.level_dbfs:g}: these rows have emotions, and how loud they are"
+            " said is taken away; leave the option out to keep it",
+            style="yellow",
+        )
     check_columns(job.encoder.columns, [row.tags for row in rows.get("train", [])])
     return rows
 
@@ -344,15 +351,16 @@ def _print_notes(notes: Notes) -> None:
         console.print(line, markup=False)
 
 
-def _info(family: str, encoder: Encoder) -> StoreInfo:
+def _info(job: Job) -> StoreInfo:
+    encoder, level_dbfs = job.encoder, job.config.level_dbfs
     return StoreInfo(
-        family=family,
+        family=job.family,
         arrays=encoder.arrays,
         sample_rate_hz=encoder.sample_rate_hz,
         frame_sec=encoder.frame_sec,
         audio_fingerprint=encoder.audio_fingerprint,
         text_fingerprint=encoder.text_fingerprint,
-        facts=encoder.facts,
+        facts={**encoder.facts, **({FACT: level_dbfs} if level_dbfs else {})},
     )
 
 
