@@ -3,8 +3,10 @@
 import configparser
 import netrc
 import os
+import socket
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from csm_ft.config.train import SHIPPED_WANDB_PROJECTS
 from csm_ft.console import console
@@ -13,6 +15,7 @@ from csm_ft.console import console
 _MODES = {"disabled": "off", "offline": "offline", "dryrun": "offline"}
 _MODES |= dict.fromkeys(("online", "run", "shared"), "online")
 _STRICTEST_FIRST = ("off", "offline", "online")
+_TRY_SEC = 5.0  # for a connection
 _SECTION = "default"  # the only section of W&B's settings files
 
 
@@ -38,6 +41,21 @@ def choose_wandb_mode(wanted: str) -> str:
     return mode
 
 
+def choose_reachable_wandb_mode(wanted: str) -> str:
+    """Return the mode of choose_wandb_mode, but offline where the server takes no connection.
+
+    One short try says so at once; W&B itself waits half a minute, in every run of a sweep.
+    """
+    mode = choose_wandb_mode(wanted)
+    if mode != "online" or _is_reachable():
+        return mode
+    console.print(
+        f"[yellow]W&B: {_server().hostname} takes no connection; recording offline, send later"
+        " with `wandb sync`[/]"
+    )
+    return "offline"
+
+
 def choose_wandb_project(wanted: str) -> str | None:
     """Return the project of a run; None leaves it to W&B's own settings.
 
@@ -49,11 +67,32 @@ def choose_wandb_project(wanted: str) -> str | None:
     return None if is_default and _read_setting("project") else wanted
 
 
+def _server() -> SplitResult:
+    """Return the address of the server that is used."""
+    given = os.environ.get("WANDB_BASE_URL") or _read_setting("base_url")
+    return urlsplit(given or "https://api.wandb.ai")
+
+
+def _is_reachable() -> bool:
+    """Tell whether the server, or the proxy before it, takes a connection."""
+    server = _server()
+    proxy = getproxies().get(server.scheme, "")
+    is_direct = not proxy or proxy_bypass(server.hostname or "")
+    target = server if is_direct else urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    if not target.hostname:  # W&B itself says what is wrong with it
+        return True
+    port = target.port or (443 if target.scheme == "https" else 80)
+    try:
+        socket.create_connection((target.hostname, port), _TRY_SEC).close()
+    except OSError:
+        return False
+    return True
+
+
 def _is_logged_in() -> bool:
     """Tell whether `wandb login` has left a key for the server that is used."""
-    server = os.environ.get("WANDB_BASE_URL") or _read_setting("base_url")
     path = os.environ.get("NETRC") or str(Path("~/.netrc").expanduser())
-    host = urlsplit(server or "https://api.wandb.ai").hostname or ""
+    host = _server().hostname or ""
     try:
         return netrc.netrc(path).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):

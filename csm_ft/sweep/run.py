@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from csm_ft.console import console, interruptible
 from csm_ft.runs.folder import SweepFolder
+from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode
 from csm_ft.sweep.broker import Broker
 from csm_ft.sweep.config import SweepRequest
 from csm_ft.sweep.display import Display
@@ -61,7 +62,7 @@ def run_sweep(
     describe = describe or describe_data
     data = describe(rows.base)
     space = make_space(rows, data.num_train_examples)
-    base = space.base
+    base = space.base.replace(wandb=choose_reachable_wandb_mode(space.base.wandb))  # for all trials
     machine = choose_machine(options, device=base.device, threads=base.threads)
     folder = SweepFolder(Path(options.output_dir))
     configs = Configs(folder, options, base, machine)

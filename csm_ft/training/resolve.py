@@ -23,7 +23,7 @@ from csm_ft.device import choose_device, choose_dtype
 from csm_ft.errors import ConfigError, MachineError, UserError
 from csm_ft.families.base import Family
 from csm_ft.runs.folder import RunFolder
-from csm_ft.runs.wandb_settings import choose_wandb_mode
+from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode
 from csm_ft.training.extension import add_extension, is_longer
 from csm_ft.training.judging import check_judging
 
@@ -51,7 +51,7 @@ def resolve(config: C, store: Store, family: Family) -> C:
                 " with --model_name_or_checkpoint_path, or --train_from_scratch"
             )
         changes["model_name_or_checkpoint_path"] = base
-    changes["wandb"] = choose_wandb_mode(config.wandb)
+    changes["wandb"] = choose_reachable_wandb_mode(config.wandb)
     config = config.replace(**changes)
     config = config.replace(**family.choices(config, store))
     if config.output_dir == "auto":

@@ -1,11 +1,16 @@
 """Who decides whether and where W&B records: option, environment, settings files, in this order."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from csm_ft.config.train import TrainConfig
-from csm_ft.runs.wandb_settings import choose_wandb_mode, choose_wandb_project
+from csm_ft.runs.wandb_settings import (
+    choose_reachable_wandb_mode,
+    choose_wandb_mode,
+    choose_wandb_project,
+)
 from csm_ft.sweep.config import SweepConfig
 
 
@@ -109,4 +114,27 @@ def test_a_conflict_is_told_in_one_line(
     assert capsys.readouterr().out == f"W&B is offline: {rule}\n"
     assert choose_wandb_mode("offline") == "offline"
     assert choose_wandb_mode("auto") == "offline"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("no_login")
+def test_a_server_that_takes_no_connection_is_told_once_and_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        assert choose_reachable_wandb_mode("online") == "online"
+        monkeypatch.setenv("WANDB_BASE_URL", "http://nowhere.invalid")
+        monkeypatch.setenv("http_proxy", f"127.0.0.1:{port}")
+        assert choose_reachable_wandb_mode("online") == "online", "by the proxy"
+    assert capsys.readouterr().out == ""
+    assert choose_reachable_wandb_mode("online") == "offline"
+    told = " ".join(capsys.readouterr().out.split())
+    assert told == (
+        "W&B: nowhere.invalid takes no connection; recording offline, send later with `wandb sync`"
+    )
+    assert [choose_reachable_wandb_mode(mode) for mode in ("offline", "off")] == ["offline", "off"]
     assert capsys.readouterr().out == ""
