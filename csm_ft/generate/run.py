@@ -45,6 +45,7 @@ class Generator:
     device: str
     dtype: str
     watermark: Watermark | None = None
+    saves_memory: str = "--batch_size 1, shorter samples, or --device cpu"  # options, for people
 
     def sample(self, prompts: Sequence[Prompt], options: SamplingOptions) -> list[Sample]:
         """Answer prompts as one batch; MachineError when they do not fit the memory."""
@@ -53,8 +54,7 @@ class Generator:
                 return self.model.sample(prompts, self.encoder, options)
         except torch.OutOfMemoryError as error:
             raise MachineError(
-                f"out of memory on {self.device} ({first_line(error)}); --batch_size 1, shorter"
-                " samples, or --device cpu"
+                f"out of memory on {self.device} ({first_line(error)}); {self.saves_memory}"
             ) from error
 
 

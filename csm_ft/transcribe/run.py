@@ -17,6 +17,7 @@ from csm_ft.transcribe.config import TranscribeConfig
 from csm_ft.transcribe.parts import Part, cut
 from csm_ft.transcribe.results import Segment, Transcript, write
 
+SAVES_MEMORY = "a smaller --batch_sec, or --device cpu"
 _BATCHES_AHEAD = 8  # of sound that is read before it is recognised: more give fuller batches
 
 
@@ -36,7 +37,7 @@ def run(config: TranscribeConfig, source: Source, family: Family) -> int:
     encoder = family.open_listener(record, device)
     model = family.load_model(source.weights).requires_grad_(False).to(device)
     dtype = choose_dtype(config.dtype, device)
-    generator = Generator(model, encoder, source.label, device, dtype)
+    generator = Generator(model, encoder, source.label, device, dtype, saves_memory=SAVES_MEMORY)
     unreadable: list[str] = []
     for recordings in _groups(config, encoder.sample_rate_hz, unreadable):
         for transcript in transcribe(generator, recordings, config.batch_sec):
