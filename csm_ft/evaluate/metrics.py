@@ -64,11 +64,17 @@ METRICS: Mapping[str, Metric] = {
     "expression_distance": Metric(
         "Expression", "", "low", "mean distance of emotions to people's, in spreads of their clips"
     ),
+    "emotion_right": Metric(
+        "Emotion heard", "", "high", "share in which the classifier hears the emotion", "emotion"
+    ),
+    "emotion_probability": Metric(
+        "Emotion prob.", "", "high", "what the classifier gives the emotion", "emotion"
+    ),
 }
 # What tables show first.
 MAIN = (
     *("wer", "cer", "similarity", "dnsmos", "stopped", "duration_ratio", "longest_pause_sec"),
-    *("moved_right", "expression_distance"),
+    *("moved_right", "expression_distance", "emotion_right"),
 )
 
 
@@ -117,6 +123,11 @@ def check_best_by(name: str, *, judge_every: str) -> None:
     """
     what = f"best_by {name}"
     check_judged(name, what=what, judge_every=judge_every)
+    if name in METRICS and METRICS[name].judge == "emotion":
+        raise ConfigError(
+            f"{what}: a classifier of emotions is a second opinion, and nothing is chosen by it"
+            " alone; choose expression_distance or moved_right"
+        )
     if name in METRICS and not METRICS[name].better:
         with_best = [name for name, metric in METRICS.items() if metric.better]
         raise ConfigError(

@@ -130,6 +130,14 @@ def is_judged(config: TrainConfig) -> bool:
     return bool(Duration.parse(config.judge_every).amount)
 
 
+# Set by the sweep; or unknown to studies that are older than the option.
+_NOT_AGREED = (
+    ("judge_best", True),
+    ("judge_best", False),
+    ("judge_emotion_classifier", "none"),
+)
+
+
 @dataclass(frozen=True)
 class Configs:
     """Makes the config of each run of the sweep."""
@@ -189,7 +197,7 @@ def _agreement(sweep: SweepConfig, space: "Space", data: DataFacts) -> dict[str,
         facts |= {
             name: value
             for name, value in space.base.model_dump(mode="json").items()
-            if name.startswith("judge_") and name != "judge_best"
+            if name.startswith("judge_") and (name, value) not in _NOT_AGREED
         }
     return facts | {
         "content of the token file": data.fingerprint,

@@ -151,6 +151,7 @@ def open_judge(
         judges = open_judges(
             config.judge_asr,
             config.judge_embedder,
+            config.judge_emotion_classifier,
             language=config.judge_language,
             device=config.device,
         )

@@ -1,6 +1,7 @@
 """Tiny transformers models with random weights, in folders as the hub has them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
@@ -26,6 +27,16 @@ def write_xvector(folder: Path) -> Path:
     )
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
     transformers.Wav2Vec2ForXVector(config).save_pretrained(folder)
+    return folder
+
+
+def write_classifier(folder: Path, labels: Sequence[str]) -> Path:
+    """Write a classifier of sound."""
+    config = transformers.Wav2Vec2Config(
+        **_SIZE, classifier_proj_size=8, num_labels=len(labels), id2label=dict(enumerate(labels))
+    )
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    transformers.Wav2Vec2ForSequenceClassification(config).save_pretrained(folder)
     return folder
 
 
