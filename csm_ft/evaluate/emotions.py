@@ -56,4 +56,9 @@ def reference_prosody(store: Store, encoder: Encoder, seed: int = 0) -> Sequence
 
 
 def _judged(clip: SpokenClip) -> JudgedClip:
-    return JudgedClip(clip, measure_prosody(heard_wave(clip), JUDGE_HZ, clip.text), {})
+    """Measure a clip; one that cannot be measured has no values."""
+    try:
+        values = measure_prosody(heard_wave(clip), JUDGE_HZ, clip.text)
+    except Exception as error:  # as in judge.py
+        return JudgedClip(clip, {}, {}, failed={"prosody": f"{type(error).__name__}: {error}"})
+    return JudgedClip(clip, values, {})

@@ -11,7 +11,7 @@ from csm_ft.data.split import Store
 from csm_ft.data.tags import count_tags
 from csm_ft.evaluate import recordings
 from csm_ft.evaluate.emotions import add_expression
-from csm_ft.evaluate.judge import Judges, References, SpokenClip, judge
+from csm_ft.evaluate.judge import EMOTION, Judges, References, SpokenClip, judge
 from csm_ft.evaluate.results import EvaluatedRow, Evaluation, Kind, make_row, write_results
 from csm_ft.families.base import Encoder
 from csm_ft.report.evaluation import write_page
@@ -38,10 +38,9 @@ class Evaluator:
         """Print which judges are there, and what they cannot judge."""
         for line in (*self.judges.versions().values(), *self.judges.missing()):
             console.print(line, markup=False)
-        foreign = self._foreign_languages()
-        if foreign:
-            self.notes.append(foreign)
-            console.print(f"warning: {foreign}", style="yellow", markup=False)
+        for line in filter(None, (self._foreign_languages(), self._unknown_emotions())):
+            self.notes.append(line)
+            console.print(f"warning: {line}", style="yellow", markup=False)
 
     def refer_to(self, seed: int) -> None:
         """Choose the reference clips from the training split; a clip is none for itself."""
@@ -82,8 +81,8 @@ class Evaluator:
                 audio.save(path, clip.wave, clip.sample_rate_hz)
             self.add(_TITLES[kind], kind, placed)
 
-    def finish(self, title: str) -> None:
-        """Write evaluation.json and the page."""
+    def finish(self, title: str) -> Evaluation:
+        """Write evaluation.json and the page; return what stands in them."""
         self.tell_deafness()
         add_expression(self.rows, self.store, self.encoder, self.notes)
         store = self.store
@@ -100,6 +99,7 @@ class Evaluator:
         )
         write_results(evaluation, self.folder)
         write_page(evaluation, self.folder)
+        return evaluation
 
     def _foreign_languages(self) -> str:
         """Return what to say of texts in languages that the recogniser does not know, or ""."""
@@ -114,6 +114,20 @@ class Evaluator:
             f"clips in {shorten(foreign)}: the recogniser {recogniser.name} knows"
             f" {shorten(recogniser.languages, 4)} only, so their word errors mean nothing; name"
             " another with --asr, or --asr none"
+        )
+
+    def _unknown_emotions(self) -> str:
+        """Return what to say of emotions that the classifier does not know, or ""."""
+        classifier = self.judges.classifier
+        if isinstance(classifier, str) or self.store is None:
+            return ""
+        emotions = count_tags(self.store.splits["train"]).get(EMOTION, {})
+        unknown = [one for one in emotions if not classifier.knows(one)]
+        if not unknown:
+            return ""
+        return (
+            f"emotions {shorten(unknown)}: the classifier {classifier.name} knows"
+            f" {shorten(classifier.emotions)} only, so it has no opinion on them"
         )
 
     def tell_deafness(self) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 import soxr
 
+from csm_ft.console import console
 from csm_ft.data.audio import Wave
 from csm_ft.data.pitch import NOT_INSTALLED, pyworld
 from csm_ft.errors import UserError, first_line
+from csm_ft.evaluate.classify import NO_CLASSIFIER, Classifier, open_classifier
 from csm_ft.evaluate.prosody import measure_prosody, pyworld_version
 from csm_ft.evaluate.quality import Dnsmos, open_dnsmos
-from csm_ft.evaluate.recognise import Recogniser, open_recogniser
+from csm_ft.evaluate.recognise import ExpectingRecogniser, Recogniser, open_recogniser
 from csm_ft.evaluate.sound import measure_sound
 from csm_ft.evaluate.speaker import Embedder, Embedding, Voices, open_embedder, score_voices
 from csm_ft.evaluate.summary import Estimate, Share, estimate, names_of
@@ -75,10 +77,12 @@ class Judges:
     recogniser: Recogniser | str
     embedder: Embedder | str
     dnsmos: Dnsmos | str
+    classifier: Classifier | str = NO_CLASSIFIER
 
     def versions(self) -> dict[str, str]:
         """Return the names, with versions, of the judges that are there."""
         judges = {"words": self.recogniser, "voice": self.embedder, "quality": self.dnsmos}
+        judges["emotion"] = self.classifier
         found = {what: one.name for what, one in judges.items() if not isinstance(one, str)}
         return found | ({"pitch": f"pyworld {pyworld_version()}"} if pyworld() else {})
 
@@ -90,15 +94,23 @@ class Judges:
         return reasons
 
 
-def open_judges(asr: str, embedder: str, *, language: str = "", device: str = "cpu") -> Judges:
+def open_judges(
+    asr: str, embedder: str, classifier: str = "none", *, language: str = "", device: str = "cpu"
+) -> Judges:
     """Open the judges that are asked for. ConfigError for a named one that cannot be opened."""
     return Judges(
-        open_recogniser(asr, language, device), open_embedder(embedder, device), open_dnsmos()
+        open_recogniser(asr, language, device),
+        open_embedder(embedder, device),
+        open_dnsmos(),
+        open_classifier(classifier, device),
     )
 
 
 def judge(clips: Iterable[SpokenClip], judges: Judges, references: References) -> list[JudgedClip]:
-    """Judge all clips, each by itself."""
+    """Judge all clips, each by itself; a recogniser by grammar chooses among their texts."""
+    clips = list(clips)
+    if isinstance(judges.recogniser, ExpectingRecogniser):
+        judges.recogniser.expect(clip.text for clip in clips)
     return [_judge_clip(clip, judges, references) for clip in clips]
 
 
@@ -113,12 +125,28 @@ def summarise(judged: Sequence[JudgedClip], seed: int = 0) -> dict[str, Estimate
 
 
 def embed_voices(clips: Iterable[SpokenClip], judges: Judges) -> dict[str, dict[str, Embedding]]:
-    """Return the embeddings of reference clips, by speaker and clip; {} without an embedder."""
+    """Return the embeddings of reference clips, by speaker and clip; {} without an embedder.
+
+    Clips that it fails on are left out, which is told.
+    """
     voices: dict[str, dict[str, Embedding]] = {}
-    for clip in clips:
-        if isinstance(judges.embedder, str) or not len(clip.wave):
-            continue
-        voices.setdefault(clip.speaker, {})[clip.id] = judges.embedder.embed(heard_wave(clip))
+    embedder, failed = judges.embedder, list[str]()
+    if isinstance(embedder, str):
+        return voices
+    for clip in (clip for clip in clips if len(clip.wave)):
+        try:
+            voices.setdefault(clip.speaker, {})[clip.id] = embedder.embed(heard_wave(clip))
+        except UserError:
+            raise
+        except Exception as error:  # other people's code, on sounds of any kind
+            failed.append(f"{clip.id}: {type(error).__name__}: {first_line(error)}")
+    if failed:
+        console.print(
+            f"warning: {embedder.name} failed on {len(failed)} reference clips, which are left out"
+            f" ({failed[0]})",
+            style="yellow",
+            markup=False,
+        )
     return voices
 
 
@@ -158,12 +186,15 @@ def _judge_clip(clip: SpokenClip, judges: Judges, references: References) -> Jud
     sheet.add(_time(clip, references))
     heard = _words(clip, wave, judges, sheet)
     if len(wave):
-        embedder, dnsmos = judges.embedder, judges.dnsmos
+        embedder, dnsmos, classifier = judges.embedder, judges.dnsmos, judges.classifier
+        emotion = clip.tags.get(EMOTION, "")
         if not isinstance(embedder, str):
             voices = references.voices
             sheet.ask("voice", lambda: _score_voice(clip, embedder.embed(wave), voices))
         if not isinstance(dnsmos, str):
             sheet.ask("quality", lambda: dnsmos.score(wave))
+        if emotion and not isinstance(classifier, str):
+            sheet.ask("emotion", lambda: classifier.score(wave, emotion))
         sheet.ask("prosody", lambda: measure_prosody(wave, JUDGE_HZ, clip.text))
     return JudgedClip(clip, sheet.values, sheet.shares, heard, sheet.failed)
 

@@ -18,6 +18,7 @@ from csm_ft.evaluate.evaluator import Evaluator
 from csm_ft.evaluate.judge import Judges, open_judges
 from csm_ft.evaluate.models import Job, evaluate_models
 from csm_ft.evaluate.results import PAGE, RESULTS
+from csm_ft.evaluate.wandb_log import log_evaluation
 from csm_ft.families import open_family
 from csm_ft.families.base import EncoderRecord, Family
 from csm_ft.families.stores import is_foreign, open_store
@@ -36,12 +37,14 @@ def evaluate_weights(config: EvaluateConfig, source: Source, family: Family) -> 
     store = _store_of(record, family)
     output = _output(config.output, source.home or Path())
     device = choose_device(config.device)
-    judges = open_judges(config.asr, config.embedder, language=config.language, device=device)
+    judges = _judges(config, device)
     with _opened(output, judges, store, device) as evaluator:
         evaluator.options = config.model_dump(mode="json")
         evaluator.refer_to(config.seed)
         evaluate_models(evaluator, Job(config, source, replace(record, store=store), family))
-        evaluator.finish(source.label)
+        evaluation = evaluator.finish(source.label)
+    if source.run is not None and source.config is not None:
+        log_evaluation(evaluation, source.run, source.config)
     return output / PAGE
 
 
@@ -55,7 +58,7 @@ def evaluate_samples(config: EvaluateConfig) -> Path:
         store = open_store(Path(config.data), in_memory=is_foreign(Path(config.data)))
     found = recordings.samples_of(folder)
     output, device = _output(config.output, folder), choose_device(config.device)
-    judges = open_judges(config.asr, config.embedder, language=config.language, device=device)
+    judges = _judges(config, device)
     with _opened(output, judges, store, device) as evaluator:
         evaluator.options = config.model_dump(mode="json")
         evaluator.refer_to(config.seed)
@@ -83,7 +86,7 @@ def check_codec(config: EvaluateConfig) -> Path:
     store = open_store(path, in_memory=is_foreign(path))
     output = _output(config.output or f"{path}.codec_check", path.parent)
     device = choose_device(config.device)
-    judges = open_judges(config.asr, config.embedder, language=config.language, device=device)
+    judges = _judges(config, device)
     places = [("val", row) for row in range(len(store.splits["val"]))]
     places = _shuffled(places, config.seed)
     train = [("train", row) for row in range(len(store.splits["train"]))]
@@ -99,6 +102,16 @@ def check_codec(config: EvaluateConfig) -> Path:
             )
         evaluator.finish(f"{path.name}: real clips through the codec")
     return output / PAGE
+
+
+def _judges(config: EvaluateConfig, device: str) -> Judges:
+    return open_judges(
+        config.asr,
+        config.embedder,
+        config.emotion_classifier,
+        language=config.language,
+        device=device,
+    )
 
 
 def _shuffled(places: list[tuple[str, int]], seed: int) -> list[tuple[str, int]]:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from csm_ft.errors import ConfigError
-from csm_ft.evaluate.judge import References, embed_voices, judge, summarise
+from csm_ft.evaluate.judge import References, SpokenClip, embed_voices, judge, summarise
 from csm_ft.evaluate.summary import Share, estimate
-from tests.helpers.judging import RATE_HZ, FakeRecogniser, clip, judges
+from tests.helpers.judging import RATE_HZ, FakeEmbedder, FakeRecogniser, clip, judges
 
 
 def test_word_errors_are_those_of_the_corpus() -> None:
@@ -61,6 +61,32 @@ def test_clip_is_no_reference_of_its_own() -> None:
     judged = judge(clips, judges(None), References(voices))
     assert "similarity" not in judged[0].values
     assert "similarity_others" in judged[0].values
+
+
+def test_reference_that_the_embedder_fails_on_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed = FakeEmbedder.embed
+
+    def moody(self: FakeEmbedder, wave: np.ndarray) -> np.ndarray:
+        if len(wave) < RATE_HZ:
+            raise RuntimeError("too short")
+        return embed(self, wave)
+
+    monkeypatch.setattr(FakeEmbedder, "embed", moody)
+    clips = [clip("a", "one", 1.0, speaker="ann"), clip("b", "two", 0.5, speaker="ann")]
+    assert list(embed_voices(clips, judges(None))["ann"]) == ["a"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "fake 2 failed on 1 reference clips, which are left out (b: RuntimeError" in told
+
+
+def test_references_of_another_rate_are_the_same_voice() -> None:
+    times = np.arange(3 * RATE_HZ // 2) / (3 * RATE_HZ / 2)  # a second at 24 kHz
+    wave = (0.3 * np.sin(2 * np.pi * 200 * times)).astype(np.float32)
+    other = SpokenClip("b", wave, 3 * RATE_HZ // 2, "one", "ann")
+    voices = embed_voices([other], judges(None))
+    (judged,) = judge([clip("a", "one", 1.0, speaker="ann")], judges(None), References(voices))
+    assert judged.values["similarity"] == pytest.approx(1, abs=1e-3)
 
 
 def test_stopping_is_known_of_models_only() -> None:
