@@ -16,6 +16,7 @@ BUNDLED = (
     "demo/base/model.safetensors",
     "configs/sweep.yaml",
     "configs/expressive_lora.yaml",
+    "configs/sweep_expressive.yaml",
 )
 
 

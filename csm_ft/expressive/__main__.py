@@ -85,8 +85,8 @@ def _train(config: ExpressiveConfig, tokens: Path, prompts: Path) -> Step:
     argv, inputs = ["-m", "train"], [tokens, *_paths(config.train_file)]
     if config.sweep:
         argv = ["-m", "sweep", "--n_trials", str(config.sweep), "--n_gpus", str(config.n_gpus)]
-        argv += ["--sweep_config", config.sweep_config] if config.sweep_config else []
-        inputs += _paths(config.sweep_config)
+        argv += ["--sweep_config", config.sweep_file]
+        inputs += _paths(config.sweep_file)
     argv += [*_config(config.train_file), "--data", str(tokens)]
     if config.sweep and "best_by" not in (load_yaml(Path(config.train_file)) or {}):
         # The lowest val_loss is that of weights that ignore the tags.

@@ -11,6 +11,7 @@ from csm_ft.families.template import TextTemplate
 
 PROGRAM = "-m csm_ft.expressive"
 DEFAULT_TRAIN_CONFIG = "configs/expressive_lora.yaml"
+SWEEP_CONFIG = "configs/sweep_expressive.yaml"
 
 
 class ExpressiveConfig(Options):
@@ -52,7 +53,12 @@ class ExpressiveConfig(Options):
     sweep: int = option(
         0, "Trials of a sweep in place of one training; 0 = one training.", group="steps", ge=0
     )
-    sweep_config: str = option("", "Search space of that sweep.", group="steps", path=True)
+    sweep_config: str = option(
+        "",
+        f"Search space of that sweep; empty = {SWEEP_CONFIG}.",
+        group="steps",
+        path=True,
+    )
     n_gpus: int = option(1, "GPUs of that sweep.", group="steps", ge=1)
     num_sentences: int = option(
         4, "Sentences that are spoken with every tag.", group="steps", ge=1, le=16
@@ -61,10 +67,12 @@ class ExpressiveConfig(Options):
     @property
     def train_file(self) -> str:
         """The file of train_config; the default one is found from any folder."""
-        is_default = self.train_config == DEFAULT_TRAIN_CONFIG
-        if is_default and not Path(self.train_config).is_file():
-            return str(assets.path_of(DEFAULT_TRAIN_CONFIG))
-        return self.train_config
+        return _found(self.train_config, DEFAULT_TRAIN_CONFIG)
+
+    @property
+    def sweep_file(self) -> str:
+        """The file of sweep_config, likewise."""
+        return _found(self.sweep_config or SWEEP_CONFIG, SWEEP_CONFIG)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -78,3 +86,9 @@ class ExpressiveConfig(Options):
         if self.sweep_config and not self.sweep:
             raise ValueError("sweep_config goes with --sweep N")
         return self
+
+
+def _found(name: str, default: str) -> str:
+    """Return a file; the one that is installed where the default is not in this folder."""
+    is_installed = name == default and not Path(name).is_file()
+    return str(assets.path_of(default)) if is_installed else name

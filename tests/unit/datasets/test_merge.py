@@ -319,3 +319,14 @@ def test_unusable_rows_are_left_out_with_a_reason(sets: tuple[Path, Path], tmp_p
     assert (
         "start_sec 9.0 is past the end of 0.wav (0.200 s)" in reasons[str(sets[1].parent / "0.wav")]
     )
+
+
+def test_emotions_are_merged_in_all_sets(
+    sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "all.jsonl"
+    assert run(*sets, "--output", output, "--map", "sad=gloomy", "--split_by", "none") == 0
+    emotions = Counter(row.tags.get("emotion", "") for row in merged(output))
+    assert emotions == {"neutral": 12, "happy": 6, "gloomy": 6, "": 6}
+    assert run(*sets, "--output", output, "--map", "calm=neutral") == 2
+    assert "--map calm=neutral: no row has it" in capsys.readouterr().err

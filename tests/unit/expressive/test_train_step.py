@@ -1,0 +1,49 @@
+"""Which weights the expressive command judges: never those of the lowest validation loss."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from csm_ft.config.yaml_file import load_yaml
+from csm_ft.expressive.__main__ import _train
+from csm_ft.expressive.config import ExpressiveConfig
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    for name in ("tokens.hdf5", "prompts.json"):
+        (tmp_path / name).write_text(name)
+    return tmp_path / "tokens.hdf5"
+
+
+def argv_of(tokens: Path, **options: object) -> Sequence[str]:
+    config = ExpressiveConfig.model_validate({"folders": ["d"], **options})
+    return _train(config, tokens, tokens.with_name("prompts.json")).argv
+
+
+def test_one_training_uses_its_last_weights(tokens: Path) -> None:
+    argv = argv_of(tokens)
+    assert "--best_by" not in argv
+    file = Path(argv[argv.index("--config") + 1])
+    assert file.samefile(ROOT / "configs/expressive_lora.yaml")
+    assert load_yaml(file)["best_from"] == "100%"
+
+
+def test_trials_of_a_sweep_are_ranked_by_expression(tokens: Path, tmp_path: Path) -> None:
+    argv = argv_of(tokens, sweep=3)
+    options = dict(zip(argv[::2], argv[1::2], strict=True))
+    assert options["--best_by"] == "expression_distance"
+    assert options["--judge_every"] == "1/3"
+    assert options["--judge_prompts"] == str(tmp_path / "prompts.json")
+    own = tmp_path / "own.yaml"
+    own.write_text("best_by: wer\njudge_every: 1/2\n")
+    assert "--best_by" not in argv_of(tokens, sweep=3, train_config=str(own))
+
+
+def test_other_sentences_are_another_sweep(tokens: Path) -> None:
+    before = argv_of(tokens, sweep=3)[-1]
+    tokens.with_name("prompts.json").write_text("others")
+    assert argv_of(tokens, sweep=3)[-1] != before
+    assert argv_of(tokens)[-1] == argv_of(tokens)[-1]
