@@ -81,8 +81,12 @@ class Judges:
 
     def versions(self) -> dict[str, str]:
         """Return the names, with versions, of the judges that are there."""
-        judges = {"words": self.recogniser, "voice": self.embedder, "quality": self.dnsmos}
-        judges["emotion"] = self.classifier
+        judges = {
+            "words": self.recogniser,
+            "voice": self.embedder,
+            "quality": self.dnsmos,
+            "emotion": self.classifier,
+        }
         found = {what: one.name for what, one in judges.items() if not isinstance(one, str)}
         return found | ({"pitch": f"pyworld {pyworld_version()}"} if pyworld() else {})
 

@@ -62,7 +62,7 @@ def _plan(config: ExpressiveConfig, folder: Path) -> Iterator[Step]:
 
 def _use(config: ExpressiveConfig, folder: Path, tokens: Path) -> Iterator[Step]:
     """Yield the steps that need tokens: train, generate, evaluate."""
-    from csm_ft.expressive.prompts import write_prompts
+    from csm_ft.expressive.prompts import write_prompts  # imports torch
 
     prompts = folder / "prompts.json"
     write_prompts(tokens, config.text_template, config.num_sentences, prompts)
@@ -82,6 +82,8 @@ def _use(config: ExpressiveConfig, folder: Path, tokens: Path) -> Iterator[Step]
 
 def _train(config: ExpressiveConfig, tokens: Path, prompts: Path) -> Step:
     """Return the training, or the sweep; its folder is named after all that decides it."""
+    from csm_ft.expressive.prompts import check_comparable
+
     argv, inputs = ["-m", "train"], [tokens, *_paths(config.train_file)]
     if config.sweep:
         argv = ["-m", "sweep", "--n_trials", str(config.sweep), "--n_gpus", str(config.n_gpus)]
@@ -90,6 +92,7 @@ def _train(config: ExpressiveConfig, tokens: Path, prompts: Path) -> Step:
     argv += [*_config(config.train_file), "--data", str(tokens)]
     if config.sweep and "best_by" not in (load_yaml(Path(config.train_file)) or {}):
         # The lowest val_loss is that of weights that ignore the tags.
+        check_comparable(prompts)
         argv += ["--best_by", "expression_distance", "--judge_every", "1/3"]
         argv += ["--judge_prompts", str(prompts)]
         inputs.append(prompts)

@@ -9,6 +9,9 @@ from typing import Any
 from csm_ft.atomic import write_whole
 from csm_ft.console import console, shorten
 from csm_ft.data.split import Split
+from csm_ft.errors import ConfigError
+from csm_ft.evaluate.expression import NEUTRAL
+from csm_ft.evaluate.judge import EMOTION
 from csm_ft.families.stores import open_store
 from csm_ft.families.template import TextTemplate
 
@@ -46,10 +49,29 @@ def write_prompts(tokens: Path, template: str, num_sentences: int, output: Path)
     if len(new) < len(SENTENCES):
         known = [text for text in SENTENCES if text not in new]
         console.print(f"sentences that were trained on are not spoken: {shorten(known)}")
+    if not new:
+        new = SENTENCES
+        console.print(
+            "but these are all there are, so they are spoken: their numbers say how well the model"
+            " repeats",
+            style="yellow",
+        )
     speakers = Counter(split.speaker(row) for row in range(len(split)))
     speaker = speakers.most_common(1)[0][0]
     prompts = list(_prompts(new[:num_sentences], speaker, _tags(split, columns)))
     write_whole(output, json.dumps(prompts, indent=2, ensure_ascii=False))
+
+
+def check_comparable(prompts: Path) -> None:
+    """Raise ConfigError where expression cannot be compared: there is no neutral, or only that."""
+    emotions = {one.get(EMOTION, "") for one in json.loads(prompts.read_text("utf-8"))} - {""}
+    if NEUTRAL not in emotions or len(emotions) < 2:
+        raise ConfigError(
+            f"--sweep ranks trials by expression_distance, how far emotions are from {NEUTRAL}, and"
+            f" the sentences are spoken with {shorten(sorted(emotions)) or 'no emotion'}; merge"
+            f" labels (--map calm={NEUTRAL}), or name another number in the file of"
+            " --train_config: best_by: wer, judge_every: 1/3"
+        )
 
 
 def _tags(split: Split, columns: Sequence[str]) -> list[Mapping[str, str]]:

@@ -32,32 +32,39 @@ def read_gigaspeech(tree: Tree, tell: Tell) -> Iterator[Record]:
     assert path is not None, "asked by is_gigaspeech"
     sounds, unheard = sounds_by_name(tree), dict[str, None]()
     for place, recording in enumerate(_recordings(path), start=1):
+        where = f"{path} recording {place}"
         try:
-            sound = sounds.get(nfc(Path(recording["path"]).stem))
-            if sound is None:
-                unheard[recording["aid"]] = None
-                continue
-            for segment in recording["segments"]:
-                subsets = (*segment.get("subsets", ()), *recording.get("subsets", ()))
-                yield f"{path} {segment['sid']}", _row(segment, sound, subsets)
+            name, segments = Path(recording["path"]).stem, list(recording["segments"])
+            of_all = tuple(recording.get("subsets", ()))
         except (KeyError, TypeError, AttributeError) as error:
-            reason = f"lacks what the list of GigaSpeech has ({error!r}); fetch it again"
-            yield f"{path} recording {place}", Unreadable(reason)
+            yield where, Unreadable(f"lacks {error}, which each has in GigaSpeech; fetch it again")
+            continue
+        sound = sounds.get(nfc(name))
+        if sound is None:
+            unheard[name] = None
+            continue
+        for number, segment in enumerate(segments, start=1):
+            yield f"{where} segment {number}", _row(segment, sound, of_all)
     tell_unheard(tell, "GigaSpeech", unheard)
 
 
 def _row(
-    segment: Mapping[str, Any], sound: Path, subsets: Sequence[str]
+    segment: Mapping[str, Any], sound: Path, of_all: Sequence[str]
 ) -> dict[str, Any] | Unreadable:
-    words = [_MARKS.get(word, word) for word in segment["text_tn"].split()]
+    try:
+        words = [_MARKS.get(word, word) for word in segment["text_tn"].split()]
+        times = {"start": segment["begin_time"], "end": segment["end_time"]}
+        subsets = (*segment.get("subsets", ()), *of_all)
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"lacks {error}, which each has in GigaSpeech; fetch the list again"
+        return Unreadable(reason, str(sound))
     marks = [word for word in words if word in _NO_SPEECH]
     if marks:
         return Unreadable(f"has sound that is no speech, {show(marks[0])}; left out", str(sound))
     return {
         "path": str(sound),
         "text": glue(" ".join(words)),
-        "start": segment["begin_time"],
-        "end": segment["end_time"],
+        **times,
         "split": next((_SPLITS[one] for one in subsets if one in _SPLITS), "train"),
         "language": _LANGUAGE,
         "source": "gigaspeech",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from csm_ft.data.token_file import write_store
+from csm_ft.expressive import prompts as prompts_module
 from csm_ft.expressive.prompts import SENTENCES, write_prompts
 from tests.helpers.tables import INFO, make_table
 
@@ -41,6 +42,14 @@ def test_trained_sentences_are_not_spoken(
     prompts = prompts_of(tmp_path, ["angry"], text=SENTENCES[0].upper())
     assert {one["text"] for one in prompts} == set(SENTENCES[1:3])
     assert "are not spoken" in capsys.readouterr().out
+
+
+def test_where_all_sentences_were_trained_on_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prompts_module, "SENTENCES", ("One.",))
+    assert [one["text"] for one in prompts_of(tmp_path, ["angry"], text="one.")] == ["One."] * 2
+    assert "how well the model repeats" in " ".join(capsys.readouterr().out.split())
 
 
 def test_rare_tags_are_left_out(tmp_path: Path) -> None:

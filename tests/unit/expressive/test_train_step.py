@@ -1,11 +1,13 @@
 """Which weights the expressive command judges: never those of the lowest validation loss."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from csm_ft.config.yaml_file import load_yaml
+from csm_ft.errors import ConfigError
 from csm_ft.expressive.__main__ import _train
 from csm_ft.expressive.config import ExpressiveConfig
 from tests.conftest import ROOT
@@ -13,9 +15,14 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> Path:
-    for name in ("tokens.hdf5", "prompts.json"):
-        (tmp_path / name).write_text(name)
+    (tmp_path / "tokens.hdf5").write_text("tokens")
+    speak(tmp_path, "neutral", "angry")
     return tmp_path / "tokens.hdf5"
+
+
+def speak(folder: Path, *emotions: str) -> None:
+    prompts = [{"text": "Hello."}, *({"text": "Hello.", "emotion": one} for one in emotions)]
+    (folder / "prompts.json").write_text(json.dumps(prompts))
 
 
 def argv_of(tokens: Path, **options: object) -> Sequence[str]:
@@ -42,8 +49,18 @@ def test_trials_of_a_sweep_are_ranked_by_expression(tokens: Path, tmp_path: Path
     assert "--best_by" not in argv_of(tokens, sweep=3, train_config=str(own))
 
 
+@pytest.mark.parametrize("emotions", [(), ("angry", "sad"), ("neutral",)])
+def test_expression_that_cannot_be_compared_is_refused(
+    tokens: Path, tmp_path: Path, emotions: tuple[str, ...]
+) -> None:
+    speak(tmp_path, *emotions)
+    with pytest.raises(ConfigError, match="best_by: wer"):
+        argv_of(tokens, sweep=3)
+    assert "--best_by" not in argv_of(tokens)
+
+
 def test_other_sentences_are_another_sweep(tokens: Path) -> None:
     before = argv_of(tokens, sweep=3)[-1]
-    tokens.with_name("prompts.json").write_text("others")
+    speak(tokens.parent, "neutral", "sad")
     assert argv_of(tokens, sweep=3)[-1] != before
     assert argv_of(tokens)[-1] == argv_of(tokens)[-1]
