@@ -7,8 +7,8 @@ import soundfile
 
 from csm_ft.data.split import Arrays, Clip, Split, Store, clip_columns
 from csm_ft.evaluate.evaluator import Evaluator
-from csm_ft.families.base import Encoder
 from tests.helpers.judging import RATE_HZ, clip, judges
+from tests.helpers.pretokenizing import FakeEncoder
 from tests.helpers.splits import INFO
 
 
@@ -47,10 +47,8 @@ def test_codec_that_loses_words_is_called_so(tmp_path: Path) -> None:
     assert "0% before it" in evaluator.notes[0]
 
 
-class BothSides(Encoder):
+class BothSides(FakeEncoder):
     """Gives a dialogue back as it is: a tone on the left, a softer one on the right."""
-
-    sample_rate_hz, channels = RATE_HZ, "both"
 
     def decode(self, arrays: Arrays) -> np.ndarray:
         return dialogue()
