@@ -21,6 +21,7 @@ from csm_ft.expressive.config import PROGRAM, ExpressiveConfig
 from csm_ft.expressive.steps import Step, Steps
 
 _NUM_LATER = 5  # steps behind the imports
+_INTERRUPTED = 130  # the exit code of every program after Ctrl-C
 
 
 def run(config: ExpressiveConfig) -> int:
@@ -34,8 +35,9 @@ def run(config: ExpressiveConfig) -> int:
         for number, step in enumerate(_plan(config, folder), start=1):
             code = steps.run(step, number, total)
             if code:
-                hint = "correct what it says; the same command continues there"
-                console.print(f"{step.name} ended with exit code {code}; {hint}", markup=False)
+                end = f"ended with exit code {code}; correct what it says"
+                end = "was interrupted" if code == _INTERRUPTED else end
+                console.print(f"{step.name} {end}; the same command continues there", markup=False)
                 return code
     return 0
 
