@@ -52,7 +52,8 @@ def _row(
     segment: Mapping[str, Any], sound: Path, of_all: Sequence[str]
 ) -> dict[str, Any] | Unreadable:
     try:
-        words = [_MARKS.get(word, word) for word in segment["text_tn"].split()]
+        text: str = segment["text_tn"]
+        words = [_MARKS.get(word, word) for word in text.split()]
         times = {"start": segment["begin_time"], "end": segment["end_time"]}
         subsets = (*segment.get("subsets", ()), *of_all)
     except (KeyError, TypeError, AttributeError) as error:

@@ -38,6 +38,7 @@ def test_nothing_is_left_at_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path(config.output_dir).parent.name == "exp"
     assert config.output_dir == f"exp/tokens-{config.fingerprint()}"
     monkeypatch.setenv("WANDB_API_KEY", "a key")
+    monkeypatch.setattr("csm_ft.runs.wandb_settings._is_reachable", lambda: True)
     assert resolved().wandb == "online"
 
 
