@@ -58,7 +58,7 @@ def _at_speed(speed: float, say: Callable[[str], Wave]) -> Callable[[str], Wave]
     return lambda text: at_speed(say(text), speed)
 
 
-def at_speed(wave: Wave, speed: float) -> Wave:
+def at_speed(wave: NDArray[Any], speed: float) -> Wave:
     """Return a wave played at another speed, as a tape does: pitch and timbre move with it."""
     return soxr.resample(wave, SAMPLE_RATE_HZ * speed, SAMPLE_RATE_HZ)
 
