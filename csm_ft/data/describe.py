@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from csm_ft.data.split import DUPLICATE, Clip, Split, Store
 from csm_ft.data.tag_table import tag_tables
 
+LEVEL_FACT = "level_dbfs"  # under which a token file keeps the level of its clips
+
 _EDGES_SEC = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60, 120)  # of the histogram; the last bin is open
 _BAR_CHARS = 40
 _FEW_VAL_CLIPS = 8
@@ -58,8 +60,8 @@ def describe_store(store: Store, family_lines: Sequence[str]) -> str:
     lines += ["", *histogram(np.concatenate(durations_sec)), *tag_tables(store).lines()]
     lines += ["", *family_lines]
     info = store.info
-    if "level_dbfs" in info.facts:
-        lines.append(f"level      each clip was brought to {info.facts['level_dbfs']:g} dBFS")
+    if LEVEL_FACT in info.facts:
+        lines.append(f"level      each clip was brought to {info.facts[LEVEL_FACT]:g} dBFS")
     lines.append(
         f"content    {info.content_fingerprint}  (schema {info.schema_version}, family"
         f" {info.family})"

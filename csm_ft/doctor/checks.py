@@ -18,7 +18,7 @@ from csm_ft.errors import MachineError, StoreError
 from csm_ft.evaluate.judge import open_judges
 from csm_ft.families.base import Family
 from csm_ft.families.stores import open_store
-from csm_ft.runs.wandb_settings import choose_wandb_mode
+from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode, choose_wandb_mode
 
 _GB = 1e9
 _LEAST_DISK_GB = 20.0  # weights and optimiser state of a model of 1.6 billion weights, once
@@ -152,7 +152,8 @@ def _hub(family: Family, *, ask: bool) -> Iterator[Finding]:
 def _wandb() -> Finding:
     mode = choose_wandb_mode("auto")
     if mode == "online":
-        return Finding("W&B", "online")
+        is_reached = choose_reachable_wandb_mode("auto") == mode  # says so if not
+        return Finding("W&B", "online") if is_reached else Finding("W&B", "offline", State.NOTE)
     way_out = "put WANDB_API_KEY into .env, or run `wandb login`"
     return Finding("W&B", mode, State.NOTE, way_out if mode == "offline" else "")
 

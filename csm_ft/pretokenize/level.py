@@ -12,7 +12,6 @@ from csm_ft.data.audio import Wave
 from csm_ft.data.measures import FLOOR_DBFS, SILENT_DBFS, Measures, to_dbfs
 from csm_ft.data.silence import window_power
 
-FACT = "level_dbfs"  # under which a token file keeps the level
 _HIGHEST_PEAK = 0.99
 _BELOW_LOUDEST_DB = 30.0
 

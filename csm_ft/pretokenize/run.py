@@ -22,7 +22,7 @@ from csm_ft.atomic import exclusive, write_whole
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.console import console, track
 from csm_ft.data.audio import TOLERANCE_SEC, Wave
-from csm_ft.data.describe import describe_store, summarise
+from csm_ft.data.describe import LEVEL_FACT, describe_store, summarise
 from csm_ft.data.inspect import inspect_files
 from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
@@ -45,7 +45,6 @@ from csm_ft.pretokenize.clips import (
 from csm_ft.pretokenize.columns import check_columns, describe_tags
 from csm_ft.pretokenize.encode import ClipCache, Encoded, encode_missing
 from csm_ft.pretokenize.labels import Labels
-from csm_ft.pretokenize.level import FACT
 from csm_ft.pretokenize.note_kinds import Place
 from csm_ft.pretokenize.notes import (
     Found,
@@ -360,7 +359,7 @@ def _info(job: Job) -> StoreInfo:
         frame_sec=encoder.frame_sec,
         audio_fingerprint=encoder.audio_fingerprint,
         text_fingerprint=encoder.text_fingerprint,
-        facts={**encoder.facts, **({FACT: level_dbfs} if level_dbfs else {})},
+        facts={**encoder.facts, **({LEVEL_FACT: level_dbfs} if level_dbfs else {})},
     )
 
 

@@ -15,20 +15,9 @@ from tests.conftest import write_metadata
 from tests.helpers.killed import check_resume
 
 COMMON = (
-    *(
-        "--batch_size",
-        "4",
-        "--wandb",
-        "off",
-        "--device",
-        "cpu",
-        "--dtype",
-        "fp32",
-        "--threads",
-        "1",
-    ),
-    *("--val_every", "2", "--gen_every", "0", "--save_every", "1", "--log_every", "1"),
-    *("--max_steps", "4", "--learning_rate", "1e-3"),
+    *"--batch_size 4 --wandb off --device cpu --dtype fp32 --threads 1".split(),
+    *"--val_every 2 --gen_every 0 --save_every 1 --log_every 1".split(),
+    *"--max_steps 4 --learning_rate 1e-3".split(),
 )
 SMALL = "--model_dim 32 --model_ffn_dim 64 --model_heads 2 --model_encoder_layers 1".split()
 FAMILIES = {

@@ -124,3 +124,14 @@ def test_access_to_the_hub(
 @pytest.mark.parametrize("name", names())
 def test_every_family_says_what_it_downloads(name: str) -> None:
     assert open_family(name).hub_names
+
+
+@pytest.mark.parametrize(("is_reachable", "text"), [(True, "online"), (False, "offline")])
+def test_wandb_is_online_where_its_server_answers(
+    is_reachable: bool, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a key")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr("csm_ft.runs.wandb_settings._is_reachable", lambda: is_reachable)
+    (found,) = findings("W&B")
+    assert found.text == text

@@ -57,7 +57,7 @@ def test_corpus_has_few_words_and_no_held_out_sentence(voice: voices.Voice) -> N
     assert len(said) > 0.99 * (voice.num_sentences + voice.num_phrases)
     held_out = {make_speech.words(text) for text in make_speech.HELD_OUT}
     assert not held_out & {make_speech.words(text) for text in said}
-    assert len({word for text in said for word in sentences.words_of(text)}) <= voice.num_words
+    assert len({word for text in said for word in sentences.words_of(text)}) == voice.num_words
     assert said == make_speech.sentences_of(voice)
 
 

@@ -1,8 +1,7 @@
 """AMI meetings: the manual annotations (NXT), and the headset of each person, M.Headset-0.wav.
 
 segments/ names the words of words/, and corpusResources/meetings.xml who wears which headset.
-Punctuation is a word of its own. Splits are those of the partition
-full-corpus-ASR of the corpus.
+Punctuation is a word of its own. Splits are those of the corpus' partition full-corpus-ASR.
 """
 
 import re
