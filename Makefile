@@ -6,11 +6,12 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo test test-slow install install-dev format docs clean
 
-demo: .venv/installed
+demo: .venv/installed .venv/installed-judges
 	$(BIN)/python pretokenize.py --config configs/demo/pretokenize.yaml
 	$(BIN)/python sweep.py --config configs/demo/train.yaml --sweep_config configs/demo/sweep.yaml \
 		--output_dir exp/demo --study_name demo --n_trials 6 --n_gpus 2 --device cpu
-	@echo "Open exp/demo/report.html in a browser."
+	$(BIN)/python -m csm_ft.evaluate exp/demo --device cpu
+	@echo "Open exp/demo/report.html and exp/demo/evaluation/index.html in a browser."
 
 test: .venv/installed-dev
 	$(BIN)/ruff format --check .
@@ -39,10 +40,14 @@ install-dev: .venv/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/installed-dev: requirements.txt requirements-dev.txt requirements-judges.txt | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+.venv/installed-judges: requirements-judges.txt | .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-judges.txt
-	touch .venv/installed $@
+	touch $@
+
+.venv/installed-dev: requirements-dev.txt requirements-pitch.txt .venv/installed .venv/installed-judges
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-pitch.txt
+	touch $@
 
 clean:
 	rm -rf exp/demo

@@ -13,6 +13,7 @@ from csm_ft.evaluate import recordings
 from csm_ft.evaluate.emotions import add_expression
 from csm_ft.evaluate.judge import EMOTION, Judges, References, SpokenClip, judge
 from csm_ft.evaluate.results import EvaluatedRow, Evaluation, Kind, make_row, write_results
+from csm_ft.evaluate.verdicts import verdicts
 from csm_ft.families.base import Encoder
 from csm_ft.report.evaluation import write_page
 
@@ -92,6 +93,7 @@ class Evaluator:
             self.judges.versions(),
             self.judges.missing(),
             self.notes,
+            verdicts(self.rows),
             options=self.options,
             data={"path": store.path.name, "content": store.info.content_fingerprint}
             if store

@@ -9,7 +9,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.data.split import Store
 from csm_ft.device import choose_device, choose_dtype
-from csm_ft.errors import HubError, WeightsError
+from csm_ft.errors import ConfigError, HubError, WeightsError
 from csm_ft.evaluate import prompts
 from csm_ft.evaluate.evaluator import Evaluator
 from csm_ft.evaluate.judge import SpokenClip
@@ -77,12 +77,18 @@ def _choose(evaluator: Evaluator, job: Job) -> prompts.ChosenPrompts:
 
 
 def _models(evaluator: Evaluator, job: Job) -> Iterator[tuple[str, Kind, SpeechModel]]:
-    """Load the weights, then their base, one after the other.
+    """Load the weights, those of a sweep's default settings, and their base, one after the other.
 
-    A base that cannot be loaded is noted, unless it was named.
+    What cannot be loaded is noted, unless it was named.
     """
     source, family, base = job.source, job.family, job.config.base
     yield source.label, "model", family.load_model(source.weights)
+    default = _default_trial(source)
+    if default is not None:
+        try:
+            yield "default settings", "default", family.load_model(find(default).weights)
+        except (ConfigError, WeightsError) as error:
+            evaluator.notes.append(f"the default settings are left out: {error}")
     if base == "none":
         return
     name = source.base if base == "auto" else base
@@ -102,6 +108,14 @@ def _models(evaluator: Evaluator, job: Job) -> Iterator[tuple[str, Kind, SpeechM
     yield "base model", "base", loaded
 
 
+def _default_trial(source: Source) -> str | None:
+    """Return the folder of a sweep's trial 0, which has the defaults, where another is the best."""
+    if source.sweep is None or source.run is None or not source.is_sweep:
+        return None
+    default = source.sweep.trial(0).path
+    return None if default.resolve() == source.run.path.resolve() else str(default)
+
+
 def _speak(evaluator: Evaluator, job: Job, model: SpeechModel, kind: Kind) -> list[SpokenClip]:
     """Let a model speak the prompts into a folder of their own."""
     config = job.config
@@ -117,6 +131,7 @@ def _speak(evaluator: Evaluator, job: Job, model: SpeechModel, kind: Kind) -> li
             "device": config.device,
             "dtype": config.dtype,
         },
+        job.train_config(),
     )
     device = choose_device(asked.device)
     encoder = job.family.open_generator(asked, job.record, model, device)

@@ -13,10 +13,10 @@ from csm_ft.evaluate.expression import Expression
 from csm_ft.evaluate.judge import JudgedClip, summarise
 from csm_ft.evaluate.on_data import ByGroup, Measures
 from csm_ft.evaluate.summary import CONFIDENCE, NUM_RESAMPLES, Estimate
+from csm_ft.runs.folder import EvaluationFolder
 
-RESULTS = "evaluation.json"
-PAGE = "index.html"
-Kind = Literal["model", "base", "codec", "recordings"]
+Kind = Literal["model", "default", "base", "codec", "recordings"]
+MODELS: Sequence[Kind] = ("model", "default", "base")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Evaluation:
     judges: Mapping[str, str]  # with versions
     missing: Sequence[str]  # judges that are not there, and why
     notes: Sequence[str]  # for people
+    verdicts: Sequence[str] = ()  # what differs, in words
     options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,10 +79,11 @@ def write_results(evaluation: Evaluation, folder: Path) -> None:
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {NUM_RESAMPLES} draws",
         "data": evaluation.data,
         "options": evaluation.options,
+        "verdicts": evaluation.verdicts,
         "notes": evaluation.all_notes(),
         "rows": [_row(row) for row in evaluation.rows],
     }
-    write_whole(folder / RESULTS, json.dumps(content, ensure_ascii=False, indent=1))
+    write_whole(EvaluationFolder(folder).results, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def _row(row: EvaluatedRow) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from csm_ft.evaluate import recordings
 from csm_ft.evaluate.evaluator import Evaluator
 from csm_ft.evaluate.judge import Judges, open_judges
 from csm_ft.evaluate.models import Job, evaluate_models
-from csm_ft.evaluate.results import PAGE, RESULTS
 from csm_ft.evaluate.wandb_log import log_evaluation
 from csm_ft.families import open_family
 from csm_ft.families.base import EncoderRecord, Family
 from csm_ft.families.stores import is_foreign, open_store
+from csm_ft.report.page import build_report
 from csm_ft.runs.encoder_record import find_record
+from csm_ft.runs.folder import EvaluationFolder
 from csm_ft.runs.source import Source
 
 FOLDER = "evaluation"
@@ -42,10 +43,18 @@ def evaluate_weights(config: EvaluateConfig, source: Source, family: Family) -> 
         evaluator.options = config.model_dump(mode="json")
         evaluator.refer_to(config.seed)
         evaluate_models(evaluator, Job(config, source, replace(record, store=store), family))
-        evaluation = evaluator.finish(source.label)
+        evaluation = evaluator.finish(_title(source))
+    if source.sweep and source.is_sweep and output == source.sweep.evaluation.path:
+        build_report(source.sweep.path)  # it says what was found
     if source.run is not None and source.config is not None:
         log_evaluation(evaluation, source.run, source.config)
-    return output / PAGE
+    return EvaluationFolder(output).page
+
+
+def _title(source: Source) -> str:
+    """Name the weights; those of a sweep by their trial, as another may become the best."""
+    of_trial = f", trial {int(source.run.path.name)}" if source.run and source.is_sweep else ""
+    return source.label + of_trial
 
 
 def evaluate_samples(config: EvaluateConfig) -> Path:
@@ -73,7 +82,7 @@ def evaluate_samples(config: EvaluateConfig) -> Path:
             rows = rows or list(range(min(config.n_prompts, len(split))))
             evaluator.add_real([("val", row) for row in rows])
         evaluator.finish(folder.resolve().name)
-    return output / PAGE
+    return EvaluationFolder(output).page
 
 
 def check_codec(config: EvaluateConfig) -> Path:
@@ -101,7 +110,7 @@ def check_codec(config: EvaluateConfig) -> Path:
                 " check"
             )
         evaluator.finish(f"{path.name}: real clips through the codec")
-    return output / PAGE
+    return EvaluationFolder(output).page
 
 
 def _judges(config: EvaluateConfig, device: str) -> Judges:
@@ -152,9 +161,10 @@ def _store_of(record: EncoderRecord, family: Family) -> Store:
 def _output(named: str, home: Path) -> Path:
     """Return the folder to write; ConfigError if it exists and is no evaluation."""
     output = Path(named) if named else home / FOLDER
-    if output.exists() and not (output / RESULTS).is_file():
+    results = EvaluationFolder(output).results
+    if output.exists() and not results.is_file():
         raise ConfigError(
-            f"--output {output} exists and holds no {RESULTS}: it is not overwritten; name a new"
-            " folder"
+            f"--output {output} exists and holds no {results.name}: it is not overwritten; name a"
+            " new folder"
         )
     return output

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.train import TrainConfig
 from csm_ft.evaluate import recordings
 from csm_ft.evaluate.judge import SpokenClip
 from csm_ft.families.base import Encoder, EncoderRecord, Family, Prompt, SamplingOptions
 from csm_ft.generate.run import Generator, write_takes
 
 BATCH_SIZE = 8  # prompts per batch, unless another is asked for
+_DRAWN_BY = ("temperature", "topk", "text_temperature", "text_topk")  # gen_... of a run
 _PROMPTS = "prompts"  # the option of families that speak
 
 
@@ -31,13 +33,16 @@ def speaks(family: Family) -> bool:
     return _PROMPTS in family.generate_config.model_fields
 
 
-def ask(family: Family, options: Mapping[str, object]) -> GenerateConfig:
+def ask(family: Family, options: Mapping[str, object], run: TrainConfig) -> GenerateConfig:
     """Return the options of csm_ft.generate; `max_sec` 0 is its default.
 
-    PromptError for a mistake in the prompts.
+    Temperature and top-k are those that the samples of the run are drawn with. PromptError for a
+    mistake in the prompts.
     """
     values = {name: value for name, value in options.items() if name != "max_sec" or value}
-    config = family.generate_config.model_validate({"family": family.name, **values})
+    known = set(family.generate_config.model_fields).intersection(_DRAWN_BY)
+    drawn_by = {name: getattr(run, f"gen_{name}") for name in known}
+    config = family.generate_config.model_validate({"family": family.name, **drawn_by, **values})
     family.check_prompts(config)
     return config
 

@@ -4,7 +4,7 @@ from csm_ft.atomic import exclusive
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
-from csm_ft.evaluate.results import RESULTS, Evaluation
+from csm_ft.evaluate.results import Evaluation
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.wandb_mirror import RunFacts, Table, start_mirror
 from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode
@@ -30,7 +30,7 @@ def log_evaluation(evaluation: Evaluation, run: RunFolder, config: TrainConfig) 
         name=config.wandb_name,
         group=config.wandb_group,
         config={},
-        record=f"{RESULTS} has everything",
+        record="evaluation.json has everything",
         is_apart=config.wandb_reinit,
     )
     try:

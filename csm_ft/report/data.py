@@ -107,6 +107,23 @@ def read_summary(folder: SweepFolder) -> Summary:
     return summary
 
 
+@dataclass(frozen=True)
+class EvaluationInWords:
+    """What csm_ft.evaluate found of a sweep."""
+
+    title: str
+    verdicts: Sequence[str]
+
+
+def read_evaluation(folder: SweepFolder) -> EvaluationInWords | None:
+    """Read what csm_ft.evaluate says of a sweep; None where it has not been run, or is torn."""
+    try:
+        found = json.loads(folder.evaluation.results.read_text(encoding="utf-8"))
+        return EvaluationInWords(found["title"], found["verdicts"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def read_run(path: Path, notes: list[str], metric: str = VAL_LOSS) -> Run:
     """Read the validations by `metric`, all judged numbers, and the samples of one run folder."""
     folder = RunFolder(path)

@@ -10,22 +10,23 @@ from csm_ft.atomic import write_whole
 from csm_ft.evaluate.expression import Expression
 from csm_ft.evaluate.judge import JudgedClip
 from csm_ft.evaluate.metrics import MAIN, METRICS
-from csm_ft.evaluate.results import PAGE, EvaluatedRow, Evaluation
+from csm_ft.evaluate.results import MODELS, EvaluatedRow, Evaluation
 from csm_ft.evaluate.summary import Estimate
+from csm_ft.evaluate.verdicts import show
 from csm_ft.report import templating
 from csm_ft.report.data import Take
 from csm_ft.report.listen import PLAYER_BYTES, Player, Row, load_player
 from csm_ft.report.spoken import PAGE_BYTES
+from csm_ft.runs.folder import EvaluationFolder
 
-_ROLES = {"model": "best", "base": "base", "codec": "reference", "recordings": "reference"}
-_BESIDE = ("similarity", "dnsmos", "level_dbfs", "f0_mean_st")  # beside each recording
-
-
-_NAMES = {
-    "base": "the base model",
-    "codec": "real recordings after the codec",
-    "recordings": "the recordings before it",
+_ROLES = {
+    "model": "best",
+    "default": "default",
+    "base": "base",
+    "codec": "reference",
+    "recordings": "reference",
 }
+_BESIDE = ("similarity", "dnsmos", "level_dbfs", "f0_mean_st")  # beside each recording
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ def write_page(evaluation: Evaluation, folder: Path) -> Path:
     page = environment.get_template("evaluation.html.j2").render(
         evaluation=evaluation,
         notes=notes,
-        verdicts=verdicts(evaluation.rows),
         columns=_columns(evaluation.rows, lambda name: name in MAIN),
         more_columns=_columns(evaluation.rows, lambda name: name not in MAIN),
         show=show,
@@ -63,69 +63,9 @@ def write_page(evaluation: Evaluation, folder: Path) -> Path:
         script=script,
         script_hash=script_hash,
     )
-    write_whole(folder / PAGE, page)
-    return folder / PAGE
-
-
-def verdicts(rows: Sequence[EvaluatedRow]) -> list[str]:
-    """Say in words how the first model differs from the real clips and from the other models.
-
-    Without a model: how the clips after the codec differ from the recordings.
-
-    Only what the intervals tell apart is called better or worse.
-    """
-    models = [row for row in rows if row.kind in ("model", "base") and row.summary]
-    ceiling = next((row for row in rows if row.kind == "codec"), None)
-    lines = []
-    recorded = next((row for row in rows if row.kind == "recordings"), None)
-    if not models and ceiling is not None and recorded is not None:
-        return [_compare(ceiling, recorded)]
-    if models and ceiling is not None:
-        lines.append(_compare(models[0], ceiling))
-    lines += [_compare(models[0], other) for other in models[1:]]
-    return [line for line in lines if line]
-
-
-def _compare(one: EvaluatedRow, other: EvaluatedRow) -> str:
-    parts: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
-    words = {
-        "wer": "words",
-        "similarity": "voice",
-        "dnsmos": "sound quality",
-        "stopped": "stopping",
-    }
-    for name, what in words.items():
-        own, their = one.summary.get(name), other.summary.get(name)
-        if own is not None and their is not None:
-            sign = -1 if METRICS[name].better == "low" else 1
-            detail = f"{what} ({show(name, own.value)} against {show(name, their.value)})"
-            parts[_relation(own, their, sign)].append(detail)
-    said = [f"{how} in {', '.join(what)}" for how, what in parts.items() if what]
-    return (
-        f"{one.name}, compared with {_NAMES.get(other.kind, other.name)}: {'; '.join(said)}."
-        if said
-        else ""
-    )
-
-
-def _relation(own: Estimate, their: Estimate, sign: int) -> str:
-    """Compare two intervals: better or worse only where they do not overlap."""
-    if own.low is None or own.high is None or their.low is None or their.high is None:
-        return "no clear difference"
-    if own.low > their.high:
-        return "better" if sign > 0 else "worse"
-    if own.high < their.low:
-        return "worse" if sign > 0 else "better"
-    return "no clear difference"
-
-
-def show(name: str, value: float) -> str:
-    """Write a metric with as many digits as it deserves."""
-    size = abs(value)
-    digits = 0 if size >= 1000 else 1 if size >= 20 else 2
-    if name in ("wer", "cer", "similarity", "similarity_others") or size < 0.1:
-        digits = 3
-    return f"{value:.{digits}f}".replace("-", "−")
+    path = EvaluationFolder(folder).page
+    write_whole(path, page)
+    return path
 
 
 def interval(name: str, found: Estimate) -> str:
@@ -163,7 +103,7 @@ def _sentences(evaluation: Evaluation, folder: Path, notes: list[str]) -> list[R
         for one in row.judged:
             player = _player(row, one, folder)
             takes[row.name, one.clip.prompt] += 1
-            if row.kind in ("model", "base") and num_takes[row.name, one.clip.prompt] > 1:
+            if row.kind in MODELS and num_takes[row.name, one.clip.prompt] > 1:
                 player.who += f", take {takes[row.name, one.clip.prompt]}"
             sound = load_player(player, notes)
             if sound is not None:

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from csm_ft.atomic import write_whole
 from csm_ft.evaluate.metrics import METRICS
 from csm_ft.report import charts, listen, stopping, templating
-from csm_ft.report.data import Run, read_run, read_summary
+from csm_ft.report.data import Run, read_evaluation, read_run, read_summary
 from csm_ft.report.data_curve import data_curve
 from csm_ft.report.judged import canary_curves, judged_curves
 from csm_ft.runs.folder import SweepFolder
@@ -94,6 +94,7 @@ def _render(content: _Content) -> bytes:
         judged=[(title, figure["id"]) for title, figure in judged],
         canary=[(name, figure["id"]) for name, figure in canary],
         rankings=rankings_in_words(summary.rankings),
+        evaluation=read_evaluation(content.folder),
         meanings={name: metric.meaning for name, metric in METRICS.items()},
         states=Counter(trial.state for trial in summary.trials),
         state_words=STATE_WORDS,
@@ -147,6 +148,7 @@ def _files(folder: SweepFolder) -> list[tuple[str, str, bool]]:
         (folder.best_config, "the best trial as a complete config that train.py takes as it is"),
         (weights, "its weights at the best validation, under the published tensor names"),
         *((file, "") for file in inside),
+        (folder.evaluation.page, "what the best trial says, judged (python -m csm_ft.evaluate)"),
         (folder.table, "the table above, for a spreadsheet"),
         (folder.journal, "the Optuna study (optuna-dashboard reads it)"),
         (folder.events, "what happened when"),

@@ -115,6 +115,15 @@ class RunFolder:
         console.print(f"the run that was in {self.path} is now in {aside}", markup=False)
 
 
+class EvaluationFolder:
+    """The folder that csm_ft.evaluate writes; it need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results = path / "evaluation.json"
+        self.page = path / "index.html"
+
+
 class SweepFolder:
     """The folder of one sweep; it need not exist yet."""
 
@@ -136,6 +145,11 @@ class SweepFolder:
     def baseline(self) -> RunFolder:
         """The run that measured the untrained model."""
         return RunFolder(self.path / "baseline")
+
+    @property
+    def evaluation(self) -> EvaluationFolder:
+        """What csm_ft.evaluate found of the best trial."""
+        return EvaluationFolder(self.path / "evaluation")
 
     def old_journal(self, number: int) -> Path:
         """Return the journal that was set aside as number `number`, from 1."""

@@ -46,6 +46,11 @@ class Source:
         return self.weights if is_hub_name(self.weights) else Path(self.weights).resolve().name
 
     @property
+    def is_sweep(self) -> bool:
+        """Whether a sweep was named, whose best weights these are."""
+        return self.sweep is not None and self.home == self.sweep.path
+
+    @property
     def base(self) -> str:
         """The weights that training began with, through runs that began with runs.
 
@@ -149,7 +154,7 @@ def _of_sweep(sweep: SweepFolder, checkpoint: str) -> Source:
         )
     run = sweep.trial(best)
     weights = sweep.best if checkpoint in ("", "best") else _checkpoint(run, checkpoint)
-    return replace(_of_run(run, weights), home=sweep.path)
+    return replace(_of_run(run, weights), home=sweep.path, sweep=sweep)
 
 
 def _of_run(run: RunFolder, weights: Path) -> Source:

@@ -185,7 +185,7 @@ def _read_script(
         "device": config.device,
         "dtype": config.dtype,
     }
-    return make_script(family, ask(family, options), record, encoder), found.notes
+    return make_script(family, ask(family, options, config), record, encoder), found.notes
 
 
 def _tell(judges: Judges, config: TrainConfig, folder: RunFolder) -> None:

@@ -108,8 +108,13 @@ class Variant:
 VARIANTS = (
     Variant("slt-low", "slt", 0.89, slice(100, 1600)),
     Variant("slt-high", "slt", 1.10, slice(2600, 4100)),
-    Variant("joe-low", "joe", 0.91, slice(100, 1600)),
-    Variant("joe-high", "joe", 1.14, slice(2600, 4100)),
+    Variant("slt-86", "slt", 0.86, slice(4100, 6600)),
+    Variant("slt-94", "slt", 0.94, slice(6600, 8600)),
+    Variant("slt-105", "slt", 1.05, slice(8600, 10600)),
+    Variant("slt-117", "slt", 1.17, slice(10600, 12000)),
+    Variant("joe-low", "joe", 0.91, slice(100, 1100)),
+    Variant("joe-high", "joe", 1.14, slice(1800, 2600)),
+    Variant("joe-86", "joe", 0.86, slice(1100, 1800)),
 )
 
 

@@ -10,7 +10,8 @@ from csm_ft.evaluate.expression import Expression, Moved
 from csm_ft.evaluate.judge import JudgedClip
 from csm_ft.evaluate.results import EvaluatedRow, Evaluation, Kind, make_row, write_results
 from csm_ft.evaluate.summary import Share
-from csm_ft.report.evaluation import verdicts, write_page
+from csm_ft.evaluate.verdicts import verdicts
+from csm_ft.report.evaluation import write_page
 from tests.helpers.judging import RATE_HZ, clip, tone
 
 EXPRESSION = Expression(
