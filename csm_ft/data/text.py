@@ -66,14 +66,30 @@ def open_normaliser(language: str) -> Normaliser:
     from whisper_normalizer.english import EnglishTextNormalizer
 
     by = f"of whisper-normalizer {version('whisper-normalizer')}"
-    if re.split(r"[-_]", language.lower())[0] in ("en", "eng", "english"):
+    if _is_english(language):
         return Normaliser(f"english {by}", EnglishTextNormalizer())
     return Normaliser(f"basic {by}", BasicTextNormalizer())
+
+
+PLAIN = Normaliser(NORMALISER, normalise)
+
+
+def open_spoken_normaliser(language: str) -> Normaliser:
+    """Return Whisper's rules for English, where "7" is "seven"; for all others, `normalise`.
+
+    Whisper's basic rules take accents out with the punctuation, and so make words equal that sound
+    different.
+    """
+    return open_normaliser(language) if _is_english(language) else PLAIN
 
 
 def in_capitals(text: str) -> bool:
     """Tell whether a text of at least two words has capitals alone."""
     return text.isupper() and len(text.split()) > 1
+
+
+def _is_english(language: str) -> bool:
+    return re.split(r"[-_]", language.lower())[0] in ("en", "eng", "english")
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:

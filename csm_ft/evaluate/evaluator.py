@@ -94,6 +94,7 @@ class Evaluator:
             self.judges.missing(),
             self.notes,
             verdicts(self.rows),
+            self.judges.rules.name,
             options=self.options,
             data={"path": store.path.name, "content": store.info.content_fingerprint}
             if store

