@@ -119,7 +119,13 @@ class _Reader:
             found = (
                 find_corpus(tree, "top") or find_corpus(tree, "names") or find_corpus(tree, "files")
             )
-            hint = f"it looks like {found.title}" if found else "name the folder that holds it"
+            hint = "name the folder that holds it"
+            if found:
+                name = next(name for name, one in CORPORA.items() if one is found)
+                hint = (
+                    f"it looks like {found.title}: python -m csm_ft.datasets {name} {path}"
+                    f" --output {name}.jsonl"
+                )
             raise MetadataError(f"{path}: does not hold {corpus.title} as it is known; {hint}")
         yield from self._corpus(tree, corpus, "")
 

@@ -49,7 +49,10 @@ def test_rows_say_the_same_as_the_corpus(
 def test_mistakes_name_the_way_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(kaldi(tmp_path / "train"))
     for argv, message in (
-        (["vctk", folder, "--output", "a.jsonl"], "it looks like a Kaldi data directory"),
+        (
+            ["vctk", folder, "--output", "a.jsonl"],
+            "it looks like a Kaldi data directory: python -m csm_ft.datasets kaldi ",
+        ),
         (["nothing", folder, "--output", "a.jsonl"], f"one of auto, {', '.join(CORPORA)}"),
         (["auto", folder, "--output", "a.csv"], "name a file .jsonl"),
         (["auto", "--output", "a.jsonl"], "CORPUS FOLDER"),
