@@ -119,7 +119,9 @@ def speak(run: Path, tags: Sequence[str]) -> Mapping[str, Table]:
     # Sampled colder, slow tags are spoken faster than they were heard.
     options = SamplingOptions(max_sec=8.0, temperature=0.6)
     samples = family.load_model(str(run)).sample(prompts, encoder, options)
-    waves = [encoder.decode(sample.arrays) for sample in samples]
+    decoded = [encoder.decode(sample.arrays) for sample in samples]
+    waves = [wave for wave in decoded if wave is not None]
+    assert len(waves) == len(prompts)
     found = measure(waves, encoder.sample_rate_hz, [prompt.text for prompt in prompts])
     medians = np.nanmedian(found.reshape(len(tags), len(texts), NUM_TAKES, -1), axis=2)
     return dict(zip(tags, medians, strict=True))
