@@ -58,6 +58,7 @@ class SweepStudy:
         # None: too many for a repetition to be likely.
         self._settings = None if settings is None else {key_of(one): one for one in settings}
         self._running: dict[int, Trial] = {}
+        self._ended: dict[int, TrialRecord] = {}  # these never change
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.sampler = self._sampler(frozen.number)
             self._running[frozen.number] = Trial(study, frozen._trial_id)
@@ -250,7 +251,10 @@ class SweepStudy:
     def records(self) -> list[TrialRecord]:
         """Return all trials that count, by number."""
         trials = self._study.get_trials(deepcopy=False)
-        return [self._record(t) for t in trials if t.state != TrialState.WAITING]
+        new = [t for t in trials if t.state.is_finished() and t.number not in self._ended]
+        self._ended |= {t.number: self._record(t) for t in new}
+        begun = [t for t in trials if t.state != TrialState.WAITING]
+        return [self._ended.get(t.number) or self._record(t) for t in begun]
 
     def importance(self) -> tuple[str, dict[str, dict[str, float]]]:
         """Return (which values it explains, {method: {parameter: share}}).

@@ -1,6 +1,7 @@
 """What a sweep leaves behind, with 0, 1 and more completed trials."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from optuna.trial import FrozenTrial
 
 from csm_ft.cli import parse_args
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.report.page import build_report
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.config import parse
+from csm_ft.sweep.records import TrialRecord
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.slots import Machine, Slot
@@ -203,3 +206,20 @@ def test_summary_has_what_page_needs(desk: Desk) -> None:
     assert summary["verdict"]["text"] == verdict.text
     assert summary["verdict"]["standard_error"] > 0
     assert set(summary["importance"]) == {"PED-ANOVA", "MDI"}
+
+
+def test_ended_trials_are_read_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the cost of each trial grows with the number of trials before it."""
+    read: list[int] = []
+    make = SweepStudy._record
+
+    def counted(study: SweepStudy, frozen: FrozenTrial) -> TrialRecord:
+        read.append(frozen.number)
+        return make(study, frozen)
+
+    monkeypatch.setattr(SweepStudy, "_record", counted)
+    for _ in range(4):
+        desk.run()
+        desk.results.write("running")
+    assert max(Counter(read).values()) <= 2  # while it ran, and ended
+    assert [record.state for record in desk.study.records()] == ["completed"] * 4
