@@ -38,6 +38,8 @@ def main() -> int:
         said.append(normalised(text))
         heard.append(recognise(recogniser, wave))
         print(f"{path.name}  {said[-1]} | {heard[-1]}")
+    if not said:
+        sys.exit(f"{folder}: no .wav with its .json; name a folder that csm_ft.generate wrote")
     print(f"word error rate {jiwer.wer(said, heard):.3f} on {len(said)} clips")
     return 0
 

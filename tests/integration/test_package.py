@@ -109,8 +109,9 @@ def test_extra_dev_has_the_development_pins() -> None:
     assert PROJECT["optional-dependencies"]["dev"] == [pin for pin in pins if "==" in pin]
 
 
-def test_extra_judges_has_the_pins_of_its_file() -> None:
-    lines = (ROOT / "requirements-judges.txt").read_text().splitlines()
+def test_extra_judges_has_the_pins_of_its_files() -> None:
+    files = (ROOT / "requirements-judges.txt", ROOT / "requirements-pitch.txt")
+    lines = "\n".join(file.read_text() for file in files).splitlines()
     pins = {line.split()[0] for line in lines if "==" in line and not line.startswith(("#", " "))}
     assert set(PROJECT["optional-dependencies"]["judges"]) <= pins
 
