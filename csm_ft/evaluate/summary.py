@@ -57,11 +57,6 @@ class Difference(NamedTuple):
     low: float
     high: float
 
-    @property
-    def is_zero(self) -> bool:
-        """Whether all resamples are equal, as of two rows that are right everywhere."""
-        return self.low == self.high == 0
-
 
 def difference(own: Sequence[Share], their: Sequence[Share], seed: int = 0) -> Difference | None:
     """Return how a metric differs between two rows, with its 95 % interval over prompts.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from csm_ft.evaluate.judge import JudgedClip
 from csm_ft.evaluate.metrics import METRICS
 from csm_ft.evaluate.results import MODELS, EvaluatedRow
-from csm_ft.evaluate.summary import Difference, Share, difference
+from csm_ft.evaluate.summary import Share, difference
 
 COMPARED = {  # metric -> what it is called in a sentence
     "wer": "words",
@@ -45,10 +45,12 @@ def _compare(one: EvaluatedRow, other: EvaluatedRow) -> str:
             continue
         found = difference(_by_text(one.judged, name), _by_text(other.judged, name))
         detail = f"{show(name, own.value)} against {show(name, their.value)}"
-        if found is not None and not found.is_zero:
-            low, high = (show(name, end) for end in (found.low, found.high))
-            detail += f"; difference {low} to {high}"
-        parts[_relation(found, METRICS[name].better)].append(f"{what} ({detail})")
+        if found is None or found.low <= 0 <= found.high:
+            parts["no clear difference"].append(f"{what} ({detail})")
+            continue
+        detail += f", difference {show(name, found.low)} to {show(name, found.high)}"
+        is_better = (found.low > 0) == (METRICS[name].better == "high")
+        parts["better" if is_better else "worse"].append(f"{what} ({detail})")
     said = [f"{how} in {', '.join(what)}" for how, what in parts.items() if what]
     whom = _NAMES.get(other.kind, other.name)
     return f"{one.name}, compared with {whom}: {'; '.join(said)}." if said else ""
@@ -61,12 +63,6 @@ def _by_text(judged: Sequence[JudgedClip], metric: str) -> list[Share]:
         for one in judged
         if metric in one.shares
     ]
-
-
-def _relation(found: Difference | None, better: str) -> str:
-    if found is None or found.low <= 0 <= found.high:
-        return "no clear difference"
-    return "better" if (found.low > 0) == (better == "high") else "worse"
 
 
 def show(name: str, value: float) -> str:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import sweep
+from csm_ft.evaluate.__main__ import main as evaluate
 from csm_ft.report.page import build_report
 from tests.integration.test_sweep_chaos import Sweep
 from tests.integration.test_train import TINY, rows
@@ -115,3 +116,14 @@ def test_real_trials_with_real_judges(tokens: Path, tmp_path: Path) -> None:
         assert trial["metrics"]["wer"] == best["wer"]
     assert {"wer", "similarity"} <= summary["baseline"]["metrics"].keys()
     assert "judged-wer" in figures((out / "report.html").read_text())
+
+    summary["best"] = 1  # whichever it was: the default has a row of its own beside another
+    (out / "summary.json").write_text(json.dumps(summary))
+    fast = ["--n_prompts", "2", "--max_sec", "0.8", "--device", "cpu"]
+    assert evaluate([str(out), *fast]) == 0
+    found = json.loads((out / "evaluation/evaluation.json").read_text())
+    kinds = [row["kind"] for row in found["rows"]]
+    assert kinds == ["model", "default", "codec", "recordings"]
+    assert found["title"] == "out, trial 1"
+    assert any("compared with the default settings" in said for said in found["verdicts"])
+    assert "compared with the default settings" in (out / "report.html").read_text()

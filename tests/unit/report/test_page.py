@@ -13,6 +13,7 @@ import pytest
 
 from csm_ft.errors import MachineError
 from csm_ft.report.page import build_report
+from csm_ft.runs.folder import SweepFolder
 from tests.helpers.sweep_folder import as_old, make_sweep, write_summary
 from tests.unit.report.reading import NASTY, Sweep, build, figures, prose, scripts
 
@@ -33,6 +34,21 @@ def test_page_says_what_was_found(sweep: Sweep) -> None:
     assert set(figures(text)) >= {"history", "curves", "importance", "slice0"}
     assert len(text.encode()) <= 10_000_000
     assert "Read with caution" in words
+
+
+def test_page_says_what_an_evaluation_found(sweep: Sweep) -> None:
+    out, _ = sweep
+    folder = SweepFolder(out).evaluation
+    assert "Evaluation of" not in prose(build(out))
+    folder.path.mkdir()
+    found = {"title": "voice, trial 3", "verdicts": ["better in <words>."]}
+    folder.results.write_text(json.dumps(found))
+    text = build(out)
+    assert "better in &lt;words&gt;." in text
+    assert "Evaluation of voice, trial 3" in prose(text)
+    assert 'href="evaluation/index.html"' in text
+    folder.results.write_text('{"title": "torn')
+    assert "Evaluation of" not in prose(build(out))
 
 
 def test_page_loads_nothing_from_outside(sweep: Sweep) -> None:
