@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,15 @@ from tests.conftest import ROOT
 EMOTIONS = ("calm", "angry")
 
 
-def expressive(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+SHORT = "wandb: 'off'\nthreads: 1\ngen_max_sec: 0.4\n"
+
+
+def expressive(
+    folder: Path, *more: str, train: str = "max_steps: 2\n"
+) -> subprocess.CompletedProcess[str]:
     files = {
         "pretokenize": "codec: melrvq\n",
-        "train": "max_steps: 2\nwandb: 'off'\nthreads: 1\ngen_max_sec: 0.4\n",
+        "train": train + SHORT,
         "evaluate": "asr: none\nembedder: none\nmax_sec: 0.4\nbase: none\n",
     }
     argv = ["--output", str(folder / "out"), "--num_sentences", "1", *more]
@@ -34,11 +41,11 @@ def expressive(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def write_rows(folder: Path, num_clips: int) -> None:
+def write_rows(folder: Path, num_clips: int, emotions: Sequence[str] = EMOTIONS) -> None:
     clips = sorted((ROOT / "demo/speech/nora").glob("*.flac"))[:num_clips]
     rows = [
-        {"path": str(path), "text": f"Text {i}.", "speaker": "nora", "emotion": EMOTIONS[i % 2]}
-        for i, path in enumerate(clips)
+        {"path": str(path), "text": f"Text {i}.", "speaker": "nora", "emotion": emotion}
+        for i, (path, emotion) in enumerate(zip(clips, cycle(emotions), strict=False))
     ]
     (folder / "acted.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
@@ -65,3 +72,19 @@ def test_failed_step_is_named_and_continued(tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert "encode ended with exit code 2" in wrong.stdout
     assert "names mood, but no row" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_sweep_is_ranked_by_expression_and_done_once(tmp_path: Path) -> None:
+    write_rows(tmp_path, 15, ("neutral", "angry", "calm"))
+    train = "n_epochs: 1\njudge_max_sec: 1\njudge_asr: none\njudge_embedder: none\ngen_every: 0\n"
+    first = expressive(tmp_path, "--sweep", "2", train=train)
+    assert first.returncode == 0, first.stdout + first.stderr
+    (sweep,) = (tmp_path / "out").glob("sweep-*")
+    summary = json.loads((sweep / "summary.json").read_text())
+    assert summary["objective_metric"] == "expression_distance"
+    assert len(summary["trials"]) == 2
+    assert all(trial["value"] is not None for trial in summary["trials"])
+    again = expressive(tmp_path, "--sweep", "2", train=train)
+    assert again.returncode == 0
+    assert again.stdout.count("done already") == 6
