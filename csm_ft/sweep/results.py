@@ -132,13 +132,19 @@ class Results:
         )
 
     def _drop_weights(self, records: Sequence[TrialRecord]) -> None:
-        """Keep the weights of the best few trials and of those that run; metrics all stay."""
+        """Keep the weights of the best few trials and of those that run; metrics all stay.
+
+        Of the default settings, the weights at their best stay, to be compared with.
+        """
         good = [(r.value, r) for r in records if r.is_good and r.value is not None]
         good.sort(key=lambda pair: (pair[1].state != "completed", self._objective.cost(pair[0])))
         kept = {record.number for _, record in good[:KEEP_WEIGHTS]}
         for record in records:
-            if record.has_ended and record.number not in kept:
-                shutil.rmtree(self._folder.trial(record.number).checkpoints, ignore_errors=True)
+            if not record.has_ended or record.number in kept:
+                continue
+            run = self._folder.trial(record.number)
+            for path in run.step_folders() if record.is_default else [run.checkpoints]:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _summary(
         self, state: SweepState, records: Sequence[TrialRecord], verdict: Verdict | None

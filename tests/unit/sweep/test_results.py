@@ -142,10 +142,25 @@ def test_clips_outlive_dropped_weights(desk: Desk) -> None:
         desk.results.write("running")
     ranked = sorted(desk.study.records(), key=lambda r: r.value or 0.0)
     for place, record in enumerate(ranked):
-        folder = desk.configs.folder.trial(record.number).path
-        assert (folder / "checkpoints").exists() == (place < 3)
+        run = desk.configs.folder.trial(record.number)
+        folder = run.path
+        assert run.best.exists() == (place < 3 or record.is_default)
         assert (folder / "val_clips.json").is_file()
         assert (folder / "metrics.jsonl").is_file()
+
+
+def test_the_default_keeps_its_weights_without_the_optimiser(desk: Desk) -> None:
+    desk.run()
+    default = desk.configs.folder.trial(0)
+    state = default.checkpoints / "step_000001"
+    state.mkdir()
+    while desk.study.records()[0] in sorted(desk.study.records(), key=lambda r: r.value or 0.0)[:3]:
+        desk.results.write("running")
+        assert state.is_dir()
+        desk.run()
+    desk.results.write("running")
+    assert default.best.is_dir()
+    assert not state.exists()
 
 
 def test_best_weights_survive_a_kill(desk: Desk) -> None:
