@@ -7,6 +7,7 @@ This process owns the study and imports no torch; workers run the trials (csm_ft
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csm_ft.cli import run_program
@@ -26,6 +27,11 @@ def main(argv: Sequence[str], *, trainer: str = "train", describe: "Describe | N
 
     def program() -> int:
         request = parse(argv)
+        if request.sweep.status:
+            from csm_ft.sweep.status import describe_sweep
+
+            print(describe_sweep(Path(request.sweep.status)))
+            return 0
         from csm_ft.sweep.run import run_sweep  # here: --help needs neither optuna nor numpy
 
         return run_sweep(request, trainer=trainer, describe=describe)

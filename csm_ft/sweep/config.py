@@ -43,6 +43,13 @@ class SweepConfig(Options):
     output_dir: str = option(
         "./sweep", "Folder of the study; the same folder resumes it.", group="sweep", path=True
     )
+    status: str = option(
+        "",
+        "Tell how the sweep in this folder stands: counts, best, running trials, failures. Starts"
+        " nothing.",
+        group="sweep",
+        path=True,
+    )
     sampler: Literal["tpe", "random"] = option(
         "tpe", "Where to look next: by the results so far, or anywhere.", group="sweep"
     )
