@@ -36,6 +36,12 @@ class SweepConfig(Options):
         20, "Trials in the study, counted over all calls of this command.", group="sweep", ge=1
     )
     n_gpus: int = option(1, "GPUs to use; without a GPU, workers on the CPU.", group="sweep", ge=1)
+    gpus: list[str] = option(
+        [],
+        "Which GPUs, as 0,3, in place of the first n_gpus; repeatable, or a list with commas.",
+        group="sweep",
+        repeatable=True,
+    )
     trials_per_gpu: int = option(1, "Trials at the same time on each GPU.", group="sweep", ge=1)
     study_name: str = option(
         "csm-sweep", "Name of the study, and the W&B group of its trials.", group="sweep"
@@ -114,6 +120,12 @@ class SweepConfig(Options):
     def _constraints(cls, value: Any) -> Any:
         texts = [value] if isinstance(value, str) else value
         return [str(one) for one in parse_all([str(text) for text in texts])]
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _each_gpu(cls, value: Any) -> Any:
+        texts = value if isinstance(value, list) else [value]
+        return [one.strip() for text in texts for one in str(text).split(",")]
 
     @field_validator("study_name")
     @classmethod

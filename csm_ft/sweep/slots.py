@@ -30,39 +30,56 @@ class Machine:
 
 
 def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> Machine:
-    """Return one slot per worker: n_gpus x trials_per_gpu of them.
+    """Return one slot per worker: trials_per_gpu for each of the GPUs.
 
-    They are on the CPU where there is no GPU or `device` says so. Raises ConfigError when more GPUs
-    are asked for than there are.
+    They are on the CPU where there is no GPU or `device` says so. Raises ConfigError when GPUs are
+    asked for that are not there.
     """
-    num_workers = sweep.n_gpus * sweep.trials_per_gpu
+    wanted = sweep.gpus
+    num_workers = (len(wanted) or sweep.n_gpus) * sweep.trials_per_gpu
     num_cores = len(os.sched_getaffinity(0))
     threads = threads or max(1, num_cores // num_workers)
     gpus = visible_gpus() if device != "cpu" else []
     if device.startswith("cuda:"):
         raise ConfigError(
-            f"device {device}: a sweep gives each worker its GPU; choose GPUs by"
-            " CUDA_VISIBLE_DEVICES and --n_gpus"
+            f"device {device}: a sweep gives each worker its GPU; choose GPUs by --gpus"
+            " 0,1 or CUDA_VISIBLE_DEVICES"
         )
     if not gpus and device == "cuda":
         raise ConfigError(
             "device cuda: nvidia-smi finds no GPU on this machine; drop --device, or use"
             " --device cpu"
         )
+    if wanted:
+        gpus = _check_wanted(wanted, gpus, device)
     if not gpus:
         reason = "as --device says" if device == "cpu" else "no GPU on this machine"
         return _cpu_machine(reason, num_workers, threads, num_cores)
-    if sweep.n_gpus > len(gpus):
+    if not wanted and sweep.n_gpus > len(gpus):
         raise ConfigError(
             f"n_gpus {sweep.n_gpus} is more than the {len(gpus)} GPUs of this machine; use --n_gpus"
             f" {len(gpus)}, with --trials_per_gpu above 1 if several trials fit one GPU"
         )
     slots = []
     for place in range(sweep.trials_per_gpu):  # all GPUs get their first worker first
-        for gpu in gpus[: sweep.n_gpus]:
+        for gpu in gpus[: len(wanted) or sweep.n_gpus]:
             name = f"gpu{gpu}.{place}" if place else f"gpu{gpu}"
             slots.append(Slot(name, _environment(gpu, threads)))
     return Machine("cuda", slots, threads)
+
+
+def _check_wanted(wanted: list[str], gpus: list[str], device: str) -> list[str]:
+    """Return the GPUs of --gpus; ConfigError for one that is not there, or stands twice."""
+    asked = ",".join(wanted)
+    if device == "cpu":
+        raise ConfigError(f"gpus {asked} and --device cpu contradict each other; drop one of them")
+    missing = [name for name in wanted if name not in gpus]
+    if missing:
+        have = f"it may use {', '.join(gpus)}" if gpus else "nvidia-smi finds none"
+        raise ConfigError(f"gpus {asked}: this machine has no GPU {missing[0]!r}; {have}")
+    if len(set(wanted)) < len(wanted):
+        raise ConfigError(f"gpus {asked}: a GPU stands twice; use --trials_per_gpu for two on one")
+    return wanted
 
 
 def _cpu_machine(reason: str, num_workers: int, threads: int, num_cores: int) -> Machine:

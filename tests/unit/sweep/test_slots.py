@@ -40,6 +40,36 @@ def test_too_many_gpus_are_refused() -> None:
         choose_machine(SweepConfig(n_gpus=3), device="auto", threads=0)
 
 
+def test_chosen_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    machine = choose_machine(
+        SweepConfig.model_validate({"gpus": "3, 0", "trials_per_gpu": 2}), device="auto", threads=0
+    )
+    assert [slot.name for slot in machine.slots] == ["gpu3", "gpu0", "gpu3.1", "gpu0.1"]
+    assert SweepConfig.model_validate({"gpus": 3}).gpus == ["3"]  # of a YAML file
+    assert SweepConfig.model_validate({"gpus": [0, "1,2"]}).gpus == ["0", "1", "2"]
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("gpus", "device", "message"),
+    [
+        (["0"], "auto", "gpus 0: this machine has no GPU '0'; it may use 2, 5"),
+        (["5", "5"], "auto", "gpus 5,5: a GPU stands twice; use --trials_per_gpu"),
+        (["5"], "cpu", "gpus 5 and --device cpu contradict each other"),
+    ],
+)
+def test_chosen_gpus_must_be_there(gpus: list[str], device: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        choose_machine(SweepConfig(gpus=gpus), device=device, threads=0)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_chosen_gpu_without_any() -> None:
+    with pytest.raises(ConfigError, match="has no GPU '0'; nvidia-smi finds none"):
+        choose_machine(SweepConfig(gpus=["0"]), device="auto", threads=0)
+
+
 @pytest.mark.usefixtures("two_gpus")
 def test_named_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES"):
