@@ -165,7 +165,7 @@ def _argument(
     elif extra(field)["repeatable"]:
         keywords |= {"action": "append"}
     elif str(field.annotation).startswith("list"):
-        keywords |= {"nargs": "+"}
+        keywords |= {"nargs": "+", "action": "extend"}  # a flag given twice keeps both
     other_names = [alias for alias, meant in aliases.items() if meant == name]
     return [f"--{spelling}" for spelling in (name, *other_names)], keywords
 

@@ -65,6 +65,14 @@ def test_use_amp_false_is_false() -> None:
     assert build(CsmConfig, {"use_amp": True}).dtype == "bf16"
 
 
+def test_a_list_option_given_twice_keeps_both() -> None:
+    argv = ("--user", "a.wav", "b.wav", "--user", "c.wav")
+    config = parse_args(
+        MoshiGenerateConfig, (*argv, "--model", "exp/a"), program="", description=""
+    )
+    assert config.user == ["a.wav", "b.wav", "c.wav"]
+
+
 def test_the_public_trainers_yaml_runs_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "finetune_param_defaults.yaml"
     path.write_text(
