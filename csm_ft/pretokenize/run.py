@@ -27,8 +27,6 @@ from csm_ft.data.inspect import inspect_files
 from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
 from csm_ft.data.token_file import write_store
-from csm_ft.datasets.metadata import read_metadata
-from csm_ft.datasets.tables import TAGS, Columns
 from csm_ft.device import choose_device
 from csm_ft.errors import AudioError, ConfigError
 from csm_ft.families.base import Family
@@ -38,11 +36,10 @@ from csm_ft.pretokenize.clips import (
     Rejections,
     Span,
     check_row,
-    choose_rows,
     hold_out,
     report_early_ends,
 )
-from csm_ft.pretokenize.columns import check_columns, describe_tags
+from csm_ft.pretokenize.columns import describe_tags
 from csm_ft.pretokenize.encode import ClipCache, Encoded, encode_missing
 from csm_ft.pretokenize.labels import Labels
 from csm_ft.pretokenize.note_kinds import Place
@@ -54,6 +51,7 @@ from csm_ft.pretokenize.notes import (
     find_notes,
     write_notes,
 )
+from csm_ft.pretokenize.read_rows import read_rows
 from csm_ft.pretokenize.stretches import join_rows
 from csm_ft.pretokenize.trim import trim_silence
 
@@ -189,7 +187,7 @@ def _check_channel(job: Job) -> None:
 def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     """Read and check all rows, and return those of each split that can be encoded."""
     config = job.config
-    rows = _read_rows(job, rejections)
+    rows = read_rows(job, rejections)
     every_row = list(itertools.chain.from_iterable(rows.values()))
     rejections.num_rows = len(every_row) + len(rejections)
     _print_default_speaker(config, every_row)
@@ -225,38 +223,6 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     if job.encoder.max_gap_sec:
         spans = join_rows(job, spans, files, rejections)
     return spans
-
-
-def _read_rows(job: Job, rejections: Rejections) -> dict[str, list[Row]]:
-    """Read the rows of each split; without `val_data` there may be none but train."""
-    config = job.config
-    rows: dict[str, list[Row]] = {}
-    for split, name in zip(SPLITS, (config.train_data, config.val_data), strict=True):
-        if name:
-            wanted = SPLITS if split == "train" and not config.val_data else (split,)
-            found, bad = read_metadata(
-                Path(name),
-                sql_table=config.sql_table,
-                columns=Columns(config.column_of),
-                splits=wanted,
-                keep={*TAGS, *job.encoder.columns} | ({config.heard_column.lower()} - {""}),
-                words=job.encoder.word_lists,
-                tell=lambda line: console.print(line, markup=False),
-            )
-            chosen = choose_rows(split, found, is_alone=not config.val_data)
-            used = set(wanted) if any(row.split in wanted for row in found) else set()
-            for one in bad:
-                if not used or one.split in {"", *used}:
-                    rejections.add("val" if one.split == "val" else split, [one])
-            rows |= chosen
-    if config.level_dbfs and any(row.tags.get("emotion") for row in rows.get("train", [])):
-        console.print(
-            f"--level_dbfs {config.level_dbfs:g}: these rows have emotions, and how loud they are"
-            " said is taken away; leave the option out to keep it",
-            style="yellow",
-        )
-    check_columns(job.encoder.columns, [row.tags for row in rows.get("train", [])])
-    return rows
 
 
 def _print_default_speaker(config: PretokenizeConfig, rows: Sequence[Row]) -> None:
