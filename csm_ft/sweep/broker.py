@@ -32,6 +32,7 @@ from csm_ft.sweep.records import Objective, TrialRecord, best_of
 from csm_ft.sweep.slots import Slot
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import Configs
+from csm_ft.sweep.watchdog import Watchdog, wake
 from csm_ft.sweep.worker_process import Job, WorkerProcess, describe_exit
 
 TICK_SEC = 0.5
@@ -79,6 +80,7 @@ class Broker:
         self._trainer, self._watcher, self._check_data = trainer, watcher, check_data
         self._sweep = configs.sweep
         self._faults = Faults(self._sweep.max_attempts, self._sweep.n_trials)
+        self._watchdog = Watchdog(self._sweep.hang_sec)
         self._selector = selectors.DefaultSelector()
         self._workers: list[WorkerProcess] = []
         # Begun before: adopted from an earlier process, or taken from a dead worker.
@@ -179,6 +181,7 @@ class Broker:
 
     def _send_job(self, worker: WorkerProcess, job: Job, config: dict[str, object]) -> None:
         self._study.event("dispatched", trial=job.trial, attempt=job.attempt, slot=worker.slot.name)
+        self._watchdog.began(worker.slot.name)
         worker.start(job, config)
 
     # Taking in what workers report
@@ -196,6 +199,8 @@ class Broker:
                 self._died(worker)
             else:
                 self._handle(worker, message)
+        for worker in self._workers:
+            self._watchdog.check(worker)
 
     def _handle(self, worker: WorkerProcess, message: FromWorker) -> None:
         if isinstance(message, Ready):
@@ -204,6 +209,7 @@ class Broker:
             return
         if worker.job != (message.trial, message.attempt):
             return  # of an attempt that is over
+        self._watchdog.heard(worker.slot.name, is_progress=isinstance(message, Progress))
         if isinstance(message, Progress):
             self._faults.reached(message.trial, message.examples)
         elif isinstance(message, Validated):
@@ -382,6 +388,7 @@ class Broker:
         deadline_sec = time.monotonic() + PAUSE_SEC
         for worker in self._workers:
             if worker.trial is not None:
+                wake(worker)  # a stopped one could not save
                 worker.send(Pause())
         while self._stop_requests < 2 and time.monotonic() < deadline_sec:
             if all(worker.trial is None for worker in self._workers):

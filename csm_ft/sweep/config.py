@@ -93,6 +93,13 @@ class SweepConfig(Options):
     max_attempts: int = option(
         3, "Worker deaths without progress before a trial is set aside.", group="sweep", ge=1
     )
+    hang_sec: float = option(
+        0.0,
+        "Seconds without a step after which a worker counts as hanging and is killed; 0 = 10 times"
+        " the median, at least 1800, as validations and checkpoints are no steps.",
+        group="sweep",
+        ge=0,
+    )
     seed: int = option(0, "Seed of the sampler, and of every trial.", group="run")
     wandb_project: str = option(
         SWEEP_WANDB_PROJECT,

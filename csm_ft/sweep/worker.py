@@ -8,6 +8,7 @@ whatever kills that.
 import argparse
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import importlib
 import math
@@ -205,6 +206,7 @@ def die_with_parent() -> None:
 def main(argv: Sequence[str]) -> None:
     """Entry point; returns never."""
     die_with_parent()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # to the log: see watchdog.py
     parser = argparse.ArgumentParser(prog="csm_ft.sweep.worker")
     parser.add_argument(
         "--link", type=int, required=True, help="file descriptor of the link to the orchestrator"

@@ -41,7 +41,7 @@ class WorkerProcess:
         self.is_ready = False
         self.job: Job | None = None
         self._began_sec = 0.0
-        self._log = log
+        self.log = log
         self.link, theirs = Link[FromWorker].open(FROM_WORKER)
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
@@ -97,7 +97,7 @@ class WorkerProcess:
 
     def log_end(self) -> str:
         """Return the last lines of its log."""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-_LOG_LINES:])
 
 

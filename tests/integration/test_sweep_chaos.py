@@ -560,6 +560,24 @@ def test_killed_workers_and_orchestrator(tmp_path: Path) -> None:
     sweep.check_metrics()
 
 
+def test_stopped_worker(tmp_path: Path) -> None:
+    argv = ("--n_trials", "4", "--n_gpus", "2", "--hang_sec", "2")
+    sweep = Sweep(tmp_path, *argv, faults={"slow_sec": 0.1})
+    with sweep.start() as process:
+        log = sweep.out / "trials" / "0000" / "steps.log"
+        wait_for(lambda: log.is_file() and len(log.read_text().split()) >= 3, sec=20)
+        slot = next(e["slot"] for e in sweep.events("dispatched") if e["trial"] == 0)
+        pid = next(e["pid"] for e in sweep.events("worker started") if e["slot"] == slot)
+        os.kill(pid, signal.SIGSTOP)
+        output = " ".join(process.communicate(timeout=60)[0].split())
+    assert process.returncode == 0, output
+    assert f"trial 0 on {slot} hangs: silent for 2 s" in output
+    assert "most recent call first" in (sweep.out / "workers" / f"{slot}.log").read_text()
+    assert [e["trial"] for e in sweep.events("worker died")] == [0]
+    sweep.check_whole(4)
+    sweep.check_metrics()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_constant_kills_of_everything(tmp_path: Path) -> None:
