@@ -1,15 +1,15 @@
 """What a study keeps with each of Optuna's trials, and the sampler that draws one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from csm_ft.evaluate.metrics import is_judged
-from csm_ft.sweep.asha import Rungs
+from csm_ft.sweep.asha import Curve, Rungs
 from csm_ft.sweep.config import SweepConfig
-from csm_ft.sweep.records import FAILED, State
+from csm_ft.sweep.records import FAILED, Objective, State
 
 _METRICS = "metrics after {} examples"
 
@@ -43,6 +43,22 @@ def metrics_key(examples: int | None) -> str:
 def curve_of(frozen: FrozenTrial) -> dict[int, float]:
     """Return the objective by examples seen."""
     return {e: value for e, value in frozen.intermediate_values.items() if e > 0}
+
+
+def costs_of(frozen: FrozenTrial, objective: Objective) -> dict[int, float]:
+    """Return the objective by examples seen so that lower is better."""
+    return {e: objective.cost(value) for e, value in curve_of(frozen).items()}
+
+
+def rivals_of(own: FrozenTrial, trials: Sequence[FrozenTrial], objective: Objective) -> list[Curve]:
+    """Return the costs of the longest good trial of each other setting.
+
+    Only one for each: copies must not fill the best 1/eta.
+    """
+    key = key_of(own.params)
+    good = [t for t in trials if not has_failed(t) and key_of(t.params) != key]
+    good.sort(key=lambda t: len(curve_of(t)))
+    return list({key_of(t.params): costs_of(t, objective) for t in good}.values())
 
 
 def state_of(frozen: FrozenTrial) -> State:

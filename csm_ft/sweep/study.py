@@ -21,12 +21,14 @@ from csm_ft.sweep.constraints import Constraint, violated
 from csm_ft.sweep.importance import Point, measure_importance
 from csm_ft.sweep.journal import open_journal
 from csm_ft.sweep.optuna_trials import (
+    costs_of,
     curve_of,
     first_judged,
     has_failed,
     key_of,
     make_sampler,
     metrics_key,
+    rivals_of,
     state_of,
 )
 from csm_ft.sweep.records import (
@@ -60,7 +62,7 @@ class SweepStudy:
         self._running: dict[int, Trial] = {}
         self._ended: dict[int, TrialRecord] = {}  # these never change
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._study.sampler = self._sampler(frozen.number)
+            self._study.sampler = make_sampler(self.plan.sweep, frozen.number)
             self._running[frozen.number] = Trial(study, frozen._trial_id)
             if "outcome" in frozen.user_attrs:  # killed between deciding and telling
                 self._tell(frozen.number)
@@ -146,7 +148,7 @@ class SweepStudy:
         number = self.num_started
         if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self._enqueue(number)
-        self._study.sampler = self._sampler(number)
+        self._study.sampler = make_sampler(self.plan.sweep, number)
         trial = self._study.ask()
         assert trial.number == number, (
             f"expected trial {number}, got {trial.number}: is another program writing to it?"
@@ -160,7 +162,7 @@ class SweepStudy:
 
         What a kill left undrawn is drawn now, from the same seed.
         """
-        self._study.sampler = self._sampler(number)
+        self._study.sampler = make_sampler(self.plan.sweep, number)
         return self.plan.space.suggest(self._running[number])
 
     def seed(self, number: int) -> int:
@@ -195,7 +197,7 @@ class SweepStudy:
         """
         trial, value = self._running[number], metrics[self.plan.metric]
         assert value is not None, "a worker reports finite objectives only"
-        curve = self._costs(self._frozen(number))
+        curve = costs_of(self._frozen(number), self._objective)
         stop_at = trial.user_attrs.get("stop_at")
         is_new = examples > 0 and examples not in curve
         if is_new:
@@ -271,7 +273,7 @@ class SweepStudy:
             points = [Point(t, self._objective.cost(value)) for t, value in values]
             extreme = "highest" if self._objective.higher_is_better else "lowest"
             return f"{extreme} {label}", measure_importance(points)
-        points = [Point(t, rungs.value(self._costs(t), 0)) for t in good]
+        points = [Point(t, rungs.value(costs_of(t, self._objective), 0)) for t in good]
         return f"{label} at {rungs.shares[0]} of the run", measure_importance(points)
 
     def event(self, kind: str, **facts: Any) -> None:
@@ -304,7 +306,7 @@ class SweepStudy:
         if self._settings is None:
             return None
         scratch = optuna.create_study(
-            sampler=self._sampler(number), direction=self._objective.direction
+            sampler=make_sampler(self.plan.sweep, number), direction=self._objective.direction
         )
         scratch.add_trials(self._study.get_trials(deepcopy=False))
         proposal = self.plan.space.suggest(scratch.ask())
@@ -323,13 +325,9 @@ class SweepStudy:
     def _may_continue(self, number: int, curve: asha.Curve) -> bool:
         if number == 0 or self.plan.sweep.pruner != "asha" or self.plan.is_learning_curve:
             return True
-        own = key_of(self._frozen(number).params)
         trials = self._study.get_trials(deepcopy=False)
-        good = [t for t in trials if not has_failed(t) and key_of(t.params) != own]
-        # The longest trial of each other setting: copies must not fill the best 1/eta.
-        good.sort(key=lambda t: len(curve_of(t)))
-        rivals = {key_of(t.params): self._costs(t) for t in good}
-        return asha.may_continue(curve, list(rivals.values()), self.plan.rungs, self.plan.sweep.eta)
+        rivals = rivals_of(trials[number], trials, self._objective)
+        return asha.may_continue(curve, rivals, self.plan.rungs, self.plan.sweep.eta)
 
     def _tell(self, number: int) -> None:
         """Tell Optuna the outcome that is written down.
@@ -361,7 +359,7 @@ class SweepStudy:
         state = state_of(frozen)
         outcome = attrs["outcome"] if frozen.state.is_finished() else {}
         best = outcome.get("best") or {}
-        lowest = self.plan.rungs.best(self._costs(frozen))
+        lowest = self.plan.rungs.best(costs_of(frozen, self._objective))
         own = None if lowest is None else self._objective.cost(lowest)
         value = best.get(self.plan.metric, own)
         # A running trial has no `best` yet: its best validation is where the curve is lowest.
@@ -391,13 +389,6 @@ class SweepStudy:
             first_judged=first_judged(frozen, self.plan.rungs),
         )
 
-    def _costs(self, frozen: FrozenTrial) -> dict[int, float]:
-        """Return the objective by examples seen so that lower is better."""
-        return {e: self._objective.cost(value) for e, value in curve_of(frozen).items()}
-
     def run_dir(self, number: int) -> str:
         """Return the run folder of a trial, relative to the sweep's."""
         return self.folder.trial(number).path.relative_to(self.folder.path).as_posix()
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return make_sampler(self.plan.sweep, number)
