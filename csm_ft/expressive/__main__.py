@@ -19,6 +19,7 @@ from csm_ft.errors import ConfigError
 from csm_ft.expressive import guide
 from csm_ft.expressive.config import PROGRAM, ExpressiveConfig
 from csm_ft.expressive.steps import Step, Steps
+from csm_ft.families import DEFAULT_FAMILY, open_family
 
 _NUM_LATER = 5  # steps behind the imports
 _INTERRUPTED = 130  # the exit code of every program after Ctrl-C
@@ -26,6 +27,7 @@ _INTERRUPTED = 130  # the exit code of every program after Ctrl-C
 
 def run(config: ExpressiveConfig) -> int:
     """Run all steps that are not done; return the exit code of the first that fails, or 0."""
+    _check_family(config)
     folder = Path(config.output)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,6 +42,18 @@ def run(config: ExpressiveConfig) -> int:
                 console.print(f"{step.name} {end}; the same command continues there", markup=False)
                 return code
     return 0
+
+
+def _check_family(config: ExpressiveConfig) -> None:
+    """Raise ConfigError for a family whose texts take no tags."""
+    for path in filter(None, (config.pretokenize_config, config.train_file)):
+        name = (load_yaml(Path(path)) or {}).get("family", DEFAULT_FAMILY)
+        if "text_template" not in open_family(name).pretokenize_config.model_fields:
+            raise ConfigError(
+                f"{path}: family {name}: emotions are tags in the texts that a model speaks, and"
+                f" this family takes no text template; drop the key, or run pretokenize.py and"
+                " train.py by themselves"
+            )
 
 
 def _plan(config: ExpressiveConfig, folder: Path) -> Iterator[Step]:

@@ -14,7 +14,7 @@ _FLAGS = {
     "--config": "--train_config FILE, with the names below",
 }
 _KEYS: Mapping[str, str] = {
-    "moshi_paths": "model_name_or_checkpoint_path",
+    "moshi_paths": "model_name_or_checkpoint_path, of weights that speak texts with tags (CSM)",
     "dataset": "the folders behind the command; --balance, --text_template",
     "lora.enable": "method: lora",
     "lora.rank": "lora_rank",

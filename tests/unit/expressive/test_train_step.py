@@ -8,7 +8,7 @@ import pytest
 
 from csm_ft.config.yaml_file import load_yaml
 from csm_ft.errors import ConfigError
-from csm_ft.expressive.__main__ import _train
+from csm_ft.expressive.__main__ import _train, run
 from csm_ft.expressive.config import ExpressiveConfig
 from tests.conftest import ROOT
 
@@ -64,3 +64,15 @@ def test_other_sentences_are_another_sweep(tokens: Path) -> None:
     speak(tokens.parent, "neutral", "sad")
     assert argv_of(tokens, sweep=3)[-1] != before
     assert argv_of(tokens)[-1] == argv_of(tokens)[-1]
+
+
+@pytest.mark.parametrize("option", ["pretokenize_config", "train_config"])
+def test_a_family_without_tags_is_refused_before_the_first_step(
+    tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "own.yaml").write_text("family: moshi\n")
+    out = tmp_path / "out"
+    values = {"folders": [str(tmp_path)], "output": str(out), option: str(tmp_path / "own.yaml")}
+    with pytest.raises(ConfigError, match=r"own.yaml: family moshi: .* takes no text template"):
+        run(ExpressiveConfig.model_validate(values))
+    assert not out.exists()
