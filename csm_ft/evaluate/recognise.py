@@ -110,7 +110,7 @@ class Whisper:
         _check_language(source, language, self.languages)
         self.language = language or ("en" if is_english else None)
         label = Path(source).name if source in _sizes() or not Path(source).exists() else source
-        search = f"beam of {_BEAM_SIZE}, {_BOUNDS}"
+        search = f"beam of {_BEAM_SIZE}, {_MARGIN_SEC} s of silence around, {_BOUNDS}"
         self.name = f"faster-whisper {version('faster-whisper')}, {_label(label)}, {search}"
 
     def hear(self, wave: Wave) -> str:
