@@ -120,7 +120,7 @@ def read_evaluation(folder: SweepFolder) -> EvaluationInWords | None:
     try:
         found = json.loads(folder.evaluation.results.read_text(encoding="utf-8"))
         return EvaluationInWords(found["title"], found["verdicts"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

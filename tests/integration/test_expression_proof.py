@@ -195,5 +195,5 @@ def test_untagged_voice_stays(proof: Proof) -> None:
     pitch_st, level_db, _ = np.nanmedian(proof.untagged - proof.before, axis=0)
     rate = np.nanmedian(proof.untagged[:, 2] / proof.before[:, 2])
     assert abs(pitch_st) < 1
-    assert abs(level_db) < 2  # 1.2 dB softer when it was measured
+    assert abs(level_db) < 2  # 1.1 dB louder when it was measured
     assert abs(np.log(rate)) < np.log(1.1)

@@ -47,6 +47,8 @@ def test_page_says_what_an_evaluation_found(sweep: Sweep) -> None:
     assert "better in &lt;words&gt;." in text
     assert "Evaluation of voice, trial 3" in prose(text)
     assert 'href="evaluation/index.html"' in text
+    folder.results.write_text("[]")
+    assert "Evaluation of" not in prose(build(out))
     folder.results.write_text('{"title": "torn')
     assert "Evaluation of" not in prose(build(out))
 
