@@ -48,3 +48,24 @@ class GenerateConfig(Options):
         if not self.model:
             raise ValueError("--model is missing: name a run, a folder of weights, or a hub name")
         return self
+
+
+class SpokenGenerateConfig(GenerateConfig):
+    """Options of families that speak texts."""
+
+    text: list[str] = option([], "Text to sample; repeatable.", group="prompts", repeatable=True)
+    emotion: str = option(
+        "", "Emotion of prompts that name none, as in training: angry.", group="prompts"
+    )
+    tag: list[str] = option(
+        [],
+        "Any other column that the model was trained with, as style=whisper; repeatable.",
+        group="prompts",
+        repeatable=True,
+    )
+    prompts: str = option(
+        "",
+        "JSON file of prompts with speakers and context (README, Generate).",
+        group="prompts",
+        path=True,
+    )

@@ -68,9 +68,9 @@ def read_metadata(
 
     A folder must hold the `corpus` of that name; without a name, its files tell. Of a folder whose
     parts are splits only the `splits` are read, all if there are none of these. Of further columns
-    those of `keep` (lower case) become the tags of a row, with None all. With `words` every row has
-    words with times, and its text is what these say, unless it has one. `tell` is called with what
-    the data were taken for, and with what of them is not used.
+    those of `keep` (lower case) become the tags of a row, with None all. With `words` rows have
+    words with times, and their text is what these say, unless they have one. `tell` is called with
+    what the data were taken for, and with what of them is not used.
 
     Returns:
         The good rows and the others, each in the file's order.
@@ -297,7 +297,8 @@ class _Reader:
                 reasons["words"] = words
             else:
                 values["words"] = words
-                values.setdefault("text", " ".join(one.text for one in words))
+                if words:
+                    values.setdefault("text", " ".join(one.text for one in words))
         outcome = _check_row(record.where, values, reasons, record.folder)
         if isinstance(outcome, Row):
             checked.row = outcome

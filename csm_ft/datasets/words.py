@@ -32,9 +32,10 @@ class WordLists:
     """Where the words of a sound are found."""
 
     folder: Path | None = None  # of files named after the sounds; None = beside each
+    are_needed: bool = True  # False: a row may have a text alone
 
     def find(self, value: Any, sound: Path, base: Path) -> tuple[Word, ...] | Reason:
-        """Return the words of a row, or why they cannot be used.
+        """Return the words of a row, or why they cannot be used; () = there are none.
 
         `value` is its column: a list, JSON, or a path relative to `base`; None = a file.
         """
@@ -48,6 +49,8 @@ class WordLists:
             return _words(value.tolist() if hasattr(value, "tolist") else value, "words")
         place = (self.folder or sound.parent) / f"{sound.stem}.json"
         if not place.is_file():
+            if not self.are_needed:
+                return ()
             return Reason(
                 f"its words with times are not there: no column {' or '.join(COLUMNS)}, and no"
                 f" {place}; add one of them"

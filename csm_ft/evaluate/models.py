@@ -15,7 +15,7 @@ from csm_ft.evaluate.evaluator import Evaluator
 from csm_ft.evaluate.judge import SpokenClip
 from csm_ft.evaluate.on_data import measure_on_data
 from csm_ft.evaluate.results import Kind
-from csm_ft.evaluate.speaking import ask, make_script, speak, speaks
+from csm_ft.evaluate.speaking import ask, make_script, speak
 from csm_ft.families.base import EncoderRecord, Family
 from csm_ft.families.model import SpeechModel
 from csm_ft.generate.run import Generator
@@ -48,21 +48,22 @@ def evaluate_models(evaluator: Evaluator, job: Job) -> None:
     """Add rows for the weights, for their base, and for the real recordings of the prompts."""
     config, store, family = job.config, job.store, job.family
     rows: list[int] = []
-    if speaks(job.family):
+    speaks = family.speaks_texts(store)
+    if speaks:
         chosen = _choose(evaluator, job)
         chosen.write(evaluator.folder / _PROMPTS)
         evaluator.notes += chosen.notes
         rows = list(chosen.rows) or list(range(min(config.n_prompts, len(store.splits["val"]))))
     else:
         evaluator.notes.append(
-            f"the family {family.name} does not speak: it is measured on the data only"
+            f"the family {family.name} speaks no texts of these data: it is measured on them only"
         )
     for name, kind, loaded in _models(evaluator, job):
         model = loaded.requires_grad_(False).to(choose_device(config.device))
         train_config = job.train_config()
         examples = family.arrange(store.splits["val"], train_config, evaluate=True)
         on_data, by_group = measure_on_data(model, family, examples, train_config)
-        clips = _speak(evaluator, job, model, kind) if speaks(job.family) else []
+        clips = _speak(evaluator, job, model, kind) if speaks else []
         evaluator.add(name, kind, clips, on_data=on_data, by_group=by_group)
     evaluator.add_real([("val", row) for row in rows])
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from csm_ft.data import audio
+from csm_ft.data.audio import Wave
+from csm_ft.data.measures import FLOOR_DBFS, mean_power, to_dbfs
 from csm_ft.data.split import Split, Store
 from csm_ft.errors import AudioError, ConfigError
 from csm_ft.evaluate.judge import Judges, References, SpokenClip, embed_voices, recording_key
@@ -17,6 +19,7 @@ from csm_ft.families.base import Encoder
 
 NUM_REFERENCES = 8  # training clips per speaker that voices are compared with
 MAX_SPEAKERS = 20
+_NOTHING_BELOW_OTHER_DB = 20.0  # a side this far below the other says nothing
 
 
 def through_codec(split: Split, rows: Sequence[int], encoder: Encoder) -> Iterator[SpokenClip]:
@@ -24,9 +27,21 @@ def through_codec(split: Split, rows: Sequence[int], encoder: Encoder) -> Iterat
     for row in rows:
         wave = encoder.decode(split.arrays(row))
         if wave is not None:
-            # Judges hear one channel: of a dialogue both sides at once, as in its recording.
-            wave = wave.mean(axis=0) if wave.ndim == 2 else wave
-            yield replace(_clip(split, row), wave=wave, sample_rate_hz=encoder.sample_rate_hz)
+            wave, rate_hz = one_channel(wave), encoder.sample_rate_hz
+            yield replace(_clip(split, row), wave=wave, sample_rate_hz=rate_hz)
+
+
+def one_channel(wave: Wave) -> Wave:
+    """Return what judges hear of a wave [N] or [2, N]: both sides at once, as in a recording.
+
+    A side that says nothing, as a user who is silent, is left out.
+    """
+    if wave.ndim == 1:
+        return wave
+    levels = [to_dbfs(mean_power(side)) if side.size else FLOOR_DBFS for side in wave]
+    if abs(levels[0] - levels[1]) > _NOTHING_BELOW_OTHER_DB:
+        return wave[int(np.argmax(levels))]
+    return wave.mean(axis=0)
 
 
 def as_recorded(
@@ -64,8 +79,11 @@ def samples_of(folder: Path) -> dict[str, list[SpokenClip]]:
         facts = _facts(path)
         if facts is None or not path.with_suffix(".wav").is_file():
             continue
-        rate = audio.probe(path.with_suffix(".wav")).sample_rate_hz
-        wave = audio.load(path.with_suffix(".wav"), sample_rate_hz=rate)
+        header = audio.probe(path.with_suffix(".wav"))
+        rate, channel = header.sample_rate_hz, "both" if header.num_channels == 2 else "mix"
+        wave = one_channel(
+            audio.load(path.with_suffix(".wav"), sample_rate_hz=rate, channel=channel)
+        )
         clip = SpokenClip(
             path.with_suffix(".wav").name,
             wave if facts.get("seconds", 1) else wave[:0],

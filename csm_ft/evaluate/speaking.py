@@ -16,7 +16,6 @@ from csm_ft.generate.run import Generator, write_takes
 
 BATCH_SIZE = 8  # prompts per batch, unless another is asked for
 _DRAWN_BY = ("temperature", "topk", "text_temperature", "text_topk")  # gen_... of a run
-_PROMPTS = "prompts"  # the option of families that speak
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,6 @@ class Script:
     prompts: Sequence[Prompt]
     sampling: SamplingOptions
     config: GenerateConfig
-
-
-def speaks(family: Family) -> bool:
-    """Tell whether the family takes texts to speak."""
-    return _PROMPTS in family.generate_config.model_fields
 
 
 def ask(family: Family, options: Mapping[str, object], run: TrainConfig) -> GenerateConfig:

@@ -60,7 +60,9 @@ def export(
         console.print(line, markup=False)
     if proof.warning:
         console.print(proof.warning, markup=False)
-    console.print(f"{output}: {kind}, {dtype}, of {source.label}", markup=False)
+    console.print(f"{output}: {kind}, {dtype}, of {source.label}; it is loaded by:", markup=False)
+    lines = exporter.snippet().replace("THIS_FOLDER", str(output)).splitlines()
+    print("\n".join(line for line in lines if not line.startswith("```")), flush=True)
     return proof
 
 

@@ -1,6 +1,7 @@
 """From folders of expressive speech to a page: import, merge, encode, train, generate, evaluate.
 
     python -m csm_ft.expressive RAVDESS CREMA-D --output exp/expressive
+    python -m csm_ft.expressive RAVDESS CREMA-D --family moshi --output exp/moshi
     python -m csm_ft.expressive my-recordings.jsonl --sweep 20 --n_gpus 2
 
 Each step is a program that can be run by itself; its command is printed. The same command resumes:
@@ -19,7 +20,6 @@ from csm_ft.errors import ConfigError
 from csm_ft.expressive import guide
 from csm_ft.expressive.config import PROGRAM, ExpressiveConfig
 from csm_ft.expressive.steps import Step, Steps
-from csm_ft.families import DEFAULT_FAMILY, open_family
 
 _NUM_LATER = 5  # steps behind the imports
 _INTERRUPTED = 130  # the exit code of every program after Ctrl-C
@@ -27,13 +27,13 @@ _INTERRUPTED = 130  # the exit code of every program after Ctrl-C
 
 def run(config: ExpressiveConfig) -> int:
     """Run all steps that are not done; return the exit code of the first that fails, or 0."""
-    _check_family(config)
     folder = Path(config.output)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: another process works in this folder; wait for it, or choose another"
     with exclusive(folder / ".lock", busy):
-        steps, total = Steps(folder), len(config.folders) + _NUM_LATER
+        total = len(config.folders) + _NUM_LATER + bool(config.recipe.export_format)
+        steps = Steps(folder)
         for number, step in enumerate(_plan(config, folder), start=1):
             code = steps.run(step, number, total)
             if code:
@@ -42,18 +42,6 @@ def run(config: ExpressiveConfig) -> int:
                 console.print(f"{step.name} {end}; the same command continues there", markup=False)
                 return code
     return 0
-
-
-def _check_family(config: ExpressiveConfig) -> None:
-    """Raise ConfigError for a family whose texts take no tags."""
-    for path in filter(None, (config.pretokenize_config, config.train_file)):
-        name = (load_yaml(Path(path)) or {}).get("family", DEFAULT_FAMILY)
-        if "text_template" not in open_family(name).pretokenize_config.model_fields:
-            raise ConfigError(
-                f"{path}: family {name}: emotions are tags in the texts that a model speaks, and"
-                f" this family takes no text template; drop the key, or run pretokenize.py and"
-                " train.py by themselves"
-            )
 
 
 def _plan(config: ExpressiveConfig, folder: Path) -> Iterator[Step]:
@@ -70,18 +58,19 @@ def _plan(config: ExpressiveConfig, folder: Path) -> Iterator[Step]:
         argv += ["--balance", config.balance]
     argv += [word for pair in config.map for word in ("--map", pair)]
     yield Step("merge", argv, rows, merged)
-    argv = ["-m", "pretokenize", "--train_data", str(merged), "--output", str(tokens)]
-    argv += ["--text_template", config.text_template, *_config(config.pretokenize_config)]
-    yield Step("encode", argv, [merged, *_paths(config.pretokenize_config)], tokens)
+    argv = ["-m", "pretokenize", "--family", config.family, "--train_data", str(merged)]
+    argv += ["--output", str(tokens), "--text_template", config.template]
+    argv += _config(config.pretokenize_file)
+    yield Step("encode", argv, [merged, *_paths(config.pretokenize_file)], tokens)
     yield from _use(config, folder, tokens)
 
 
 def _use(config: ExpressiveConfig, folder: Path, tokens: Path) -> Iterator[Step]:
-    """Yield the steps that need tokens: train, generate, evaluate."""
+    """Yield the steps that need tokens: train, generate, evaluate, export."""
     from csm_ft.expressive.prompts import write_prompts  # imports torch
 
     prompts = folder / "prompts.json"
-    write_prompts(tokens, config.text_template, config.num_sentences, prompts)
+    write_prompts(tokens, config.template, config.num_sentences, prompts)
     train = _train(config, tokens, prompts)
     yield train
     model = train.output
@@ -94,6 +83,10 @@ def _use(config: ExpressiveConfig, folder: Path, tokens: Path) -> Iterator[Step]
     argv += _config(config.evaluate_config)
     inputs = [prompts, *_paths(config.evaluate_config)]
     yield Step("evaluate", argv, inputs, evaluation / "evaluation.json")
+    if export_format := config.recipe.export_format:
+        exported = folder / f"export-{model.name.rpartition('-')[2]}"
+        argv = ["-m", "csm_ft.export", str(model), "--format", export_format, "--dtype", "bf16"]
+        yield Step("export", [*argv, "--output", str(exported)], [], exported / "README.md")
 
 
 def _train(config: ExpressiveConfig, tokens: Path, prompts: Path) -> Step:

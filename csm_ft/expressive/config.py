@@ -7,11 +7,12 @@ from pydantic import model_validator
 
 from csm_ft import assets
 from csm_ft.config.base import Options, option
+from csm_ft.config.yaml_file import load_yaml
+from csm_ft.families import DEFAULT_FAMILY, open_family
+from csm_ft.families.base import ExpressiveRecipe
 from csm_ft.families.template import TextTemplate
 
 PROGRAM = "-m csm_ft.expressive"
-DEFAULT_TRAIN_CONFIG = "configs/expressive_lora.yaml"
-SWEEP_CONFIG = "configs/sweep_expressive.yaml"
 
 
 class ExpressiveConfig(Options):
@@ -20,6 +21,7 @@ class ExpressiveConfig(Options):
     folders: list[str] = option(
         [], "Data sets, or metadata files.", group="data", path=True, positional=True
     )
+    family: str = option(DEFAULT_FAMILY, "Model family that speaks.", group="data")
     output: str = option("exp/expressive", "Folder of all that is made.", group="data", path=True)
     map: list[str] = option(
         [],
@@ -33,14 +35,21 @@ class ExpressiveConfig(Options):
         group="data",
     )
     text_template: str = option(
-        "[{speaker}]<{emotion}>?{text}", "What the model reads of a row.", group="data"
+        "",
+        "What the model reads of a row; empty = as the family does: [{speaker}]<{emotion}>?{text}"
+        " of CSM, <{emotion}>?{text} of Moshi.",
+        group="data",
     )
     pretokenize_config: str = option(
-        "", "YAML file of further options for pretokenize.py.", group="steps", path=True
+        "",
+        "YAML file of further options for pretokenize.py; empty = the family's, if it has one.",
+        group="steps",
+        path=True,
     )
     train_config: str = option(
-        DEFAULT_TRAIN_CONFIG,
-        "YAML file of options for train.py.",
+        "",
+        "YAML file of options for train.py; empty = the family's, configs/expressive_lora.yaml of"
+        " CSM.",
         group="steps",
         path=True,
     )
@@ -55,7 +64,7 @@ class ExpressiveConfig(Options):
     )
     sweep_config: str = option(
         "",
-        f"Search space of that sweep; empty = {SWEEP_CONFIG}.",
+        "Search space of that sweep; empty = the family's, configs/sweep_expressive.yaml of CSM.",
         group="steps",
         path=True,
     )
@@ -65,30 +74,63 @@ class ExpressiveConfig(Options):
     )
 
     @property
+    def recipe(self) -> ExpressiveRecipe:
+        """What the family runs the steps with."""
+        recipe = open_family(self.family).expressive
+        assert recipe is not None, "checked"
+        return recipe
+
+    @property
+    def template(self) -> str:
+        """The template of the text."""
+        return self.text_template or self.recipe.text_template
+
+    @property
+    def pretokenize_file(self) -> str:
+        """The file of options for pretokenize.py, "" = none."""
+        return self.pretokenize_config or _found(self.recipe.pretokenize_config)
+
+    @property
     def train_file(self) -> str:
-        """The file of train_config; the default one is found from any folder."""
-        return _found(self.train_config, DEFAULT_TRAIN_CONFIG)
+        """The file of options for train.py."""
+        return self.train_config or _found(self.recipe.train_config)
 
     @property
     def sweep_file(self) -> str:
-        """The file of sweep_config, likewise."""
-        return _found(self.sweep_config or SWEEP_CONFIG, SWEEP_CONFIG)
+        """The search space."""
+        return self.sweep_config or _found(self.recipe.sweep_config)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.folders:
             raise ValueError(f"no data: python {PROGRAM} RAVDESS CREMA-D --output exp/expressive")
-        if not TextTemplate(self.text_template).columns:
+        if open_family(self.family).expressive is None:
+            raise ValueError(
+                f"family {self.family}: emotions are tags in the texts that a model speaks, and"
+                " this family speaks none"
+            )
+        if not TextTemplate(self.template).columns:
             raise ValueError(
                 f"text_template {self.text_template!r} has no tag; write it like"
-                " '[{speaker}]<{emotion}>?{text}'"
+                f" {self.recipe.text_template!r}"
             )
         if self.sweep_config and not self.sweep:
             raise ValueError("sweep_config goes with --sweep N")
         return self
 
+    @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        for path in filter(None, (self.pretokenize_config, self.train_config)):
+            named = (load_yaml(Path(path)) or {}).get("family", self.family)
+            if named != self.family:
+                raise ValueError(
+                    f"{path} is for the family {named}, not {self.family}; add --family {named}, or"
+                    " name another file"
+                )
+        return self
 
-def _found(name: str, default: str) -> str:
-    """Return a file; the one that is installed where the default is not in this folder."""
-    is_installed = name == default and not Path(name).is_file()
-    return str(assets.path_of(default)) if is_installed else name
+
+def _found(name: str) -> str:
+    """Return a file of the product; the one that is installed where it is not in this folder."""
+    is_installed = name and not Path(name).is_file()
+    return str(assets.path_of(name)) if is_installed else name

@@ -14,7 +14,7 @@ _FLAGS = {
     "--config": "--train_config FILE, with the names below",
 }
 _KEYS: Mapping[str, str] = {
-    "moshi_paths": "model_name_or_checkpoint_path, of weights that speak texts with tags (CSM)",
+    "moshi_paths": "--family moshi; other weights are model_name_or_checkpoint_path",
     "dataset": "the folders behind the command; --balance, --text_template",
     "lora.enable": "method: lora",
     "lora.rank": "lora_rank",

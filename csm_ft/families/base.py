@@ -104,8 +104,10 @@ class Encoder(ABC):
     facts: Mapping[str, str | int | float]  # kept in the token file, for Family.open_encoder
     assets: Mapping[str, bytes]  # small files that travel inside the token file
     columns: Sequence[str] = ()  # further columns of the metadata that a text is made of: tags
-    word_lists: WordLists | None = None  # where the words of rows are, if it needs their times
-    fills_channels: bool = False  # with channels both: mono files are left, beside silence
+    # Where the words of rows are, if it needs their times. Rows without are given them, evenly.
+    word_lists: WordLists | None = None
+    # With channels both: files of one channel, or of two alike, are left, beside silence.
+    fills_channels: bool = False
     mono_hint: str = ""  # what to do about mono files where they are rejected
     fit_sec: float = 0.0  # seconds of training sound that `fit` wants before encoding; 0 = none
     # Training rows of one recording that lie this close together are kept as one clip, the sound
@@ -148,8 +150,8 @@ class Encoder(ABC):
         """Return what only the family measures on the sound of a sample, as `decode` gives it."""
         return {}
 
-    def fit_text(self, texts: Sequence[str]) -> None:  # noqa: B027 - few encoders are fitted
-        """Fit the text half on the training texts, before any is encoded."""
+    def fit_text(self, rows: Sequence[Row]) -> None:  # noqa: B027 - few encoders are fitted
+        """Fit the text half on the training rows, before any is encoded."""
 
     def fit(self, waves: Sequence[Wave]) -> None:  # noqa: B027
         """Fit the encoder on `fit_sec` seconds of training sound."""
@@ -317,6 +319,20 @@ class Exporter(ABC):
         """Return Markdown that shows how to load it; THIS_FOLDER stands for its place."""
 
 
+# Expressive speech
+
+
+@dataclass(frozen=True)
+class ExpressiveRecipe:
+    """What csm_ft.expressive runs its steps with; files are named from the project's root."""
+
+    text_template: str
+    train_config: str
+    sweep_config: str
+    pretokenize_config: str = ""
+    export_format: str = ""  # of a last step; "" = there is none
+
+
 # The family
 
 
@@ -332,6 +348,7 @@ class Family(ABC):
     hub_names: Sequence[str] = ()  # what training and encoding download by default
     fact_names: Sequence[str] = ()  # facts of the encoder that a token file must hold
     exporters: Mapping[str, type[Exporter]] = MappingProxyType({})  # by --format
+    expressive: ExpressiveRecipe | None = None  # None = texts of the family take no tags
 
     # Data; no torch
 
@@ -379,6 +396,10 @@ class Family(ABC):
 
     def check_prompts(self, config: TrainConfig | GenerateConfig) -> None:  # noqa: B027
         """Raise PromptError for a mistake in the prompts, before anything slow begins."""
+
+    def speaks_texts(self, store: Store) -> bool:
+        """Tell whether weights trained on a token file speak the texts that they are given."""
+        return "prompts" in self.generate_config.model_fields
 
     def asks_for_samples(self, config: TrainConfig) -> bool:
         """Tell whether the options name prompts of the user's own."""

@@ -16,6 +16,7 @@ DEFAULT_TEMPLATE = "[{speaker}]{text}"
 _BRACKETS = {"<": ">", "(": ")", "[": "]", "{": "}", "|": "|"}
 _NAME = re.compile(r"[^\W\d][\w ]*")
 _OWN = ("speaker", "text")  # not tags
+_PLACE = "\0"  # of the text: no speaker and no tag holds it
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class TextTemplate:
             else:
                 rendered += part.literal.lstrip()
         return rendered
+
+    def around(self, speaker: str, tags: Mapping[str, str]) -> tuple[str, str]:
+        """Return what stands before and behind the text of a row."""
+        before, _, after = self.render(_PLACE, speaker, tags).partition(_PLACE)
+        return before, after
 
     def own(self, tags: Mapping[str, str]) -> dict[str, str]:
         """Return those tags that the template names."""

@@ -95,6 +95,9 @@ class Job:
             end_sec=span.row.end_sec,
             channel="mix" if is_filled else channel,
         )
+        if channel == "both" and self.encoder.fills_channels and wave.ndim == 2:
+            is_filled = np.array_equal(*wave)  # one speaker, copied to both channels
+            wave = wave[0] if is_filled else wave
         wave = np.stack([wave, np.zeros_like(wave)]) if is_filled else wave
         if self.config.level_dbfs:
             rate = self.encoder.sample_rate_hz

@@ -52,6 +52,7 @@ from csm_ft.pretokenize.notes import (
     write_notes,
 )
 from csm_ft.pretokenize.read_rows import read_rows
+from csm_ft.pretokenize.spread import spread_texts
 from csm_ft.pretokenize.stretches import join_rows
 from csm_ft.pretokenize.trim import trim_silence
 
@@ -193,9 +194,11 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     _print_default_speaker(config, every_row)
     labels = Labels(config, rows)
     labels.report()
-    good = [row.text for row in rows.get("train", []) if not labels.rejects(row)]
+    good = [row for row in rows.get("train", []) if not labels.rejects(row)]
     job.encoder.fit_text(good)
     files = inspect_files((row.path for row in every_row), config.num_workers)
+    if job.encoder.word_lists is not None:
+        rows = spread_texts(rows, files, config.num_workers)
     spans: Spans = {name: [] for name in rows}
     num_cut = 0
     for name, wanted in rows.items():

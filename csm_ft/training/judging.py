@@ -27,7 +27,7 @@ from csm_ft.evaluate.judge import (
 )
 from csm_ft.evaluate.metrics import MAIN, METRICS, check_best_by
 from csm_ft.evaluate.results import EvaluatedRow, Evaluation, make_row, write_results
-from csm_ft.evaluate.speaking import BATCH_SIZE, Script, ask, make_script, speak, speaks
+from csm_ft.evaluate.speaking import BATCH_SIZE, Script, ask, make_script, speak
 from csm_ft.families.base import Encoder, EncoderRecord, Family
 from csm_ft.families.model import SpeechModel
 from csm_ft.generate.run import Generator
@@ -127,14 +127,13 @@ def _speak(
         raise
 
 
-def check_judging(config: TrainConfig, family: Family) -> None:
+def check_judging(config: TrainConfig, family: Family, store: Store) -> None:
     """Raise ConfigError where options ask for judged numbers that cannot be had."""
     check_best_by(config.best_by, judge_every=config.judge_every)
-    if Duration.parse(config.judge_every).amount and not speaks(family):
+    if Duration.parse(config.judge_every).amount and not family.speaks_texts(store):
         raise ConfigError(
-            f"judge_every {config.judge_every}: the family {family.name} answers with text, and"
-            " judges hear speech; its words are scored at every validation, so leave judge_every"
-            " at 0"
+            f"judge_every {config.judge_every}: the family {family.name} speaks no texts of"
+            f" {store.path}, and judges hear spoken texts; leave judge_every at 0"
         )
 
 

@@ -58,7 +58,7 @@ def resolve(config: C, store: Store, family: Family) -> C:
         name = f"{Path(config.data).stem}-{config.fingerprint()}"
         config = config.replace(output_dir=f"exp/{name}")
     family.check_prompts(config)
-    check_judging(config, family)
+    check_judging(config, family, store)
     return config
 
 

@@ -15,14 +15,25 @@ from tests.conftest import ROOT
 EMOTIONS = ("calm", "angry")
 
 
-SHORT = "wandb: 'off'\nthreads: 1\ngen_max_sec: 0.4\n"
+SHORT = "wandb: 'off'\nthreads: 1\n"
+MOSHI_DATA = (
+    "codec: melrvq\nfit_tokenizer: 320\nmono: silent_user\ninterleave: shift\nlead_sec: 0.8\n"
+)
+MOSHI_MODEL = (
+    "train_from_scratch: true\nmodel_dim: 32\nmodel_layers: 1\nmodel_heads: 2\n"
+    "model_depth_dim: 16\nmodel_depth_layers: 1\nmodel_depth_heads: 2\nmax_steps: 2\n"
+    "gen_every: 0\nbest_from: 100%\n"
+)
 
 
 def expressive(
-    folder: Path, *more: str, train: str = "max_steps: 2\n"
+    folder: Path,
+    *more: str,
+    pretokenize: str = "codec: melrvq\n",
+    train: str = "max_steps: 2\ngen_max_sec: 0.4\n",
 ) -> subprocess.CompletedProcess[str]:
     files = {
-        "pretokenize": "codec: melrvq\n",
+        "pretokenize": pretokenize,
         "train": train + SHORT,
         "evaluate": "asr: none\nembedder: none\nmax_sec: 0.4\nbase: none\n",
     }
@@ -77,7 +88,7 @@ def test_failed_step_is_named_and_continued(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sweep_is_ranked_by_expression_and_done_once(tmp_path: Path) -> None:
     write_rows(tmp_path, 15, ("neutral", "angry", "calm"))
-    train = "n_epochs: 1\njudge_max_sec: 1\njudge_asr: none\njudge_embedder: none\ngen_every: 0\n"
+    train = "n_epochs: 1\ngen_max_sec: 0.4\njudge_max_sec: 1\njudge_asr: none\njudge_embedder: none\ngen_every: 0\n"
     first = expressive(tmp_path, "--sweep", "2", train=train)
     assert first.returncode == 0, first.stdout + first.stderr
     (sweep,) = (tmp_path / "out").glob("sweep-*")
@@ -88,3 +99,22 @@ def test_sweep_is_ranked_by_expression_and_done_once(tmp_path: Path) -> None:
     again = expressive(tmp_path, "--sweep", "2", train=train)
     assert again.returncode == 0
     assert again.stdout.count("done already") == 6
+
+
+@pytest.mark.slow
+def test_moshi_ends_at_its_server(tmp_path: Path) -> None:
+    write_rows(tmp_path, 10)
+    argv = (tmp_path, "--family", "moshi")
+    first = expressive(*argv, pretokenize=MOSHI_DATA, train=MOSHI_MODEL)
+    assert first.returncode == 0, first.stdout + first.stderr
+    out = tmp_path / "out"
+    (export,) = out.glob("export-*")
+    assert f"python -m moshi.server --config-path {export}/config.json" in first.stdout
+    assert (export / "model.safetensors").is_file()
+    (evaluation,) = out.glob("evaluation-*/evaluation.json")
+    (model, *_) = json.loads(evaluation.read_text())["rows"]
+    tags = {clip["tags"].get("emotion", "") for clip in model["clips"]}
+    assert tags == {"", *EMOTIONS}
+    again = expressive(*argv, pretokenize=MOSHI_DATA, train=MOSHI_MODEL)
+    assert again.returncode == 0
+    assert again.stdout.count("done already") == 7

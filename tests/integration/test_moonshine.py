@@ -139,7 +139,10 @@ def test_evaluation_says_that_it_does_not_speak(trained: Path, tmp_path: Path) -
     argv = [str(trained), "--asr", "none", "--embedder", "none", "--output", str(out)]
     assert evaluate([*argv, "--device", "cpu"]) == 0
     found = json.loads((out / "evaluation.json").read_text())
-    assert "the family moonshine does not speak: it is measured on the data only" in found["notes"]
+    assert (
+        "the family moonshine speaks no texts of these data: it is measured on them only"
+        in found["notes"]
+    )
     assert found["rows"][0]["on_data"].keys() == {"nats_tokens"}
 
 

@@ -20,7 +20,7 @@ from csm_ft.export.__main__ import main as export
 from csm_ft.families.moshi.export.package import is_installed
 from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
-from tests.helpers.dialogues import RATE_HZ, write_dialogues
+from tests.helpers.dialogues import RATE_HZ, WORDS, write_dialogues
 from tests.helpers.killed import check_resume
 
 SMALL = "--model_dim 32 --model_layers 1 --model_heads 2 --model_depth_dim 16".split()
@@ -269,3 +269,77 @@ def test_token_file_is_listened_to(
     page = tmp_path / "page"
     assert data([str(tokens), "--listen", "2", "--output", str(page)]) == 0
     assert (page / "index.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run on clips of one speaker, with texts and tags instead of words with times."""
+    folder = tmp_path_factory.mktemp("spoken")
+    for name, count in (("train", 4), ("val", 2)):
+        path = write_dialogues(folder, name, count)
+        clips = []
+        for number, row in enumerate(map(json.loads, path.read_text().splitlines())):
+            sound = folder / row["path"]
+            wave, _ = soundfile.read(sound)
+            # Half of the files have one channel, half two that are alike.
+            left = wave[:, 0] if number % 2 else np.stack([wave[:, 0]] * 2, axis=1)
+            soundfile.write(sound, left, RATE_HZ)
+            sound.with_suffix(".json").unlink()
+            text = " ".join(WORDS[number : number + 3])
+            clips.append({**row, "text": text, "emotion": ("calm", "angry")[number % 2]})
+        path.write_text("".join(f"{json.dumps(clip)}\n" for clip in clips))
+    more = ["--mono", "silent_user", "--interleave", "shift", "--lead_sec", "0.8"]
+    template = ["--text_template", "<{emotion}>?{text}"]
+    tokens = folder / "tokens.hdf5"
+    assert pretokenize.main([*encoding(folder, tokens), *more, *template]) == 0
+    assert verify(tokens) == []
+    argv = ["--train_from_scratch", *SMALL, "--max_steps", "2", "--gen_every", "0"]
+    assert run(tokens, folder / "run", *argv) == 0
+    return folder / "run"
+
+
+def test_texts_without_word_times_are_spread_behind_the_tag(spoken: Path) -> None:
+    split = open_store(spoken.parent / "tokens.hdf5").splits["train"]
+    for row in range(len(split)):
+        tag, *words = split.array("words", row)[:, 0].tolist()
+        assert tag == 0
+        assert len(words) == 3
+        assert words[0] >= 0.8
+        codes = split.array("codes", row)
+        assert len(np.unique(codes[:, 8:], axis=0)) == 1
+        assert len(codes) == pytest.approx((split.durations_sec[row] + 0.8) / 0.08, abs=1)
+
+
+def test_moshi_speaks_texts_with_tags(spoken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = ["--model", str(spoken), "--text", "hello you", "--text", "fine", "--device", "cpu"]
+    argv += ["--emotion", "angry", "--max_sec", "40", "--batch_size", "2"]
+    assert generate([*argv, "--output", str(out)]) == 0
+    for path in out.glob("*.json"):
+        facts = json.loads(path.read_text())
+        assert facts["is_complete"]
+        assert facts["tags"] == {"emotion": "angry"}
+        assert 1.0 < facts["seconds"] < 40
+
+
+def test_unknown_tag_and_context_are_refused(
+    spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", str(spoken), "--device", "cpu", "--output", str(tmp_path / "out")]
+    assert generate([*argv, "--text", "hello", "--emotion", "sad"]) == 2
+    assert "never trained on it, but on" in capsys.readouterr().err
+    prompts = tmp_path / "prompts.json"
+    clip = {"path": str(spoken.parent / "val/0.wav"), "text": "hello"}
+    prompts.write_text(json.dumps([{"text": "fine", "context": [clip]}]))
+    assert generate([*argv, "--prompts", str(prompts)]) == 2
+    assert "Moshi takes no context clips" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_spoken_texts_are_evaluated(spoken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = [str(spoken), "--asr", "none", "--embedder", "none", "--output", str(out)]
+    assert evaluate([*argv, "--device", "cpu", "--max_sec", "4", "--base", "none"]) == 0
+    model, *_ = json.loads((out / "evaluation.json").read_text())["rows"]
+    assert model["kind"] == "model"
+    assert {clip["tags"]["emotion"] for clip in model["clips"]} == {"calm", "angry"}

@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 
 from csm_ft.codecs import CodecName
 from csm_ft.config.base import option
-from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.generate import SpokenGenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
 from csm_ft.data.rows import SPEAKER
@@ -304,22 +304,12 @@ class CsmPretokenizeConfig(PretokenizeConfig):
         return self
 
 
-class CsmGenerateConfig(GenerateConfig):
+class CsmGenerateConfig(SpokenGenerateConfig):
     """Options of `python -m csm_ft.generate` for CSM."""
 
     family: str = option("csm", "Model family; auto = that of the weights.", group="model")
-    text: list[str] = option([], "Text to sample; repeatable.", group="prompts", repeatable=True)
     speaker: str = option(
         "", "Speaker (default: the one with the most training clips, or 0).", group="prompts"
-    )
-    emotion: str = option(
-        "", "Emotion of prompts that name none, as in training: angry.", group="prompts"
-    )
-    tag: list[str] = option(
-        [],
-        "Any other column that the model was trained with, as style=whisper; repeatable.",
-        group="prompts",
-        repeatable=True,
     )
     context: list[str] = option(
         [],
@@ -327,12 +317,6 @@ class CsmGenerateConfig(GenerateConfig):
         group="prompts",
         path=True,
         repeatable=True,
-    )
-    prompts: str = option(
-        "",
-        "JSON file of prompts with speakers and context (README, Generate).",
-        group="prompts",
-        path=True,
     )
     temperature: float = option(0.9, "Sampling temperature; 0 = greedy.", group="sampling", ge=0)
     topk: int = option(50, "Sample from the k most likely codes; 0 = all.", group="sampling", ge=0)

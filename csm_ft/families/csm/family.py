@@ -16,6 +16,7 @@ from csm_ft.families.base import (
     Draw,
     Encoder,
     EncoderRecord,
+    ExpressiveRecipe,
     Family,
     ParameterRule,
     Prompt,
@@ -68,6 +69,11 @@ class CsmFamily(Family):
         *("tokenizer", "tokenizer_fingerprint", "text_vocab_size", "template"),
     )
     exporters = EXPORTERS
+    expressive = ExpressiveRecipe(
+        text_template="[{speaker}]<{emotion}>?{text}",
+        train_config="configs/expressive_lora.yaml",
+        sweep_config="configs/sweep_expressive.yaml",
+    )
 
     def arrange(self, split: Split, config: TrainConfig, *, evaluate: bool) -> Examples:
         """Join the turns of conversations; a clip without one is an example by itself."""

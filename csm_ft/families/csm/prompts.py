@@ -28,7 +28,6 @@ from csm_ft.families.csm.encoder import (
     tokenizer_from_store,
 )
 from csm_ft.families.csm.size import MAX_POSITIONS
-from csm_ft.families.csm.tags import check_tags, given_tags
 from csm_ft.families.prompts import (
     AskedPrompt,
     check_clips,
@@ -40,6 +39,7 @@ from csm_ft.families.prompts import (
     parse_context,
     read_prompts,
 )
+from csm_ft.families.tags import check_tags, given_tags
 from csm_ft.families.template import DEFAULT_TEMPLATE, TextTemplate
 
 if TYPE_CHECKING:

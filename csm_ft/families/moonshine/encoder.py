@@ -102,10 +102,10 @@ class MoonshineEncoder(Encoder):
         }
         self.assets = {"tokenizer": tokenizer.blob}
 
-    def fit_text(self, texts: Sequence[str]) -> None:
+    def fit_text(self, rows: Sequence[Row]) -> None:
         """Fit a tokenizer on the training texts, if --fit_tokenizer asks for one."""
         if self._fitted_size:
-            cased = [set_case(text, self.text_case) for text in texts]
+            cased = [set_case(row.text, self.text_case) for row in rows]
             self._use(fit_tokenizer(cased, self._fitted_size))
 
     def encode_audio(self, waves: Sequence[Wave]) -> list[Arrays | str]:

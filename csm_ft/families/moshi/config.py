@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from csm_ft.codecs import CodecName
 from csm_ft.config.base import option
-from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.generate import SpokenGenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
 from csm_ft.families.moshi.interleave import Rule
@@ -19,7 +19,10 @@ from csm_ft.families.moshi.public_trainers import (
     pretokenize_options,
     training_options,
 )
+from csm_ft.families.template import TextTemplate
 
+SILENT_USER = "silent_user"  # --mono
+TEXT_ALONE = "{text}"  # --text_template: no tags
 MIMI_CARD = 2048  # codes per codebook of Mimi, without the ids that other families add
 _LAYER = r"(?:transformer|depformer)\.layers\.\d+\."
 _TEMPORAL, _DEPTH = "temporal", "depth"
@@ -276,7 +279,8 @@ class MoshiPretokenizeConfig(PretokenizeConfig):
     )
     mono: Literal["reject", "silent_user"] = option(
         "reject",
-        "Files of one channel: silent_user = Moshi's voice, beside a user who never speaks.",
+        "Files of one channel: silent_user = Moshi's voice, beside a user who never speaks; rows"
+        " with a text need no words with times then.",
         group="data",
     )
     codec: CodecName = option(
@@ -304,6 +308,27 @@ class MoshiPretokenizeConfig(PretokenizeConfig):
         " from scratch.",
         group="codec and text",
         ge=0,
+    )
+    lead_sec: float = option(
+        0.0,
+        "Silence put before every clip, so that a tag is read before the speech begins; 0.5 is"
+        " enough for six tokens.",
+        group="codec and text",
+        ge=0,
+    )
+    text_template: str = option(
+        TEXT_ALONE,
+        "What the model reads of a row: any columns of the metadata, as '<{emotion}>?{text}'; ? ="
+        " optional. What stands before the text is a word at the start of the clip.",
+        group="codec and text",
+    )
+    text_delay_sec: float = option(
+        0.0,
+        "Seconds that words are written behind (above 0) or before (below 0) they are said; before"
+        " gives the voice words to prepare for, as for a synthesiser.",
+        group="codec and text",
+        ge=-10,
+        le=10,
     )
     interleave: Rule = option(
         "drop",
@@ -336,10 +361,11 @@ class MoshiPretokenizeConfig(PretokenizeConfig):
             )
         if self.trim_silence:
             raise ValueError("trim_silence: dialogues keep their silence; leave it out")
+        TextTemplate(self.text_template)
         return self
 
 
-class MoshiGenerateConfig(GenerateConfig):
+class MoshiGenerateConfig(SpokenGenerateConfig):
     """Options of `python -m csm_ft.generate` for Moshi."""
 
     family: str = option("moshi", "Model family; auto = that of the weights.", group="model")

@@ -3,7 +3,8 @@
 A clip keeps `codes` [T, 2K], those of the left channel first, `words` [W, 4] (start and end in
 seconds, speaker 0 or 1, number of tokens) and `text_tokens` [L], those of all words one after
 another. The text stream of the model is made of these when examples are, so that another rule
-encodes no sound again.
+encodes no sound again. What --text_template puts before the text, such as <angry>, is a word of the
+left speaker at the start of the clip.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,12 @@ from csm_ft.datasets.words import WordLists
 from csm_ft.errors import TokenizerError
 from csm_ft.families.base import Encoder, Sample
 from csm_ft.families.moshi import turns
-from csm_ft.families.moshi.config import MIMI_CARD, MoshiPretokenizeConfig
+from csm_ft.families.moshi.config import (
+    MIMI_CARD,
+    SILENT_USER,
+    TEXT_ALONE,
+    MoshiPretokenizeConfig,
+)
 from csm_ft.families.moshi.interleave import Rule
 from csm_ft.families.moshi.size import HOLE
 from csm_ft.families.moshi.tokenizer import (
@@ -29,6 +35,7 @@ from csm_ft.families.moshi.tokenizer import (
     fit_tokenizer,
     open_tokenizer,
 )
+from csm_ft.families.template import TextTemplate
 
 TOKENIZER_ASSET = "tokenizer.model"
 _MILLISECONDS = 50.0  # times so many times past the end of the sound are no seconds
@@ -37,6 +44,14 @@ _SETTINGS = (
     *("interleave", "text_padding_id", "end_of_text_padding_id"),
     "no_whitespace_before_word",
 )
+# What token files of earlier versions do not say.
+_NEW_SETTINGS: Mapping[str, str | float] = {
+    "text_template": TEXT_ALONE,
+    "mono": "reject",
+    "lead_sec": 0.0,
+    "text_delay_sec": 0.0,
+}
+_LEFT = 0
 
 
 class MoshiEncoder(Encoder):
@@ -55,12 +70,16 @@ class MoshiEncoder(Encoder):
         settings: Mapping[str, str | int | float],
     ) -> None:
         """Take `settings` of how words become tokens: the options of these names."""
-        self.codec, self._settings = codec, dict(settings)
+        self.codec, self._settings = codec, {**_NEW_SETTINGS, **settings}
+        self.template = TextTemplate(str(self._settings["text_template"]))
+        self.columns = self.template.columns
         self._fitted_size = 0
         self._real: dict[str, Mapping[str, float]] = {}  # measures of real continuations, by prompt
         self.sample_rate_hz = codec.sample_rate_hz
         self.frame_sec = codec.frame_samples / codec.sample_rate_hz
-        self.audio_fingerprint = f"both {codec.fingerprint}"
+        self._lead_sec = float(self._settings["lead_sec"])
+        lead = f" after {self._lead_sec:g} s" if self._lead_sec else ""
+        self.audio_fingerprint = f"both {codec.fingerprint}{lead}"
         self.arrays = {
             "codes": ArrayKind("<u2", 2 * codec.num_codebooks),
             "words": ArrayKind("<f8", 4),
@@ -80,12 +99,13 @@ class MoshiEncoder(Encoder):
             num_codebooks=options.num_codebooks,
             device=device,
         )
-        settings = {name: getattr(options, name) for name in _SETTINGS}
+        settings = {name: getattr(options, name) for name in (*_SETTINGS, *_NEW_SETTINGS)}
         encoder = cls(codec, tokenizer, settings)
         encoder._fitted_size = options.fit_tokenizer
-        encoder.fills_channels = options.mono == "silent_user"
+        encoder.fills_channels = options.mono == SILENT_USER
         folder = Path(options.words_folder) if options.words_folder else None
-        encoder.word_lists = WordLists(folder)
+        # A file of one speaker says by itself whose text it is.
+        encoder.word_lists = WordLists(folder, are_needed=options.mono != SILENT_USER)
         return encoder
 
     @classmethod
@@ -96,7 +116,9 @@ class MoshiEncoder(Encoder):
             raise TokenizerError(f"{store.path}: holds no tokenizer; pretokenise again")
         codec = codecs.from_facts(facts, store.asset("codec"), device)
         tokenizer = TextTokenizer(blob, str(facts["tokenizer"]))
-        encoder = cls(codec, tokenizer, {name: facts[name] for name in _SETTINGS})
+        settings = {name: facts[name] for name in _SETTINGS}
+        settings |= {name: facts[name] for name in _NEW_SETTINGS if name in facts}
+        encoder = cls(codec, tokenizer, settings)
         encoder._codec_source = facts["codec_source"]
         encoder._use(tokenizer)
         return encoder
@@ -110,6 +132,9 @@ class MoshiEncoder(Encoder):
             )
         self.tokenizer = tokenizer
         settings = "-".join(str(self._settings[name]) for name in _SETTINGS)
+        for name in ("text_template", "lead_sec", "text_delay_sec"):
+            is_old = self._settings[name] == _NEW_SETTINGS[name]
+            settings += "" if is_old else f"-{self._settings[name]}"
         self.text_fingerprint = f"{tokenizer.fingerprint[:32]}-{settings}"
         codec = self.codec
         self.facts = {
@@ -145,14 +170,20 @@ class MoshiEncoder(Encoder):
         """Text ids that are no text: padding, and the end of it."""
         return [self.padding_id, int(self._settings["end_of_text_padding_id"])]
 
-    def fit_text(self, texts: Sequence[str]) -> None:
+    def fit_text(self, rows: Sequence[Row]) -> None:
         """Fit a tokenizer on the training texts, if --fit_tokenizer asks for one."""
         if self._fitted_size:
+            template = self.template
+            texts = [template.render(row.text, row.speaker or "", row.tags) for row in rows]
             self._use(fit_tokenizer(texts, self._fitted_size))
 
     def encode_audio(self, waves: Sequence[Wave]) -> list[Arrays | str]:
-        """Encode waves [2, N] to codes [ceil(N / frame_samples), 2K], each channel by itself."""
-        sides = [side for wave in waves for side in wave]
+        """Encode waves [2, N] to codes [ceil(N / frame_samples), 2K], each channel by itself.
+
+        With --lead_sec there are codes of that silence before them.
+        """
+        lead = round(self._lead_sec * self.sample_rate_hz)
+        sides = [np.pad(side, (lead, 0)) for wave in waves for side in wave]
         codes = self.codec.encode(sides)
         encoded: list[Arrays | str] = []
         for wave, left, right in zip(waves, codes[::2], codes[1::2], strict=True):
@@ -166,10 +197,15 @@ class MoshiEncoder(Encoder):
 
     def encode_text(self, row: Row) -> Arrays | str:
         """Return the words of a row and their tokens; with `characters`, a row for each piece."""
+        reason = self.template.problem(row.tags)
+        if reason:
+            return reason
         start_sec = row.start_sec or 0.0
         words = sorted(_words_in(row), key=lambda word: word.start_sec)
         if not words:
             return "no word begins in its span; drop the row, or fix the span"
+        start_sec -= self._lead_sec
+        words = self._in_template(row, self._delayed(words, start_sec), start_sec)
         timed: list[tuple[Word, list[int]]] = []
         if self.rule == "characters":
             for speaker in (0, 1):
@@ -186,6 +222,39 @@ class MoshiEncoder(Encoder):
             "words": np.array(table, dtype=np.float64).reshape(-1, 4),
             "text_tokens": np.array(tokens, dtype=np.uint32),
         }
+
+    def script(self, text: str, speaker: str, tags: Mapping[str, str]) -> list[list[int]]:
+        """Return the words of a text to be spoken, with those of the template, as tokens.
+
+        With the rule `characters` every piece is a word, as each has a time of its own.
+        """
+        before, after = self.template.around(speaker, tags)
+        words = [word for word in (before.strip(), *text.split(), after.strip()) if word]
+        if self.rule == "characters":
+            joint = "" if self._settings["no_whitespace_before_word"] else " "
+            return [[id_] for id_, _ in self.tokenizer.pieces(joint.join(words))]
+        return [self.tokenizer.encode(word) for word in words]
+
+    def _delayed(self, words: Sequence[Word], start_sec: float) -> list[Word]:
+        """Return words at the times of their text, none before the start of the clip."""
+        delay_sec = float(self._settings["text_delay_sec"])
+        delayed: list[Word] = []
+        for word in words:
+            own_sec = max(delay_sec, start_sec - word.start_sec) if delay_sec else 0.0
+            times_sec = (word.start_sec + own_sec, word.end_sec + own_sec)
+            delayed.append(Word(word.text, *times_sec, word.speaker))
+        return delayed
+
+    def _in_template(self, row: Row, words: Sequence[Word], start_sec: float) -> list[Word]:
+        """Return words with what the template puts before and behind them, said by the left."""
+        before, after = self.template.around(row.speaker or "", row.tags)
+        end_sec = words[-1].end_sec
+        around = [
+            Word(before.strip(), start_sec, start_sec + self.frame_sec, _LEFT),
+            *words,
+            Word(after.strip(), end_sec, end_sec + self.frame_sec, _LEFT),
+        ]
+        return [word for word in around if word.text]
 
     def _pieces(self, words: Sequence[Word]) -> list[tuple[Word, list[int]]]:
         """Return each piece of what one speaker says, with the time of its first letter."""

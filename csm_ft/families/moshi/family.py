@@ -15,6 +15,7 @@ from csm_ft.families.base import (
     Draw,
     Encoder,
     EncoderRecord,
+    ExpressiveRecipe,
     Family,
     ParameterRule,
     Prompt,
@@ -23,6 +24,7 @@ from csm_ft.families.base import (
     Yardstick,
 )
 from csm_ft.families.moshi.config import (
+    SILENT_USER,
     MoshiConfig,
     MoshiGenerateConfig,
     MoshiPretokenizeConfig,
@@ -63,6 +65,13 @@ class MoshiFamily(Family):
         *("text_padding_id", "end_of_text_padding_id", "no_whitespace_before_word"),
     )
     exporters = EXPORTERS
+    expressive = ExpressiveRecipe(
+        text_template="<{emotion}>?{text}",
+        pretokenize_config="configs/moshi_expressive_pretokenize.yaml",
+        train_config="configs/moshi_expressive_lora.yaml",
+        sweep_config="configs/moshi_sweep_expressive.yaml",
+        export_format="moshi",
+    )
 
     def arrange(self, split: Split, config: TrainConfig, *, evaluate: bool) -> Examples:
         """Cut dialogues into windows."""
@@ -108,6 +117,17 @@ class MoshiFamily(Family):
         assert isinstance(encoder, MoshiEncoder), "Moshi's own encoder"
         return import_tokens(config, encoder)
 
+    def check_prompts(self, config: TrainConfig | GenerateConfig) -> None:
+        """Raise PromptError for a mistake in the texts to speak."""
+        from csm_ft.families.moshi.prompts import asked_texts
+
+        if isinstance(config, MoshiGenerateConfig):
+            asked_texts(config)
+
+    def speaks_texts(self, store: Store) -> bool:
+        """Tell whether the clips are one speaker's, with their texts; dialogues are not."""
+        return store.info.facts.get("mono") == SILENT_USER
+
     def sample_prompts(
         self, config: TrainConfig, store: Store, encoder: Encoder
     ) -> tuple[list[Prompt], SamplingOptions]:
@@ -130,7 +150,7 @@ class MoshiFamily(Family):
     def generate_prompts(
         self, config: GenerateConfig, record: EncoderRecord, encoder: Encoder
     ) -> tuple[list[Prompt], SamplingOptions]:
-        """Return the recordings that --dialogue and --user name."""
+        """Return the recordings that --dialogue and --user name, and the texts to speak."""
         from csm_ft.families.moshi.encoder import MoshiEncoder
         from csm_ft.families.moshi.prompts import asked
         from csm_ft.families.moshi.sample import MoshiSamplingOptions
@@ -145,7 +165,7 @@ class MoshiFamily(Family):
             text_temperature=config.text_temperature,
             text_topk=config.text_topk,
         )
-        return asked(config, encoder), options
+        return asked(config, encoder, lambda: record.tags), options
 
     def choices(self, config: TrainConfig, store: Store) -> Mapping[str, Any]:
         """Return the delays of the weights to start from, and whether they predict the user."""

@@ -1,6 +1,7 @@
-"""What Moshi is asked for: to continue a dialogue, or to answer a user from silence."""
+"""What Moshi is asked for: to continue a dialogue, to answer a user, or to speak a text."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from csm_ft.families.moshi.arrange import LEFT, SIDES
 from csm_ft.families.moshi.config import MoshiConfig, MoshiGenerateConfig
 from csm_ft.families.moshi.data import text_of
 from csm_ft.families.moshi.encoder import MoshiEncoder
+from csm_ft.families.moshi.script import Script
 from csm_ft.families.moshi.size import HOLE
+from csm_ft.families.prompts import AskedPrompt, check_text, make_prompt, read_prompts
+from csm_ft.families.tags import Counts, check_tags, given_tags
 
 
 def opening(split: Split, row: int, config: MoshiConfig) -> Prompt:
@@ -31,12 +35,18 @@ def opening(split: Split, row: int, config: MoshiConfig) -> Prompt:
     return replace(prompt, arrays={**prompt.arrays, "real": codes})
 
 
-def asked(config: MoshiGenerateConfig, encoder: MoshiEncoder) -> list[Prompt]:
-    """Return the prompts of the options; PromptError if there is none, or a sound is none."""
-    if not config.dialogue and not config.user:
+def asked(
+    config: MoshiGenerateConfig, encoder: MoshiEncoder, heard: Callable[[], Counts]
+) -> list[Prompt]:
+    """Return the prompts of the options; PromptError if there is none, or a sound is none.
+
+    `heard` returns the tags that the model was trained with.
+    """
+    texts = asked_texts(config)
+    if not (config.dialogue or config.user or texts):
         raise PromptError(
             "nothing is asked for: name recordings with --dialogue (to continue) or --user (to"
-            " answer)"
+            ' answer), or a text (--text "Hello.", or --prompts file.json)'
         )
     known = round(config.prompt_sec / encoder.frame_sec)
     longest = round(config.max_sec / encoder.frame_sec)
@@ -54,7 +64,40 @@ def asked(config: MoshiGenerateConfig, encoder: MoshiEncoder) -> list[Prompt]:
     for path in map(Path, config.user):
         codes = _encode(path, "--user", encoder)[:longest]
         prompts.append(prompt_of(codes, np.zeros(0, np.int64), name=path.stem))
-    return prompts
+    check_tags(texts, encoder.template, heard)
+    return [*prompts, *_spoken(texts, encoder, longest)]
+
+
+def asked_texts(config: MoshiGenerateConfig) -> list[AskedPrompt]:
+    """Return the prompts of --text and --prompts; PromptError for one that cannot be spoken."""
+    asked = [AskedPrompt("--text", check_text("--text", text)) for text in config.text]
+    if config.prompts:
+        asked += read_prompts(Path(config.prompts))
+    for one in asked:
+        if one.context:
+            raise PromptError(
+                f"{one.where}: Moshi takes no context clips; --dialogue continues a recording"
+            )
+    tags = given_tags(config)
+    return [replace(one, tags={**tags, **one.tags}) for one in asked]
+
+
+def _spoken(texts: Sequence[AskedPrompt], encoder: MoshiEncoder, num_frames: int) -> list[Prompt]:
+    """Return prompts for texts to be spoken to a user who is silent; each is there once."""
+    if not texts:
+        return []
+    silence = np.zeros((2, round(num_frames * encoder.frame_sec * encoder.sample_rate_hz)))
+    (arrays,) = encoder.encode_audio([silence.astype(np.float32)])
+    assert not isinstance(arrays, str), "silence is sound"
+    hears = prompt_of(arrays["codes"], np.zeros(0, np.int64)).arrays
+    names_speakers = encoder.template.names_speakers
+    prompts: dict[str, Prompt] = {}
+    for one in texts:
+        speaker = (one.speaker or "") if names_speakers else ""
+        prompt = make_prompt(one.text, speaker, name=one.name, tags=one.tags)
+        script = Script.to_arrays(encoder.script(one.text, speaker, one.tags))
+        prompts.setdefault(prompt.id, replace(prompt, arrays={**hears, **script}))
+    return list(prompts.values())
 
 
 def _encode(path: Path, flag: str, encoder: MoshiEncoder) -> NDArray[np.uint16]:

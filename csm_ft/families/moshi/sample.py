@@ -2,7 +2,8 @@
 
 Every row of a prompt is known for some frames and generated from there on: Moshi's text and codes
 behind the prompt, the user's codes never where they were recorded. What is known is fed as it is,
-so a prompt of any length and a user's track of any length are one thing: tokens with holes.
+so a prompt of any length and a user's track of any length are one thing: tokens with holes. A
+prompt with a text to speak has a script besides, which the text of its holes follows.
 
 Shapes: B prompts, R rows, T frames, Q predicted codebooks, V ids.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.moshi.model import Memory, MoshiModel
+from csm_ft.families.moshi.script import TAIL_SEC, Script
 from csm_ft.families.moshi.size import HOLE, ZERO
 
 if TYPE_CHECKING:
@@ -42,22 +44,31 @@ def sample(
     """Fill the holes of each prompt's `tokens` [R, T]: text, Moshi's codes, the user's.
 
     The sample has the codes of all frames, the user's among them, and the text from the first hole
-    on. The model's mode is restored.
+    on; that of a script ends behind it, and has no text. The model's mode is restored.
     """
     if not prompts:
         return []
     tokens = [prompt.arrays["tokens"].astype(np.int64) for prompt in prompts]
+    scripts = [Script.of_prompt(prompt.arrays, encoder.silent_ids) for prompt in prompts]
+    draws = Draws(model, prompts, options, scripts)
+    draws.num_tail_frames = round(TAIL_SEC / encoder.frame_sec)
     was_training = model.training
     model.eval()
     try:
-        done = generate(model, tokens, Draws(model, prompts, options))
+        done = generate(model, tokens, draws)
     finally:
         model.train(was_training)
     samples = []
-    for prompt, before, after in zip(prompts, tokens, done, strict=True):
+    for place, (prompt, after) in enumerate(zip(prompts, done, strict=True)):
+        script = scripts[place]
         codes = after[1:].T.clip(0, model.size.card - 1).astype(np.uint16)
-        text = encoder.text_of(after[0, before[0] == HOLE])
-        samples.append(Sample(prompt, {"codes": codes}, text=text))
+        if script is None:
+            text = encoder.text_of(after[0, tokens[place][0] == HOLE])
+            samples.append(Sample(prompt, {"codes": codes}, text=text))
+        else:
+            num_frames = draws.num_frames(script) if script.is_spoken else len(codes)
+            spoken = {"codes": codes[:num_frames]}
+            samples.append(Sample(prompt, spoken, is_complete=script.is_spoken))
     return samples
 
 
@@ -80,6 +91,8 @@ def generate(model: MoshiModel, tokens: Sequence[np.ndarray], choose: "Draws") -
     for column in range(first, num_columns):
         if has_hole[column]:
             columns[:, :, column] = _fill(model, hidden, columns[:, :, column], choose)
+        if choose.is_over(column - max(delays)):
+            break
         if column + 1 < num_columns:
             hidden = model.hidden(columns[:, :, column : column + 1], memories)[:, -1]
     frames = [columns[:, row, 1 + d : 1 + d + longest] for row, d in enumerate(delays)]
@@ -107,9 +120,14 @@ class Draws:
     """Draws tokens with one generator per prompt, so that the batch does not affect a sample."""
 
     def __init__(
-        self, model: MoshiModel, prompts: Sequence[Prompt], options: SamplingOptions
+        self,
+        model: MoshiModel,
+        prompts: Sequence[Prompt],
+        options: SamplingOptions,
+        scripts: Sequence[Script | None] = (),
     ) -> None:
-        self.options = options
+        self.options, self._scripts = options, scripts
+        self.num_tail_frames = 0  # behind a script
         self._generators = [
             torch.Generator().manual_seed(_seed(options.seed, prompt.id)) for prompt in prompts
         ]
@@ -127,6 +145,36 @@ class Draws:
             temperature, topk = options.text_temperature, options.text_topk
         if codebook == 0 and temperature:
             self._noise = self._exponential(self._shape).to(logits.device)
+        if codebook is None and any(self._scripts):
+            ids = self._draw(self._follow(logits), None, temperature, topk)
+            for script, id_ in zip(self._scripts, ids.tolist(), strict=True):
+                if script is not None:
+                    script.advance(id_)
+            return ids
+        return self._draw(logits, codebook, temperature, topk)
+
+    def num_frames(self, script: Script) -> int:
+        """Return the frames of a sample whose script is spoken."""
+        return script.num_spoken_frames + self.num_tail_frames
+
+    def is_over(self, num_frames: int) -> bool:
+        """Tell whether every sample has a script, and all end within so many frames."""
+        return bool(self._scripts) and all(
+            script is not None and script.is_spoken and self.num_frames(script) <= num_frames
+            for script in self._scripts
+        )
+
+    def _follow(self, logits: Tensor) -> Tensor:
+        """Return logits [B, V] of the text without what the scripts do not allow."""
+        followed = logits.clone()
+        for place, script in enumerate(self._scripts):
+            if script is not None:
+                allowed = script.allowed()
+                followed[place] = float("-inf")
+                followed[place, allowed] = logits[place, allowed]
+        return followed
+
+    def _draw(self, logits: Tensor, codebook: int | None, temperature: float, topk: int) -> Tensor:
         if temperature == 0:
             return logits.argmax(dim=-1)
         if codebook is None:

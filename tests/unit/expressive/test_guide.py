@@ -27,7 +27,7 @@ def test_all_names_are_translated_at_once(tmp_path: Path) -> None:
     for words in (
         "--gpus: --n_gpus N",
         "--skip-datasets: nothing",
-        "moshi_paths: model_name_or_checkpoint_path",
+        "moshi_paths: --family moshi",
         "lora.rank: lora_rank",
         "optimizer.lr: learning_rate",
         "scheduler.num_warmup_steps: warmup_steps",

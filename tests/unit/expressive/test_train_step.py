@@ -8,8 +8,9 @@ import pytest
 
 from csm_ft.config.yaml_file import load_yaml
 from csm_ft.errors import ConfigError
-from csm_ft.expressive.__main__ import _train, run
+from csm_ft.expressive.__main__ import _train
 from csm_ft.expressive.config import ExpressiveConfig
+from csm_ft.families import open_family
 from tests.conftest import ROOT
 
 
@@ -67,12 +68,26 @@ def test_other_sentences_are_another_sweep(tokens: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["pretokenize_config", "train_config"])
-def test_a_family_without_tags_is_refused_before_the_first_step(
-    tmp_path: Path, option: str
-) -> None:
+def test_file_for_another_family_is_refused(tmp_path: Path, option: str) -> None:
     (tmp_path / "own.yaml").write_text("family: moshi\n")
-    out = tmp_path / "out"
-    values = {"folders": [str(tmp_path)], "output": str(out), option: str(tmp_path / "own.yaml")}
-    with pytest.raises(ConfigError, match=r"own.yaml: family moshi: .* takes no text template"):
-        run(ExpressiveConfig.model_validate(values))
-    assert not out.exists()
+    values = {"folders": [str(tmp_path)], option: str(tmp_path / "own.yaml")}
+    with pytest.raises(
+        ValueError, match=r"own.yaml is for the family moshi, not csm; add --family"
+    ):
+        ExpressiveConfig.model_validate(values)
+    assert ExpressiveConfig.model_validate({**values, "family": "moshi"})
+
+
+def test_family_that_speaks_no_texts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="family moonshine: emotions are tags"):
+        ExpressiveConfig.model_validate({"folders": [str(tmp_path)], "family": "moonshine"})
+
+
+@pytest.mark.parametrize("family", ["csm", "moshi"])
+def test_files_of_a_family_are_there(family: str) -> None:
+    config = ExpressiveConfig.model_validate({"folders": ["d"], "family": family})
+    files = [config.pretokenize_file, config.train_file, config.sweep_file]
+    assert all(Path(file).is_file() for file in files if file)
+    train = load_yaml(Path(config.train_file))
+    assert open_family(family).train_config.model_validate({"data": "d", **train})
+    assert train["best_from"] == "100%"

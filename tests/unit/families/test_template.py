@@ -31,6 +31,20 @@ def test_rendered_text(pattern: str, tags: dict[str, str], expected: str) -> Non
     assert TextTemplate(pattern).render("Hi?", "anna", tags) == expected
 
 
+@pytest.mark.parametrize(
+    ("pattern", "tags", "around"),
+    [
+        ("[{speaker}]<{emotion}>?{text}", ANGRY, ("[anna]<angry>", "")),
+        ("<{emotion}>?{text}", {}, ("", "")),
+        ("{text} ({emotion})", ANGRY, ("", " (angry)")),
+    ],
+)
+def test_what_stands_around_the_text(
+    pattern: str, tags: dict[str, str], around: tuple[str, str]
+) -> None:
+    assert TextTemplate(pattern).around("anna", tags) == around
+
+
 def test_optional_speaker_is_left_out() -> None:
     assert TextTemplate("[{speaker}]?{text}").render("Hi", "", {}) == "Hi"
     assert TextTemplate("[{speaker}]{text}").render("Hi", "", {}) == "[]Hi"

@@ -1,5 +1,6 @@
 """The encoder: channels, words to tokens, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,66 @@ def test_text_is_keyed_apart_from_sound(tokenizer: TextTokenizer) -> None:
 def test_padding_ids_must_differ() -> None:
     with pytest.raises(ValueError, match="both 3"):
         MoshiPretokenizeConfig(train_data="x", end_of_text_padding_id=3)
+
+
+def times(arrays: dict[str, np.ndarray]) -> list[float]:
+    return arrays["words"][:, 0].round(6).tolist()
+
+
+def test_template_is_a_word_at_the_start_of_the_left(tokenizer: TextTokenizer) -> None:
+    encoder = encoder_of(tokenizer, text_template="<{emotion}>?{text}")
+    assert list(encoder.columns) == ["emotion"]
+    tagged = arrays_of(encoder, replace(row_of(SAID), tags={"emotion": "calm"}))
+    tag = tokenizer.encode("<calm>")
+    assert tagged["text_tokens"][: len(tag)].tolist() == tag
+    assert tagged["words"][0].tolist() == [0.0, encoder.frame_sec, 0.0, len(tag)]
+    plain = arrays_of(encoder, row_of(SAID))
+    assert (tagged["words"][1:] == plain["words"]).all()
+    assert (
+        plain["words"].tolist() == arrays_of(encoder_of(tokenizer), row_of(SAID))["words"].tolist()
+    )
+
+
+def test_needed_tag_is_asked_for(tokenizer: TextTokenizer) -> None:
+    encoder = encoder_of(tokenizer, text_template="<{emotion}>{text}")
+    reason = encoder.encode_text(row_of(SAID))
+    assert isinstance(reason, str)
+    assert "emotion is missing" in reason
+
+
+def test_lead_is_silence_before_words_but_not_before_tags(tokenizer: TextTokenizer) -> None:
+    encoder = encoder_of(tokenizer, text_template="<{emotion}>?{text}", lead_sec=0.8)
+    tagged = arrays_of(encoder, replace(row_of(SAID), tags={"emotion": "calm"}))
+    assert times(tagged) == [0.0, 0.9, 1.7, 2.8]
+    wave = (0.1 * np.random.default_rng(0).standard_normal((2, 16000))).astype(np.float32)
+    (later,) = encoder.encode_audio([wave])
+    assert not isinstance(later, str)
+    assert len(later["codes"]) == 10 + 13
+    assert len(np.unique(later["codes"][:9], axis=0)) == 1
+    assert encoder.audio_fingerprint != encoder_of(tokenizer).audio_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("delay_sec", "expected"),
+    [(0.5, [0.6, 1.4, 2.5]), (-0.5, [0.0, 0.4, 1.5]), (0.0, [0.1, 0.9, 2.0])],
+)
+def test_text_is_written_before_or_behind_the_sound(
+    tokenizer: TextTokenizer, delay_sec: float, expected: list[float]
+) -> None:
+    encoder = encoder_of(tokenizer, text_delay_sec=delay_sec)
+    arrays = arrays_of(encoder, row_of(SAID))
+    assert times(arrays) == expected
+    lengths = arrays["words"][:, 1] - arrays["words"][:, 0]
+    assert lengths == pytest.approx([0.4, 0.4, 0.4])
+    is_same = encoder.text_fingerprint == encoder_of(tokenizer).text_fingerprint
+    assert is_same == (delay_sec == 0)
+
+
+@pytest.mark.parametrize("rule", ["drop", "characters"])
+def test_script_has_the_tokens_of_the_clip(tokenizer: TextTokenizer, rule: str) -> None:
+    encoder = encoder_of(tokenizer, text_template="<{emotion}>?{text}", interleave=rule)
+    words = (Word("hello", 0.1, 0.5, 0), Word("today", 0.6, 0.9, 0))
+    arrays = arrays_of(encoder, replace(row_of(words), tags={"emotion": "calm"}))
+    script = encoder.script("hello today", "", {"emotion": "calm"})
+    assert [id_ for word in script for id_ in word] == arrays["text_tokens"].tolist()
+    assert [len(word) for word in script] == arrays["words"][:, 3].tolist()

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from csm_ft.config.generate import SpokenGenerateConfig
 from csm_ft.console import console, shorten
 from csm_ft.errors import PromptError
-from csm_ft.families.csm.config import CsmGenerateConfig
 from csm_ft.families.prompts import AskedPrompt, ContextClip
 from csm_ft.families.template import TextTemplate
 
 Counts = Mapping[str, Mapping[str, int]]  # column -> value -> clips
 
 
-def given_tags(config: CsmGenerateConfig) -> dict[str, str]:
+def given_tags(config: SpokenGenerateConfig) -> dict[str, str]:
     """Return the tags of --emotion and --tag; PromptError for one that is no key=value."""
     tags = {"emotion": config.emotion.strip()} if config.emotion.strip() else {}
     for pair in config.tag:
