@@ -120,8 +120,9 @@ class ClipCache:
         planned_for = stored.get("audio_fingerprint", stored.get("codec_fingerprint"))
         groups: list[Group] = stored["groups"] if planned_for == fingerprint else []
         planned = set(itertools.chain.from_iterable(groups))
-        new = {id_: span for id_, span in missing.items() if id_ not in planned}
-        groups += _group(new, job)
+        new = {id_: span.num_rows for id_, span in missing.items() if id_ not in planned}
+        max_rows = job.config.batch_sec * job.encoder.sample_rate_hz / job.frame_samples
+        groups += group_by_length(new, max_rows=max_rows)
         write_whole(path, json.dumps({"audio_fingerprint": fingerprint, "groups": groups}))
         wanted = [[id_ for id_ in group if id_ in missing] for group in groups]
         return [group for group in wanted if group]
@@ -220,13 +221,12 @@ def encode_missing(wanted: Mapping[str, Span], cache: ClipCache, job: Job) -> En
     return Encoded(len(missing) - len(rejected), sum(seconds), time.monotonic() - started, rejected)
 
 
-def _group(spans: Mapping[str, Span], job: Job) -> list[Group]:
-    """Group clips of similar lengths, each group padded no longer than `batch_sec`."""
-    max_rows = job.config.batch_sec * job.encoder.sample_rate_hz / job.frame_samples
+def group_by_length(num_rows: Mapping[str, int], *, max_rows: float) -> list[Group]:
+    """Group clips of similar lengths, each group padded to no more than `max_rows`."""
     groups: list[Group] = []
     group: Group = []
-    for num_rows, id_ in sorted((span.num_rows, id_) for id_, span in spans.items()):
-        if group and num_rows * (len(group) + 1) > max_rows:
+    for rows, id_ in sorted((rows, id_) for id_, rows in num_rows.items()):
+        if group and rows * (len(group) + 1) > max_rows:
             groups.append(group)
             group = []
         group.append(id_)

@@ -1,0 +1,116 @@
+"""Results of one run as a JSON file, and those of all runs in a folder."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks import peers
+from benchmarks.figures import Found, Measured
+from benchmarks.timing import ROOT
+from csm_ft.atomic import write_whole
+from csm_ft.errors import DataError
+
+LIBRARIES = ("torch", "torchtune", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run measured, and where."""
+
+    date: str  # 2026-11-27
+    commit: str  # "" = not a checkout
+    processor: str
+    cores: int
+    size: str
+    versions: Mapping[str, str]
+    figures: Mapping[str, float]  # flat names, see figures.py
+    spread: Mapping[str, list[float]] = field(default_factory=dict)  # lowest, highest, rounds
+    not_measured: Mapping[str, str] = field(default_factory=dict)  # name -> reason
+
+
+def make_result(found: Found, size: str) -> Result:
+    """Put what was found beside the facts of this machine."""
+    measured = {name: one for name, one in found.items() if isinstance(one, Measured)}
+    return Result(
+        date=datetime.now(UTC).date().isoformat(),
+        commit=_git("rev-parse", "--short", "HEAD"),
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        size=size,
+        versions={"python": platform.python_version(), **_libraries(), **peers.commits()},
+        figures={name: _rounded(one.value) for name, one in measured.items()},
+        spread={
+            name: [_rounded(one.low), _rounded(one.high), one.rounds]
+            for name, one in measured.items()
+        },
+        not_measured={name: one for name, one in found.items() if isinstance(one, str)},
+    )
+
+
+def write_result(result: Result, folder: Path) -> Path:
+    """Write a result under its date and machine; one of the same day is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = re.sub(r"[^a-z0-9]+", "-", result.processor.lower()).strip("-")
+    stem = f"{result.date}-{machine}"
+    path, number = folder / f"{stem}.json", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}.json", number + 1
+    write_whole(path, json.dumps(asdict(result), indent=1) + "\n")
+    return path
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Return the results in a folder, oldest first; DataError for a file that is none."""
+    results = []
+    for path in sorted(folder.glob("*.json"), key=_age):
+        try:
+            results.append(Result(**json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{path}: not a result of python -m benchmarks ({error}); move it elsewhere"
+            ) from error
+    return results
+
+
+def _age(path: Path) -> tuple[str, int, str]:
+    """Order by date; of one day and machine, -2 comes after the first."""
+    date = path.stem[:10]
+    numbered = re.fullmatch(r"(.*)-(\d+)", path.stem[10:])
+    return (date, int(numbered[2]), numbered[1]) if numbered else (date, 1, path.stem[10:])
+
+
+def _libraries() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def _processor() -> str:
+    """Return the name of the processor, without what all names say."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    name = found[1] if found else platform.processor() or platform.machine()
+    return " ".join(re.sub(r"\((R|TM|r|tm)\)|\bCPU\b", " ", name).split())
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")

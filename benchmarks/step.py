@@ -1,0 +1,120 @@
+"""Training steps beside those of the peers, validation, and the making of batches."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from benchmarks import peers
+from benchmarks.clips import SIZES, Kind, split_of
+from benchmarks.config import BenchmarkConfig
+from benchmarks.figures import Found, Measured, median, ratio
+from benchmarks.timing import Times, interleave
+from benchmarks.trainers import FAMILY, Ours, PublicTrainer, Trainer, Transformers, with_drawn
+from csm_ft.data.batches import BatchOptions, BatchPlan
+from csm_ft.data.examples import Examples
+from csm_ft.errors import CheckError
+from csm_ft.evaluate.validation import validate
+from csm_ft.families.base import Draw
+from csm_ft.families.csm.config import CsmConfig
+from csm_ft.families.csm.data import CsmBatch
+from csm_ft.families.csm.model import CsmModel, random_model
+
+NUM_CLIPS = 512  # of which batches are made
+BATCH_SIZE = 8
+LOADER_TIMES = 50
+MAX_DIFFERENCE = 1e-5  # of losses, beyond which nothing is timed
+# At this rate no step changes a weight, so that all trainers keep the same ones.
+OPTIONS = CsmConfig(device="cpu", dtype="fp32", threads=1, learning_rate=1e-12)
+
+
+def measure(config: BenchmarkConfig) -> Found:
+    """Measure all of it on one model."""
+    model = random_model(SIZES[config.size], seed=0)
+    ours = Ours(model, OPTIONS)
+    trainers: dict[str, Trainer] = {"transformers": Transformers(model, OPTIONS), "ours": ours}
+    if not peers.missing():
+        trainers["peer"] = PublicTrainer(model, OPTIONS)
+    sentences, turns = (_examples(kind, model) for kind in ("lj", "conversation"))
+    times = _against_peers(trainers, sentences, config.rounds)
+    batches = _batches(sentences, config.rounds)
+    speeds = [b.num_positions / sec for b, sec in zip(batches, times["ours"], strict=True)]
+    return {
+        **_ratios("lj", times),
+        "step.lj.tokens_per_cpu_sec": median(speeds),
+        "step.loader_percent": _loader(sentences, batches[0], times["ours"]),
+        **_ratios("conversation", _against_peers(trainers, turns, config.rounds)),
+        **_all_frames(ours, sentences, min(config.rounds, 2)),
+        **_validation(ours, sentences, min(config.rounds, 3)),
+    }
+
+
+def _examples(kind: Kind, model: CsmModel) -> Examples:
+    return FAMILY.arrange(split_of(kind, NUM_CLIPS, model.size), OPTIONS, evaluate=False)
+
+
+def _batches(examples: Examples, count: int) -> list[CsmBatch]:
+    """Return batches as training makes them, from short clips to long ones."""
+    options = BatchOptions(BATCH_SIZE, 0, 1, 1 << 30, seed=0)
+    planned = [batches[0] for batches in BatchPlan(examples.costs, options).epoch(0)]
+    planned.sort(key=lambda batch: int(examples.costs[batch].sum()))
+    chosen = [planned[int(len(planned) * (i + 0.5) / count)] for i in range(count)]
+    return [with_drawn(_collate(examples, batch)) for batch in chosen]
+
+
+def _collate(examples: Examples, indices: Sequence[int]) -> CsmBatch:
+    return FAMILY.collate(examples, indices, OPTIONS, draw=Draw(0, 0))
+
+
+def _against_peers(trainers: Mapping[str, Trainer], examples: Examples, rounds: int) -> Times:
+    """Take steps on the same batches in turns, once the losses are known to be equal."""
+    batches = _batches(examples, rounds)
+    prepared = {name: list(map(one.prepare, batches)) for name, one in trainers.items()}
+    losses = {name: one.loss(prepared[name][0]).item() for name, one in trainers.items()}
+    if max(losses.values()) - min(losses.values()) > MAX_DIFFERENCE:
+        raise CheckError(f"the losses differ, so that times do not compare: {losses}")
+    variants = {
+        name: lambda number, one=one, own=prepared[name]: one.step(own[number])
+        for name, one in trainers.items()
+    }
+    return interleave(variants, rounds=rounds)
+
+
+def _ratios(kind: Kind, times: Times) -> Found:
+    name = f"step.{kind}.peer_ratio"
+    against_peer = ratio(times["peer"], times["ours"]) if "peer" in times else peers.missing()
+    theirs = ratio(times["transformers"], times["ours"])
+    return {f"step.{kind}.transformers_ratio": theirs, name: against_peer}
+
+
+def _all_frames(ours: Ours, examples: Examples, rounds: int) -> Found:
+    """Compare with transformers as it is documented: each frame trains the depth decoder."""
+    theirs = Transformers(ours.model, OPTIONS, all_frames=True)
+    batches = _batches(examples, rounds)
+    labelled = [theirs.prepare(batch) for batch in batches]
+    variants = {
+        "ours": lambda number: ours.step(batches[number]),
+        "theirs": lambda number: theirs.step(labelled[number]),
+    }
+    times = interleave(variants, rounds=rounds)
+    return {"step.lj.transformers_all_ratio": ratio(times["theirs"], times["ours"])}
+
+
+def _validation(ours: Ours, examples: Examples, rounds: int) -> Found:
+    """Compare validation with training on the same clips."""
+    few = examples.take(np.arange(BATCH_SIZE))
+    batch = _collate(few, range(len(few)))
+    variants = {
+        "training": lambda _: ours.step(batch),
+        "validation": lambda _: validate(ours.model, FAMILY, few, OPTIONS),
+    }
+    times = interleave(variants, rounds=rounds)
+    return {"step.validation_ratio": ratio(times["validation"], times["training"])}
+
+
+def _loader(examples: Examples, batch: CsmBatch, step_sec: Sequence[float]) -> Measured:
+    """Return the share of making a batch, mean over many, of the shortest step."""
+    indices = range(batch.num_sequences)
+    times = interleave(
+        {"loader": lambda _: [_collate(examples, indices) for _ in range(LOADER_TIMES)]}, rounds=3
+    )
+    return median([100 * sec / LOADER_TIMES / min(step_sec) for sec in times["loader"]])

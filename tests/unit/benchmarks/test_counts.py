@@ -1,0 +1,91 @@
+"""Exact counts that must not rise unnoticed: they are the same on every machine."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import counts, data
+from benchmarks.counters import Operations, kept_for_backward
+from benchmarks.figures import ratio
+from benchmarks.timing import interleave
+from csm_ft.families.csm.model import random_model
+
+MODEL = random_model(counts.NARROW, 0)
+
+
+def test_operations_of_csm_1b() -> None:
+    """Lower the limits with each change that needs fewer."""
+    found = counts.count_step()
+    assert found["counts.csm1b.gemm"] <= 469
+    assert found["counts.csm1b.other"] <= 2697
+    assert found["counts.csm1b.other_mb_per_token"] <= 28.4
+    assert found["counts.csm1b.saved_mb_per_token"] <= 2.63
+
+
+def test_bytes_of_the_update() -> None:
+    assert counts.count_update()["counts.csm1b.update_bytes_per_weight"] <= 40.001
+
+
+def test_no_host_read_in_forward_and_backward() -> None:
+    batch = counts.batch_of(counts.NARROW, 2)
+    assert counts.count_forward_backward(MODEL, batch).host_reads == 0
+
+
+def test_operations_of_a_generated_frame() -> None:
+    found = counts.count_frame()
+    assert found["counts.frame.operations"] <= 7128
+    assert found["counts.frame.host_reads"] <= 145
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch_size", "percent"),
+    [("lj", 8, 0.91), ("lj", 32, 1.06), ("conversation", 8, 6.62), ("conversation", 32, 7.94)],
+)
+def test_padding(kind: data.Kind, batch_size: int, percent: float) -> None:
+    costs = data.costs_of(kind, 12_500)
+    assert data.padding(data.plan(costs, batch_size), costs) <= percent
+
+
+def test_operations_are_counted_by_kind() -> None:
+    layer, x = nn.Linear(4, 4), torch.ones(2, 4)
+    with Operations() as counted:
+        (layer(x).view(8) + 1).sum().item()
+    assert counted.products == {"addmm": 1}
+    assert counted.others == {"add": 1, "sum": 1}
+    assert counted.host_reads == 1
+    assert counted.other_bytes == (32 + 32) + (32 + 4)
+
+
+def test_bytes_kept_for_backward_count_each_storage_once() -> None:
+    layer, x = nn.Linear(4, 4), torch.ones(2, 4)
+    with kept_for_backward(layer) as kept:
+        hidden = layer(x)
+        (hidden * hidden).sum()
+    assert sum(kept.values()) == 2 * 32  # x and hidden; the weight is not counted
+
+
+def test_padding_and_repeats_by_hand() -> None:
+    costs = np.array([1, 3, 2, 2])
+    assert data.padding([[0, 1], [2, 3]], costs) == pytest.approx(20)
+    assert data.repeated([[0, 1], [2, 3]], [[1, 0], [2], [3]]) == 50
+    assert data.variation([[0, 1], [2, 3]], costs) == 0
+
+
+def test_variants_take_turns() -> None:
+    calls = list[str]()
+    clock = itertools.count()
+    times = interleave(
+        {name: lambda number, name=name: calls.append(f"{name}{number}") for name in "ab"},
+        rounds=2,
+        clock=lambda: float(next(clock)),
+    )
+    assert calls == ["a0", "b0", "a0", "b0", "b1", "a1"]
+    assert times == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+
+
+def test_ratio_is_of_each_round() -> None:
+    found = ratio([2.0, 30.0, 4.0], [1.0, 10.0, 4.0])
+    assert (found.value, found.low, found.high, found.rounds) == (2.0, 1.0, 3.0, 3)

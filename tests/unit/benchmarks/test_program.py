@@ -1,0 +1,73 @@
+"""`python -m benchmarks` at its smallest: what it writes, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import figures, peers
+from benchmarks.__main__ import main
+from benchmarks.page import write_page
+from benchmarks.results import Result, read_results, write_result
+from benchmarks.table import table
+from csm_ft.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the program sets it; put back afterwards
+    for name in peers.PATHS.values():
+        monkeypatch.setenv(name, "")
+
+
+def result(date: str = "2026-01-02", **figures: float) -> Result:
+    return Result(date, "abc", "Chip <b>", 2, "tiny", {"torch": "1"}, figures)
+
+
+def test_smallest_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--only", "data,generate", "--size", "tiny", "--rounds", "1"]
+    assert main([*argv, "--output", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*.json")
+    written = json.loads(path.read_text())
+    known = {name for name in figures.FIGURES if name.startswith(("data.", "generate."))}
+    assert set(written["figures"]) | set(written["not_measured"]) == known
+    assert written["figures"]["generate.batch1.frame_ms"] > 0
+    assert written["spread"]["data.lj.padding_bs8_percent"][2] == 0  # exact
+    assert set(written["not_measured"]) == {"generate.batch1.peer_ratio"}
+    output = capsys.readouterr().out
+    assert "not measured: set PEER_PATH to a checkout of the public trainer" in output
+    assert "generate.batch1.frame_ms" in (tmp_path / "index.html").read_text()
+
+
+def test_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "data,speed"]) == 2
+    assert "'speed' is none of counts, data, startup" in capsys.readouterr().err
+
+
+def test_second_result_of_a_day_is_kept(tmp_path: Path) -> None:
+    paths = [write_result(result(**{"sweep.gap_ms": value}), tmp_path) for value in (1.0, 2.0)]
+    assert [path.name for path in paths] == [f"2026-01-02-chip-b{end}.json" for end in ("", "-2")]
+    values = [one.figures["sweep.gap_ms"] for one in read_results(tmp_path)]
+    assert values == [1.0, 2.0]
+
+
+def test_foreign_file_among_results_is_named(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(DataError, match=r"other\.json: not a result"):
+        read_results(tmp_path)
+
+
+def test_page_escapes_and_shows_history(tmp_path: Path) -> None:
+    history = [result(f"2026-01-0{day}", **{"sweep.gap_ms": 10.0 * day}) for day in (1, 2, 3)]
+    page = write_page(history, tmp_path).read_text()
+    assert "Chip &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert 'points="0.0,22.0 60.0,12.0 120.0,2.0 "' in page
+    assert "2026-01-01: 10, 2026-01-02: 20, 2026-01-03: 30" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_table_says_what_is_reached() -> None:
+    rows = table(result(**{"sweep.gap_ms": 20.0, "data.depth_frames_ratio": 1.2})).splitlines()
+    assert rows[2].endswith("| 1.2 x | ≤ 1.02 x | no |")
+    assert rows[3].endswith("| 20 ms | ≤ 50 ms | yes |")
