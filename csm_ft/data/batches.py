@@ -26,7 +26,8 @@ from csm_ft.errors import DataError
 
 # Examples are sorted by length within pools of this many batches. A pool is large enough for little
 # padding, and drawn anew each epoch, so that an example meets different neighbours.
-POOL_BATCHES = 64
+POOL_BATCHES = 512
+SIMILAR = 0.02  # difference of lengths within which neighbours are exchanged
 Indices = list[int]
 T = TypeVar("T")
 U = TypeVar("U")
@@ -168,6 +169,7 @@ class BatchPlan:
         options = self.options
         # Keyed by seed and epoch, so a resumed run needs no generator state.
         random = np.random.default_rng([options.seed, epoch])
+        exchanges = np.random.default_rng([options.seed, epoch, 1])
         order = random.permutation(len(costs))
         size = options.batch_size
         if options.batch_tokens:
@@ -176,7 +178,8 @@ class BatchPlan:
         for start in range(0, len(order), size * POOL_BATCHES):
             pool = order[start : start + size * POOL_BATCHES]
             # Stable: draws of equal length keep the random order.
-            pool = pool[np.lexsort((costs[pool], repeats[pool]))].tolist()
+            pool = pool[np.lexsort((costs[pool], repeats[pool]))]
+            pool = _exchange(pool, costs, exchanges).tolist()
             if options.batch_tokens:
                 batches += fill(pool, costs, options.batch_tokens)
             else:
@@ -187,6 +190,22 @@ class BatchPlan:
             shuffled[i : i + options.grad_acc_steps]
             for i in range(0, len(shuffled), options.grad_acc_steps)
         ]
+
+
+def _exchange(
+    pool: NDArray[np.int64], costs: NDArray[np.int64], random: np.random.Generator
+) -> NDArray[np.int64]:
+    """Exchange neighbours of similar, but not equal, cost at random.
+
+    Where few examples have the same cost, the same ones would meet in every epoch.
+    """
+    for start in (1, 0, 1):  # pairs across the borders of batches, then within, then across again
+        left = np.arange(start, len(pool) - 1, 2)
+        longer_by = costs[pool[left + 1]] / costs[pool[left]] - 1
+        is_similar = (longer_by > 0) & (longer_by <= SIMILAR)
+        left = left[is_similar & (random.random(len(left)) < 0.5)]
+        pool[left], pool[left + 1] = pool[left + 1], pool[left]
+    return pool
 
 
 def evaluation_batches(costs: NDArray[np.int64], budget_tokens: int) -> list[Indices]:
