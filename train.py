@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,12 +20,17 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console, interruptible
 from csm_ft.errors import Diverged
 from csm_ft.families import choose_family, open_family
+from csm_ft.sweep.messages import Doing
 
 DESCRIPTION = "Fine-tune a speech model on a token file written by pretokenize.py."
 
 
 class Reporter(Protocol):
     """Who watches a run from outside: a sweep."""
+
+    def alive(self, doing: Doing | None = None) -> None:
+        """The run begins something, or still does what it began."""
+        ...
 
     def progress(self, step: int, examples: int) -> None:
         """An optimiser step is done."""
@@ -64,9 +70,11 @@ def run(
     from csm_ft.runs.metrics import add, training_line, training_row
     from csm_ft.training.optim import averaged, set_learning_rate
     from csm_ft.training.setup import open_setup
-    from csm_ft.training.step import optimizer_step
+    from csm_ft.training.step import after_each_forward, optimizer_step
 
-    with open_setup(config, only_measure=only_measure) as setup:
+    alive = reporter.alive if reporter else ignore
+    watched = after_each_forward(alive) if reporter else nullcontext()
+    with open_setup(config, only_measure=only_measure) as setup, watched:
         config, family, plan, state = setup.config, setup.family, setup.plan, setup.state
         model, optimizer = setup.trained.model, setup.trained.optimizer
         folder, tracker, sampler = setup.folder, setup.tracker, setup.sampler
@@ -81,6 +89,7 @@ def run(
                 judge = setup.judge
                 hears = judge and (is_first or plan.is_due("judge", state, examples_before))
                 if is_first or hears or plan.is_due("val", state, examples_before):
+                    alive("validation")
                     with averaged(optimizer):
                         result = validate(model, family, setup.val, config)
                         if not math.isfinite(result.loss):
@@ -90,6 +99,7 @@ def run(
                             canary = validate_canary(model, family, setup.canary, config)
                             metrics = {**metrics, **canary}
                         if judge and hears:
+                            alive("judging")
                             metrics = {**metrics, **judge.run(model, state.step)}
                         seen = {"examples": state.examples, "epoch": state.epoch}
                         tracker.row("val", state.step, {**seen, **metrics, "time": time.time()})
@@ -97,6 +107,7 @@ def run(
                         state.metrics = metrics
                         if is_best:
                             state.best = {**metrics, "step": state.step, **seen}
+                            alive("saving")
                             save_best(folder, setup.trained, state, result.clips)
                     loss = f"[bold]val_loss {result.loss:.4f}[/] {family.yardstick.unit}"
                     mark = " (best so far)" if is_best else ""
@@ -108,11 +119,13 @@ def run(
                         console.print(early)
                 # Once in a while: generate samples.
                 if sampler and (is_first or plan.is_due("gen", state, examples_before)):
+                    alive("samples")
                     with averaged(optimizer):
                         sampler.run(model, state, folder, tracker)
                 # Once in a while: save.
                 paused = should_pause()
                 if plan.total_steps and (paused or plan.is_due("save", state, examples_before)):
+                    alive("saving")
                     saved = replace(state, metrics_bytes=tracker.num_bytes)
                     with averaged(optimizer):
                         save_checkpoint(folder, setup.trained, saved, keep_last=config.keep_last)
@@ -157,9 +170,13 @@ def run(
     return RunResult(status, state.step, state.examples, state.best, state.metrics, reason)
 
 
-def run_baseline(config: TrainConfig) -> RunResult:
+def run_baseline(config: TrainConfig, reporter: Reporter | None = None) -> RunResult:
     """Validate the untrained model and generate its samples; no step is taken."""
-    return run(config, only_measure=True)
+    return run(config, reporter, only_measure=True)
+
+
+def ignore(doing: Doing | None = None) -> None:
+    """Take the place of Reporter.alive where nobody watches."""
 
 
 def _announce_best(config: TrainConfig, best: Mapping[str, Any], weights: Path) -> None:

@@ -19,6 +19,7 @@ from csm_ft.sweep.faults import Faults
 from csm_ft.sweep.link import LinkClosed, NotAMessage
 from csm_ft.sweep.messages import (
     BASELINE,
+    Alive,
     Answer,
     Done,
     Failed,
@@ -151,6 +152,7 @@ class Broker:
         worker = WorkerProcess(slot, self._trainer, log)
         self._workers.append(worker)
         self._selector.register(worker.link, selectors.EVENT_READ, worker)
+        self._watchdog.began(worker)
         self._study.event("worker started", slot=slot.name, pid=worker.process.pid)
 
     def _give_job(self, worker: WorkerProcess) -> None:
@@ -181,8 +183,8 @@ class Broker:
 
     def _send_job(self, worker: WorkerProcess, job: Job, config: dict[str, object]) -> None:
         self._study.event("dispatched", trial=job.trial, attempt=job.attempt, slot=worker.slot.name)
-        self._watchdog.began(worker.slot.name)
         worker.start(job, config)
+        self._watchdog.began(worker)
 
     # Taking in what workers report
 
@@ -209,7 +211,9 @@ class Broker:
             return
         if worker.job != (message.trial, message.attempt):
             return  # of an attempt that is over
-        self._watchdog.heard(worker.slot.name, is_progress=isinstance(message, Progress))
+        self._watchdog.heard(worker, message)
+        if isinstance(message, Alive):
+            return
         if isinstance(message, Progress):
             self._faults.reached(message.trial, message.examples)
         elif isinstance(message, Validated):

@@ -95,8 +95,8 @@ class SweepConfig(Options):
     )
     hang_sec: float = option(
         0.0,
-        "Seconds without a step after which a worker counts as hanging and is killed; 0 = 10 times"
-        " the median, at least 1800, as validations and checkpoints are no steps.",
+        "Seconds without a sign of life after which a worker counts as hanging and is killed; 0 ="
+        " 10 times its median step, at least 120. Loading, judging and saving may take 1800.",
         group="sweep",
         ge=0,
     )

@@ -56,6 +56,18 @@ class Progress(_Message):
     examples: int
 
 
+Doing = Literal["loading", "training", "validation", "judging", "samples", "saving"]
+
+
+class Alive(_Message):
+    """From a worker: its run lives, and what it is doing."""
+
+    type: Literal["alive"] = "alive"
+    trial: int
+    attempt: int
+    doing: Doing
+
+
 class Validated(_Message):
     """From a worker: all metrics of a validation, the objective finite; it waits for the Answer."""
 
@@ -98,7 +110,7 @@ class Failed(_Message):
 
 
 ToWorker = RunTrial | Answer | Pause
-FromWorker = Ready | Progress | Validated | Done | Failed
+FromWorker = Ready | Progress | Alive | Validated | Done | Failed
 TO_WORKER: TypeAdapter[ToWorker] = TypeAdapter(Annotated[ToWorker, Field(discriminator="type")])
 FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(
     Annotated[FromWorker, Field(discriminator="type")]

@@ -10,72 +10,101 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from csm_ft.console import console
-from csm_ft.sweep.worker_process import WorkerProcess
+from csm_ft.sweep.messages import Alive, Doing, FromWorker, Progress
+from csm_ft.sweep.worker_process import Job, WorkerProcess
 
-# Only steps are heard of, so that loading, validations, samples and checkpoints are silence, too.
-LEAST_SEC = 1800.0
+LEAST_SEC = 120.0
 TIMES_MEDIAN = 10.0
+# What reports nothing before it is done: the first step, which compiles, belongs to loading.
+OPAQUE: Sequence[Doing] = ("loading", "judging", "saving")
+OPAQUE_SEC = 1800.0
 DUMP_SEC = 1.0  # for the worker to write its stacks
-_NUM_GAPS = 200  # the latest gaps between messages that the median is taken of
+_NUM_GAPS = 200  # the latest times between steps that the median is taken of
 
 
-def longest_silence_sec(gaps_sec: Sequence[float], hang_sec: float) -> float:
+def longest_silence_sec(gaps_sec: Sequence[float], hang_sec: float, doing: Doing) -> float:
     """Return after how many seconds without a message a worker hangs.
 
-    `gaps_sec` are the times between its trial's progress messages, the first since the start; empty
-    before the first one. `hang_sec` 0 means 10 times their median, at least LEAST_SEC, which
-    is also the least before the first step.
+    `gaps_sec` are the times between its progress messages, without what comes between steps.
+    `hang_sec` 0 means 10 times their median, at least LEAST_SEC; what is opaque may take longer.
     """
-    if not gaps_sec:
-        return max(LEAST_SEC, hang_sec)
-    return hang_sec or max(LEAST_SEC, TIMES_MEDIAN * statistics.median(gaps_sec))
+    if doing in OPAQUE:
+        return max(OPAQUE_SEC, hang_sec)
+    median_sec = statistics.median(gaps_sec) if gaps_sec else 0.0
+    return hang_sec or max(LEAST_SEC, TIMES_MEDIAN * median_sec)
+
+
+@dataclass
+class _Watch:
+    """What is known of one attempt."""
+
+    job: Job | None  # None: the worker is importing the trainer
+    heard_sec: float
+    doing: Doing = "loading"
+    step_sec: float | None = None  # when the step that is being done began
+    gaps_sec: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_GAPS))
+    kill_sec: float | None = None  # when it is killed, once it hangs
 
 
 class Watchdog:
-    """Knows of each slot when its worker was heard of last."""
+    """Knows of each worker, by its slot, when it was heard of last."""
 
     def __init__(self, hang_sec: float) -> None:
         self._hang_sec = hang_sec
-        self._heard_sec: dict[str, float] = {}
-        self._gaps_sec: dict[str, deque[float]] = {}
+        self._watches: dict[str, _Watch] = {}
 
-    def began(self, slot: str) -> None:
-        """Begin to watch an attempt at a trial."""
-        self._heard_sec[slot] = time.monotonic()
-        self._gaps_sec[slot] = deque(maxlen=_NUM_GAPS)
+    def began(self, worker: WorkerProcess) -> None:
+        """Begin to watch a new process, or its attempt at a job."""
+        self._watches[worker.slot.name] = _Watch(worker.job, time.monotonic())
 
-    def heard(self, slot: str, *, is_progress: bool) -> None:
+    def heard(self, worker: WorkerProcess, message: FromWorker) -> None:
         """Take note of a message."""
-        now_sec = time.monotonic()
-        if is_progress:
-            self._gaps_sec[slot].append(now_sec - self._heard_sec[slot])
-        self._heard_sec[slot] = now_sec
+        watch, now_sec = self._watches[worker.slot.name], time.monotonic()
+        watch.heard_sec = now_sec
+        if isinstance(message, Progress):
+            if watch.step_sec is not None:
+                watch.gaps_sec.append(now_sec - watch.step_sec)
+            watch.doing, watch.step_sec = "training", now_sec
+            return
+        watch.doing = message.doing if isinstance(message, Alive) else "training"
+        if watch.doing != "training":
+            watch.step_sec = None
 
     def check(self, worker: WorkerProcess) -> None:
-        """Kill a worker whose trial has been silent for too long, and say so."""
-        slot = worker.slot.name
-        if worker.trial is None:
+        """Have a worker that was silent for too long dump its stacks, and kill it a second later.
+
+        Returns at once. One that is ready for a job is not watched.
+        """
+        watch, now_sec = self._watches[worker.slot.name], time.monotonic()
+        if watch.job != worker.job or (worker.job is None and worker.is_ready):
             return
-        silent_sec = time.monotonic() - self._heard_sec[slot]
-        if silent_sec <= longest_silence_sec(self._gaps_sec[slot], self._hang_sec):
+        if watch.kill_sec is not None:
+            if now_sec >= watch.kill_sec:
+                kill(worker)
             return
-        console.print(
-            f"trial {worker.trial} on {slot} hangs: silent for {silent_sec:.0f} s. Its worker is"
-            f" killed, and the trial continues from its checkpoint; stacks in {worker.log}",
-            style="yellow",
-            markup=False,
-        )
-        self.began(slot)
-        dump_and_kill(worker)
+        silent_sec = now_sec - watch.heard_sec
+        if silent_sec > longest_silence_sec(watch.gaps_sec, self._hang_sec, watch.doing):
+            console.print(
+                f"{worker.describe()} hangs ({watch.doing}): silent for {silent_sec:.0f} s. Its"
+                f" worker is killed and begins again; stacks in {worker.log}",
+                style="yellow",
+                markup=False,
+            )
+            dump(worker)
+            watch.kill_sec = now_sec + DUMP_SEC
 
 
-def dump_and_kill(worker: WorkerProcess) -> None:
-    """Have a worker write the stacks of all threads to its log, then kill it and its children."""
+def dump(worker: WorkerProcess) -> None:
+    """Have a worker write the stacks of all threads to its log."""
     wake(worker)
     worker.process.send_signal(signal.SIGUSR1)
-    time.sleep(DUMP_SEC)
+
+
+def kill(worker: WorkerProcess) -> None:
+    """Kill a worker and all it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.process.pid, signal.SIGKILL)
 

@@ -31,7 +31,9 @@ from csm_ft.sweep.link import Link, LinkClosed
 from csm_ft.sweep.messages import (
     BASELINE,
     TO_WORKER,
+    Alive,
     Answer,
+    Doing,
     Done,
     Failed,
     FromWorker,
@@ -45,6 +47,7 @@ from csm_ft.sweep.messages import (
 )
 
 PROGRESS_EVERY_SEC = 0.2
+ALIVE_EVERY_SEC = 1.0
 LONGEST_TRACE = 20_000  # characters of a traceback that are sent on
 PR_SET_PDEATHSIG = 1
 
@@ -81,16 +84,26 @@ class Orchestrator:
 
 
 class TrialReporter:
-    """Reports one attempt at one trial to the orchestrator (train.Reporter)."""
+    """Reports one attempt at one run to the orchestrator (train.Reporter)."""
 
     def __init__(self, orchestrator: Orchestrator, job: RunTrial, metric: str) -> None:
         self._orchestrator, self._job, self._metric = orchestrator, job, metric
         self._last_sec = 0.0
+        self._doing: Doing = "loading"
+        self._alive_sec = time.monotonic()
+
+    def alive(self, doing: Doing | None = None) -> None:
+        """Report what begins now, or from time to time that what has begun still runs."""
+        if doing is None and time.monotonic() - self._alive_sec < ALIVE_EVERY_SEC:
+            return
+        self._doing, self._alive_sec = doing or self._doing, time.monotonic()
+        trial, attempt = self._job.trial, self._job.attempt
+        self._orchestrator.send(Alive(trial=trial, attempt=attempt, doing=self._doing))
 
     def progress(self, step: int, examples: int) -> None:
         """Report how far the trial is, a few times a second at most."""
         if time.monotonic() - self._last_sec >= PROGRESS_EVERY_SEC:
-            self._last_sec = time.monotonic()
+            self._doing, self._last_sec = "training", time.monotonic()
             trial, attempt = self._job.trial, self._job.attempt
             self._orchestrator.send(
                 Progress(trial=trial, attempt=attempt, step=step, examples=examples)
@@ -98,6 +111,8 @@ class TrialReporter:
 
     def validated(self, examples: int, metrics: Mapping[str, float]) -> bool:
         """Report a validation and wait until the study has written it down and decided."""
+        if self._job.trial == BASELINE:
+            return True
         if self._metric in METRICS and self._metric not in metrics:
             return True  # a validation that was not judged: there is nothing to compare
         check_measured(self._metric, metrics)
@@ -116,6 +131,7 @@ class TrialReporter:
         assert answer.examples == examples, (
             f"expected an answer for {examples} examples, got {answer}"
         )
+        self._doing = "training"
         return answer.may_continue
 
 
@@ -144,11 +160,11 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
     try:
         config = build_config(job.config)
         with disk_errors(Path(config.output_dir)):
+            reporter = TrialReporter(orchestrator, job, config.best_by)
             if job.trial == BASELINE:
-                result = trainer.run_baseline(config)
+                result = trainer.run_baseline(config, reporter)
                 check_measured(config.best_by, result.metrics)
             else:
-                reporter = TrialReporter(orchestrator, job, config.best_by)
                 result = trainer.run(config, reporter, should_pause=orchestrator.paused.is_set)
         return Done(
             trial=job.trial,

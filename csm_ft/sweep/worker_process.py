@@ -70,6 +70,13 @@ class WorkerProcess:
         """Number of the trial that it runs; None when idle or measuring the untrained model."""
         return self.job.trial if self.job and self.job.trial != BASELINE else None
 
+    def describe(self) -> str:
+        """Return what it does and where, for messages."""
+        if self.job is None:
+            return f"the worker on {self.slot.name}"
+        trial = "the untrained model" if self.trial is None else f"trial {self.trial}"
+        return f"{trial} on {self.slot.name}"
+
     def start(self, job: Job, config: dict[str, object]) -> None:
         """Give it something to do."""
         self.job, self._began_sec = job, time.monotonic()

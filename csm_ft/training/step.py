@@ -2,9 +2,12 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.data.batches import Step
@@ -63,6 +66,20 @@ def optimizer_step(
         "compute_sec": compute_sec,
         "update_sec": time.perf_counter() - began - compute_sec,
     }
+
+
+@contextmanager
+def after_each_forward(call: Callable[[], None]) -> Iterator[None]:
+    """Call a function after each forward pass of any module: in steps, validations and samples."""
+
+    def hook(*_: Any) -> None:
+        call()
+
+    handle = register_module_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check_finite(step: int, nats: Mapping[str, float], grad_norm: float) -> None:

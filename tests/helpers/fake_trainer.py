@@ -5,7 +5,8 @@
 Loss is a smooth function of the config and of the examples seen; a checkpoint is a JSON file.
 FAKE_TRAINER (JSON in the environment) asks for faults by trial number: {"diverge": [3],
 "infeasible": [4], "raise": [5], "out_of_memory": [6], "full_disk": [7], "kill": {"8": times},
-"slow_sec": seconds per step, "raw_full_disk": [1], "no_base": [1], "damaged_data": [1]}.
+"slow_sec": seconds per step, "raw_full_disk": [1], "no_base": [1], "damaged_data": [1], "hang":
+{"9": "validation"} (once; or "training"), "long_validation_sec": seconds of each validation}.
 """
 
 import errno
@@ -100,9 +101,10 @@ def clips(loss: float) -> dict[str, tuple[float, int]]:
     return {f"clip{i}": (nats[i], frames[i]) for i in range(NUM_VAL_CLIPS)}
 
 
-def run_baseline(config: TrainConfig) -> RunResult:
+def run_baseline(config: TrainConfig, reporter: Any = None) -> RunResult:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    _spend_time(folder, reporter, "validation")
     _fault(folder, "baseline")
     write_whole(folder / "config.yaml", config.to_yaml())
     metrics = measure(config.replace(learning_rate=1e-4), 0.0)
@@ -158,6 +160,7 @@ def run(
                 share, is_candidate = state["examples"] / total, state["step"] >= best_from
                 state["metrics"] = measure(config, share)
                 state["metrics"] |= judge(config, share) if hears else {}
+                _spend_time(folder, reporter, "validation")
                 _validate(config, folder, state, is_candidate=is_candidate)
                 if reporter is not None and not reporter.validated(
                     state["examples"], state["metrics"]
@@ -176,6 +179,8 @@ def run(
             return _result("stopped" if state["stopped"] else "completed", state)
         is_resumed, before = False, state["examples"]
         time.sleep(faults.get("slow_sec", 0))
+        if state["step"] >= total_steps // 2:
+            _spend_time(folder, reporter, "training")
         state["step"] += 1
         state["examples"] = min(total, state["step"] * per_step)
         _log_step(folder, state["step"])
@@ -212,6 +217,22 @@ def _validate(
         )
         write_whole(best / "state.json", json.dumps(state))
         write_whole(best / "val_clips.json", json.dumps(clips(metrics["val_loss"])))
+
+
+def _spend_time(folder: Path, reporter: Any, doing: str) -> None:
+    """Validate for as long as asked, with signs of life, or hang without any."""
+    faults = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
+    name = folder.name.lstrip("0") or "0"
+    mark = folder / f"hung in {doing}"
+    if reporter is not None and doing != "training":
+        reporter.alive(doing)
+    if faults.get("hang", {}).get(name) == doing and not mark.exists():
+        mark.touch()
+        time.sleep(600)
+    end_sec = time.monotonic() + faults.get("long_validation_sec", 0) * (doing == "validation")
+    while time.monotonic() < end_sec:
+        time.sleep(0.1)
+        reporter.alive()
 
 
 def _log_step(folder: Path, step: int) -> None:

@@ -6,6 +6,7 @@ Exact counts, every kind of fault, kill -9 of anything at any moment.
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -571,11 +572,34 @@ def test_stopped_worker(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGSTOP)
         output = " ".join(process.communicate(timeout=60)[0].split())
     assert process.returncode == 0, output
-    assert f"trial 0 on {slot} hangs: silent for 2 s" in output
+    assert f"trial 0 on {slot} hangs (training): silent for 2 s" in output
     assert "most recent call first" in (sweep.out / "workers" / f"{slot}.log").read_text()
     assert [e["trial"] for e in sweep.events("worker died")] == [0]
     sweep.check_whole(4)
     sweep.check_metrics()
+
+
+def test_hangs_in_validations(tmp_path: Path) -> None:
+    """Of the untrained model, and of a trial; trial 1 hangs in a step."""
+    hangs = {"baseline": "validation", "0": "validation", "1": "training"}
+    argv = ("--n_trials", "2", "--n_gpus", "2", "--hang_sec", "1", "--pruner", "none")
+    sweep = Sweep(tmp_path, *argv, faults={"hang": hangs, "slow_sec": 0.05})
+    output = " ".join(sweep.run().split())
+    for what in ("the untrained model", "trial 0"):
+        assert re.search(rf"{what} on cpu. hangs \(validation\): silent for 1 s", output)
+    slot = re.search(r"trial 1 on (cpu.) hangs \(training\)", output)
+    assert slot, output
+    assert "in _spend_time" in (sweep.out / "workers" / f"{slot[1]}.log").read_text()
+    assert sweep.check_whole(2) == {"completed": 2}
+    sweep.check_metrics()
+    assert [t["attempts"] for t in sweep.summary()["trials"]] == [2, 2]
+
+
+def test_long_validation_is_no_hang(tmp_path: Path) -> None:
+    argv = ("--n_trials", "1", "--hang_sec", "1.5", "--rungs", "1/2")
+    sweep = Sweep(tmp_path, *argv, faults={"long_validation_sec": 2})
+    assert "hangs" not in sweep.run()
+    assert sweep.check_whole(1) == {"completed": 1}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """train.py as a user runs it: trains, resumes exactly, says what is wrong, speaks."""
 
+import itertools
 import json
 import os
 import random
@@ -21,6 +22,7 @@ import train
 from csm_ft.cli import parse_args
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.runs.metrics import CLOCKS
+from csm_ft.sweep.messages import Doing
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = """
@@ -99,6 +101,8 @@ class Killer:
 
     def __init__(self, step: int) -> None:
         self.step = step
+
+    def alive(self, doing: Doing | None = None) -> None: ...
 
     def progress(self, step: int, examples: int) -> None:
         if step == self.step:
@@ -266,10 +270,37 @@ def test_divergence_stops_before_the_update(
     )
 
 
+def test_signs_of_life_within_validations_and_samples(tokens: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Watcher:
+        def alive(self, doing: Doing | None = None) -> None:
+            seen.append(doing or "alive")
+
+        def progress(self, step: int, examples: int) -> None:
+            seen.append("step")
+
+        def validated(self, examples: int, metrics: dict[str, float]) -> bool:
+            return True
+
+    more = "--max_steps 2 --val_every 2 --save_every 2 --gen_every 2 --gen_max_sec 1"
+    argv = options(tokens, tmp_path / "run", *more.split(), "--measure_base", "false")
+    train.run(config_of(argv), Watcher())
+    parts = [(name, len(list(same))) for name, same in itertools.groupby(seen)]
+    names = [name for name, _ in parts if name != "alive"]
+    assert names == ["step", "step", "validation", "saving", "samples", "saving"]
+    signs = {before: count for (before, _), (_, count) in itertools.pairwise(parts)}
+    assert signs["validation"] >= 1
+    assert signs["samples"] >= 10, "within the samples, not only around them"
+    assert not torch.nn.modules.module._global_forward_hooks
+
+
 def test_the_reporter_can_end_a_run(tokens: Path, tmp_path: Path) -> None:
     seen: list[int] = []
 
     class Stop:
+        def alive(self, doing: Doing | None = None) -> None: ...
+
         def progress(self, step: int, examples: int) -> None: ...
 
         def validated(self, examples: int, metrics: dict[str, float]) -> bool:

@@ -73,6 +73,8 @@ class Desk:
         def __init__(self, study: SweepStudy, number: int) -> None:
             self.study, self.number = study, number
 
+        def alive(self, doing: Any = None) -> None: ...
+
         def progress(self, step: int, examples: int) -> None: ...
 
         def validated(self, examples: int, metrics: dict[str, float]) -> bool:
