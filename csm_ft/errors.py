@@ -21,6 +21,7 @@ UserError                        the message names the value, the rule, the way 
     ExportError                  an export that cannot be written
         CheckError               an export that another program reads differently
     MachineError                 the machine: its disk, its devices                  machine
+        OutOfMemoryError         a training step does not fit into the memory
 
 A fault of the data or the machine is not that of a trial that meets it: a sweep stops and keeps the
 trial open. Diverged and SweepAborted are not a user's doing. Everything else is a bug, and keeps
@@ -122,6 +123,21 @@ class MachineError(UserError):
     """A fault of the machine: a full disk, missing permissions, no such device."""
 
     fault = "machine"
+
+
+class OutOfMemoryError(MachineError):
+    """A training step that does not fit into the device's memory."""
+
+    def __init__(self, message: str, positions: int = 0) -> None:
+        """`positions`: of the micro-batch, with padding; 0 where a smaller one is no help."""
+        super().__init__(message)
+        self.positions = positions
+
+
+NEEDS_LESS_MEMORY = (
+    "less memory is needed by --method lora, --dtype bf16, shorter clips or, in a sweep, fewer"
+    " --trials_per_gpu"
+)
 
 
 class Diverged(RuntimeError):

@@ -90,14 +90,18 @@ class Done(_Message):
     reason: str = ""  # why it ended before its last step
 
 
+# outside: a fault of the data or the machine, which other trials would meet, too.
+Kind = Literal["diverged", "infeasible", "out_of_memory", "outside", "error"]
+
+
 class Failed(_Message):
     """From a worker: the run raised an exception."""
 
     type: Literal["failed"] = "failed"
     trial: int
     attempt: int
-    # outside: a fault of the data or the machine, which other trials would meet, too.
-    kind: Literal["diverged", "infeasible", "outside", "error"]
+    kind: Kind
+    positions: int = 0  # padded, of the micro-batch that did not fit into memory
     name: str  # of the exception's class
     message: str
     where: str  # exception class and the line of code: two failures with the same are the same bug

@@ -160,6 +160,7 @@ class Summary(_Record):
     rankings: list[Ranking] = []  # of sweeps that judged enough trials
     judges: dict[str, str] = {}  # what -> name and version
     judges_missing: list[str] = []  # sentences
+    notes: list[str] = []  # what happened to the sweep as a whole, in sentences
     importance: Mapping[str, Mapping[str, Number]] = {}  # {method: {parameter: share}}
     importance_of: str = ""  # the values that it explains
 

@@ -178,6 +178,7 @@ class Results:
             rankings=measure_rankings(records) if state != "running" else [],
             judges=environment.get("judges", {}),
             judges_missing=environment.get("judges_missing", []),
+            notes=self._study.facts.notes,
             importance=importance,
             importance_of=explained,
         )

@@ -65,7 +65,7 @@ def run_sweep(
     base = space.base.replace(wandb=choose_reachable_wandb_mode(space.base.wandb))  # for all trials
     machine = choose_machine(options, device=base.device, threads=base.threads)
     folder = SweepFolder(Path(options.output_dir))
-    configs = Configs(folder, options, base, machine)
+    configs = Configs(folder, options, base, machine, data.longest_positions)
     study = SweepStudy.open(folder, plan_study(options, space, data))
     try:
         watch = DataWatch(base, data, describe)

@@ -25,6 +25,7 @@ def describe_sweep(path: Path) -> str:
             f"{summary.study} in {path}: {_activity(folder, summary)}",
             _counts(summary),
             *_values(summary),
+            *summary.notes,
             *_unfinished(folder, summary),
             *_failures(folder, summary),
         ]

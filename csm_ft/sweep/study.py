@@ -18,6 +18,7 @@ from csm_ft.atomic import append_line, exclusive
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep import asha
 from csm_ft.sweep.constraints import Constraint, violated
+from csm_ft.sweep.facts import Facts
 from csm_ft.sweep.importance import Point, measure_importance
 from csm_ft.sweep.journal import open_journal
 from csm_ft.sweep.optuna_trials import (
@@ -53,7 +54,7 @@ class SweepStudy:
 
     def __init__(self, folder: SweepFolder, plan: Plan, study: optuna.Study) -> None:
         self.folder, self.plan, self._study = folder, plan, study
-        self._objective = plan.objective
+        self._objective, self.facts = plan.objective, Facts(study)
         self._closing = ExitStack()
         self._first_points = plan.space.first_points()
         settings = plan.space.settings(MAX_SETTINGS)

@@ -32,6 +32,7 @@ class DataFacts:
 
     num_train_examples: int
     fingerprint: str
+    longest_positions: int = 1  # of the longest training example
 
 
 Describe = Callable[[TrainConfig], DataFacts]
@@ -46,7 +47,8 @@ def describe_data(config: TrainConfig) -> DataFacts:
     store = open_tokens(Path(config.data), config.family, in_memory=False)
     examples = open_family(config.family).arrange(store.splits["train"], config, evaluate=False)
     examples = take_fraction(examples, config.data_fraction, seed=config.seed)
-    return DataFacts(len(examples), store.info.content_fingerprint)
+    longest = int(examples.costs.max(initial=1))
+    return DataFacts(len(examples), store.info.content_fingerprint, longest)
 
 
 class DataWatch:
@@ -146,6 +148,7 @@ class Configs:
     sweep: SweepConfig
     base: TrainConfig
     machine: Machine
+    longest_positions: int = 1  # of the longest training example
 
     def trial(self, number: int, params: Mapping[str, Any], *, threads: int) -> TrainConfig:
         """Return the complete config of a trial; ConfigError if its parameters do not fit."""

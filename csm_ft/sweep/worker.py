@@ -21,10 +21,10 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from csm_ft.atomic import disk_errors
-from csm_ft.errors import ConfigError, Diverged, UserError
+from csm_ft.errors import ConfigError, Diverged, OutOfMemoryError, UserError
 from csm_ft.evaluate.metrics import METRICS
 from csm_ft.families import build_config
 from csm_ft.sweep.link import Link, LinkClosed
@@ -37,6 +37,7 @@ from csm_ft.sweep.messages import (
     Done,
     Failed,
     FromWorker,
+    Kind,
     Pause,
     Progress,
     Ready,
@@ -86,24 +87,25 @@ class Orchestrator:
 class TrialReporter:
     """Reports one attempt at one run to the orchestrator (train.Reporter)."""
 
-    def __init__(self, orchestrator: Orchestrator, job: RunTrial, metric: str) -> None:
-        self._orchestrator, self._job, self._metric = orchestrator, job, metric
+    def __init__(self, orchestrator: Orchestrator, job: RunTrial) -> None:
+        self._orchestrator, self._job = orchestrator, job
+        self._metric: str = job.config["best_by"]
         self._last_sec = 0.0
-        self._doing: Doing = "loading"
+        self.doing: Doing = "loading"
         self._alive_sec = time.monotonic()
 
     def alive(self, doing: Doing | None = None) -> None:
         """Report what begins now, or from time to time that what has begun still runs."""
         if doing is None and time.monotonic() - self._alive_sec < ALIVE_EVERY_SEC:
             return
-        self._doing, self._alive_sec = doing or self._doing, time.monotonic()
+        self.doing, self._alive_sec = doing or self.doing, time.monotonic()
         trial, attempt = self._job.trial, self._job.attempt
-        self._orchestrator.send(Alive(trial=trial, attempt=attempt, doing=self._doing))
+        self._orchestrator.send(Alive(trial=trial, attempt=attempt, doing=self.doing))
 
     def progress(self, step: int, examples: int) -> None:
         """Report how far the trial is, a few times a second at most."""
         if time.monotonic() - self._last_sec >= PROGRESS_EVERY_SEC:
-            self._doing, self._last_sec = "training", time.monotonic()
+            self.doing, self._last_sec = "training", time.monotonic()
             trial, attempt = self._job.trial, self._job.attempt
             self._orchestrator.send(
                 Progress(trial=trial, attempt=attempt, step=step, examples=examples)
@@ -131,7 +133,7 @@ class TrialReporter:
         assert answer.examples == examples, (
             f"expected an answer for {examples} examples, got {answer}"
         )
-        self._doing = "training"
+        self.doing = "training"
         return answer.may_continue
 
 
@@ -157,10 +159,10 @@ def work(orchestrator: Orchestrator, trainer: Any) -> None:
 
 
 def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Failed:
+    reporter = TrialReporter(orchestrator, job)
     try:
         config = build_config(job.config)
         with disk_errors(Path(config.output_dir)):
-            reporter = TrialReporter(orchestrator, job, config.best_by)
             if job.trial == BASELINE:
                 result = trainer.run_baseline(config, reporter)
                 check_measured(config.best_by, result.metrics)
@@ -179,10 +181,15 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
             traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
         name = type(error).__name__
+        kind, positions = _kind(error), 0
+        if _is_out_of_memory(error):
+            positions = _positions(error, job, reporter.doing)
+            kind = "out_of_memory" if positions else "infeasible"
         return Failed(
             trial=job.trial,
             attempt=job.attempt,
-            kind=_kind(error),
+            kind=kind,
+            positions=positions,
             name=name,
             message=str(error),
             where=f"{name} at {where.filename}:{where.lineno}",
@@ -190,11 +197,9 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
         )
 
 
-def _kind(error: Exception) -> Literal["diverged", "infeasible", "outside", "error"]:
-    if isinstance(error, UserError) and error.fault != "options":
-        return "outside"
-    if isinstance(error, UserError) or _is_out_of_memory(error):
-        return "infeasible"
+def _kind(error: Exception) -> Kind:
+    if isinstance(error, UserError):
+        return "infeasible" if error.fault == "options" else "outside"
     if isinstance(error, Diverged | FloatingPointError):
         return "diverged"
     return "error"
@@ -202,7 +207,17 @@ def _kind(error: Exception) -> Literal["diverged", "infeasible", "outside", "err
 
 def _is_out_of_memory(error: Exception) -> bool:
     torch = sys.modules.get("torch")  # a trainer without torch cannot run out of its memory
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    is_torchs = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return is_torchs or isinstance(error, OutOfMemoryError)
+
+
+def _positions(error: Exception, job: RunTrial, doing: Doing) -> int:
+    """Return the size of the micro-batch that did not fit; 0 where a smaller one is no help."""
+    if isinstance(error, OutOfMemoryError):
+        return error.positions
+    # Validations and samples have batches of their own.
+    is_training = doing in ("loading", "training", "saving")
+    return job.config["micro_batch_tokens"] if is_training else 0
 
 
 def _clean() -> None:

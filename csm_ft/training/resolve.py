@@ -124,9 +124,7 @@ def open_run(
             shutil.rmtree(folder.path, ignore_errors=True)
         if isinstance(error, MachineError):
             saved = [path.name for path in folder.step_folders()[-1:]]
-            raise MachineError(
-                f"{error}. Saved so far: {saved[0] if saved else 'nothing'}"
-            ) from error
+            error.args = (f"{error}. Saved so far: {saved[0] if saved else 'nothing'}",)
         raise
 
 

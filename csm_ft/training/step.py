@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from csm_ft.config.train import TrainConfig
 from csm_ft.data.batches import Step
 from csm_ft.device import autocast
-from csm_ft.errors import Diverged
+from csm_ft.errors import NEEDS_LESS_MEMORY, Diverged, OutOfMemoryError, first_line
 from csm_ft.families.base import Term, parts_of, weighted_loss
 from csm_ft.families.lora import seed_dropout
 from csm_ft.families.model import Batch, SpeechModel
@@ -41,10 +41,11 @@ def optimizer_step(
     optimizer.zero_grad(set_to_none=True)
     for number, batch in enumerate(batches):
         seed_dropout(config.seed, step.number, number)
-        with autocast(config.device, config.dtype):
-            loss = model(batch.to(config.device))
-        sums = {part: loss[part].sum() for part in parts}
-        weighted_loss(terms, sums, counts).backward()
+        with _named_memory_errors(step.number, batch):
+            with autocast(config.device, config.dtype):
+                loss = model(batch.to(config.device))
+            sums = {part: loss[part].sum() for part in parts}
+            weighted_loss(terms, sums, counts).backward()
         for part in parts:
             nats[part] += sums[part].detach()
     limit = config.max_grad_norm or math.inf
@@ -54,7 +55,8 @@ def optimizer_step(
     total_nats, grad_norm = dict(zip(parts, values[:-1], strict=True)), values[-1]
     _check_finite(step.number, total_nats, grad_norm)
     compute_sec = time.perf_counter() - began
-    optimizer.step()
+    with _named_memory_errors(step.number, None):
+        optimizer.step()
     return {
         **{f"nats_{part}": value for part, value in total_nats.items()},
         **{f"count_{part}": count for part, count in counts.items()},
@@ -66,6 +68,27 @@ def optimizer_step(
         "compute_sec": compute_sec,
         "update_sec": time.perf_counter() - began - compute_sec,
     }
+
+
+@contextmanager
+def _named_memory_errors(step: int, batch: Batch | None) -> Iterator[None]:
+    """Say which micro-batch does not fit, and what would help; None is the optimiser's state."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        num_sequences = len(next(iter(batch.counts.values()))) if batch else 0
+        positions = batch.num_padded if batch and num_sequences > 1 else 0
+        what = "the optimiser's state"
+        if batch:
+            what = (
+                f"a micro-batch of {num_sequences} x {batch.num_padded // num_sequences} positions"
+            )
+        way_out = NEEDS_LESS_MEMORY
+        if positions:
+            way_out = f"use --micro_batch_tokens {positions // 2}: the gradient is the same"
+        raise OutOfMemoryError(
+            f"step {step}: out of memory with {what} ({first_line(error)}); {way_out}", positions
+        ) from error
 
 
 @contextmanager

@@ -4,9 +4,10 @@
 
 Loss is a smooth function of the config and of the examples seen; a checkpoint is a JSON file.
 FAKE_TRAINER (JSON in the environment) asks for faults by trial number: {"diverge": [3],
-"infeasible": [4], "raise": [5], "out_of_memory": [6], "full_disk": [7], "kill": {"8": times},
-"slow_sec": seconds per step, "raw_full_disk": [1], "no_base": [1], "damaged_data": [1], "hang":
-{"9": "validation"} (once; or "training"), "long_validation_sec": seconds of each validation}.
+"infeasible": [4], "raise": [5], "out_of_memory": {"6": micro_batch_tokens that fit}, "full_disk":
+[7], "kill": {"8": times}, "slow_sec": seconds per step, "raw_full_disk": [1], "no_base": [1],
+"damaged_data": [1], "hang": {"9": "validation"} (once; or "training"), "long_validation_sec": {"9":
+2}}.
 """
 
 import errno
@@ -31,6 +32,7 @@ from csm_ft.sweep.trials import DataFacts
 
 NUM_CLIPS = 48
 NUM_VAL_CLIPS = 10
+LONGEST_POSITIONS = 1000
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -52,7 +54,7 @@ class RunResult:
 def describe(config: TrainConfig) -> DataFacts:
     path = Path(config.data)
     content = path.read_text() if path.is_file() else f"content of {path}"
-    return DataFacts(NUM_CLIPS, content)
+    return DataFacts(NUM_CLIPS, content, LONGEST_POSITIONS)
 
 
 def val_loss(config: TrainConfig, share: float) -> float:
@@ -166,7 +168,8 @@ def run(
                     state["examples"], state["metrics"]
                 ):
                     state["stopped"] = is_last = True
-            _fault(folder, folder.name, state["step"], total_steps)
+            limit = config.micro_batch_tokens
+            _fault(folder, folder.name, state["step"], total_steps, limit)
             if due["save"] or is_last or should_pause():
                 write_whole(checkpoint, json.dumps(state))
                 write_whole(
@@ -229,8 +232,8 @@ def _spend_time(folder: Path, reporter: Any, doing: str) -> None:
     if faults.get("hang", {}).get(name) == doing and not mark.exists():
         mark.touch()
         time.sleep(600)
-    end_sec = time.monotonic() + faults.get("long_validation_sec", 0) * (doing == "validation")
-    while time.monotonic() < end_sec:
+    end_sec = time.monotonic() + faults.get("long_validation_sec", {}).get(name, 0)
+    while doing == "validation" and time.monotonic() < end_sec:
         time.sleep(0.1)
         reporter.alive()
 
@@ -241,14 +244,17 @@ def _log_step(folder: Path, step: int) -> None:
         file.write(f"{step}\n")
 
 
-def _fault(folder: Path, name: str, step: int = 1, total_steps: int = 2) -> None:
+def _fault(
+    folder: Path, name: str, step: int = 1, total_steps: int = 2, micro_batch_tokens: int = 0
+) -> None:
     faults: Mapping[str, Any] = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
     number = int(name) if name.isdigit() else name
     if number in faults.get("raise", []):
         raise KeyError("a bug in the trainer")
     if number in faults.get("infeasible", []):
         raise ConfigError("backbone: 33 heads do not go into 2048")
-    if number in faults.get("out_of_memory", []):
+    fits = faults.get("out_of_memory", {}).get(str(number))
+    if fits and step >= total_steps // 2 and micro_batch_tokens > fits:
         raise _torch().OutOfMemoryError("CUDA out of memory")
     if number in faults.get("full_disk", []):
         raise MachineError("checkpoints could not be written: No space left on device")

@@ -28,6 +28,7 @@ from csm_ft.families.csm.config import CsmConfig
 from csm_ft.report.page import build_report
 from csm_ft.sweep.link import Link
 from csm_ft.sweep.messages import FROM_WORKER, Answer, Done, FromWorker, RunTrial, Validated
+from csm_ft.sweep.status import describe_sweep
 from tests.helpers import fake_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +84,10 @@ class Sweep:
             else []
         )
         return [row for row in rows if row["event"] == kind]
+
+    def config(self, number: int) -> dict[str, Any]:
+        path = self.out / "trials" / f"{number:04d}" / "config.yaml"
+        return yaml.safe_load(path.read_text())
 
     def at(self, number: int, examples: int) -> dict[str, float]:
         """All metrics that a trial's run wrote of the validation at `examples`."""
@@ -234,14 +239,16 @@ def test_every_kind_of_fault(tmp_path: Path) -> None:
         "infeasible": [3],
         "kill": {"4": 99},
         "raise": [5],
-        "out_of_memory": [8],
+        "out_of_memory": {"8": 1},
     }
     sweep = Sweep(tmp_path, "--n_trials", "9", "--n_gpus", "1", "--pruner", "none", faults=faults)
     sweep.run()
     assert sweep.check_whole(9) == {"completed": 3, "diverged": 2, "infeasible": 2, "poison": 2}
     rows = sweep.summary()["trials"]
     assert "the loss is not finite" in rows[1]["reason"]
-    assert rows[8]["reason"] == "OutOfMemoryError: CUDA out of memory"
+    reason = "OutOfMemoryError: CUDA out of memory. Micro-batches of 512 positions cannot be halved"
+    assert rows[8]["reason"].startswith(reason)
+    assert "--method lora" in rows[8]["reason"]
     assert rows[3]["reason"] == "ConfigError: backbone: 33 heads do not go into 2048"
     assert "killed by SIGKILL; 3 times without progress, on cpu0" in rows[4]["reason"]
     # Progress is reported now and then, so the first repetition may look like progress.
@@ -251,6 +258,26 @@ def test_every_kind_of_fault(tmp_path: Path) -> None:
     )
     assert all(row["value"] is None for row in rows if row["state"] != "completed")
     assert rows[sweep.summary()["best"]]["state"] == "completed"
+
+
+def test_out_of_memory_halves_micro_batches_of_all(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--pruner", "none", faults={"out_of_memory": {"1": 4096}})
+    output = " ".join(sweep.run("--n_trials", "3").split())
+    assert "trial 1 ran out of memory with micro-batches of 16384 positions" in output
+    assert sweep.check_whole(3) == {"completed": 3}
+    sweep.check_metrics()
+    assert [t["attempts"] for t in sweep.summary()["trials"]] == [1, 3, 1]
+    steps = (sweep.out / "trials" / "0001" / "steps.log").read_text().split()
+    assert len(steps) - len(set(steps)) <= 4, "it resumed from its checkpoint"
+    assert [sweep.config(number)["micro_batch_tokens"] for number in range(3)] == [
+        16384,
+        4096,
+        4096,
+    ]
+    assert sweep.config(1)["batch_size"] == sweep.trials()[1].params["batch_size"]
+    said = describe_sweep(sweep.out)
+    assert "micro_batch_tokens is 4096 for all trials from now on (16384 asked for)" in said
+    assert "micro_batch_tokens is 4096" in build_report(sweep.out).read_text()
 
 
 def test_bug_ends_sweep_until_repaired(tmp_path: Path) -> None:
@@ -596,8 +623,8 @@ def test_hangs_in_validations(tmp_path: Path) -> None:
 
 
 def test_long_validation_is_no_hang(tmp_path: Path) -> None:
-    argv = ("--n_trials", "1", "--hang_sec", "1.5", "--rungs", "1/2")
-    sweep = Sweep(tmp_path, *argv, faults={"long_validation_sec": 2})
+    argv = ("--n_trials", "1", "--hang_sec", "1.5")
+    sweep = Sweep(tmp_path, *argv, faults={"long_validation_sec": {"baseline": 2}})
     assert "hangs" not in sweep.run()
     assert sweep.check_whole(1) == {"completed": 1}
 

@@ -20,7 +20,10 @@ from safetensors.torch import load_file, save_file
 
 import train
 from csm_ft.cli import parse_args
+from csm_ft.errors import OutOfMemoryError
 from csm_ft.families.csm.config import CsmConfig
+from csm_ft.families.csm.model import CsmModel
+from csm_ft.families.model import Batch
 from csm_ft.runs.metrics import CLOCKS
 from csm_ft.sweep.messages import Doing
 
@@ -293,6 +296,37 @@ def test_signs_of_life_within_validations_and_samples(tokens: Path, tmp_path: Pa
     assert signs["validation"] >= 1
     assert signs["samples"] >= 10, "within the samples, not only around them"
     assert not torch.nn.modules.module._global_forward_hooks
+
+
+def test_out_of_memory_resumes_with_smaller_micro_batches(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses are those of a run that never lacked memory."""
+    more = "--max_steps 4 --batch_size 4 --save_every 1 --gen_every 0 --log_every 1".split()
+    train.run(config_of(options(tokens, tmp_path / "whole", *more)))
+    forward, sizes = CsmModel.forward, list[int]()
+
+    def limited(self: CsmModel, batch: Batch) -> Any:
+        if self.training:
+            sizes.append(batch.num_padded)
+            if len(sizes) > 2 and batch.num_padded > 200:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return forward(self, batch)
+
+    monkeypatch.setattr(CsmModel, "forward", limited)
+    argv = options(tokens, tmp_path / "run", *more)
+    with pytest.raises(
+        OutOfMemoryError, match=r"step 3: out of memory with a micro-batch of 4 x"
+    ) as raised:
+        train.run(config_of(argv))
+    positions = raised.value.positions
+    assert positions == sizes[-1]
+    assert f"use --micro_batch_tokens {positions // 2}: the gradient is the same" in str(
+        raised.value
+    )
+    train.run(config_of([*argv, "--micro_batch_tokens", str(positions // 2)]))
+    losses = [[row["loss"] for row in rows(tmp_path / run, "train")] for run in ("run", "whole")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 def test_the_reporter_can_end_a_run(tokens: Path, tmp_path: Path) -> None:

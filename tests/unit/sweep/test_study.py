@@ -421,6 +421,13 @@ def test_importance_names_what_matters(opener: Opener) -> None:
         assert sum(shares.values()) == pytest.approx(1)
 
 
+def test_smaller_micro_batch_outlives_the_process(opener: Opener) -> None:
+    opener().facts.lower_micro_batch(16384, 4096)
+    facts = opener().facts
+    assert facts.micro_batch_tokens(16384) == 4096
+    assert facts.micro_batch_tokens(9000) == 9000, "another option is tried anew"
+
+
 def test_events_are_json_lines(opener: Opener, tmp_path: Path) -> None:
     study = opener()
     study.event("worker died", slot="cpu0", how="killed by SIGKILL")

@@ -1,0 +1,202 @@
+"""What becomes of a trial, or of the sweep, when a run returns, fails, or its worker dies."""
+
+from typing import Protocol
+
+from csm_ft.console import console
+from csm_ft.errors import NEEDS_LESS_MEMORY, SweepAborted, SweepError
+from csm_ft.evaluate.metrics import METRICS
+from csm_ft.sweep.constraints import check_measured
+from csm_ft.sweep.faults import Faults
+from csm_ft.sweep.messages import BASELINE, Done, Failed
+from csm_ft.sweep.records import Objective, TrialRecord, best_of
+from csm_ft.sweep.study import SweepStudy
+from csm_ft.sweep.trials import Configs
+from csm_ft.sweep.waiting import Waiting
+from csm_ft.sweep.worker_process import WorkerProcess
+
+
+class Watcher(Protocol):
+    """Who follows the sweep: the terminal, the files of results, the page."""
+
+    def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
+        """A trial has ended."""
+        ...
+
+    def update(self, num_running: int, best: TrialRecord | None) -> None:
+        """Called now and then, and when something has changed."""
+        ...
+
+
+def has_run_well(record: TrialRecord) -> bool:
+    """Tell whether the code ran to where a trial should end, whatever came of it."""
+    return record.is_good or bool(record.violated)
+
+
+class Outcomes:
+    """Decides, and writes down through the study what it decides.
+
+    Raises SweepError where other trials would meet the same fault, and SweepAborted for bugs.
+    """
+
+    def __init__(
+        self, study: SweepStudy, configs: Configs, objective: Objective, watcher: Watcher
+    ) -> None:
+        self._study, self._configs, self._objective = study, configs, objective
+        self._watcher = watcher
+        self._faults = Faults(configs.sweep.max_attempts, configs.sweep.n_trials)
+        self._num_good = sum(has_run_well(record) for record in study.records())
+        self.best = best_of(study.records(), objective)
+        self.waiting = Waiting(study)
+
+    def reached(self, number: int, examples: int) -> None:
+        """Record how far a trial is."""
+        self._faults.reached(number, examples)
+
+    def end(self, record: TrialRecord) -> None:
+        """Tell everybody that a trial has ended."""
+        self._study.event(
+            "ended",
+            trial=record.number,
+            state=record.state,
+            value=record.value,
+            reason=record.reason,
+        )
+        self._num_good += has_run_well(record)
+        self.best = best_of(self._study.records(), self._objective)
+        self._watcher.ended(record, self.best)
+
+    def done(self, message: Done) -> None:
+        """Handle the return of a run."""
+        number = message.trial
+        if number == BASELINE:
+            self._measured_baseline(message)
+        elif message.status == "interrupted":
+            self._study.event("interrupted", trial=number)
+            self.waiting.put_back(number)
+        elif message.status == "completed" and not message.best:
+            self.end(self._study.finish(number, "infeasible", reason=self._why_no_best()))
+        else:
+            final_value = message.metrics.get(self._objective.metric)
+            record = self._study.finish(
+                number,
+                message.status,
+                reason=message.reason,
+                best=message.best,
+                final_value=final_value,
+            )
+            self.waiting.forgive()  # the code works, so these deserve another attempt
+            self.end(record)
+
+    def _why_no_best(self) -> str:
+        """Return why a trial that was trained to the end has no best validation."""
+        metric = self._objective.metric
+        if metric in METRICS:
+            return f"{metric} could not be measured after the first rung: were the samples silent?"
+        return (
+            "no validation after the first rung: the run is too short; use more --n_epochs or a"
+            " later rung"
+        )
+
+    def _measured_baseline(self, message: Done) -> None:
+        metric = self._objective.metric
+        value = message.metrics[metric]
+        if value is None:
+            raise SweepAborted(
+                f"the untrained model's {self._objective.label} is not finite; see the log of the"
+                f" worker in {self._configs.folder.workers}"
+            )
+        environment = self._configs.folder.baseline.read_environment()
+        for line in environment.get("judges_missing", []):
+            console.print(f"judges: {line}", style="yellow", markup=False)
+        check_measured(self._configs.sweep.constraints, message.metrics, environment)
+        self._study.set_baseline(message.metrics)
+        console.print(f"untrained model: {metric} {self._objective.write(value, digits=4)}")
+
+    def failed(self, message: Failed, slot: str) -> bool:
+        """Handle an exception: a state of the trial, a user's mistake, the machine, or a bug.
+
+        Return whether the worker can no longer be used.
+        """
+        number = message.trial
+        self._study.event(
+            "failed",
+            trial=number,
+            attempt=message.attempt,
+            what=message.kind,
+            error=message.reason,
+            where=message.where,
+        )
+        if message.kind == "outside":
+            console.print(
+                "the sweep stops: this is not the trial's fault, and the others would meet it too."
+                " Trials that have not ended stay open; the same command continues after the repair"
+            )
+            raise SweepError(message.message)
+        if number == BASELINE:
+            if message.kind in ("infeasible", "out_of_memory"):
+                raise SweepError(message.message)
+            raise SweepAborted(f"the untrained model cannot be measured:\n{message.trace}")
+        if message.kind == "out_of_memory":
+            self._out_of_memory(message)
+            return False
+        if message.kind != "diverged" and not self._num_good:
+            self._check_bug(message)
+        if message.kind != "error":
+            self.end(self._study.finish(number, message.kind, reason=message.reason))
+            return False
+        self._retry_or_set_aside(number, slot, message.reason, is_urgent=self._num_good > 0)
+        return True  # what raised may have left anything behind
+
+    def _check_bug(self, message: Failed) -> None:
+        num_trials = self._faults.add_bug(message.trial, message.where)
+        if num_trials:
+            raise SweepAborted(
+                f"{num_trials} trials ended by the same line, none has run well:\n{message.trace}"
+            )
+
+    def _out_of_memory(self, message: Failed) -> None:
+        """Halve the micro-batches of all trials from now on; this one continues."""
+        number, longest = message.trial, self._configs.longest_positions
+        if message.positions <= longest:
+            reason = (
+                f"{message.reason}. Micro-batches of {message.positions} positions cannot be"
+                f" halved: the longest example has {longest}; {NEEDS_LESS_MEMORY}"
+            )
+            self.end(self._study.finish(number, "infeasible", reason=reason))
+            return
+        asked = self._configs.base.micro_batch_tokens
+        halved = message.positions // 2
+        if halved < self._study.facts.micro_batch_tokens(asked):
+            self._study.facts.lower_micro_batch(asked, halved)
+            note = (
+                f"trial {number} ran out of memory with micro-batches of {message.positions}"
+                f" positions: micro_batch_tokens is {halved} for all trials from now on ({asked}"
+                " asked for), which does not change the gradient"
+            )
+            self._study.facts.add_note(note)
+            console.print(note, style="yellow", markup=False)
+        self.waiting.put_first(number)
+
+    def died(self, worker: WorkerProcess, number: int, how: str) -> None:
+        """Handle the death of a worker that ran a trial."""
+        slot = worker.slot.name
+        if number != BASELINE:
+            self._retry_or_set_aside(number, slot, f"worker {how}")
+        elif self._faults.add_death(BASELINE, slot):
+            raise SweepAborted(
+                f"workers die measuring the untrained model ({how}). The end of a"
+                f" log:\n{worker.log_end()}"
+            )
+
+    def _retry_or_set_aside(
+        self, number: int, slot: str, reason: str, *, is_urgent: bool = True
+    ) -> None:
+        if self._faults.add_death(number, slot):
+            reason = f"{reason}; {self._faults.describe(number)}"
+            self.end(self._study.finish(number, "poison", reason=reason))
+        elif is_urgent:
+            self.waiting.put_first(number)
+        else:
+            # No trial has run well yet: new trials come first, since if they end by the same
+            # line, it is the code.
+            self.waiting.put_last(number)
