@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from csm_ft.errors import ConfigError, MachineError, SweepAborted
+from csm_ft.errors import ConfigError, MachineError
 from csm_ft.sweep.link import LinkClosed, NotAMessage
 from csm_ft.sweep.messages import (
     BASELINE,
@@ -33,9 +33,6 @@ from csm_ft.sweep.worker_process import Job, WorkerProcess, describe_exit
 
 TICK_SEC = 0.5
 PAUSE_SEC = 60  # for running trials to save; after that they resume from their last checkpoint
-# Workers in a row that never got as far as importing the trainer, before the sweep ends: those that
-# left by themselves, and all of them, the killed ones included.
-FAILED_STARTS, KILLED_STARTS = 3, 30
 
 
 class Broker:
@@ -61,7 +58,6 @@ class Broker:
         self._watchdog = Watchdog(configs.sweep.hang_sec)
         self._selector = selectors.DefaultSelector()
         self._workers: list[WorkerProcess] = []
-        self._failed_starts: list[int] = []  # exit codes, negative for signals
         self._stop_requests = 0
 
     def stop(self) -> None:
@@ -98,7 +94,8 @@ class Broker:
     def _dispatch(self) -> None:
         """Start workers where they are needed, and give the ready ones something to do."""
         num_running = sum(worker.trial is not None for worker in self._workers)
-        num_wanted = num_running + len(self._outcomes.waiting)
+        waiting = self._outcomes.waiting
+        num_wanted = num_running + len(waiting) + waiting.num_barred
         taken = {worker.slot.name for worker in self._workers}
         for slot in self._slots:
             if slot.name not in taken and len(self._workers) < num_wanted:
@@ -111,7 +108,8 @@ class Broker:
 
     @property
     def _slots(self) -> Sequence[Slot]:
-        return self._configs.machine.slots
+        usable = self._outcomes.health.usable
+        return [slot for slot in self._configs.machine.slots if slot.name in usable]
 
     def _start(self, slot: Slot) -> None:
         log = self._configs.folder.workers / f"{slot.name}.log"
@@ -127,8 +125,9 @@ class Broker:
                 config = self._configs.baseline().model_dump(mode="json")
                 self._send_job(worker, Job(BASELINE, 1), config)
             return
-        while worker.job is None and (number := self._outcomes.waiting.next()) is not None:
-            attempt = self._study.begin_attempt(number, worker.slot.name)
+        slot, waiting = worker.slot.name, self._outcomes.waiting
+        while worker.job is None and (number := waiting.next(slot)) is not None:
+            attempt = self._study.begin_attempt(number, slot)
             try:
                 # The threads it began with: a resumed trial must compute the same numbers.
                 threads = self._study.attribute(number, "threads", self._configs.machine.threads)
@@ -168,7 +167,7 @@ class Broker:
     def _handle(self, worker: WorkerProcess, message: FromWorker) -> None:
         if isinstance(message, Ready):
             worker.is_ready = True
-            self._failed_starts.clear()
+            self._outcomes.health.is_ready(worker.slot.name)
             return
         if worker.job != (message.trial, message.attempt):
             return  # of an attempt that is over
@@ -176,7 +175,7 @@ class Broker:
         if isinstance(message, Alive):
             return
         if isinstance(message, Progress):
-            self._outcomes.reached(message.trial, message.examples)
+            self._outcomes.stepped(worker, message.trial, message.examples)
         elif isinstance(message, Validated):
             self._validated(worker, message)
         elif isinstance(message, Done):
@@ -184,12 +183,12 @@ class Broker:
             self._outcomes.done(message)
         else:
             self._release(worker)
-            if self._outcomes.failed(message, worker.slot.name):
+            if self._outcomes.failed(message, worker):
                 self._retire(worker)
 
     def _validated(self, worker: WorkerProcess, message: Validated) -> None:
         number, examples = message.trial, message.examples
-        self._outcomes.reached(number, examples)
+        self._outcomes.stepped(worker, number, examples)
         may_continue = self._study.validated(number, examples, message.metrics)
         worker.send(
             Answer(
@@ -208,16 +207,9 @@ class Broker:
         trial = job.trial if job else None
         self._study.event("worker died", slot=worker.slot.name, how=how, trial=trial)
         if not was_ready:
-            self._failed_starts.append(code)
-            # Whoever kills workers while they import says nothing about the trainer.
-            num_by_themselves = sum(code >= 0 for code in self._failed_starts)
-            if num_by_themselves >= FAILED_STARTS or len(self._failed_starts) >= KILLED_STARTS:
-                raise SweepAborted(
-                    f"no worker gets as far as importing the trainer ({how}). The end of its"
-                    f" log:\n{worker.log_end()}"
-                )
+            self._outcomes.start_failed(worker, code)
         if job is not None:
-            self._outcomes.died(worker, job.trial, how)
+            self._outcomes.died(worker, job.trial, code)
 
     # Ending workers
 

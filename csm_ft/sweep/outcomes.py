@@ -9,10 +9,11 @@ from csm_ft.sweep.constraints import check_measured
 from csm_ft.sweep.faults import Faults
 from csm_ft.sweep.messages import BASELINE, Done, Failed
 from csm_ft.sweep.records import Objective, TrialRecord, best_of
+from csm_ft.sweep.slot_health import FAILED_TRIALS, SlotHealth, is_killed
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import Configs
 from csm_ft.sweep.waiting import Waiting
-from csm_ft.sweep.worker_process import WorkerProcess
+from csm_ft.sweep.worker_process import WorkerProcess, describe_exit
 
 
 class Watcher(Protocol):
@@ -47,9 +48,12 @@ class Outcomes:
         self._num_good = sum(has_run_well(record) for record in study.records())
         self.best = best_of(study.records(), objective)
         self.waiting = Waiting(study)
+        self.health = SlotHealth([slot.name for slot in configs.machine.slots])
 
-    def reached(self, number: int, examples: int) -> None:
+    def stepped(self, worker: WorkerProcess, number: int, examples: int) -> None:
         """Record how far a trial is."""
+        worker.has_stepped = True
+        self.health.works(worker.slot.name)
         self._faults.reached(number, examples)
 
     def end(self, record: TrialRecord) -> None:
@@ -112,7 +116,7 @@ class Outcomes:
         self._study.set_baseline(message.metrics)
         console.print(f"untrained model: {metric} {self._objective.write(value, digits=4)}")
 
-    def failed(self, message: Failed, slot: str) -> bool:
+    def failed(self, message: Failed, worker: WorkerProcess) -> bool:
         """Handle an exception: a state of the trial, a user's mistake, the machine, or a bug.
 
         Return whether the worker can no longer be used.
@@ -139,12 +143,15 @@ class Outcomes:
         if message.kind == "out_of_memory":
             self._out_of_memory(message)
             return False
-        if message.kind != "diverged" and not self._num_good:
+        is_slots = not worker.has_stepped and self.health.others_work(worker.slot.name)
+        if message.kind != "diverged" and not self._num_good and not is_slots:
             self._check_bug(message)
         if message.kind != "error":
             self.end(self._study.finish(number, message.kind, reason=message.reason))
             return False
-        self._retry_or_set_aside(number, slot, message.reason, is_urgent=self._num_good > 0)
+        self._blame_slot(worker, number, message.reason)
+        is_urgent = is_slots or self._num_good > 0
+        self._retry_or_set_aside(number, worker.slot.name, message.reason, is_urgent=is_urgent)
         return True  # what raised may have left anything behind
 
     def _check_bug(self, message: Failed) -> None:
@@ -177,10 +184,61 @@ class Outcomes:
             console.print(note, style="yellow", markup=False)
         self.waiting.put_first(number)
 
-    def died(self, worker: WorkerProcess, number: int, how: str) -> None:
-        """Handle the death of a worker that ran a trial."""
+    def start_failed(self, worker: WorkerProcess, code: int) -> None:
+        """Handle the end of a worker that had not imported the trainer."""
+        slot, how = worker.slot.name, describe_exit(code)
+        if not self.health.start_failed(slot, code):
+            return
+        if not self.health.others_are_ready(slot):
+            raise SweepAborted(
+                f"no worker gets as far as importing the trainer ({how}). The end of its"
+                f" log:\n{worker.log_end()}"
+            )
+        self._set_slot_aside(worker, f"its workers do not get as far as the trainer ({how})")
+
+    def _blame_slot(self, worker: WorkerProcess, number: int, reason: str) -> None:
+        """Set a slot aside where trials end before their first step while others work.
+
+        Raises SweepError when it is the last one.
+        """
+        if worker.has_stepped:
+            return
         slot = worker.slot.name
+        has_others = len(self.health.usable) > 1
+        if has_others:
+            self.waiting.bar(number, slot)
+        if not self.health.trial_failed(slot, number):
+            return
+        what = (
+            f"{FAILED_TRIALS} trials in a row ended there before their first step, the last by"
+            f" {reason}"
+        )
+        if self.health.others_work(slot):
+            self._set_slot_aside(worker, what)
+        elif not has_others:
+            raise SweepError(
+                f"{slot}, the last slot, cannot be used: {what} (log: {worker.log}). Trials that"
+                " have not ended stay open; the same command continues after the repair"
+            )
+
+    def _set_slot_aside(self, worker: WorkerProcess, why: str) -> None:
+        self.health.set_aside(worker.slot.name)
+        if len(self.health.usable) == 1:
+            self.waiting.lift_bars()
+        note = (
+            f"slot {worker.slot.name} is set aside until the next start: {why}. See {worker.log}"
+            " and, for a GPU, nvidia-smi"
+        )
+        self._study.facts.add_note(note)
+        self._study.event("slot set aside", slot=worker.slot.name, why=why)
+        console.print(note, style="yellow", markup=False)
+
+    def died(self, worker: WorkerProcess, number: int, code: int) -> None:
+        """Handle the death of a worker that ran a trial."""
+        slot, how = worker.slot.name, describe_exit(code)
         if number != BASELINE:
+            if worker.hangs or not is_killed(code):
+                self._blame_slot(worker, number, f"the death of its worker ({how})")
             self._retry_or_set_aside(number, slot, f"worker {how}")
         elif self._faults.add_death(BASELINE, slot):
             raise SweepAborted(

@@ -93,6 +93,7 @@ class Watchdog:
                 style="yellow",
                 markup=False,
             )
+            worker.hangs = True
             dump(worker)
             watch.kill_sec = now_sec + DUMP_SEC
 

@@ -39,6 +39,8 @@ class WorkerProcess:
     def __init__(self, slot: Slot, trainer: str, log: Path) -> None:
         self.slot = slot
         self.is_ready = False
+        self.has_stepped = False  # in its job
+        self.hangs = False  # and is killed for it
         self.job: Job | None = None
         self._began_sec = 0.0
         self.log = log
@@ -79,7 +81,7 @@ class WorkerProcess:
 
     def start(self, job: Job, config: dict[str, object]) -> None:
         """Give it something to do."""
-        self.job, self._began_sec = job, time.monotonic()
+        self.job, self.has_stepped, self._began_sec = job, False, time.monotonic()
         self.send(RunTrial(trial=job.trial, attempt=job.attempt, config=config))
 
     def seconds(self) -> float:

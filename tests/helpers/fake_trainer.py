@@ -4,9 +4,9 @@
 
 Loss is a smooth function of the config and of the examples seen; a checkpoint is a JSON file.
 FAKE_TRAINER (JSON in the environment) asks for faults by trial number: {"diverge": [3],
-"infeasible": [4], "raise": [5], "out_of_memory": {"6": micro_batch_tokens that fit}, "full_disk":
+"infeasible": [4], "raise": [5], "raise_early": [5], "out_of_memory": {"6": micro_batch_tokens that fit}, "full_disk":
 [7], "kill": {"8": times}, "slow_sec": seconds per step, "raw_full_disk": [1], "no_base": [1],
-"damaged_data": [1], "hang": {"9": "validation"} (once; or "training"), "long_validation_sec": {"9":
+"damaged_data": [1], "bad_slot": {"cpu1": "import"} (or "run"), "hang": {"9": "validation"} (once; or "training"), "long_validation_sec": {"9":
 2}}.
 """
 
@@ -30,9 +30,20 @@ from csm_ft.evaluate.metrics import cost_of, is_judged
 from csm_ft.schedule import Clock, Duration
 from csm_ft.sweep.trials import DataFacts
 
+FAULTS: Mapping[str, Any] = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
 NUM_CLIPS = 48
 NUM_VAL_CLIPS = 10
 LONGEST_POSITIONS = 1000
+
+
+def slot_is_bad(where: str) -> bool:
+    """Tell whether this is a worker of a slot that fails there; its log is named for the slot."""
+    log = Path("/proc/self/fd/1").resolve()
+    return FAULTS.get("bad_slot", {}).get(log.stem) == where
+
+
+if slot_is_bad("import"):
+    sys.exit("no such device")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -125,8 +136,9 @@ def run(
 ) -> RunResult:
     folder = Path(config.output_dir)
     checkpoint = folder / "checkpoints" / "step" / "state.json"
-    faults = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    if slot_is_bad("run") or int(folder.name) in FAULTS.get("raise_early", []):
+        raise RuntimeError("CUDA error: unknown error")
     write_whole(folder / "config.yaml", config.to_yaml())
     state: dict[str, Any] = {
         "step": 0,
@@ -181,7 +193,7 @@ def run(
         if is_last:
             return _result("stopped" if state["stopped"] else "completed", state)
         is_resumed, before = False, state["examples"]
-        time.sleep(faults.get("slow_sec", 0))
+        time.sleep(FAULTS.get("slow_sec", 0))
         if state["step"] >= total_steps // 2:
             _spend_time(folder, reporter, "training")
         state["step"] += 1
@@ -224,15 +236,14 @@ def _validate(
 
 def _spend_time(folder: Path, reporter: Any, doing: str) -> None:
     """Validate for as long as asked, with signs of life, or hang without any."""
-    faults = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
     name = folder.name.lstrip("0") or "0"
     mark = folder / f"hung in {doing}"
     if reporter is not None and doing != "training":
         reporter.alive(doing)
-    if faults.get("hang", {}).get(name) == doing and not mark.exists():
+    if FAULTS.get("hang", {}).get(name) == doing and not mark.exists():
         mark.touch()
         time.sleep(600)
-    end_sec = time.monotonic() + faults.get("long_validation_sec", {}).get(name, 0)
+    end_sec = time.monotonic() + FAULTS.get("long_validation_sec", {}).get(name, 0)
     while doing == "validation" and time.monotonic() < end_sec:
         time.sleep(0.1)
         reporter.alive()
@@ -247,31 +258,30 @@ def _log_step(folder: Path, step: int) -> None:
 def _fault(
     folder: Path, name: str, step: int = 1, total_steps: int = 2, micro_batch_tokens: int = 0
 ) -> None:
-    faults: Mapping[str, Any] = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
     number = int(name) if name.isdigit() else name
-    if number in faults.get("raise", []):
+    if number in FAULTS.get("raise", []):
         raise KeyError("a bug in the trainer")
-    if number in faults.get("infeasible", []):
+    if number in FAULTS.get("infeasible", []):
         raise ConfigError("backbone: 33 heads do not go into 2048")
-    fits = faults.get("out_of_memory", {}).get(str(number))
+    fits = FAULTS.get("out_of_memory", {}).get(str(number))
     if fits and step >= total_steps // 2 and micro_batch_tokens > fits:
         raise _torch().OutOfMemoryError("CUDA out of memory")
-    if number in faults.get("full_disk", []):
+    if number in FAULTS.get("full_disk", []):
         raise MachineError("checkpoints could not be written: No space left on device")
-    if number in faults.get("raw_full_disk", []):
+    if number in FAULTS.get("raw_full_disk", []):
         raise OSError(errno.ENOSPC, "No space left on device")
-    if number in faults.get("no_base", []):
+    if number in FAULTS.get("no_base", []):
         raise WeightsError("base: no such file or folder")
-    if number in faults.get("damaged_data", []):
+    if number in FAULTS.get("damaged_data", []):
         raise StoreError("d: is not a readable token file")
-    if number in faults.get("diverge", []) and step >= total_steps // 2:
+    if number in FAULTS.get("diverge", []) and step >= total_steps // 2:
         raise Diverged(step, "loss")
-    if number in faults.get("diverge_at_once", []):
+    if number in FAULTS.get("diverge_at_once", []):
         raise Diverged(1, "loss")
-    if str(number) in faults.get("kill", {}) and step >= total_steps // 2:
+    if str(number) in FAULTS.get("kill", {}) and step >= total_steps // 2:
         count = folder / "kills"
         kills = int(count.read_text()) if count.is_file() else 0
-        if kills < faults["kill"][str(number)]:
+        if kills < FAULTS["kill"][str(number)]:
             write_whole(count, str(kills + 1))
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -280,6 +280,40 @@ def test_out_of_memory_halves_micro_batches_of_all(tmp_path: Path) -> None:
     assert "micro_batch_tokens is 4096" in build_report(sweep.out).read_text()
 
 
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("run", "3 trials in a row ended there before their first step, the last by RuntimeError"),
+        pytest.param(
+            "import",
+            "its workers do not get as far as the trainer (exit code 1)",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_bad_slot_is_set_aside(tmp_path: Path, where: str, reason: str) -> None:
+    """It costs no trial, although no trial has run well when it is noticed."""
+    argv = ("--n_trials", "5", "--n_gpus", "2", "--n_epochs", "1", "--pruner", "none")
+    sweep = Sweep(tmp_path, *argv, faults={"bad_slot": {"cpu1": where}, "slow_sec": 0.12})
+    output = " ".join(sweep.run().split())
+    assert f"slot cpu1 is set aside until the next start: {reason}" in output
+    assert sweep.check_whole(5) == {"completed": 5}
+    assert {t["slot"] for t in sweep.summary()["trials"]} == {"cpu0"}
+    (note,) = sweep.summary()["notes"]
+    assert note.startswith("slot cpu1 is set aside")
+
+
+def test_last_slot_ends_the_sweep(tmp_path: Path) -> None:
+    sweep = Sweep(
+        tmp_path, "--n_trials", "6", "--pruner", "none", faults={"raise_early": [1, 2, 3]}
+    )
+    output = " ".join(sweep.run("--max_attempts", "1", code=2).split())
+    assert "cpu0, the last slot, cannot be used: 3 trials in a row ended there before" in output
+    assert "Traceback" not in output
+    states = [trial["state"] for trial in sweep.summary()["trials"][:4]]
+    assert states == ["completed", "poison", "poison", "running"]
+
+
 def test_bug_ends_sweep_until_repaired(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "8", "--n_gpus", "2", faults={"raise": list(range(8))})
     output = sweep.run(code=1)

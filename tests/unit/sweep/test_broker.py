@@ -29,7 +29,10 @@ class FullDisk:
 
 def test_workers_are_ended_on_a_full_disk() -> None:
     killed: list[int] = []
-    configs: Any = SimpleNamespace(sweep=SimpleNamespace(max_attempts=3, n_trials=9, hang_sec=0))
+    configs: Any = SimpleNamespace(
+        sweep=SimpleNamespace(max_attempts=3, n_trials=9, hang_sec=0),
+        machine=SimpleNamespace(slots=[]),
+    )
     study: Any = FullDisk()
     broker = Broker(study, configs, Objective(), trainer="", watcher=study, check_data=lambda: None)
     for number in range(2):

@@ -11,6 +11,8 @@ from csm_ft.sweep.messages import BASELINE, Failed, Kind
 from csm_ft.sweep.outcomes import Outcomes
 from csm_ft.sweep.records import Objective
 
+WORKER: Any = SimpleNamespace(slot=SimpleNamespace(name="gpu0"), has_stepped=True)
+
 
 class Facts:
     def __init__(self) -> None:
@@ -51,6 +53,7 @@ def outcomes_of(study: Any) -> Outcomes:
         sweep=SimpleNamespace(max_attempts=3, n_trials=9),
         base=TrainConfig(),
         longest_positions=300,
+        machine=SimpleNamespace(slots=[SimpleNamespace(name="gpu0")]),
     )
     watcher: Any = SimpleNamespace(ended=lambda *_: None)
     return Outcomes(study, configs, Objective(), watcher)
@@ -65,19 +68,19 @@ def test_two_at_once_halve_only_once() -> None:
     study = Study()
     outcomes = outcomes_of(study)
     for number in (4, 5):
-        assert not outcomes.failed(failed(number, "out_of_memory", 16384), "gpu0")
+        assert not outcomes.failed(failed(number, "out_of_memory", 16384), WORKER)
     assert study.facts.fits == {16384: 8192}
     assert len(study.facts.notes) == 1
-    assert [outcomes.waiting.next() for _ in range(3)] == [5, 4, None]
+    assert [outcomes.waiting.next("gpu0") for _ in range(3)] == [5, 4, None]
     assert not study.finished
 
 
 def test_micro_batch_of_one_example_cannot_be_halved() -> None:
     study = Study()
     outcomes = outcomes_of(study)
-    outcomes.failed(failed(4, "out_of_memory", 301), "gpu0")
+    outcomes.failed(failed(4, "out_of_memory", 301), WORKER)
     assert study.facts.fits == {16384: 150}
-    outcomes.failed(failed(4, "out_of_memory", 150), "gpu0")
+    outcomes.failed(failed(4, "out_of_memory", 150), WORKER)
     state, reason = study.finished[4]
     assert state == "infeasible"
     assert "Micro-batches of 150 positions cannot be halved: the longest example has 300" in reason
@@ -86,4 +89,4 @@ def test_micro_batch_of_one_example_cannot_be_halved() -> None:
 
 def test_untrained_model_without_memory_ends_the_sweep() -> None:
     with pytest.raises(SweepError, match="no room"):
-        outcomes_of(Study()).failed(failed(BASELINE, "infeasible"), "gpu0")
+        outcomes_of(Study()).failed(failed(BASELINE, "infeasible"), WORKER)
