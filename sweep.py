@@ -32,6 +32,11 @@ def main(argv: Sequence[str], *, trainer: str = "train", describe: "Describe | N
 
             print(describe_sweep(Path(request.sweep.status)))
             return 0
+        if request.sweep.stop:
+            from csm_ft.sweep.stop import stop_sweep
+
+            print(stop_sweep(Path(request.sweep.stop)))
+            return 0
         from csm_ft.sweep.run import run_sweep  # here: --help needs neither optuna nor numpy
 
         return run_sweep(request, trainer=trainer, describe=describe)

@@ -116,6 +116,17 @@ def exclusive(path: Path, message: str) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock file `path`."""
+    if not path.is_file():
+        return False
+    try:
+        with exclusive(path, "held"):
+            return False
+    except ConfigError:
+        return True
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Convert an OSError of the disk under `path` to a MachineError that names the disk."""

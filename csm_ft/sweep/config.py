@@ -56,6 +56,13 @@ class SweepConfig(Options):
         group="sweep",
         path=True,
     )
+    stop: str = option(
+        "",
+        "End the sweep that runs in this folder as Ctrl-C would: running trials are saved, and the"
+        " same command resumes them.",
+        group="sweep",
+        path=True,
+    )
     sampler: Literal["tpe", "random"] = option(
         "tpe", "Where to look next: by the results so far, or anywhere.", group="sweep"
     )

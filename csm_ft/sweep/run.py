@@ -18,6 +18,7 @@ from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.slots import choose_machine
 from csm_ft.sweep.space import make_space
+from csm_ft.sweep.stop import findable
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import (
     Configs,
@@ -69,7 +70,8 @@ def run_sweep(
     study = SweepStudy.open(folder, plan_study(options, space, data))
     try:
         watch = DataWatch(base, data, describe)
-        end, summary = _search(study, configs, trainer, watch)
+        with findable(folder):
+            end, summary = _search(study, configs, trainer, watch)
         mirror_sweep(folder, options, base)
         return _conclude(study, end, summary)
     finally:

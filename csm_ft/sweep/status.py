@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from csm_ft.atomic import exclusive
-from csm_ft.errors import ConfigError
+from csm_ft.atomic import is_locked
 from csm_ft.report.data import read_summary
 from csm_ft.report.templating import duration, number
 from csm_ft.runs.folder import SweepFolder
@@ -33,22 +32,11 @@ def describe_sweep(path: Path) -> str:
 
 
 def _activity(folder: SweepFolder, summary: Summary) -> str:
-    if _is_locked(folder.lock):
+    if is_locked(folder.lock):
         return "running"
     if summary.state == "finished":
         return "finished"
     return "not running; the command that began it continues"
-
-
-def _is_locked(path: Path) -> bool:
-    """Tell whether a process holds the lock of the study."""
-    if not path.is_file():
-        return False
-    try:
-        with exclusive(path, "held"):
-            return False
-    except ConfigError:
-        return True
 
 
 def _counts(summary: Summary) -> str:

@@ -23,6 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+import sweep as program
 from csm_ft.config.base import build
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.report.page import build_report
@@ -512,6 +513,22 @@ def test_control_c_saves_and_resumes(tmp_path: Path) -> None:
     for number in (0, 1):
         steps = (sweep.out / "trials" / f"{number:04d}" / "steps.log").read_text().split()
         assert len(steps) == len(set(steps)), "nothing was done twice"
+
+
+def test_stop_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ("--n_trials", "2", "--n_gpus", "2", "--pruner", "none")
+    sweep = Sweep(tmp_path, *argv, faults={"slow_sec": 0.1})
+    with sweep.start() as process:
+        wait_for(lambda: (sweep.out / "trials" / "0001" / "steps.log").is_file())
+        assert program.main(["--stop", str(sweep.out)]) == 0
+        said = capsys.readouterr().out
+        output = process.communicate(timeout=10)[0]
+    assert process.returncode == 130, output
+    assert f"stopped the sweep in {sweep.out}; the command that began it resumes it" in said
+    assert len(sweep.events("interrupted")) == 2
+    assert not (sweep.out / "process.json").exists()
+    assert program.main(["--stop", str(sweep.out)]) == 0
+    assert f"no sweep is running in {sweep.out}" in capsys.readouterr().out
 
 
 def test_second_orchestrator_is_refused(tmp_path: Path) -> None:
