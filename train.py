@@ -20,6 +20,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console, interruptible
 from csm_ft.errors import Diverged
 from csm_ft.families import choose_family, open_family
+from csm_ft.runs.sizes import Sizes
 from csm_ft.sweep.messages import Doing
 
 DESCRIPTION = "Fine-tune a speech model on a token file written by pretokenize.py."
@@ -173,6 +174,14 @@ def run(
 def run_baseline(config: TrainConfig, reporter: Reporter | None = None) -> RunResult:
     """Validate the untrained model and generate its samples; no step is taken."""
     return run(config, reporter, only_measure=True)
+
+
+def measure_sizes(config: TrainConfig) -> Sizes:
+    """Return what a run would need of disk and memory; nothing is trained or downloaded."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from csm_ft.training.sizes import measure_sizes
+
+    return measure_sizes(config)
 
 
 def ignore(doing: Doing | None = None) -> None:

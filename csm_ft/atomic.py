@@ -144,13 +144,32 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def describe_disk(path: Path) -> str:
     """Return the mount point of a path and its free space, for messages."""
+    folder = _existing(path)
+    while not folder.is_mount():
+        folder = folder.parent
+    return f"disk {folder}, {free_bytes(path) / 1e6:,.0f} MB free"
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free space of the disk of a path, which need not exist yet."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def check_room(path: Path, needed_bytes: int) -> None:
+    """Raise MachineError when the disk has no room for a file or folder that will be written."""
+    if needed_bytes > free_bytes(path):
+        raise MachineError(
+            f"{path} was not written: it takes {needed_bytes / 1e6:,.0f} MB"
+            f" ({describe_disk(path)}). Make room; the same command continues"
+        )
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder that exists."""
     folder = path.absolute()
     while not folder.exists():
         folder = folder.parent
-    free_bytes = shutil.disk_usage(folder).free
-    while not folder.is_mount():
-        folder = folder.parent
-    return f"disk {folder}, {free_bytes / 1e6:,.0f} MB free"
+    return folder
 
 
 def fsync(path: Path) -> None:

@@ -8,7 +8,7 @@ peft's format replace model.safetensors.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from csm_ft.atomic import whole_folder, write_whole
+from csm_ft.atomic import check_room, whole_folder, write_whole
 from csm_ft.families import lora
 from csm_ft.families.model import SpeechModel, save_tensors
 from csm_ft.runs.folder import RunFolder
@@ -73,9 +73,11 @@ class Trained:
 
 def save_checkpoint(run: RunFolder, trained: Trained, state: TrainState, *, keep_last: int) -> None:
     """Save a checkpoint to resume from, then delete all but the last `keep_last`."""
-    with whole_folder(run.step_folder(state.step)) as folder:
+    optimizer = optimizer_tensors(trained.model, trained.optimizer)
+    target = run.step_folder(state.step)
+    check_room(target, weights_bytes(trained.model) + _num_bytes(optimizer.values()))
+    with whole_folder(target) as folder:
         save_weights(folder, trained.model, trained.config)
-        optimizer = optimizer_tensors(trained.model, trained.optimizer)
         save_tensors(optimizer, folder / "optimizer.safetensors")
         write_whole(folder / _STATE, json.dumps(asdict(state)))
     for old in run.step_folders()[:-keep_last]:
@@ -92,6 +94,7 @@ def save_best(
 
     `val_clips` maps the id of an example to (nats, targets).
     """
+    check_room(run.best, weights_bytes(trained.model))
     with whole_folder(run.best) as folder:
         save_weights(folder, trained.model, trained.config)
         write_whole(folder / _STATE, json.dumps(asdict(state)))
@@ -105,6 +108,17 @@ def save_weights(folder: Path, model: SpeechModel, config: Mapping[str, object])
     else:
         save_tensors(model.state_dict(), folder / "model.safetensors", format="pt")
     write_whole(folder / "config.json", json.dumps(dict(config), indent=2))
+
+
+def weights_bytes(model: SpeechModel) -> int:
+    """Return the bytes of the weights, or adapters, as they are saved."""
+    if lora.has_adapters(model):
+        return _num_bytes(p for p in model.parameters() if p.requires_grad)
+    return _num_bytes(model.state_dict().values())
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def load_checkpoint(

@@ -71,6 +71,8 @@ class Broker:
         next run.
         """
         try:
+            if self._study.baseline is not None:
+                self._outcomes.check_disk()
             while not self._stop_requests:
                 self._dispatch()
                 if not self._has_work() and not any(worker.job for worker in self._workers):

@@ -63,6 +63,12 @@ class SweepConfig(Options):
         group="sweep",
         path=True,
     )
+    dry_run: bool = option(
+        False,
+        "Only tell the plan: trials, time where it is known, disk and memory. Starts and writes"
+        " nothing.",
+        group="sweep",
+    )
     sampler: Literal["tpe", "random"] = option(
         "tpe", "Where to look next: by the results so far, or anywhere.", group="sweep"
     )

@@ -5,7 +5,9 @@ from typing import Protocol
 from csm_ft.console import console
 from csm_ft.errors import NEEDS_LESS_MEMORY, SweepAborted, SweepError
 from csm_ft.evaluate.metrics import METRICS
+from csm_ft.runs.sizes import Sizes
 from csm_ft.sweep.constraints import check_measured
+from csm_ft.sweep.disk import check_disk
 from csm_ft.sweep.faults import Faults
 from csm_ft.sweep.messages import BASELINE, Done, Failed
 from csm_ft.sweep.records import Objective, TrialRecord, best_of
@@ -55,6 +57,18 @@ class Outcomes:
         worker.has_stepped = True
         self.health.works(worker.slot.name)
         self._faults.reached(number, examples)
+
+    def check_disk(self) -> None:
+        """Raise MachineError when the trials that are left would not find room for checkpoints."""
+        baseline = self._configs.folder.baseline
+        environment = baseline.read_environment() if baseline.environment.is_file() else {}
+        if "sizes" in environment and len(self.waiting):
+            check_disk(
+                self._configs.folder,
+                Sizes(**environment["sizes"]),
+                num_workers=len(self.health.usable),
+                num_trials=self._configs.sweep.n_trials,
+            )
 
     def end(self, record: TrialRecord) -> None:
         """Tell everybody that a trial has ended."""
@@ -114,6 +128,7 @@ class Outcomes:
             console.print(f"judges: {line}", style="yellow", markup=False)
         check_measured(self._configs.sweep.constraints, message.metrics, environment)
         self._study.set_baseline(message.metrics)
+        self.check_disk()
         console.print(f"untrained model: {metric} {self._objective.write(value, digits=4)}")
 
     def failed(self, message: Failed, worker: WorkerProcess) -> bool:

@@ -16,6 +16,7 @@ import yaml
 
 from csm_ft.atomic import recover, whole_folder, write_whole
 from csm_ft.sweep.data_curve import measure_curve
+from csm_ft.sweep.disk import KEEP_WEIGHTS
 from csm_ft.sweep.ranking import measure_rankings
 from csm_ft.sweep.records import (
     Baseline,
@@ -30,8 +31,6 @@ from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.table import to_csv
 from csm_ft.sweep.trials import Configs
 from csm_ft.sweep.verdict import Contest, reach_verdict, read_clips
-
-KEEP_WEIGHTS = 3  # trials
 
 
 class Results:

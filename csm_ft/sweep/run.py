@@ -1,5 +1,6 @@
 """Runs a sweep from its parsed command to the files that it leaves. Imports no torch."""
 
+import importlib
 import shlex
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode
 from csm_ft.sweep.broker import Broker
 from csm_ft.sweep.config import SweepRequest
 from csm_ft.sweep.display import Display
+from csm_ft.sweep.dry_run import describe_plan
 from csm_ft.sweep.ranking import rankings_in_words
 from csm_ft.sweep.records import Summary, TrialRecord
 from csm_ft.sweep.report_process import ReportProcess
@@ -22,8 +24,10 @@ from csm_ft.sweep.stop import findable
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import (
     Configs,
+    DataFacts,
     DataWatch,
     Describe,
+    Plan,
     describe_data,
     objective_of,
     plan_study,
@@ -58,16 +62,14 @@ def run_sweep(
 
     Raises UserError, and SweepAborted when the trainer cannot run.
     """
-    options = request.sweep
-    rows = read_rows(find_space(options.sweep_config), request)
     describe = describe or describe_data
-    data = describe(rows.base)
-    space = make_space(rows, data.num_train_examples)
-    base = space.base.replace(wandb=choose_reachable_wandb_mode(space.base.wandb))  # for all trials
-    machine = choose_machine(options, device=base.device, threads=base.threads)
-    folder = SweepFolder(Path(options.output_dir))
-    configs = Configs(folder, options, base, machine, data.longest_positions)
-    study = SweepStudy.open(folder, plan_study(options, space, data))
+    plan, configs, data = _prepare(request, describe)
+    folder, options, base = configs.folder, configs.sweep, configs.base
+    if options.dry_run:
+        measure = importlib.import_module(trainer).measure_sizes
+        console.print(describe_plan(plan, configs, measure), markup=False)
+        return 0
+    study = SweepStudy.open(folder, plan)
     try:
         watch = DataWatch(base, data, describe)
         with findable(folder):
@@ -76,6 +78,19 @@ def run_sweep(
         return _conclude(study, end, summary)
     finally:
         study.close()
+
+
+def _prepare(request: SweepRequest, describe: Describe) -> tuple[Plan, Configs, DataFacts]:
+    """Check the command, the search space, the data and the machine; nothing is written."""
+    options = request.sweep
+    rows = read_rows(find_space(options.sweep_config), request)
+    data = describe(rows.base)
+    space = make_space(rows, data.num_train_examples)
+    base = space.base.replace(wandb=choose_reachable_wandb_mode(space.base.wandb))  # for all trials
+    machine = choose_machine(options, device=base.device, threads=base.threads)
+    folder = SweepFolder(Path(options.output_dir))
+    configs = Configs(folder, options, base, machine, data.longest_positions)
+    return plan_study(options, space, data), configs, data
 
 
 def _search(

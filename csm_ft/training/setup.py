@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from csm_ft.config.train import TrainConfig
@@ -26,6 +26,7 @@ from csm_ft.training.other_data import open_canary, open_replay
 from csm_ft.training.plan import RunPlan
 from csm_ft.training.resolve import open_run, resolve
 from csm_ft.training.samples import Sampler, open_sampler
+from csm_ft.training.sizes import sizes_of
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
                 tracker=tracker,
                 is_resumed=checkpoint is not None,
             )
+            sizes = asdict(sizes_of(model, config))
+            folder.write_environment({**folder.read_environment(), "sizes": sizes})
             if rules := family.scored_by(val, config):
                 folder.write_environment({**folder.read_environment(), "scored_by": rules})
                 console.print(rules, markup=False)

@@ -4,10 +4,10 @@
 
 Loss is a smooth function of the config and of the examples seen; a checkpoint is a JSON file.
 FAKE_TRAINER (JSON in the environment) asks for faults by trial number: {"diverge": [3],
-"infeasible": [4], "raise": [5], "raise_early": [5], "out_of_memory": {"6": micro_batch_tokens that fit}, "full_disk":
+"infeasible": [4], "raise": [5], "raise_early": ["0005"], "out_of_memory": {"6": micro_batch_tokens that fit}, "full_disk":
 [7], "kill": {"8": times}, "slow_sec": seconds per step, "raw_full_disk": [1], "no_base": [1],
 "damaged_data": [1], "bad_slot": {"cpu1": "import"} (or "run"), "hang": {"9": "validation"} (once; or "training"), "long_validation_sec": {"9":
-2}}.
+2}, "weights_bytes": 1000}.
 """
 
 import errno
@@ -20,13 +20,14 @@ import sys
 import time
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError, Diverged, MachineError, StoreError, WeightsError
 from csm_ft.evaluate.metrics import cost_of, is_judged
+from csm_ft.runs.sizes import Sizes
 from csm_ft.schedule import Clock, Duration
 from csm_ft.sweep.trials import DataFacts
 
@@ -114,6 +115,10 @@ def clips(loss: float) -> dict[str, tuple[float, int]]:
     return {f"clip{i}": (nats[i], frames[i]) for i in range(NUM_VAL_CLIPS)}
 
 
+def measure_sizes(config: TrainConfig) -> Sizes:
+    return Sizes(FAULTS.get("weights_bytes", 1000), 2000, 3000)
+
+
 def run_baseline(config: TrainConfig, reporter: Any = None) -> RunResult:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +130,7 @@ def run_baseline(config: TrainConfig, reporter: Any = None) -> RunResult:
     if judges(config):
         metrics |= judge(config.replace(learning_rate=1e-4), 0.0)
         facts = {"judges": {"words": "fake 1", "voice": "fake 2"}, "judges_missing": ["no DNSMOS"]}
+    facts["sizes"] = asdict(measure_sizes(config))
     write_whole(folder / "env.json", json.dumps(facts))
     row = {"kind": "val", "step": 0, "examples": 0, "epoch": 0.0, **metrics}
     write_whole(folder / "metrics.jsonl", json.dumps(row) + "\n")
@@ -137,7 +143,7 @@ def run(
     folder = Path(config.output_dir)
     checkpoint = folder / "checkpoints" / "step" / "state.json"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    if slot_is_bad("run") or int(folder.name) in FAULTS.get("raise_early", []):
+    if slot_is_bad("run") or folder.name in FAULTS.get("raise_early", []):
         raise RuntimeError("CUDA error: unknown error")
     write_whole(folder / "config.yaml", config.to_yaml())
     state: dict[str, Any] = {

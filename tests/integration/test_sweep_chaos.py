@@ -306,7 +306,12 @@ def test_bad_slot_is_set_aside(tmp_path: Path, where: str, reason: str) -> None:
 
 def test_last_slot_ends_the_sweep(tmp_path: Path) -> None:
     sweep = Sweep(
-        tmp_path, "--n_trials", "6", "--pruner", "none", faults={"raise_early": [1, 2, 3]}
+        tmp_path,
+        "--n_trials",
+        "6",
+        "--pruner",
+        "none",
+        faults={"raise_early": ["0001", "0002", "0003"]},
     )
     output = " ".join(sweep.run("--max_attempts", "1", code=2).split())
     assert "cpu0, the last slot, cannot be used: 3 trials in a row ended there before" in output
@@ -529,6 +534,27 @@ def test_stop_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (sweep.out / "process.json").exists()
     assert program.main(["--stop", str(sweep.out)]) == 0
     assert f"no sweep is running in {sweep.out}" in capsys.readouterr().out
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "7", "--n_gpus", "2")
+    output = sweep.run("--dry_run")
+    assert not sweep.out.exists()
+    assert f"plan of csm-sweep in {sweep.out}: a new study" in output
+    assert "trials: 7 over learning_rate, batch_size, weight_decay, after the untrained" in output
+    assert "each: 144 examples, compared after 16, 48: 1/3 continue" in output
+    assert "workers: cpu0, cpu1" in output
+    assert "time: not known before a trial has ended" in output
+    assert "disk: up to 0 MB for weights and checkpoints (disk /" in output
+
+
+def test_full_disk_is_told_before_the_first_trial(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "2", faults={"weights_bytes": 10**15})
+    for _ in range(2):  # found when the untrained model is measured, and at each start after it
+        output = " ".join(sweep.run(code=2).split())
+        assert "weights and checkpoints take up to 8,000,000,000 MB with 1 worker, 0 MB" in output
+        assert "MB free). Make room, or use fewer workers (--n_gpus)" in output
+    assert not (sweep.out / "trials").exists()
 
 
 def test_second_orchestrator_is_refused(tmp_path: Path) -> None:

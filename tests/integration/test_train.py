@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,21 @@ def test_out_of_memory_resumes_with_smaller_micro_batches(
     train.run(config_of([*argv, "--micro_batch_tokens", str(positions // 2)]))
     losses = [[row["loss"] for row in rows(tmp_path / run, "train")] for run in ("run", "whole")]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_sizes_are_known_before_training(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    argv = options(tokens, tmp_path / "run", "--max_steps", "1", "--gen_every", "0")
+    sizes = train.measure_sizes(config_of(argv))
+    assert not (tmp_path / "run").exists()
+    train.run(config_of(argv))
+    environment = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert environment["sizes"] == asdict(sizes)
+    saved = tmp_path / "run" / "checkpoints" / "step_000001"
+    for name, size in (("model", sizes.weights_bytes), ("optimizer", sizes.optimizer_bytes)):
+        assert size < (saved / f"{name}.safetensors").stat().st_size < size + 50_000
 
 
 def test_the_reporter_can_end_a_run(tokens: Path, tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from csm_ft.runs.checkpoint import (
     load_checkpoint,
     save_best,
     save_checkpoint,
+    weights_bytes,
 )
 from csm_ft.runs.folder import RunFolder
 from csm_ft.training.optim import averaged, build_optimizer, choose_parameters
+from csm_ft.training.sizes import sizes_of
 from tests.helpers.splits import examples_of, make_model, make_split
 
 
@@ -92,6 +94,27 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     with pytest.raises(MachineError, match=r"No space left on device \(disk /"):
         save_checkpoint(folder, trained, TrainState(step=2), keep_last=1)
     assert [p.name for p in folder.step_folders()] == ["step_000001"]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_no_save_begins_without_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The size that is asked for is that of the files, and the last checkpoint stays."""
+    model, optimizer = make(0, method=method)
+    step(model, optimizer, 0)
+    folder, trained = RunFolder(tmp_path), Trained(model, optimizer, {})
+    save_checkpoint(folder, trained, TrainState(step=1), keep_last=1)
+    size = sum(path.stat().st_size for path in folder.step_folder(1).glob("*.safetensors"))
+    monkeypatch.setattr("csm_ft.atomic.free_bytes", lambda _: 1000)
+    with pytest.raises(MachineError, match=r"it takes 0 MB \(disk /.*Make room") as raised:
+        save_checkpoint(folder, trained, TrainState(step=2), keep_last=1)
+    assert "step_000002 was not written" in str(raised.value)
+    with pytest.raises(MachineError, match="best was not written"):
+        save_best(folder, trained, TrainState(step=2), {})
+    assert [p.name for p in folder.checkpoints.iterdir()] == ["step_000001"]
+    expected = weights_bytes(model) + sizes_of(model, CsmConfig(method=method)).optimizer_bytes
+    assert 0.9 * size < expected < size
 
 
 def test_a_state_of_earlier_versions_is_read(tmp_path: Path) -> None:

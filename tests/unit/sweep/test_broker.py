@@ -1,11 +1,13 @@
 """The broker: whatever ends it, no worker is alive afterwards."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from csm_ft.errors import MachineError, SweepError
+from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.broker import Broker
 from csm_ft.sweep.records import Objective
 
@@ -27,11 +29,12 @@ class FullDisk:
         raise SweepError("what ended the sweep")
 
 
-def test_workers_are_ended_on_a_full_disk() -> None:
+def test_workers_are_ended_on_a_full_disk(tmp_path: Path) -> None:
     killed: list[int] = []
     configs: Any = SimpleNamespace(
         sweep=SimpleNamespace(max_attempts=3, n_trials=9, hang_sec=0),
         machine=SimpleNamespace(slots=[]),
+        folder=SweepFolder(tmp_path),
     )
     study: Any = FullDisk()
     broker = Broker(study, configs, Objective(), trainer="", watcher=study, check_data=lambda: None)

@@ -1,0 +1,37 @@
+"""What a sweep needs of the disk: the checkpoints of its running trials, and those that stay."""
+
+import os
+from pathlib import Path
+
+from csm_ft.atomic import describe_disk, free_bytes
+from csm_ft.errors import MachineError
+from csm_ft.runs.folder import SweepFolder
+from csm_ft.runs.sizes import Sizes
+
+KEEP_WEIGHTS = 3  # of the best trials
+
+
+def needed_bytes(sizes: Sizes, *, num_workers: int, num_trials: int) -> int:
+    """Return the bytes that weights and checkpoints take at most, with the settings of trial 0."""
+    running, kept = min(num_workers, num_trials), min(KEEP_WEIGHTS, num_trials)
+    of_running = running * (sizes.kept_bytes + sizes.draft_bytes)
+    return of_running + kept * sizes.kept_bytes + sizes.weights_bytes  # the best of the default
+
+
+def check_disk(folder: SweepFolder, sizes: Sizes, *, num_workers: int, num_trials: int) -> None:
+    """Raise MachineError when the disk has no room for the checkpoints that the sweep will have."""
+    needed = needed_bytes(sizes, num_workers=num_workers, num_trials=num_trials)
+    there = sum(_bytes_under(path) for path in folder.trials.glob("*/checkpoints"))
+    if needed > there + free_bytes(folder.path):
+        workers = f"{num_workers} worker{'s' * (num_workers > 1)}"
+        raise MachineError(
+            f"{folder.path}: weights and checkpoints take up to {needed / 1e6:,.0f} MB with"
+            f" {workers}, {there / 1e6:,.0f} MB of it there already"
+            f" ({describe_disk(folder.path)}). Make room, or use fewer workers (--n_gpus), --method"
+            " lora, or an --output_dir on a larger disk; the same command continues"
+        )
+
+
+def _bytes_under(path: Path) -> int:
+    files = (Path(root) / name for root, _, names in os.walk(path) for name in names)
+    return sum(file.stat().st_size for file in files)

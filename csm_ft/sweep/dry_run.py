@@ -1,0 +1,81 @@
+"""Tells what a sweep would do, and starts and writes nothing: `python sweep.py ... --dry_run`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from csm_ft.atomic import describe_disk
+from csm_ft.config.train import TrainConfig
+from csm_ft.errors import UserError
+from csm_ft.report.data import read_summary
+from csm_ft.report.templating import duration
+from csm_ft.runs.sizes import Sizes
+from csm_ft.sweep.disk import needed_bytes
+from csm_ft.sweep.records import Summary
+from csm_ft.sweep.study import MAX_SETTINGS
+from csm_ft.sweep.trials import Configs, Plan
+
+Measure = Callable[[TrainConfig], Sizes]
+
+
+def describe_plan(plan: Plan, configs: Configs, measure: Measure) -> str:
+    """Return the plan of a sweep, one fact per line."""
+    folder = configs.folder
+    before = read_summary(folder) if folder.summary.is_file() else None
+    lines = [
+        _beginning(folder.path, plan, before),
+        *_trials(plan),
+        f"workers: {', '.join(slot.name for slot in configs.machine.slots)}",
+        _time(plan, configs, before),
+        *_sizes(plan, configs, measure),
+        "nothing was started or written",
+    ]
+    return "\n".join(lines)
+
+
+def _beginning(path: Path, plan: Plan, before: Summary | None) -> str:
+    name = f"plan of {plan.sweep.study_name} in {path}"
+    if before is None:
+        return f"{name}: a new study"
+    num_open = sum(not trial.has_ended for trial in before.begun)
+    return f"{name}: {before.num_ended} trials have ended, {num_open} continue"
+
+
+def _trials(plan: Plan) -> Iterator[str]:
+    names = ", ".join(parameter.name for parameter in plan.space.parameters)
+    settings = plan.space.settings(MAX_SETTINGS)
+    limit = f" ({len(settings)} settings)" if settings is not None else ""
+    yield f"trials: {plan.sweep.n_trials} over {names}{limit}, after the untrained model"
+    end = plan.rungs.horizon_examples
+    rungs = ", ".join(f"{round(share * end)}" for share in plan.rungs.shares)
+    if plan.sweep.pruner == "none":
+        yield f"each: {round(end)} examples; none is stopped early"
+    else:
+        yield f"each: {round(end)} examples, compared after {rungs}: 1/{plan.sweep.eta} continue"
+
+
+def _time(plan: Plan, configs: Configs, before: Summary | None) -> str:
+    ended = [trial for trial in before.trials if trial.has_ended] if before else []
+    seconds = [trial.seconds for trial in ended if trial.seconds]
+    if not seconds:
+        return "time: not known before a trial has ended"
+    num_left = max(0, plan.sweep.n_trials - len(ended))
+    left_sec = num_left * sum(seconds) / len(seconds) / len(configs.machine.slots)
+    return f"time: about {duration(left_sec)} for {num_left} more, as for those that have ended"
+
+
+def _sizes(plan: Plan, configs: Configs, measure: Measure) -> Iterator[str]:
+    try:
+        sizes = measure(configs.base.replace(device=configs.machine.device))
+    except UserError as error:
+        yield f"disk and memory: not known: {error}"
+        return
+    num_workers = len(configs.machine.slots)
+    disk = needed_bytes(sizes, num_workers=num_workers, num_trials=plan.sweep.n_trials)
+    yield (
+        f"disk: up to {disk / 1e6:,.0f} MB for weights and checkpoints"
+        f" ({describe_disk(configs.folder.path)})"
+    )
+    yield (
+        f"memory: {sizes.memory_bytes / 1e6:,.0f} MB per trial for weights, gradients, optimiser,"
+        " besides activations"
+    )
