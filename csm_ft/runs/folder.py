@@ -139,6 +139,7 @@ class SweepFolder:
         self.trials = path / "trials"
         self.workers = path / "workers"  # logs
         self.wandb_id = path / "wandb_id.txt"
+        self.repro = path / "repro.sh"
         self.process = path / "process.json"  # who runs the sweep, while it runs
         self.lock = path / ".lock"
 

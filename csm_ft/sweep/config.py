@@ -218,6 +218,7 @@ class SweepRequest:
     # Options of train.py named by a flag or in the YAML of --config, not yet validated.
     given: Mapping[str, Any]
     defaults: Mapping[str, Any]  # the sweep's defaults of options that both programs have
+    argv: Sequence[str] = ()  # the command line
 
 
 def options_class(train_class: type[TrainConfig]) -> type[Options]:
@@ -246,7 +247,11 @@ def parse(argv: Sequence[str]) -> SweepRequest:
         _warn(f"{name} {given.pop(name)} is not used: in a sweep, {SET_BY_SWEEP[name]}")
     given["family"] = family
     return SweepRequest(
-        sweep, train_class, given, defaults={name: getattr(sweep, name) for name in SHARED}
+        sweep,
+        train_class,
+        given,
+        defaults={name: getattr(sweep, name) for name in SHARED},
+        argv=argv,
     )
 
 

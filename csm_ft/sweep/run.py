@@ -16,6 +16,7 @@ from csm_ft.sweep.dry_run import describe_plan
 from csm_ft.sweep.ranking import rankings_in_words
 from csm_ft.sweep.records import Summary, TrialRecord
 from csm_ft.sweep.report_process import ReportProcess
+from csm_ft.sweep.repro import write_repro
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.slots import choose_machine
@@ -72,6 +73,7 @@ def run_sweep(
     study = SweepStudy.open(folder, plan)
     try:
         watch = DataWatch(base, data, describe)
+        write_repro(folder, plan, request.argv)
         with findable(folder):
             end, summary = _search(study, configs, trainer, watch)
         mirror_sweep(folder, options, base)
