@@ -41,6 +41,7 @@ class Expression:
     distances: Mapping[str, float]  # emotion -> root mean square of the difference, in spreads
     confusion: Mapping[str, Mapping[str, int]]  # asked for -> nearest reference -> clips
     moved_right: float | None  # share of (emotion, measure) that move as people move them
+    obeyed: Mapping[str, bool]  # emotion -> whether it moves every measure as people move it
     measures: Sequence[str]  # that both sides have
 
 
@@ -69,8 +70,23 @@ def compare_expression(real: Sequence[JudgedClip], model: Sequence[JudgedClip]) 
         {one: distance for one, distance in distances.items() if distance is not None},
         {one: _nearest(scaled[one], references) for one in scaled if one in references},
         _moved_right([(references[one], means[one]) for one in shared]),
+        {one: _moved_right([(references[one], means[one])]) == 1 for one in shared},
         names,
     )
+
+
+def expression_values(found: Expression | str) -> dict[str, float]:
+    """Return the numbers that stand for all emotions; none where nothing could be compared."""
+    if isinstance(found, str):
+        return {}
+    values: dict[str, float] = {}
+    if found.moved_right is not None:
+        values["moved_right"] = found.moved_right
+    if found.obeyed:
+        values["tags_obeyed"] = sum(found.obeyed.values()) / len(found.obeyed)
+    if found.distances:
+        values["expression_distance"] = sum(found.distances.values()) / len(found.distances)
+    return values
 
 
 def _has(clips: Sequence[JudgedClip], name: str) -> bool:

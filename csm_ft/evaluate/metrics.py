@@ -61,6 +61,9 @@ METRICS: Mapping[str, Metric] = {
     "moved_right": Metric(
         "Moves right", "", "high", "share of measures that emotions move as people move them"
     ),
+    "tags_obeyed": Metric(
+        "Tags obeyed", "", "high", "share of emotions that move every measure as people move it"
+    ),
     "expression_distance": Metric(
         "Expression", "", "low", "mean distance of emotions to people's, in spreads of their clips"
     ),
@@ -74,7 +77,7 @@ METRICS: Mapping[str, Metric] = {
 # What tables show first.
 MAIN = (
     *("wer", "cer", "similarity", "dnsmos", "stopped", "duration_ratio", "longest_pause_sec"),
-    *("moved_right", "expression_distance", "emotion_right"),
+    *("moved_right", "tags_obeyed", "expression_distance", "emotion_right"),
 )
 
 

@@ -4,6 +4,7 @@ from csm_ft.atomic import exclusive
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
+from csm_ft.evaluate.expression import expression_values
 from csm_ft.evaluate.results import Evaluation
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.wandb_mirror import RunFacts, Table, start_mirror
@@ -49,8 +50,8 @@ def summary_of(evaluation: Evaluation) -> dict[str, float]:
     for row in evaluation.rows:
         values |= {f"evaluation/{row.kind}/{name}": one.value for name, one in row.summary.items()}
         values |= {f"evaluation/{row.kind}/{name}": value for name, value in row.on_data.items()}
-        if not isinstance(row.expression, str) and row.expression.moved_right is not None:
-            values[f"evaluation/{row.kind}/moved_right"] = row.expression.moved_right
+        found = expression_values(row.expression)
+        values |= {f"evaluation/{row.kind}/{name}": value for name, value in found.items()}
     return values
 
 

@@ -15,7 +15,7 @@ from csm_ft.device import torch_state_kept
 from csm_ft.errors import ConfigError, MachineError
 from csm_ft.evaluate import prompts, recordings
 from csm_ft.evaluate.emotions import reference_prosody
-from csm_ft.evaluate.expression import Expression, compare_expression
+from csm_ft.evaluate.expression import Expression, compare_expression, expression_values
 from csm_ft.evaluate.judge import (
     EMOTION,
     JudgedClip,
@@ -69,7 +69,7 @@ class RunJudge:
             row = make_row(f"step {step}", "model", judged, expression=self._expression(judged))
         self._write(row, folder)
         values = {name: found.value for name, found in row.summary.items()}
-        values |= _expression_values(row.expression)
+        values |= expression_values(row.expression)
         shown = [f"{name} {values[name]:.3g}" for name in MAIN if name in values]
         console.print(f"step {step}  judged {len(clips)} samples: {', '.join(shown)}", markup=False)
         return values
@@ -201,14 +201,3 @@ def _tell(judges: Judges, config: TrainConfig, folder: RunFolder) -> None:
         console.print(f"judges: {line}", style="yellow", markup=False)
     facts = {"judges": versions, "judges_missing": missing}
     folder.write_environment(folder.read_environment() | facts)
-
-
-def _expression_values(found: Expression | str) -> dict[str, float]:
-    if isinstance(found, str):
-        return {}
-    values: dict[str, float] = {}
-    if found.moved_right is not None:
-        values["moved_right"] = found.moved_right
-    if found.distances:
-        values["expression_distance"] = sum(found.distances.values()) / len(found.distances)
-    return values

@@ -1,6 +1,6 @@
 """The proof of expression: tags move pitch, level and rate, on bundled synthetic speech.
 
-Five emotions are acted on the bundled clips of nora by changing pitch, rate and level, three times
+`python -m csm_ft.expressive` does all of it, from recordings to weights. Five emotions are acted on the bundled clips of nora by changing pitch, rate and level, three times
 each, as no actor says a sentence twice alike. A tag counts when all three measures of its new
 sentences differ from the untagged ones in the direction that it was acted in, each for 80 % of the
 sentences. Sentences are compared by medians over takes; pitch is that of DIO, which is fast.
@@ -27,6 +27,7 @@ from csm_ft.data.audio import Wave
 from csm_ft.data.pitch import LEAST_FRAMES, find_voiced
 from csm_ft.data.token_file import open_store
 from csm_ft.evaluate.prosody import measure_energy, measure_rate
+from csm_ft.expressive.__main__ import main as expressive
 from csm_ft.families import open_family
 from csm_ft.families.base import Prompt, SamplingOptions
 from tests.conftest import ROOT
@@ -52,13 +53,13 @@ NUM_COPIES = 3
 NUM_TAKES = 4
 RIGHT_SHARE = 0.8
 MIN_OBEYED = 4  # tags
-UNTAGGED, TAGGED = "[{speaker}]{text}", "[{speaker}]<{emotion}>?{text}"
-VOICE_ONLY = "--n_epochs 8 --learning_rate 1e-3 --batch_size 8"
-ACTING = "--n_epochs 4 --learning_rate 1e-3 --batch_size 16"
+VOICE_ONLY = {"n_epochs": 8, "batch_size": 8}
+ACTING = {"n_epochs": 4, "batch_size": 16}
 # No validation: its best step is before tags are obeyed (LOG.md, 2026-11-26).
-COMMON = (
-    "--depth_fraction 0.25 --warmup_steps 5% --val_every 0 --gen_every 0 --wandb off --threads 1"
-)
+COMMON = {
+    **{"learning_rate": 1e-3, "depth_fraction": 0.25, "warmup_steps": "5%", "threads": 1},
+    **{"val_every": 0, "gen_every": 0, "wandb": "off"},
+}
 
 Rows = Sequence[Mapping[str, Any]]
 Table = NDArray[np.float64]  # [sentences, measures], medians over takes
@@ -93,17 +94,39 @@ def shuffle_tags(rows: Rows) -> Rows:
     return [{**row, "emotion": next(shuffled)} if "emotion" in row else row for row in rows]
 
 
-def fine_tune(rows: Rows, folder: Path, options: str, template: str) -> Path:
-    """Encode rows and train demo/base on them, as a user; returns the run."""
+def fine_tune(rows: Rows, folder: Path) -> Path:
+    """Encode rows and train demo/base on them without tags; returns the run."""
     folder.mkdir()
     metadata, tokens, run = (folder / name for name in ("rows.json", "tokens.hdf5", "run"))
     metadata.write_text(json.dumps(rows))
     (folder / "val.json").write_text(json.dumps(read_rows("val.json")))
     data = ["--train_data", str(metadata), "--val_data", str(folder / "val.json")]
-    more = ["--codec", "melrvq", "--text_template", template, "--output", str(tokens)]
-    assert pretokenize.main([*data, *more]) == 0
-    flags = [*options.split(), *COMMON.split()]
+    assert pretokenize.main([*data, "--codec", "melrvq", "--output", str(tokens)]) == 0
+    options = {**COMMON, **VOICE_ONLY}
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     assert train.main(["--data", str(tokens), "--output_dir", str(run), *flags]) == 0
+    return run
+
+
+def express(rows: Rows, folder: Path) -> Path:
+    """Run the expressive command on rows, as a user; returns the run."""
+    folder.mkdir()
+    val = [{**row, "split": "val"} for row in read_rows("val.json")]
+    (folder / "acted.json").write_text(json.dumps([*rows, *val]))
+    files = {
+        "pretokenize": {"codec": "melrvq"},
+        "train": {**COMMON, **ACTING},
+        "evaluate": {"asr": "none", "embedder": "none", "base": "none"},
+    }
+    argv = [str(folder / "acted.json"), "--output", str(folder / "out"), "--balance", "none"]
+    for name, options in files.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(json.dumps(options))  # JSON is YAML
+        argv += [f"--{name}_config", str(path)]
+    assert expressive([*argv, "--num_sentences", "1"]) == 0
+    steps = json.loads((folder / "out/steps.json").read_text())
+    assert steps.keys() == {"import acted", "merge", "encode", "train", "generate", "evaluate"}
+    (run,) = (folder / "out").glob("run-*")
     return run
 
 
@@ -170,9 +193,9 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> Proof:
     folder = tmp_path_factory.mktemp("expression")
     rows = read_rows("train.json")
     acted = act_rows(rows, folder / "acted")
-    voice = fine_tune(rows, folder / "voice", VOICE_ONLY, UNTAGGED)
-    tagged = fine_tune(acted, folder / "tagged", ACTING, TAGGED)
-    shuffled = fine_tune(shuffle_tags(acted), folder / "shuffled", ACTING, TAGGED)
+    voice = fine_tune(rows, folder / "voice")
+    tagged = express(acted, folder / "tagged")
+    shuffled = express(shuffle_tags(acted), folder / "shuffled")
     spoken = speak(tagged, ["", *ACTED])
     shares, shuffled_shares = shares_of(spoken), shares_of(speak(shuffled, ["", *ACTED]))
     for emotion in ACTED:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from csm_ft.evaluate.expression import Expression, compare_expression
+from csm_ft.evaluate.expression import Expression, compare_expression, expression_values
 from csm_ft.evaluate.judge import JudgedClip
 from tests.helpers.judging import clip
 
@@ -44,6 +44,8 @@ def test_obedient_model_moves_as_people() -> None:
     found = compare_expression(people(), people(seed=1))
     assert isinstance(found, Expression)
     assert found.moved_right == 1
+    assert found.obeyed == {"angry": True, "happy": True, "sad": True}
+    assert expression_values(found)["tags_obeyed"] == 1
     assert all(distance < 0.3 for distance in found.distances.values())
     assert all(counts[name] == 12 for name, counts in found.confusion.items())
 
@@ -56,6 +58,8 @@ def test_shuffled_emotions_are_confused() -> None:
     assert found.confusion["happy"]["happy"] == 12
     assert found.moved_right is not None
     assert found.moved_right < 0.5
+    assert found.obeyed == {"angry": False, "happy": True, "sad": False}
+    assert expression_values(found)["tags_obeyed"] == pytest.approx(1 / 3)
     assert found.distances["angry"] > 1 > found.distances["happy"]
 
 

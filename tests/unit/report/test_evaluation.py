@@ -20,6 +20,7 @@ EXPRESSION = Expression(
     {},
     {"sad": {"sad": 1, "neutral": 1}},
     0.75,
+    {"sad": False},
     ["f0_mean_st"],
 )
 
