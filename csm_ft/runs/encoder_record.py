@@ -38,6 +38,7 @@ _KINDS = {
 _ASSETS = {  # asset of a token file -> its file beside the record, and the fact that names it
     "codec": ("codec.safetensors", "codec_source"),
     "tokenizer": ("tokenizer.json", "tokenizer"),
+    "tokenizer.model": ("tokenizer.model", "tokenizer"),
 }
 _MAX_SPEAKERS = 1000
 _WAY_OUT = "export again with `python -m csm_ft.export`, or name the token file with --data"

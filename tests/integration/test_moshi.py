@@ -160,6 +160,8 @@ def test_adapters_train_and_both_exports_are_read_back(
     config = json.loads((lora / "export-moshi/config.json").read_text())
     assert config["lora"] is False
     assert (lora / "export-moshi" / config["tokenizer_name"]).is_file()
+    record = json.loads((lora / "export-moshi/speech.json").read_text())
+    assert record["tokenizer"] == config["tokenizer_name"]  # no path of this machine
     saved = yaml.safe_load((lora / "config.yaml").read_text())
     assert saved["delays"] == config["delays"]
     # A training starts from the export.
