@@ -1,10 +1,10 @@
-# make demo: from bundled speech to a finished sweep. make test: format, lint, types and all fast tests.
-# Both install what they need into .venv. PYTHON chooses the interpreter; the pins are tested with 3.11.
+# make demo: from bundled speech to a finished sweep; make demo-moshi: from bundled dialogues. make test: format, lint, types and all fast
+# tests. All install what they need into .venv. PYTHON chooses the interpreter; the pins are tested with 3.11.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow install install-dev format docs clean
+.PHONY: demo demo-moshi test test-slow install install-dev format docs clean
 
 demo: .venv/installed .venv/installed-judges
 	$(BIN)/python pretokenize.py --config configs/demo/pretokenize.yaml
@@ -12,6 +12,12 @@ demo: .venv/installed .venv/installed-judges
 		--output_dir exp/demo --study_name demo --n_trials 6 --n_gpus 2 --device cpu
 	$(BIN)/python -m csm_ft.evaluate exp/demo --device cpu
 	@echo "Open exp/demo/report.html and exp/demo/evaluation/index.html in a browser."
+
+demo-moshi: .venv/installed
+	$(BIN)/python pretokenize.py --config configs/demo/moshi_pretokenize.yaml
+	$(BIN)/python sweep.py --config configs/demo/moshi_train.yaml --sweep_config configs/demo/moshi_sweep.yaml \
+		--output_dir exp/demo-moshi --study_name demo-moshi --n_trials 4 --n_gpus 2 --device cpu
+	@echo "Open exp/demo-moshi/report.html in a browser: left speaks Moshi, right the user."
 
 test: .venv/installed-dev
 	$(BIN)/ruff format --check .
@@ -44,10 +50,11 @@ install-dev: .venv/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-judges.txt
 	touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-pitch.txt .venv/installed .venv/installed-judges
+.venv/installed-dev: requirements-dev.txt requirements-pitch.txt requirements-moshi.txt .venv/installed .venv/installed-judges
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-pitch.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-moshi.txt
 	touch $@
 
 clean:
-	rm -rf exp/demo
+	rm -rf exp/demo exp/demo-moshi

@@ -1,7 +1,7 @@
 """Stereo dialogues out of questions and answers, spoken word by word, so that times are exact.
 
-Left is Moshi, whose words begin with a frame of the codec; right is the user, who speaks at any
-time.
+Left is Moshi, right the user. Words begin with a frame of the codec, so that a word nearly always
+has the same codes: a tiny model then knows it after a few minutes of training.
 """
 
 import random
@@ -26,7 +26,7 @@ DIALECTS = {"en": "en-us", "ja": "ja"}
 LEVEL = 0.07  # root mean square of every word
 AMPLITUDE_STEPS = 1024  # 11 bits: small FLAC files, noise 60 dB below the peak
 SILENCE = 0.01  # share of the peak below which either end of a word is cut off
-GAP_SEC = 0.04  # between words
+GAP_SEC = 0.03  # between words, at least
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Dialogue:
         """Add a sentence, and return the time of its end."""
         start = round(start_sec * SAMPLE_RATE_HZ)
         for word in text.split():
-            if channel == MOSHI:
-                start = -(-start // FRAME_SAMPLES) * FRAME_SAMPLES
+            start = -(-start // FRAME_SAMPLES) * FRAME_SAMPLES
             self.words.append(Spoken(word, channel, start, spoken(word, channel, self.language)))
             start = self.words[-1].stop + round(GAP_SEC * SAMPLE_RATE_HZ)
         return self.words[-1].stop / SAMPLE_RATE_HZ
@@ -120,4 +119,4 @@ def texts(talks: Sequence[Talk]) -> list[str]:
 
 
 def _seconds(samples: int) -> float:
-    return round(samples / SAMPLE_RATE_HZ, 4)
+    return round(samples / SAMPLE_RATE_HZ, 5)

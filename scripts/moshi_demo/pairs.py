@@ -54,15 +54,13 @@ class Talk(NamedTuple):
     pairs: Sequence[Pair]
 
 
-def demo_talks(copies: int, each: int, name: str) -> list[Talk]:
-    """Return dialogues of at most `each` pairs, in which every pair stands `copies` times."""
+def demo_talks(turns: int, name: str) -> list[Talk]:
+    """Return dialogues of so many pairs: every pair is once the first, once the second, ..."""
     random_source = dice(name)
     talks: list[Talk] = []
     for language, pairs in (("en", ENGLISH), ("ja", JAPANESE)):
-        deck: list[Pair] = []
-        for _ in range(copies):
-            deck += random_source.sample(pairs, len(pairs))
-        talks += [Talk(language, deck[i : i + each]) for i in range(0, len(deck), each)]
+        decks = [random_source.sample(pairs, len(pairs)) for _ in range(turns)]
+        talks += [Talk(language, chosen) for chosen in zip(*decks, strict=True)]
     return talks
 
 
@@ -105,7 +103,8 @@ def dice(name: str) -> random.Random:
 
 def _nonsense(words: Sequence[str], count: int, name: str) -> list[Pair]:
     random_source = dice(name)
-    return [Pair(_phrase(words, random_source), _phrase(words, random_source)) for _ in range(count)]
+    phrases = [_phrase(words, random_source) for _ in range(2 * count)]
+    return [Pair(*both) for both in zip(phrases[::2], phrases[1::2], strict=True)]
 
 
 def _phrase(words: Sequence[str], random_source: random.Random) -> str:

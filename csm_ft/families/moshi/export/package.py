@@ -1,7 +1,7 @@
 """The moshi package as the reader of an export: its logits and its greedy dialogue against ours.
 
 The package is not a dependency, as its pins exclude the current torch. Installed without these
-(`pip install --no-deps moshi==0.2.13 einops sphn`) it runs.
+(requirements-moshi.txt) it runs.
 """
 
 import importlib
