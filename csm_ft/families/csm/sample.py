@@ -9,22 +9,22 @@ audio vocabulary, D backbone width.
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchtune.modules.common_utils import local_kv_cache
 
 from csm_ft.errors import PromptError
 from csm_ft.families.base import Prompt, Sample, SamplingOptions, Turn
+from csm_ft.families.csm.decode import CachedTransformer
 from csm_ft.families.csm.size import MAX_POSITIONS
 
 if TYPE_CHECKING:
     from csm_ft.families.csm.encoder import CsmEncoder
     from csm_ft.families.csm.model import CsmModel
 
+FRAMES_PER_CHECK = 5  # how often is looked whether all prompts have ended
 Choose = Callable[[Tensor, int], Tensor]  # logits [B, V] of a codebook -> codes [B]
 
 
@@ -61,8 +61,8 @@ def generate(
 ) -> Tensor:
     """Generate frames [B, T, K] after embedded contexts ([P_i, D] each).
 
-    A row continues after its EOS frame until all rows have ended. `choose` gets the logits of each
-    codebook of each frame in turn. Callers disable gradients; the caches are removed afterwards.
+    A row continues after its EOS frame until all rows have ended, and some frames beyond. `choose`
+    gets the logits of each codebook of each frame in turn. Callers disable gradients.
     """
     longest = max(len(c) for c in contexts)
     max_frames = min(max_frames, MAX_POSITIONS - longest)
@@ -71,47 +71,54 @@ def generate(
             f"a prompt of {longest} positions leaves no room within the model's {MAX_POSITIONS};"
             " shorten its text"
         )
-    num_prompts, device = len(contexts), model.device
-    capacity = longest + max_frames
-    # Left padding, so that new frames directly follow every prompt. Positions of RoPE count from 0
-    # at each prompt's first real slot, as without padding. A padded slot attends only to itself: a
-    # row of the mask without any entry would give NaN.
-    padding = torch.tensor([longest - len(c) for c in contexts], device=device)
-    inputs = torch.stack(
-        [torch.cat([c.new_zeros(longest - len(c), c.shape[1]), c]) for c in contexts]
-    )
-    slots = torch.arange(capacity, device=device)
-    is_real = slots >= padding[:, None]
-    causal = slots <= slots[:longest, None]
-    mask = causal & (
-        is_real[:, None, :] | torch.eye(longest, capacity, dtype=torch.bool, device=device)
-    )
-    positions = (slots[:longest] - padding[:, None]).clamp(min=0)
-    finished = torch.zeros(num_prompts, dtype=torch.bool, device=device)
+    backbone, depth = _caches(model, len(contexts), longest + max_frames)
+    inputs, padding = _pad(contexts)
+    slots = torch.arange(longest + max_frames, device=model.device)
+    is_real, is_padded = slots >= padding, any(len(c) < longest for c in contexts)
+    # Positions of RoPE count from 0 at each prompt's first real slot, as without padding. A padded
+    # slot attends only to itself: a row of the mask without any entry would give NaN.
+    positions, mask = (slots[:longest] - padding).clamp(min=0), None
+    if is_padded:
+        causal = slots[:longest] <= slots[:longest, None]
+        itself = torch.eye(longest, dtype=torch.bool, device=model.device)
+        mask = causal & (is_real[:, None, None, :longest] | itself)
+    finished = torch.zeros(len(contexts), dtype=torch.bool, device=model.device)
     frames: list[Tensor] = []
-    with ExitStack() as stack:
-        for transformer, slots_needed in (
-            (model.backbone, capacity),
-            (model.decoder, model.size.num_codebooks),
-        ):
-            caches = {
-                "batch_size": num_prompts,
-                "device": device,
-                "dtype": _cache_dtype(model),
-                "decoder_max_seq_len": slots_needed,
-            }
-            stack.enter_context(local_kv_cache(transformer, **caches))
-        while len(frames) < max_frames and not bool(finished.all()):
-            hidden = model.backbone(inputs, mask=mask, input_pos=positions)[:, -1]
-            frame = _depth(model, hidden, choose)
-            frames.append(frame)
-            # From the second frame on, the input is the last frame alone; the caches hold the rest.
-            finished |= (frame == 0).all(dim=1)
-            inputs = model.embed_codes(frame).sum(1, keepdim=True)
-            slot = longest + len(frames) - 1
-            positions = (slot - padding)[:, None]
-            mask = (is_real & (slots <= slot))[:, None, :]
+    while len(frames) < max_frames:
+        hidden = backbone(inputs, positions=positions, mask=mask)[:, -1]
+        frame = _depth(model, depth, hidden, choose)
+        frames.append(frame)
+        finished |= (frame == 0).all(dim=1)
+        # The host waits for the device here, and only here.
+        if len(frames) % FRAMES_PER_CHECK == 0 and bool(finished.all()):
+            break
+        # From the second frame on, the input is the last frame alone; the caches hold the rest.
+        inputs = model.embed_codes(frame).sum(1, keepdim=True)
+        slot = longest + len(frames) - 1
+        positions = slot - padding
+        mask = is_real[:, None, None, : slot + 1] if is_padded else None
     return torch.stack(frames, dim=1)
+
+
+def _caches(
+    model: "CsmModel", num_prompts: int, capacity: int
+) -> tuple[CachedTransformer, CachedTransformer]:
+    """Return both transformers with room for all positions, and for those of one frame."""
+    options: dict[str, Any] = {"batch_size": num_prompts, "dtype": _cache_dtype(model)}
+    backbone = CachedTransformer(model.backbone, capacity=capacity, **options)
+    depth = CachedTransformer(model.decoder, capacity=model.size.num_codebooks, **options)
+    return backbone, depth
+
+
+def _pad(contexts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the contexts as one batch [B, P, D], and how many slots of each are padding, [B, 1].
+
+    Padding is on the left, so that new frames directly follow every prompt.
+    """
+    longest = max(len(c) for c in contexts)
+    inputs = [torch.cat([c.new_zeros(longest - len(c), c.shape[1]), c]) for c in contexts]
+    padding = [[longest - len(c)] for c in contexts]
+    return torch.stack(inputs), torch.tensor(padding, device=contexts[0].device)
 
 
 def _embed_prompt(
@@ -138,28 +145,20 @@ def _embed_text(model: "CsmModel", encoder: "CsmEncoder", said: Prompt | Turn) -
     return model.text_embeddings(torch.from_numpy(tokens).to(model.device))
 
 
-def _depth(model: "CsmModel", hidden: Tensor, choose: Choose) -> Tensor:
+def _depth(model: "CsmModel", depth: CachedTransformer, hidden: Tensor, choose: Choose) -> Tensor:
     """Backbone state [B, D] -> one frame of codes [B, K], codebook by codebook."""
     num_codebooks, vocab = model.size.num_codebooks, model.size.audio_vocab_size
-    slots = torch.arange(num_codebooks, device=hidden.device)
-    causal = slots <= slots[:, None]
-    # The decoder's sequence is one frame, so its cache starts anew for each. Slot 0 holds the
-    # backbone's state and slot k code k - 1; the first pass takes slots 0 and 1 together.
-    model.decoder.reset_caches()
+    # The decoder's sequence is one frame. Slot 0 holds the backbone's state and slot k code k - 1;
+    # the first pass takes slots 0 and 1 together.
+    depth.forget()
     code = choose(model.codebook0_head(hidden), 0)
     codes, inputs = [code], hidden[:, None]
-    start = 0  # first slot that is not in the cache
     for k in range(1, num_codebooks):
         embedded = model.audio_embeddings(code + (k - 1) * vocab)[:, None]
         inputs = torch.cat([inputs, embedded], dim=1) if k == 1 else embedded
-        steps = slots[start : k + 1]
-        mask = causal[steps].expand(len(hidden), -1, -1)
-        output = model.decoder(
-            model.projection(inputs), mask=mask, input_pos=steps.expand(len(hidden), -1)
-        )[:, -1]
+        output = depth(model.projection(inputs))[:, -1]
         code = choose(output @ model.audio_head[k - 1], k)
         codes.append(code)
-        start = k + 1
     return torch.stack(codes, dim=1)
 
 
