@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pretokenize
 from csm_ft.data.__main__ import main as data
 from csm_ft.evaluate import judge as judge_module
 from csm_ft.evaluate.__main__ import main
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_metadata
 from tests.helpers.judging import FakeRecogniser
 
 BASE = str(ROOT / "demo/base")
@@ -142,3 +143,18 @@ def test_real_judges_hear_the_bundled_voice(tokens: Path, tmp_path: Path) -> Non
     assert coded["wer"]["value"] < 1
     assert real["dnsmos"]["value"] > coded["dnsmos"]["value"]
     assert coded["similarity"]["value"] > 0.8
+
+
+@pytest.mark.slow
+def test_weights_on_the_hub_by_name(hub: Path, tmp_path: Path) -> None:
+    tokens, out = tmp_path / "tokens.hdf5", tmp_path / "out"
+    argv = ["--tokenizer", str(ROOT / "demo/tokenizer.json"), "--output", str(tokens)]
+    for split, count in (("train", 3), ("val", 2)):
+        argv += [f"--{split}_data", str(write_metadata(tmp_path / f"{split}.json", split, count))]
+    assert pretokenize.main(argv) == 0
+    argv = ["sesame/csm-1b", "--data", str(tokens), "--output", str(out), *FAST]
+    assert main([*argv, "--embedder", "none"]) == 0
+    found = results(out)
+    assert [one["kind"] for one in found["rows"]] == ["model", "codec", "recordings"]
+    assert row(found, "model")["name"] == "sesame/csm-1b"
+    assert row(found, "model")["metrics"]["seconds"]["num_prompts"] == 2

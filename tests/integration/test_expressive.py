@@ -2,15 +2,21 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import soundfile
 
 from tests.conftest import ROOT
+from tests.helpers.acted_sets import write_cremad, write_esd, write_ravdess
+from tests.helpers.metadata import sound
 
 EMOTIONS = ("calm", "angry")
 
@@ -26,12 +32,25 @@ MOSHI_MODEL = (
 )
 
 
-def expressive(
+def expressive(folder: Path, *more: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(folder, *more, **options),
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def command(
     folder: Path,
     *more: str,
+    data: Sequence[Path] = (),
     pretokenize: str = "codec: melrvq\n",
     train: str = "max_steps: 2\ngen_max_sec: 0.4\n",
-) -> subprocess.CompletedProcess[str]:
+) -> list[str]:
+    """Return the command line, with option files that make all of it short."""
     files = {
         "pretokenize": pretokenize,
         "train": train + SHORT,
@@ -42,14 +61,8 @@ def expressive(
         path = folder / f"{name}.yaml"
         path.write_text(text)
         argv += [f"--{name}_config", str(path)]
-    return subprocess.run(
-        [sys.executable, "-m", "csm_ft.expressive", str(folder / "acted.jsonl"), *argv],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    named = map(str, data or [folder / "acted.jsonl"])
+    return [sys.executable, "-m", "csm_ft.expressive", *named, *argv]
 
 
 def write_rows(folder: Path, num_clips: int, emotions: Sequence[str] = EMOTIONS) -> None:
@@ -77,12 +90,23 @@ def test_one_command_runs_and_skips_what_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_failed_step_is_named_and_continued(tmp_path: Path) -> None:
+def test_failed_and_killed_steps_are_continued(tmp_path: Path) -> None:
     write_rows(tmp_path, 10)
     wrong = expressive(tmp_path, "--text_template", "<{mood}>{text}")
     assert wrong.returncode == 2
     assert "encode ended with exit code 2" in wrong.stdout
     assert "names mood, but no row" in wrong.stderr
+    with subprocess.Popen(
+        command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        seen = takewhile(lambda line: "step 4 of 6" not in line, process.stdout)
+        assert sum("done already" in line for line in seen) == 2
+        os.killpg(process.pid, signal.SIGKILL)
+    last = expressive(tmp_path)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert last.stdout.count("done already") == 3
+    assert list((tmp_path / "out").glob("evaluation-*/evaluation.json"))
 
 
 @pytest.mark.slow
@@ -118,3 +142,42 @@ def test_moshi_ends_at_its_server(tmp_path: Path) -> None:
     again = expressive(*argv, pretokenize=MOSHI_DATA, train=MOSHI_MODEL)
     assert again.returncode == 0
     assert again.stdout.count("done already") == 7
+
+
+def tell_apart(folders: Sequence[Path]) -> None:
+    """Give each usable clip of miniatures, which are short tones, a length and a tone of its own.
+
+    Clips of one name keep one sound.
+    """
+    paths = sorted(path for folder in folders for path in folder.rglob("*.wav"))
+    for number, name in enumerate(dict.fromkeys(path.name for path in paths)):
+        for path in (path for path in paths if path.name == name):
+            try:
+                wave, rate_hz = soundfile.read(path)
+            except soundfile.SoundFileError:
+                continue  # a pointer, or a hidden file
+            if len(wave) == rate_hz // 4 and wave.any():
+                sound(path, hz=150 + 20 * number, sec=0.6)
+
+
+@pytest.mark.slow
+def test_folders_of_three_sets_go_through(tmp_path: Path) -> None:
+    sets = [write(tmp_path) for write in (write_ravdess, write_cremad, write_esd)]
+    tell_apart(sets)
+    done = expressive(tmp_path, data=sets)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = tmp_path / "out"
+    rows = [json.loads(line) for line in (out / "merged.jsonl").read_text().splitlines()]
+    assert Counter(row["source"] for row in rows) == {"ravdess": 2, "cremad": 3, "esd": 6}
+    speakers = {row["speaker"] for row in rows}
+    assert {"ravdess-01", "cremad-1040", "esd-0011"} <= speakers
+    texts = {row["text"] for row in rows}
+    assert {"Dogs are sitting by the door", "我们今天去学校。", "Sixteen bits."} <= texts
+    for name, count in (("RAVDESS", 1), ("CREMA-D", 5), ("Emotion Speech Dataset", 3)):
+        rejected = (out / f"rows/{name}.jsonl.rejected.jsonl").read_text().splitlines()
+        assert len(rejected) == count, rejected
+        assert all(json.loads(line)["reason"] for line in rejected)
+    (page,) = out.glob("samples-*/index.html")
+    trained = {row["emotion"] for row in rows if row["split"] == "train"}
+    assert trained
+    assert all(emotion in page.read_text() for emotion in trained)

@@ -10,25 +10,32 @@ import pytest
 
 from csm_ft.data import audio
 from csm_ft.errors import ConfigError, HubError
+from csm_ft.generate.__main__ import main as generate
 from csm_ft.watermark.__main__ import main
 from csm_ft.watermark.silentcipher import PUBLIC_KEY, Watermark, key_of_environment
+from tests.conftest import ROOT
 
-RATE_HZ, TONE_HZ = 24_000, 9000
+RATE_HZ = 24_000
+LOWEST_HZ, HZ_OF_A_NUMBER = 1000, 20
+LEVEL = 0.05
 
 
 class FakeModel:
-    """Writes a tone whose level tells the first number of the key."""
+    """Writes a tone whose pitch tells the first number of the key."""
 
     def encode_wav(self, wave: Any, rate_hz: int, key: list[int], **options: Any) -> Any:
         assert options == {"calc_sdr": False, "message_sdr": 36}
-        tone = np.sin(2 * np.pi * TONE_HZ * np.arange(len(wave)) / rate_hz)
-        return wave + tone * key[0] / 10_000, 0
+        tone_hz = LOWEST_HZ + HZ_OF_A_NUMBER * key[0]
+        return wave + LEVEL * np.sin(2 * np.pi * tone_hz * np.arange(len(wave)) / rate_hz), 0
 
     def decode_wav(self, wave: Any, rate_hz: int, phase_shift_decoding: bool) -> Any:
         spectrum = np.abs(np.fft.rfft(wave)) / len(wave) * 2
-        first = round(spectrum[round(TONE_HZ * len(wave) / rate_hz)] * 10_000)
-        if first < 5:
+        frequencies_hz = np.fft.rfftfreq(len(wave), 1 / rate_hz)
+        spectrum[frequencies_hz < LOWEST_HZ] = 0
+        loudest = int(spectrum.argmax())
+        if spectrum[loudest] < LEVEL / 2:
             return {"status": False, "messages": []}
+        first = round((frequencies_hz[loudest] - LOWEST_HZ) / HZ_OF_A_NUMBER)
         return {"status": True, "messages": [[first, *PUBLIC_KEY[1:]]]}
 
 
@@ -96,3 +103,27 @@ def test_bad_key_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, value: str) 
     with pytest.raises(ConfigError, match="CSM_WATERMARK_KEY") as caught:
         key_of_environment()
     assert value not in str(caught.value)
+
+
+def test_generated_speech_is_marked(
+    package: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSM_WATERMARK_KEY", ",".join(map(str, PUBLIC_KEY)))
+    asked = ["--model", str(ROOT / "demo/base"), "--text", "Hello there.", "--max_sec", "1.5"]
+    for mark in ("on", "off"):
+        out = tmp_path / mark
+        argv = [*asked, "--watermark", mark, "--device", "cpu", "--output", str(out)]
+        assert generate(argv) == 0
+        (path,) = out.glob("*.wav")
+        wave = audio.load(path, sample_rate_hz=RATE_HZ)
+        assert Watermark(PUBLIC_KEY).is_in(wave, RATE_HZ) == (mark == "on")
+
+
+def test_generate_without_the_package_says_how_to_get_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = ["--model", str(ROOT / "demo/base"), "--text", "Hello.", "--watermark", "on"]
+    assert generate([*argv, "--device", "cpu", "--output", str(out)]) != 0
+    assert "silentcipher" in capsys.readouterr().err
+    assert not list(out.glob("*.wav"))
