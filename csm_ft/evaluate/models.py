@@ -124,7 +124,8 @@ def _speak(evaluator: Evaluator, job: Job, model: SpeechModel, kind: Kind) -> li
         job.family,
         {
             "model": config.model,
-            "prompts": str(evaluator.folder / _PROMPTS),
+            # The user's own file is the one that messages name.
+            "prompts": config.prompts or str(evaluator.folder / _PROMPTS),
             "num_takes": config.num_takes,
             "seed": config.seed,
             "batch_size": config.batch_size,

@@ -145,6 +145,17 @@ def test_real_judges_hear_the_bundled_voice(tokens: Path, tmp_path: Path) -> Non
     assert coded["similarity"]["value"] > 0.8
 
 
+def test_mistake_in_prompts_names_the_users_file(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "mine.json"
+    prompts.write_text(json.dumps([{"text": "Hello.", "emotion": "angry"}]))
+    argv = [BASE, "--data", str(tokens), "--prompts", str(prompts), *FAST]
+    assert main([*argv, "--output", str(tmp_path / "out")]) == 2
+    assert f"{prompts} entry 1: emotion 'angry': the model reads no tags" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_weights_on_the_hub_by_name(hub: Path, tmp_path: Path) -> None:
     tokens, out = tmp_path / "tokens.hdf5", tmp_path / "out"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 
@@ -167,3 +168,19 @@ def test_grammar_is_for_english() -> None:
     assert isinstance(heard, ExpectingRecogniser)
     with pytest.raises(ConfigError, match=r"'straße' is not in its dictionary"):
         heard.expect(["Die Straße"])
+
+
+@pytest.mark.slow
+def test_bundled_recogniser_understands_a_real_voice() -> None:
+    recogniser = open_recogniser("auto", "en", "cpu")
+    assert not isinstance(recogniser, str), recogniser
+    said: list[str] = []
+    heard: list[str] = []
+    for line in (ROOT / "tests/data/ljspeech/metadata.csv").read_text("utf-8").splitlines():
+        name, *_, text = line.split("|")
+        path = ROOT / f"tests/data/ljspeech/{name}.flac"
+        said.append(normalise(text))
+        heard.append(normalise(recogniser.hear(audio.load(path, sample_rate_hz=RECOGNISER_HZ))))
+    assert len(said) == 5
+    assert jiwer.wer(said, heard) <= 0.15
+    assert jiwer.wer(said, [*heard[1:], heard[0]]) > 0.75
