@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-PARTS = ("counts", "data", "startup", "codec", "step", "generate", "sweep")
+PARTS = ("counts", "data", "startup", "step", "generate", "sweep", "codec")
 
 
 class Figure(NamedTuple):
@@ -89,6 +89,9 @@ FIGURES: Mapping[str, Figure] = {
     "data.read_clip_us": Figure("reading one clip of it at random", "us", "low", 7),
     "codec.batched_ratio": Figure(
         "Mimi at its true size: clips one at a time / in batches, per CPU-second", "x", "high", 1.0
+    ),
+    "codec.kept_memory_ratio": Figure(
+        "freed memory returned to the system / kept, in batches", "x", "high"
     ),
     "codec.system_percent": Figure("system time of the batches' CPU time", "%", "low", 5),
     "codec.times_real_time": Figure("seconds of sound encoded per CPU-second", "x", "high"),

@@ -27,7 +27,7 @@ from csm_ft.data.inspect import inspect_files
 from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
 from csm_ft.data.token_file import write_store
-from csm_ft.device import choose_device
+from csm_ft.device import choose_device, keep_freed_memory
 from csm_ft.errors import AudioError, ConfigError
 from csm_ft.families.base import Family
 from csm_ft.families.stores import is_foreign, open_store, verify
@@ -76,6 +76,8 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
     with exclusive(lock, busy):
         cache = ClipCache(output, _open_old(output, family))
         device = choose_device(config.device)
+        if device == "cpu":
+            keep_freed_memory()
         encoder = family.open_encoder(config, device)
         job = Job(config, family.name, encoder)
         _check_channel(job)

@@ -1,9 +1,16 @@
-"""Settings of torch during a run."""
+"""Settings of torch during a run, and of memory."""
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from csm_ft.device import reproducible
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def flushes_denormals() -> bool:
@@ -19,3 +26,23 @@ def test_denormals_are_as_before_a_run(before: bool) -> None:
         assert flushes_denormals() is before
     finally:
         torch.set_flush_denormal(False)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
+def test_freed_memory_is_kept() -> None:
+    """Pages of a large array are mapped once, and not again for each further array."""
+    code = (
+        "import resource, numpy as np\n"
+        "from csm_ft.device import keep_freed_memory\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(8): np.ones(1 << 23)\n"  # 64 MB, above what glibc keeps by itself
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "returned = faults(); keep_freed_memory(); faults()\n"
+        "print(returned, faults())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    returned, kept = map(int, done.stdout.split())
+    assert kept < returned / 10
