@@ -32,9 +32,10 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# docs/options.md, after the options have changed.
+# docs/options.md, after the options have changed; docs/performance.md, after a benchmark.
 docs: .venv/installed
 	$(BIN)/python scripts/make_option_tables.py
+	$(BIN)/python scripts/make_performance_table.py
 
 install: .venv/installed
 install-dev: .venv/installed-dev

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks.config import BenchmarkConfig
 from csm_ft import cli
 from csm_ft.config.base import Options, names_of
 from csm_ft.config.evaluate import EvaluateConfig
@@ -38,6 +39,7 @@ OF_FAMILY = {
     "csm_ft.generate": "generate_config",
 }
 OTHERS: dict[str, type[Options]] = {
+    "benchmarks": BenchmarkConfig,
     "csm_ft.data": DataConfig,
     "csm_ft.datasets": DatasetsConfig,
     "csm_ft.datasets merge": MergeConfig,
@@ -155,6 +157,12 @@ def test_option_tables_are_current() -> None:
     command = [sys.executable, "scripts/make_option_tables.py", "--check"]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, "run scripts/make_option_tables.py and commit docs/options.md"
+
+
+def test_figures_are_those_of_the_newest_result() -> None:
+    command = [sys.executable, "scripts/make_performance_table.py", "--check"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, "run scripts/make_performance_table.py, commit docs/performance.md"
 
 
 @pytest.mark.parametrize("block", blocks(ROOT / "docs/extending.md", "python"))
