@@ -159,4 +159,8 @@ class SweepFolder:
 
     def trial(self, number: int) -> RunFolder:
         """Return the run of a trial."""
-        return RunFolder(self.trials / f"{number:04d}")
+        return RunFolder(self.trials / self.trial_name(number))
+
+    def trial_name(self, number: int) -> str:
+        """Return the name of a trial's folder."""
+        return f"{number:04d}"

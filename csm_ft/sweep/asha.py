@@ -6,6 +6,7 @@ The stopping kind of arXiv 1810.05934.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 Curve = Mapping[int, float]  # examples seen -> objective, step 0 left out
 
@@ -28,13 +29,21 @@ class Rungs:
         """Examples at each rung and at the end."""
         return [float(share) * self.horizon_examples for share in (*self.shares, Fraction(1))]
 
+    @cached_property
+    def _reached_from(self) -> list[float]:
+        """Examples from which on each rung, and the end, count as reached."""
+        slack = float(self.validation_share) * self.horizon_examples / 4
+        return [examples - slack for examples in self.examples]
+
     def reached(self, curve: Curve, rung: int) -> int | None:
         """Return the examples of the first validation at or after rung number `rung`, or None."""
-        slack = float(self.validation_share) * self.horizon_examples / 4
-        return min(
-            (examples for examples in curve if examples >= self.examples[rung] - slack),
-            default=None,
-        )
+        first = self._reached_from[rung]
+        return min((examples for examples in curve if examples >= first), default=None)
+
+    def at(self, curve: Curve) -> list[int]:
+        """Return the rungs that the newest validation is the first to reach."""
+        newest = max(curve)
+        return [rung for rung in range(len(self.shares)) if self.reached(curve, rung) == newest]
 
     def value(self, curve: Curve, rung: int) -> float | None:
         """Return the lowest value from the first rung up to rung number `rung`; None before it."""
@@ -57,10 +66,7 @@ def may_continue(own: Curve, others: Sequence[Curve], rungs: Rungs, eta: int) ->
     At a rung it does if it is among the best 1/eta of all trials seen there so far; with fewer than
     `eta` of them nothing is decided. Between rungs, and at the end, it always continues.
     """
-    newest = max(own)
-    for rung in range(len(rungs.shares)):
-        if rungs.reached(own, rung) != newest:
-            continue
+    for rung in rungs.at(own):
         value = rungs.value(own, rung)
         values = [rungs.value(curve, rung) for curve in (own, *others)]
         seen = sorted(v for v in values if v is not None)

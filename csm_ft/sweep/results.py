@@ -39,6 +39,10 @@ class Results:
     def __init__(self, study: SweepStudy, configs: Configs, objective: Objective) -> None:
         self._study, self._configs, self._objective = study, configs, objective
         self._folder = configs.folder
+        # Trials whose clips are kept, and whose weights are dropped: looked at once.
+        self._kept: set[int] = set()
+        self._dropped: set[int] = set()
+        self._config_of: tuple[object, ...] | None = None  # what best.yaml was written for
 
     def write(self, state: SweepState) -> Summary:
         """Bring all files up to date and return the summary, with the verdict so far.
@@ -57,8 +61,7 @@ class Results:
             verdict = verdict.model_copy(update={"text": f"{curve.text} {verdict.text}"})
         write_whole(self._folder.table, to_csv(records))
         summary = self._summary(state, records, verdict).model_copy(update={"data_curve": curve})
-        facts = summary.model_dump(mode="json")
-        write_whole(self._folder.summary, json.dumps(facts, indent=1, allow_nan=False))
+        write_whole(self._folder.summary, summary.model_dump_json(indent=1))
         return summary
 
     def _reach_verdict(
@@ -77,8 +80,11 @@ class Results:
     def _keep_clips(self, records: Sequence[TrialRecord]) -> None:
         """Keep each ended trial's validation clips beside its metrics: they outlive its weights."""
         for record in records:
+            if not record.has_ended or record.number in self._kept:
+                continue
+            self._kept.add(record.number)
             run = self._folder.trial(record.number)
-            if record.has_ended and run.best_val_clips.is_file() and not run.val_clips.is_file():
+            if run.best_val_clips.is_file() and not run.val_clips.is_file():
                 write_whole(run.val_clips, run.best_val_clips.read_text(encoding="utf-8"))
 
     def _write_best_weights(self, best: TrialRecord | None) -> None:
@@ -98,7 +104,12 @@ class Results:
         lowest = min(valued, key=lambda pair: self._objective.cost(pair[0]), default=(None, None))
         trial = best or lowest[1]
         path = self._folder.trial(trial.number).config if trial else None
-        if path is not None and path.is_file():
+        is_begun = path is not None and path.is_file()
+        config_of = (best and best.number, trial and trial.number, is_begun)
+        if config_of == self._config_of and self._folder.best_config.is_file():
+            return
+        self._config_of = config_of
+        if path is not None and is_begun:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         else:
             params, threads = trial.params if trial else {}, self._configs.machine.threads
@@ -139,8 +150,10 @@ class Results:
         good.sort(key=lambda pair: (pair[1].state != "completed", self._objective.cost(pair[0])))
         kept = {record.number for _, record in good[:KEEP_WEIGHTS]}
         for record in records:
-            if not record.has_ended or record.number in kept:
+            is_done = record.number in kept or record.number in self._dropped
+            if is_done or not record.has_ended:
                 continue
+            self._dropped.add(record.number)
             run = self._folder.trial(record.number)
             for path in run.step_folders() if record.is_default else [run.checkpoints]:
                 shutil.rmtree(path, ignore_errors=True)

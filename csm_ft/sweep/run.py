@@ -2,6 +2,7 @@
 
 import importlib
 import shlex
+import time
 from pathlib import Path
 
 from rich.markup import escape
@@ -36,6 +37,8 @@ from csm_ft.sweep.trials import (
 from csm_ft.sweep.wandb_run import mirror_sweep
 
 INTERRUPTED = 130
+SPACING_SEC = 1.0  # between two writings of the results, at least
+LARGEST_SHARE = 0.05  # of the time that writing them may take
 MOST_RANKINGS = 3  # sentences at the end; the page has them all
 
 
@@ -44,16 +47,28 @@ class _Followers:
 
     def __init__(self, display: Display, results: Results, page: ReportProcess) -> None:
         self._display, self._results, self._page = display, results, page
+        self._is_stale, self._due_sec = False, 0.0
 
     def ended(self, trial: TrialRecord, best: TrialRecord | None) -> None:
         """Bring everything up to date after a trial."""
         self._display.ended(trial, best)
-        self._results.write("running")
-        self._page.refresh()
+        self._is_stale = True
+        self._write_when_due()
 
     def update(self, num_running: int, best: TrialRecord | None) -> None:
         """Redraw the bar."""
         self._display.update(num_running, best)
+        self._write_when_due()
+
+    def _write_when_due(self) -> None:
+        """Write the files of results, but not for each of many short trials."""
+        began_sec = time.monotonic()
+        if self._is_stale and began_sec >= self._due_sec:
+            self._results.write("running")
+            self._page.refresh()
+            took_sec = time.monotonic() - began_sec
+            self._is_stale = False
+            self._due_sec = time.monotonic() + max(SPACING_SEC, took_sec / LARGEST_SHARE)
 
 
 def run_sweep(

@@ -326,6 +326,8 @@ class SweepStudy:
     def _may_continue(self, number: int, curve: asha.Curve) -> bool:
         if number == 0 or self.plan.sweep.pruner != "asha" or self.plan.is_learning_curve:
             return True
+        if not self.plan.rungs.at(curve):
+            return True
         trials = self._study.get_trials(deepcopy=False)
         rivals = rivals_of(trials[number], trials, self._objective)
         return asha.may_continue(curve, rivals, self.plan.rungs, self.plan.sweep.eta)
@@ -392,4 +394,4 @@ class SweepStudy:
 
     def run_dir(self, number: int) -> str:
         """Return the run folder of a trial, relative to the sweep's."""
-        return self.folder.trial(number).path.relative_to(self.folder.path).as_posix()
+        return f"{self.folder.trials.name}/{self.folder.trial_name(number)}"
