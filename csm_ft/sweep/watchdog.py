@@ -86,7 +86,8 @@ class Watchdog:
                 kill(worker)
             return
         silent_sec = now_sec - watch.heard_sec
-        if silent_sec > longest_silence_sec(watch.gaps_sec, self._hang_sec, watch.doing):
+        doing = "training" if worker.is_stopped() else watch.doing  # stopped, it does nothing
+        if silent_sec > longest_silence_sec(watch.gaps_sec, self._hang_sec, doing):
             console.print(
                 f"{worker.describe()} hangs ({watch.doing}): silent for {silent_sec:.0f} s. Its"
                 f" worker is killed and begins again; stacks in {worker.log}",

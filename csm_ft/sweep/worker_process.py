@@ -72,6 +72,14 @@ class WorkerProcess:
         """Number of the trial that it runs; None when idle or measuring the untrained model."""
         return self.job.trial if self.job and self.job.trial != BASELINE else None
 
+    def is_stopped(self) -> bool:
+        """Tell whether the process is stopped, as by SIGSTOP; False where that cannot be seen."""
+        try:
+            facts = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8")
+        except OSError:
+            return False
+        return facts.rpartition(")")[2].split()[0] == "T"  # the name before it may have spaces
+
     def describe(self) -> str:
         """Return what it does and where, for messages."""
         if self.job is None:

@@ -618,32 +618,34 @@ def run_in_one_worker(folder: Path, rates: list[float]) -> list[dict[str, Any]]:
     return results
 
 
-def chaos(
-    sweep: Sweep, *, worker_kills: int, orchestrator_kills: int, longest_gap_sec: float, seed: int
-) -> tuple[int, int]:
-    """Type the command until it is done, killing workers and orchestrators at random moments.
+def chaos(sweep: Sweep, *, longest_gap_sec: float, seed: int, **most: int) -> dict[str, int]:
+    """Type the command until it is done, with faults at random moments; `most` of each kind.
 
-    Return how many of each died.
+    Return how many there were: workers killed, workers stopped, orchestrators killed.
     """
     dice = random.Random(seed)
-    done = [0, 0]
-    process = sweep.start()
+    done = Counter[str]()
+    process, outputs = sweep.start(), []
     try:
         while process.poll() is None:
             time.sleep(dice.uniform(0.05, longest_gap_sec))
-            victims = alive(sweep)
-            if done[1] < orchestrator_kills and dice.random() < 0.3:
+            victims, chance = alive(sweep), dice.random()
+            if done["orchestrators"] < most["orchestrators"] and chance < 0.2:
                 process.kill()
-                process.communicate()
-                done[1] += 1
+                outputs.append(process.communicate()[0])
+                done["orchestrators"] += 1
                 wait_for(lambda: not alive(sweep), sec=5)
                 process = sweep.start()
-            elif victims and done[0] < worker_kills:
+            elif victims and done["stops"] < most.get("stops", 0) and chance < 0.4:
+                os.kill(dice.choice(victims), signal.SIGSTOP)
+                done["stops"] += 1
+            elif victims and done["workers"] < most["workers"]:
                 os.kill(dice.choice(victims), signal.SIGKILL)
-                done[0] += 1
-        output = process.communicate()[0]
-        assert process.returncode == 0, output
-        return done[0], done[1]
+                done["workers"] += 1
+        outputs.append(process.communicate()[0])
+        assert process.returncode == 0, outputs[-1]
+        done["hangs"] = sum(output.count(" hangs (") for output in outputs)
+        return done
     finally:
         process.kill()
         process.__exit__(None, None, None)
@@ -660,7 +662,7 @@ def test_killed_workers_and_orchestrator(tmp_path: Path) -> None:
         "9",
         faults={"slow_sec": 0.03},
     )
-    chaos(sweep, worker_kills=3, orchestrator_kills=2, longest_gap_sec=1.5, seed=0)
+    chaos(sweep, workers=3, orchestrators=2, longest_gap_sec=1.5, seed=0)
     sweep.check_whole(6)
     sweep.check_metrics()
 
@@ -708,32 +710,20 @@ def test_long_validation_is_no_hang(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_constant_kills_of_everything(tmp_path: Path) -> None:
-    sweep = Sweep(
-        tmp_path,
-        "--n_trials",
-        "80",
-        "--n_gpus",
-        "2",
-        "--max_attempts",
-        "9",
-        faults={"slow_sec": 0.03, "diverge_at_once": [7, 30]},
-    )
-    workers, orchestrators = chaos(
-        sweep, worker_kills=40, orchestrator_kills=8, longest_gap_sec=1.5, seed=1
-    )
-    states = sweep.check_whole(80)
+def test_constant_kills_and_hangs_of_everything(tmp_path: Path) -> None:
+    argv = ("--n_trials", "200", "--n_gpus", "2", "--max_attempts", "9", "--hang_sec", "1.5")
+    faults = {"slow_sec": 0.05, "diverge_at_once": [7, 30]}
+    sweep = Sweep(tmp_path, *argv, faults=faults)
+    done = chaos(sweep, workers=75, stops=25, orchestrators=8, longest_gap_sec=1.5, seed=1)
+    states = sweep.check_whole(200)
     sweep.check_metrics()
-    assert states["completed"] + states["stopped"] == 78
+    assert states["completed"] + states["stopped"] == 198
     assert states["diverged"] == 2
-    done = [(path.read_text().split(), path) for path in (sweep.out / "trials").glob("*/steps.log")]
-    redone = sum(len(steps) - len(set(steps)) for steps, _ in done) / sum(
-        len(set(steps)) for steps, _ in done
-    )
-    print(
-        f"{workers} workers and {orchestrators} orchestrators killed; {states}; {redone:.1%} of"
-        " steps done again"
-    )
-    assert workers >= 20
-    assert orchestrators >= 5
+    steps = [path.read_text().split() for path in (sweep.out / "trials").glob("*/steps.log")]
+    num_different = sum(len(set(one)) for one in steps)
+    redone = (sum(map(len, steps)) - num_different) / num_different
+    print(f"{dict(done)}; {dict(states)}; {redone:.1%} of steps done again")
+    assert done["workers"] >= 60
+    assert done["hangs"] >= 10
+    assert done["orchestrators"] >= 6
     assert redone < 0.15

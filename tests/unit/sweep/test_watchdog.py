@@ -42,6 +42,10 @@ class Watched:
             monkeypatch.setattr(watchdog, name, lambda _, name=name: self.done.append(name))
         self.slot, self.log, self.is_ready = SimpleNamespace(name="gpu0"), "gpu0.log", True
         self.job: Job | None = Job(3, 1)
+        self.stopped = False
+
+    def is_stopped(self) -> bool:
+        return self.stopped
 
     def describe(self) -> str:
         return "trial 3 on gpu0"
@@ -124,6 +128,14 @@ def test_worker_that_never_gets_ready(worker: Any) -> None:
     assert worker.after(dog, 1801) == ["dump"]
     worker.is_ready = True
     assert worker.after(dog, 2) == []
+
+
+def test_stopped_process_is_not_loading(worker: Any) -> None:
+    dog = Watchdog(0)
+    dog.began(worker)
+    assert worker.after(dog, 600) == []
+    worker.stopped = True
+    assert worker.after(dog, 1) == ["dump"]
 
 
 def test_check_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
