@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from csm_ft.atomic import disk_errors
-from csm_ft.errors import ConfigError, Diverged, OutOfMemoryError, UserError
+from csm_ft.errors import (
+    NEEDS_LESS_MEMORY,
+    ConfigError,
+    Diverged,
+    OutOfMemoryError,
+    UserError,
+)
 from csm_ft.evaluate.metrics import METRICS
 from csm_ft.families import build_config
 from csm_ft.sweep.link import Link, LinkClosed
@@ -181,17 +187,19 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
             traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
         name = type(error).__name__
-        kind, positions = _kind(error), 0
+        kind, positions, message = _kind(error), 0, str(error)
         if _is_out_of_memory(error):
             positions = _positions(error, job, reporter.doing)
             kind = "out_of_memory" if positions else "infeasible"
+            if not positions and not isinstance(error, OutOfMemoryError):
+                message = f"{message} (in {reporter.doing}); {NEEDS_LESS_MEMORY}"
         return Failed(
             trial=job.trial,
             attempt=job.attempt,
             kind=kind,
             positions=positions,
             name=name,
-            message=str(error),
+            message=message,
             where=f"{name} at {where.filename}:{where.lineno}",
             trace="".join(traceback.format_exception(error))[-LONGEST_TRACE:],
         )

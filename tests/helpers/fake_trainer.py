@@ -3,11 +3,12 @@
 `python -m tests.helpers.fake_trainer` is sweep.py with it.
 
 Loss is a smooth function of the config and of the examples seen; a checkpoint is a JSON file.
-FAKE_TRAINER (JSON in the environment) asks for faults by trial number: {"diverge": [3],
-"infeasible": [4], "raise": [5], "raise_early": ["0005"], "out_of_memory": {"6": micro_batch_tokens that fit}, "full_disk":
-[7], "kill": {"8": times}, "slow_sec": seconds per step, "raw_full_disk": [1], "no_base": [1],
-"damaged_data": [1], "bad_slot": {"cpu1": "import"} (or "run"), "hang": {"9": "validation"} (once; or "training"), "long_validation_sec": {"9":
-2}, "weights_bytes": 1000}.
+FAKE_TRAINER (JSON in the environment) asks for faults by trial number:
+{"diverge": [3], "infeasible": [4], "raise": [5], "raise_early": ["0005"], "kill": {"8": times},
+"full_disk": [7], "raw_full_disk": [1], "no_base": [1], "damaged_data": [1], "weights_bytes": 1000,
+"out_of_memory": {"6": micro_batch_tokens that fit}, "no_memory_to": {"6": "validation"},
+"hang": {"9": "validation"} (once; or "training"), "long_validation_sec": {"9": 2},
+"slow_sec": seconds per step, "bad_slot": {"cpu1": "import"} (or "run")}.
 """
 
 import errno
@@ -246,6 +247,8 @@ def _spend_time(folder: Path, reporter: Any, doing: str) -> None:
     mark = folder / f"hung in {doing}"
     if reporter is not None and doing != "training":
         reporter.alive(doing)
+    if FAULTS.get("no_memory_to", {}).get(name) == doing:
+        raise _torch().OutOfMemoryError("CUDA out of memory")
     if FAULTS.get("hang", {}).get(name) == doing and not mark.exists():
         mark.touch()
         time.sleep(600)

@@ -241,15 +241,20 @@ def test_every_kind_of_fault(tmp_path: Path) -> None:
         "kill": {"4": 99},
         "raise": [5],
         "out_of_memory": {"8": 1},
+        "no_memory_to": {"9": "validation"},
     }
-    sweep = Sweep(tmp_path, "--n_trials", "9", "--n_gpus", "1", "--pruner", "none", faults=faults)
+    sweep = Sweep(tmp_path, "--n_trials", "10", "--n_gpus", "1", "--pruner", "none", faults=faults)
     sweep.run()
-    assert sweep.check_whole(9) == {"completed": 3, "diverged": 2, "infeasible": 2, "poison": 2}
+    assert sweep.check_whole(10) == {"completed": 3, "diverged": 2, "infeasible": 3, "poison": 2}
     rows = sweep.summary()["trials"]
     assert "the loss is not finite" in rows[1]["reason"]
     reason = "OutOfMemoryError: CUDA out of memory. Micro-batches of 512 positions cannot be halved"
     assert rows[8]["reason"].startswith(reason)
     assert "--method lora" in rows[8]["reason"]
+    reason = (
+        "OutOfMemoryError: CUDA out of memory (in validation); less memory is needed by --method"
+    )
+    assert rows[9]["reason"].startswith(reason), "smaller micro-batches do not help a validation"
     assert rows[3]["reason"] == "ConfigError: backbone: 33 heads do not go into 2048"
     assert "killed by SIGKILL; 3 times without progress, on cpu0" in rows[4]["reason"]
     # Progress is reported now and then, so the first repetition may look like progress.
@@ -518,6 +523,24 @@ def test_control_c_saves_and_resumes(tmp_path: Path) -> None:
     for number in (0, 1):
         steps = (sweep.out / "trials" / f"{number:04d}" / "steps.log").read_text().split()
         assert len(steps) == len(set(steps)), "nothing was done twice"
+
+
+def test_second_control_c_ends_at_once(tmp_path: Path) -> None:
+    """Of a worker that hangs, and so does not save."""
+    argv = ("--n_trials", "1", "--pruner", "none")
+    sweep = Sweep(tmp_path, *argv, faults={"hang": {"0": "training"}})
+    with sweep.start() as process:
+        wait_for(lambda: (sweep.out / "trials" / "0000" / "hung in training").is_file())
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=10)[0]
+    assert process.returncode == 130, output
+    assert not alive(sweep)
+    sweep.run()
+    assert sweep.check_whole(1) == {"completed": 1}
+    assert sweep.summary()["trials"][0]["attempts"] == 2
 
 
 def test_stop_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
