@@ -7,7 +7,6 @@ whatever kills that.
 
 import argparse
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -56,7 +55,6 @@ from csm_ft.sweep.messages import (
 PROGRESS_EVERY_SEC = 0.2
 ALIVE_EVERY_SEC = 1.0
 LONGEST_TRACE = 20_000  # characters of a traceback that are sent on
-PR_SET_PDEATHSIG = 1
 
 
 class Orchestrator:
@@ -236,15 +234,8 @@ def _clean() -> None:
         torch.cuda.empty_cache()
 
 
-def die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the orchestrator dies; elsewhere the end of the link does it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main(argv: Sequence[str]) -> None:
     """Entry point; returns never."""
-    die_with_parent()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # to the log: see watchdog.py
     parser = argparse.ArgumentParser(prog="csm_ft.sweep.worker")
     parser.add_argument(

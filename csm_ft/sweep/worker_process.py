@@ -1,11 +1,13 @@
 """A worker as the orchestrator sees it: a process in its slot, its link, and its job."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from csm_ft.sweep.messages import (
 from csm_ft.sweep.slots import Slot
 
 _ROOT = Path(__file__).resolve().parents[2]
+_PR_SET_PDEATHSIG = 1
 _LEAVE_SEC = 1.0  # for an idle worker to leave by itself
 _LOG_LINES = 20  # of the log's end, for messages
 
@@ -65,6 +68,7 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C reaches the orchestrator only
+                preexec_fn=_die_with_parent(),
             )
 
     @property
@@ -116,6 +120,24 @@ class WorkerProcess:
         """Return the last lines of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-_LOG_LINES:])
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what asks Linux, in the new process, for SIGKILL when the orchestrator dies.
+
+    Before anything else runs there, so that it dies even if it is stopped while it starts.
+    Elsewhere the end of the link does it.
+    """
+    if sys.platform != "linux":
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()  # here: a new process should load nothing
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
 
 
 def describe_exit(code: int) -> str:

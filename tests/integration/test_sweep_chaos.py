@@ -590,6 +590,17 @@ def test_second_orchestrator_is_refused(tmp_path: Path) -> None:
     wait_for(lambda: not alive(sweep), sec=5)
 
 
+def test_stopped_worker_dies_with_its_orchestrator(tmp_path: Path) -> None:
+    """Also when it is stopped before it has imported anything."""
+    sweep = Sweep(tmp_path, "--n_trials", "1")
+    with sweep.start() as process:
+        wait_for(lambda: alive(sweep))
+        (pid,) = alive(sweep)
+        os.kill(pid, signal.SIGSTOP)
+        process.kill()
+    wait_for(lambda: not alive(sweep), sec=5)
+
+
 @pytest.mark.slow
 def test_page_is_left(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "2", faults={"page": True})
