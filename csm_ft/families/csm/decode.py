@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchtune.modules import TransformerDecoder
 
+from csm_ft.families.csm.rope import rotate
+
 
 class CachedTransformer:
     """A transformer and the keys and values of the positions that it has seen."""
@@ -25,10 +27,9 @@ class CachedTransformer:
         self._layers: list[Any] = list(transformer.layers)
         self._norm: Any = transformer.norm
         attention = self._layers[0].attn
-        rotations: Tensor = attention.pos_embeddings.cache  # [positions, E / 2, 2]
-        self._rotations = torch.view_as_complex(rotations.float())
+        self._rotations: Tensor = attention.pos_embeddings.rotations
         shape = (batch_size, attention.num_kv_heads, capacity, attention.head_dim)
-        options: dict[str, Any] = {"dtype": dtype, "device": rotations.device}
+        options: dict[str, Any] = {"dtype": dtype, "device": self._rotations.device}
         self._keys = [torch.zeros(shape, **options) for _ in self._layers]
         self._values = [torch.zeros(shape, **options) for _ in self._layers]
         self._length = 0
@@ -67,8 +68,8 @@ class CachedTransformer:
         attention = self._layers[number].attn
         start, stop = self._length, self._length + inputs.shape[1]
         by_head = (*inputs.shape[:2], -1, attention.head_dim)
-        query = _rotate(attention.q_proj(inputs).view(by_head), rotations)
-        key = _rotate(attention.k_proj(inputs).view(by_head), rotations)
+        query = rotate(attention.q_proj(inputs).view(by_head), rotations)
+        key = rotate(attention.k_proj(inputs).view(by_head), rotations)
         value = attention.v_proj(inputs).view(by_head)
         keys, values = self._keys[number], self._values[number]
         keys[:, :, start:stop] = key.transpose(1, 2)
@@ -82,9 +83,3 @@ class CachedTransformer:
             enable_gqa=True,
         )
         return attention.output_proj(attended.transpose(1, 2).flatten(2))
-
-
-def _rotate(values: Tensor, rotations: Tensor) -> Tensor:
-    """Apply RoPE to [B, S, H, E]: pairs of neighbours are turned as complex numbers, in fp32."""
-    pairs = torch.view_as_complex(values.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotations).flatten(-2).type_as(values)

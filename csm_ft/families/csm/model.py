@@ -17,11 +17,15 @@ from torchtune.modules import TransformerDecoder, TransformerSelfAttentionLayer
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.data import CsmBatch
+from csm_ft.families.csm.rope import ComplexRoPE
 from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
 from csm_ft.families.model import Loss, SpeechModel
 
 if TYPE_CHECKING:
     from csm_ft.families.csm.encoder import CsmEncoder
+
+
+ROPE_BASE, ROPE_SCALE = 500_000, 32
 
 
 class CsmModel(SpeechModel):
@@ -176,6 +180,9 @@ def random_model(size: CsmSize, seed: int) -> CsmModel:
 def _transformer(size: TransformerSize) -> TransformerDecoder:
     """Build a transformer without embedding and head; CSM has its own, outside of it."""
     transformer = llama(size)
+    rope = ComplexRoPE(size.dim // size.heads, MAX_POSITIONS, ROPE_BASE, ROPE_SCALE)
+    for layer in transformer.layers:
+        layer.attn.pos_embeddings = rope  # pyright: ignore[reportAttributeAccessIssue]
     transformer.tok_embeddings = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     transformer.output = nn.Identity()
     return transformer
@@ -193,6 +200,6 @@ def llama(size: TransformerSize) -> TransformerDecoder:
         intermediate_dim=size.ffn_dim,
         attn_dropout=0.0,
         norm_eps=1e-5,
-        rope_base=500_000,
-        scale_factor=32,
+        rope_base=ROPE_BASE,
+        scale_factor=ROPE_SCALE,
     )
