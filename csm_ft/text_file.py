@@ -1,11 +1,15 @@
 """Text files as people save them: in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
+Those named .gz are unpacked.
+
 One text can be spelled in several forms of Unicode, é as one character or as e and an accent; `nfc`
 returns the composed one, in which texts and names are compared and kept.
 """
 
 import codecs
+import gzip
 import unicodedata
+import zlib
 from pathlib import Path
 
 from csm_ft.errors import UserError
@@ -26,7 +30,7 @@ def read_text(path: Path, error_class: type[UserError]) -> str:
     Raises `error_class`, with file, line and way out, for what is no text in these encodings, and
     OSError where the system does not give the file.
     """
-    data = path.read_bytes()
+    data = _unpacked(path, error_class)
     mark, encoding = next((one for one in _MARKS if data.startswith(one[0])), (b"", "utf-8"))
     data = data[len(mark) :]
     if encoding == "utf-8" and b"\0" in data:
@@ -41,6 +45,18 @@ def read_text(path: Path, error_class: type[UserError]) -> str:
         raise error_class(
             f"{path} line {line}: byte 0x{data[error.start]:02x} is not {encoding.upper()}; save"
             " the file as UTF-8"
+        ) from error
+
+
+def _unpacked(path: Path, error_class: type[UserError]) -> bytes:
+    data = path.read_bytes()
+    if path.suffix.lower() != ".gz":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise error_class(
+            f"{path}: cannot be unpacked ({error}); download or compress it again"
         ) from error
 
 

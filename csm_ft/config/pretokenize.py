@@ -21,8 +21,8 @@ class PretokenizeConfig(Options):
 
     train_data: str = option(
         "",
-        "Metadata of the training clips (.json .jsonl .csv .tsv .parquet .sqlite .hdf5), a folder"
-        " of sound files with transcripts (a.wav, a.txt), or a corpus as it is downloaded."
+        "Metadata of the training clips (.json .jsonl .jsonl.gz .csv .tsv .parquet .sqlite .hdf5),"
+        " a folder of sound files with transcripts (a.wav, a.txt), or a corpus as it is downloaded."
         " Several with their shares of the draws: a.jsonl:2,b.jsonl:1.",
         group="data",
         path=True,

@@ -206,7 +206,7 @@ def is_table(file: Path) -> bool:
     """Tell whether a file may be metadata, by its name."""
     if file.name.startswith(".") or file.name.endswith(_NO_METADATA):
         return False
-    is_table = file.suffix.lower() in SUFFIXES.split()
+    is_table = file.name.lower().endswith(tuple(SUFFIXES.split()))
     return is_table and file.is_file() and not is_token_file(file)
 
 

@@ -78,6 +78,8 @@ def _read_by_suffix(
             return read_json(path)
         case ".jsonl" | ".ndjson":
             return read_jsonl(path)
+        case ".gz" if Path(path.stem).suffix.lower() in (".jsonl", ".ndjson"):
+            return read_jsonl(path)
         case ".csv":
             return read_csv(path, columns)
         case ".tsv":

@@ -12,7 +12,7 @@ from typing import Any
 from csm_ft.console import shorten
 from csm_ft.errors import MetadataError
 
-SUFFIXES = ".json .jsonl .csv .tsv .sql .sqlite .db .parquet .hdf5 .h5"
+SUFFIXES = ".json .jsonl .jsonl.gz .csv .tsv .sql .sqlite .db .parquet .hdf5 .h5"
 ALIASES = {
     "path": ("path", "audio"),
     "text": ("text", "transcription", "transcript", "sentence"),

@@ -1,3 +1,4 @@
+import gzip
 import json
 import sqlite3
 import tempfile
@@ -310,3 +311,15 @@ def test_almost_valid_text_raises_only_metadata_error(suffix: str, pieces: list[
         except MetadataError:
             return
         assert rows or rejections
+
+
+def test_packed_lines_are_unpacked(tmp_path: Path) -> None:
+    line = json.dumps({"path": "a.wav", "text": "Grüße"}) + "\n"
+    packed = gzip.compress(line.encode() * 2)
+    path = write(tmp_path, "rows.jsonl.gz", packed)
+    assert texts(path) == ["Grüße", "Grüße"]
+    rows, _ = read_metadata(tmp_path)  # a folder whose metadata it is
+    assert [row.where for row in rows] == [f"{path} row 1", f"{path} row 2"]
+    for torn in (packed[:-9], b"no gzip", packed[:12] + b"\xff" * 20):
+        assert "cannot be unpacked" in message(write(tmp_path, "torn.jsonl.gz", torn))
+    assert "unpack it" in message(write(tmp_path, "rows.tar.gz", packed))
