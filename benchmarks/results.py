@@ -5,8 +5,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,6 +77,18 @@ def read_results(folder: Path) -> list[Result]:
                 f"{path}: not a result of python -m benchmarks ({error}); move it elsewhere"
             ) from error
     return results
+
+
+def newest(results: Sequence[Result]) -> Result:
+    """Return the last result, completed by the newest figures of earlier ones of its machine."""
+    last = results[-1]
+    machine = (last.processor, last.cores, last.size)
+    own = [one for one in results if (one.processor, one.cores, one.size) == machine]
+    figures, spread = dict[str, float](), dict[str, list[float]]()
+    for one in own:
+        figures |= one.figures
+        spread |= one.spread
+    return replace(last, figures=figures, spread=spread)
 
 
 def _age(path: Path) -> tuple[str, int, str]:

@@ -1,4 +1,4 @@
-"""Write the newest result of benchmarks/results into docs/performance.md, as a table.
+"""Write the newest figures of benchmarks/results into docs/performance.md, as a table.
 
 `--check` says by its exit code whether the page is current, and writes nothing.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.results import read_results  # noqa: E402
+from benchmarks.results import newest, read_results  # noqa: E402
 from benchmarks.table import table  # noqa: E402
 
 PAGE = ROOT / "docs/performance.md"
@@ -18,12 +18,15 @@ BEGIN, END = "<!-- figures: written by scripts/make_performance_table.py -->", "
 
 def make_page(page: str) -> str:
     """Return the page with the newest figures between its marks."""
-    result = read_results(ROOT / "benchmarks/results")[-1]
+    result = newest(read_results(ROOT / "benchmarks/results"))
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    where = f"{result.date}, {result.processor}, {result.cores} cores, commit {result.commit}"
-    figures = f"{where}; {versions}.\n\n{table(result)}"
+    where = f"{result.processor}, {result.cores} cores; {versions}"
+    last = f"The last run was on {result.date}, of commit {result.commit}"
+    figures = (
+        f"{last}: {where}. Figures it left out are those of the run before.\n\n{table(result)}"
+    )
     return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
 
 

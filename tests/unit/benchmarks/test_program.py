@@ -1,6 +1,7 @@
 """`python -m benchmarks` at its smallest: what it writes, and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from benchmarks import figures, peers
 from benchmarks.__main__ import main
 from benchmarks.page import write_page
-from benchmarks.results import Result, read_results, write_result
+from benchmarks.results import Result, newest, read_results, write_result
 from benchmarks.table import table
 from csm_ft.errors import DataError
 
@@ -49,6 +50,15 @@ def test_second_result_of_a_day_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in paths] == [f"2026-01-02-chip-b{end}.json" for end in ("", "-2")]
     values = [one.figures["sweep.gap_ms"] for one in read_results(tmp_path)]
     assert values == [1.0, 2.0]
+
+
+def test_newest_figures_are_of_one_machine() -> None:
+    first = result(**{"sweep.gap_ms": 1.0, "data.read_clip_us": 2.0})
+    other = replace(result(**{"startup.help_train_ms": 9.0}), processor="another")
+    last = result("2026-01-05", **{"sweep.gap_ms": 3.0})
+    found = newest([first, other, last])
+    assert found.date == "2026-01-05"
+    assert found.figures == {"sweep.gap_ms": 3.0, "data.read_clip_us": 2.0}
 
 
 def test_foreign_file_among_results_is_named(tmp_path: Path) -> None:
