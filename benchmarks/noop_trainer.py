@@ -21,7 +21,7 @@ def describe(config: TrainConfig) -> DataFacts:
     return DataFacts(NUM_CLIPS, "none")
 
 
-def run_baseline(config: TrainConfig) -> RunResult:
+def run_baseline(config: TrainConfig, reporter: Any = None) -> RunResult:
     """Measure nothing."""
     return run(config)
 

@@ -11,7 +11,7 @@ from benchmarks.figures import Found, median
 from benchmarks.noop_trainer import TIMES
 from benchmarks.timing import run_child
 
-NUM_TRIALS = {"small": 20, "tiny": 4}
+NUM_TRIALS = {"small": 20, "tiny": 2}
 
 
 def measure(config: BenchmarkConfig) -> Found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import figures, peers
+from benchmarks import figures, peers, sweep
 from benchmarks.__main__ import main
 from benchmarks.page import write_page
 from benchmarks.results import Result, newest, read_results, write_result
@@ -38,6 +38,21 @@ def test_smallest_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     output = capsys.readouterr().out
     assert "not measured: set PEER_PATH to a checkout of the public trainer" in output
     assert "generate.batch1.frame_ms" in (tmp_path / "index.html").read_text()
+
+
+def test_sweep_of_nothing(tmp_path: Path) -> None:
+    argv = ["--only", "sweep", "--size", "tiny", "--rounds", "1", "--output", str(tmp_path)]
+    assert main(argv) == 0
+    assert read_results(tmp_path)[0].figures["sweep.gap_ms"] > 0
+
+
+def test_part_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "measure", lambda config: 1 / 0)
+    argv = ["--only", "sweep,data", "--size", "tiny", "--rounds", "1", "--output", str(tmp_path)]
+    assert main(argv) == 1
+    (written,) = read_results(tmp_path)
+    assert written.not_measured["sweep.gap_ms"] == "it failed with ZeroDivisionError"
+    assert "data.read_clip_us" in written.figures
 
 
 def test_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
