@@ -265,7 +265,8 @@ def test_code_on_the_card_runs(
     exec((sesame / "models.py").read_text(), vars(module))
     monkeypatch.setitem(sys.modules, "models", module)
     said = sesame_layout._logits(run_code(snippet(sesames)).eval(), probes[0])
-    assert torch.equal(said[0], logits_of(expected, probes[:1]).c0)
+    # Not bit for bit: torchtune rotates by four products, our model by a complex one.
+    torch.testing.assert_close(said[0], logits_of(expected, probes[:1]).c0, rtol=0, atol=2e-6)
     theirs = run_code(snippet(base))
     assert difference(
         logits_of(expected, probes), transformers_layout.logits_of(theirs, probes)
