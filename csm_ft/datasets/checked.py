@@ -39,6 +39,7 @@ class Checked:
     row: Row | None = None
     reason: str = ""
     place: int = 0  # in its conversation
+    num_turns: int = 0  # whose words were spread over them
     start_sec: float | None = None
     end_sec: float | None = None
 

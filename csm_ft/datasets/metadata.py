@@ -46,7 +46,7 @@ from csm_ft.datasets.tables import ALIASES, TAGS, Columns, Turns, Unreadable, re
 from csm_ft.datasets.tree import Record as FoundRecord
 from csm_ft.datasets.tree import Tell, Tree
 from csm_ft.datasets.values import Reason, read_values
-from csm_ft.datasets.words import COLUMNS, WordLists
+from csm_ft.datasets.words import COLUMNS, WordLists, spread_turns
 from csm_ft.errors import MetadataError
 
 _RESEMBLES = 0.7  # likeness of a column's name to a known one, from which it is told
@@ -93,6 +93,12 @@ def read_metadata(
     found = find_splits_in_paths(checked)
     if found:
         tell(f"{path}: the folders in its paths are its splits: {', '.join(found)}")
+    num_turns = sum(item.num_turns for item in checked)
+    if num_turns:
+        tell(
+            f"{path}: {num_turns} turns of several words have times, their words have none: these"
+            " are spread over the turn, by their letters"
+        )
     for split in dict.fromkeys(item.record.split for item in checked):
         of_part = [item for item in checked if item.record.split == split]
         if any(item.conversation for item in of_part):
@@ -232,7 +238,11 @@ class _Reader:
             self._tell_unused(path, names)
         for number, row in enumerate(rows, start=1):
             where = f"{path} row {number}"
-            if isinstance(row, Turns):
+            if isinstance(row, Turns) and self.words:
+                # The turns of one sound, not clips of their own.
+                turns = {COLUMNS[0]: list(row.turns)}
+                yield Record(where, {**row.defaults, **turns}, folder, split, names=columns)
+            elif isinstance(row, Turns):
                 conversation = f"{part} row {number}".strip()
                 for place, turn in enumerate(row.turns, start=1):
                     turn_where = f"{where} turn {place}"
@@ -296,7 +306,7 @@ class _Reader:
             if isinstance(words, Reason):
                 reasons["words"] = words
             else:
-                values["words"] = words
+                values["words"], checked.num_turns = spread_turns(words)
                 if words:
                     values.setdefault("text", " ".join(one.text for one in words))
         outcome = _check_row(record.where, values, reasons, record.folder)

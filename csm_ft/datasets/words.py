@@ -1,12 +1,13 @@
 """Words with times: in a column of a row, or in a .json for each sound, of several programs.
 
 Read are {"alignments": [["word", [start, end], "SPEAKER_MAIN"], ...]}, and lists of objects with
-word, start, end and speaker. The first speaker is on the left channel.
+word (or text), start, end and speaker. The first speaker is on the left channel. A text of several
+words is a turn, whose words share its time by their letters.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,31 @@ class WordLists:
                 f" {place}; add one of them"
             )
         return _read(place)
+
+
+def spread_turns(words: Iterable[Word]) -> tuple[tuple[Word, ...], int]:
+    """Return words, those of whole turns by themselves, and how many turns these were."""
+    found: list[Word] = []
+    num_turns = 0
+    for word in words:
+        is_turn = " " in word.text
+        num_turns += is_turn
+        found += spread_words(*word) if is_turn else [word]
+    return tuple(found), num_turns
+
+
+def spread_words(text: str, start_sec: float, end_sec: float, speaker: int) -> tuple[Word, ...]:
+    """Return the words of a text over a stretch of sound, each with the blank behind it."""
+    words = text.split()
+    num_letters = sum(len(word) + 1 for word in words)
+    letter_sec = (end_sec - start_sec) / max(1, num_letters)
+    found: list[Word] = []
+    time_sec = start_sec
+    for word in words:
+        next_sec = time_sec + letter_sec * (len(word) + 1)
+        found.append(Word(word, time_sec, next_sec, speaker))
+        time_sec = next_sec
+    return tuple(found)
 
 
 def _read(path: Path) -> tuple[Word, ...] | Reason:

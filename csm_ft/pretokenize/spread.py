@@ -11,8 +11,9 @@ from pathlib import Path
 from csm_ft.console import console, track
 from csm_ft.data import audio
 from csm_ft.data.inspect import SoundFile
-from csm_ft.data.rows import Row, Word
+from csm_ft.data.rows import Row
 from csm_ft.data.silence import find_silence
+from csm_ft.datasets.words import spread_words
 from csm_ft.errors import AudioError
 
 _LEFT = 0  # the side of a file of one channel
@@ -37,20 +38,6 @@ def spread_texts(
         " speech in the sound, by their letters"
     )
     return {split: [spread.get(id(row), row) for row in of] for split, of in rows.items()}
-
-
-def spread_words(text: str, start_sec: float, end_sec: float, speaker: int) -> tuple[Word, ...]:
-    """Return the words of a text over a stretch of sound, each with the blank behind it."""
-    words = text.split()
-    num_letters = sum(len(word) + 1 for word in words)
-    letter_sec = (end_sec - start_sec) / max(1, num_letters)
-    found: list[Word] = []
-    time_sec = start_sec
-    for word in words:
-        next_sec = time_sec + letter_sec * (len(word) + 1)
-        found.append(Word(word, time_sec, next_sec, speaker))
-        time_sec = next_sec
-    return tuple(found)
 
 
 def _with_words(row: Row, file: SoundFile | str) -> Row:

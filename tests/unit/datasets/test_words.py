@@ -9,7 +9,7 @@ import pytest
 from csm_ft.data.rows import Word
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.datasets.values import Reason
-from csm_ft.datasets.words import WordLists
+from csm_ft.datasets.words import WordLists, spread_turns
 
 ALIGNMENTS = [["hello", [0.1, 0.4], "SPEAKER_MAIN"], ["hi", [1, 1.5], "SPEAKER_OTHER"]]
 OBJECTS = [
@@ -86,3 +86,44 @@ def test_folder_of_dialogues_and_folder_of_words(tmp_path: Path) -> None:
     found, bad = read_metadata(tmp_path / "sounds", words=WordLists(tmp_path / "lists"))
     assert [(row.path.name, row.words) for row in found] == [("a.wav", WORDS)]
     assert "lists/b.json" in bad[0].reason
+
+
+TURNS = [
+    {"speaker": "A", "start": 1.0, "end": 2.0, "text": "one three"},
+    {"speaker": "B", "start": 2.5, "end": 3.0, "text": "yes"},
+]
+
+
+def test_words_of_a_turn_share_its_time() -> None:
+    words = find(TURNS)
+    assert not isinstance(words, Reason)
+    spread, num_turns = spread_turns(words)
+    assert num_turns == 1
+    assert spread == (
+        Word("one", 1.0, 1.4, 0),
+        Word("three", 1.4, 2.0, 0),
+        Word("yes", 2.5, 3.0, 1),
+    )
+    assert spread_turns(WORDS) == (WORDS, 0)
+
+
+@pytest.mark.parametrize("column", ["turns", "words"])
+def test_turns_of_a_dialogue_are_told(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"path": "a.wav", column: TURNS}))
+    told: list[str] = []
+    (row,), rejections = read_metadata(path, words=WordLists(), tell=told.append)
+    assert not rejections
+    assert (row.text, row.conversation) == ("one three yes", "")
+    assert [word.speaker for word in row.words] == [0, 0, 1]
+    assert any("1 turns of several words have times" in line for line in told)
+
+
+def test_wrong_turn_is_rejected_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        json.dumps({"path": "a.wav", "turns": [TURNS[0], {**TURNS[1], "speaker": "C"}]})
+    )
+    rows, (rejection,) = read_metadata(path, words=WordLists())
+    assert not rows
+    assert "word 2: 'yes': speaker 'C' is not A or B" in rejection.reason

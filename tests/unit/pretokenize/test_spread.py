@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from csm_ft.data.inspect import inspect_files
 from csm_ft.data.rows import Row, Word
-from csm_ft.pretokenize.spread import spread_texts, spread_words
+from csm_ft.datasets.words import spread_words
+from csm_ft.pretokenize.spread import spread_texts
 
 RATE_HZ = 16000
 
