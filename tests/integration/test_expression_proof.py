@@ -80,7 +80,9 @@ def act_rows(rows: Rows, folder: Path) -> Rows:
         clip = analyse(audio.load(path, sample_rate_hz=rate_hz), rate_hz)
         for emotion, copy in product(["", *ACTED], range(NUM_COPIES)):
             target = folder / f"{path.stem}-{emotion}-{copy}.flac"
-            manner = ACTED[emotion].vary(generator) if emotion else PLAIN
+            # A tenth of a decibel tells plain copies apart: merge leaves out the same sound.
+            plain = PLAIN._replace(level_db=0.1 * copy)
+            manner = ACTED[emotion].vary(generator) if emotion else plain
             audio.save(target, act(clip, rate_hz, manner), rate_hz)
             tags = {"emotion": emotion} if emotion else {}
             acted.append({**row, "path": str(target), **tags})
@@ -135,8 +137,9 @@ def speak(run: Path, tags: Sequence[str]) -> Mapping[str, Table]:
     family, store = open_family("csm"), open_store(run.parent / "tokens.hdf5")
     encoder = family.open_encoder(store, "cpu")
     texts = [row["text"] for row in read_rows("val.json")]
+    speaker = store.splits["train"].speaker(0)  # merge keeps speakers apart: acted-nora
     prompts = [
-        Prompt(f"{tag}-{number}-{take}", text, "nora", tags={"emotion": tag} if tag else {})
+        Prompt(f"{tag}-{number}-{take}", text, speaker, tags={"emotion": tag} if tag else {})
         for tag, (number, text), take in product(tags, enumerate(texts), range(NUM_TAKES))
     ]
     # Sampled colder, slow tags are spoken faster than they were heard.
