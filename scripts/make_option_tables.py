@@ -12,6 +12,7 @@ from pydantic import create_model
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from csm_ft.annotate.config import AnnotateConfig  # noqa: E402
 from csm_ft.cli import option_table  # noqa: E402
 from csm_ft.config.base import Options  # noqa: E402
 from csm_ft.config.evaluate import EvaluateConfig  # noqa: E402
@@ -122,6 +123,11 @@ def make_page() -> str:
             "python -m csm_ft.transcribe FILES",
             "Writes what is said in sound files of any length, by a family that answers with text.",
             ("", TranscribeConfig),
+        ),
+        section(
+            "python -m csm_ft.annotate PATH",
+            "Writes the words of dialogues with their times: [moshi.md](moshi.md#annotate).",
+            ("", AnnotateConfig),
         ),
         section(
             "python -m csm_ft.evaluate MODEL",

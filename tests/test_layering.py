@@ -35,6 +35,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("runs",),
     (
         *("pretokenize", "watermark", "generate", "evaluate", "segment", "transcribe"),
+        "annotate",
         "doctor",
         *("export", "sweep", "report"),
     ),
@@ -71,6 +72,7 @@ HELP = {
     "csm_ft.data": HEAVY,
     "csm_ft.datasets": tuple(name for name in HEAVY if name != "h5py"),
     "csm_ft.transcribe": HEAVY,
+    "csm_ft.annotate": HEAVY,
     "csm_ft.doctor": HEAVY,
     "csm_ft.watermark": HEAVY,
     "csm_ft.expressive": HEAVY,

@@ -19,12 +19,13 @@ from csm_ft.errors import MetadataError
 from csm_ft.text_file import nfc, read_text
 
 COLUMNS = ("words", "alignments")
-_MAIN = "SPEAKER_MAIN"
+SIDES = ("SPEAKER_MAIN", "SPEAKER_OTHER")  # as kyutai's tools name the left and the right one
+_MAIN, _OTHER = SIDES
 _SPEAKERS: Mapping[str, int] = {
     **dict.fromkeys(("A", "LEFT", "L", "0", _MAIN), 0),
-    **dict.fromkeys(("B", "RIGHT", "R", "1", "SPEAKER_OTHER"), 1),
+    **dict.fromkeys(("B", "RIGHT", "R", "1", _OTHER), 1),
 }
-_NAMES = "A or B (left or right, SPEAKER_MAIN or SPEAKER_OTHER)"
+SPEAKER_NAMES = "A or B (left or right, SPEAKER_MAIN or SPEAKER_OTHER)"
 _FORM = '[["word", [start, end], "SPEAKER_MAIN"], ...] or [{"word": ..., "start": ..., ...}, ...]'
 
 
@@ -59,6 +60,11 @@ class WordLists:
         return _read(place)
 
 
+def side_of(speaker: Any) -> int | None:
+    """Return the channel of a speaker's name, 0 = left, 1 = right; None = no known name."""
+    return _SPEAKERS.get(str(speaker).strip().upper())
+
+
 def spread_turns(words: Iterable[Word]) -> tuple[tuple[Word, ...], int]:
     """Return words, those of whole turns by themselves, and how many turns these were."""
     found: list[Word] = []
@@ -78,7 +84,7 @@ def spread_words(text: str, start_sec: float, end_sec: float, speaker: int) -> t
     found: list[Word] = []
     time_sec = start_sec
     for word in words:
-        next_sec = time_sec + letter_sec * (len(word) + 1)
+        next_sec = min(end_sec, time_sec + letter_sec * (len(word) + 1))
         found.append(Word(word, time_sec, next_sec, speaker))
         time_sec = next_sec
     return tuple(found)
@@ -139,7 +145,7 @@ def _word(value: Any) -> Word | Reason:
         times.append(float(time))
     if times[1] < times[0]:
         return Reason(f"{show(text)}: end {times[1]:g} is before start {times[0]:g}; fix the times")
-    side = _SPEAKERS.get(str(speaker).strip().upper())
+    side = side_of(speaker)
     if side is None:
-        return Reason(f"{show(text)}: speaker {show(speaker)} is not {_NAMES}; rename it")
+        return Reason(f"{show(text)}: speaker {show(speaker)} is not {SPEAKER_NAMES}; rename it")
     return Word(nfc(" ".join(text.split())), times[0], times[1], side)

@@ -10,6 +10,7 @@ FOLDER or owner/name       a model in faster-whisper's format
 transformers:NAME          an automatic-speech-recognition pipeline, by hub name or folder
 run:FOLDER                 weights of a family that answers sound with text
 pocketsphinx[:FILE]        one of the texts that are judged, or a grammar (recognise_grammar.py)
+pocketsphinx:en-us         any English words, by the model of its wheel: weak
 none                       no recogniser
 """
 
@@ -227,10 +228,12 @@ def open_recogniser(source: str, language: str, device: str) -> "Recogniser | st
 
         return RunRecogniser(rest, device)
     if kind == "pocketsphinx":
-        from csm_ft.evaluate.recognise_grammar import LANGUAGES, GrammarRecogniser
+        from csm_ft.evaluate import recognise_grammar as sphinx
 
-        _check_language(kind, language, LANGUAGES)
-        return GrammarRecogniser(rest)
+        _check_language(kind, language, sphinx.LANGUAGES)
+        if rest == sphinx.LANGUAGE_MODEL:
+            return sphinx.SphinxRecogniser()
+        return sphinx.GrammarRecogniser(rest)
     if kind == "faster-whisper" and rest:
         source = rest
     return Whisper(source, language, device)

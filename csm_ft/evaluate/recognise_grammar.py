@@ -1,10 +1,12 @@
-"""pocketsphinx with a grammar: which of some known sentences was said? English; no download.
+"""pocketsphinx: English, without a download.
 
-pocketsphinx        the grammar is the set of the texts that are judged
+pocketsphinx        which of the texts that are judged was said?
 pocketsphinx:FILE   a JSGF grammar (.gram, .jsgf); or a text file: one of its lines is said or,
                     where each line is one word, any sequence of them
+pocketsphinx:en-us  any words, with their times, by the language model of the wheel: weak
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,12 +18,16 @@ import numpy as np
 from csm_ft.data.audio import Wave
 from csm_ft.data.text import normalise
 from csm_ft.errors import ConfigError
+from csm_ft.evaluate.recognise import Heard, Word
 from csm_ft.text_file import read_text
 
 LANGUAGES = ("en",)  # of the model in the wheel
 _INSTALL = "pip install --no-deps pocketsphinx==5.1.1"
+LANGUAGE_MODEL = "en-us"
 _JSGF = (".gram", ".jsgf")
 _HZ = 16000
+_FRAMES_PER_SEC = 100  # of the decoder
+_VARIANT = re.compile(r"\(\d+\)$")  # of a pronunciation: read(2)
 _PAD_SEC = 0.1  # of silence at both ends, as the decoder expects some
 
 
@@ -31,11 +37,7 @@ class GrammarRecogniser:
     languages: tuple[str, ...] = LANGUAGES
 
     def __init__(self, path: str = "") -> None:
-        if find_spec("pocketsphinx") is None:
-            raise ConfigError(f"--asr pocketsphinx: it is not installed; {_INSTALL}")
-        import pocketsphinx  # pyright: ignore[reportMissingImports]
-
-        self._decoder: Any = pocketsphinx.Decoder(lm=None, loglevel="FATAL", samprate=float(_HZ))
+        self._decoder = _open_decoder(lm=None)
         self._has_file = bool(path)
         self._is_ready = False
         grammar = "the texts that are judged"
@@ -56,11 +58,7 @@ class GrammarRecogniser:
     def hear(self, wave: Wave) -> str:
         """Return the words of a wave [N] at 16 kHz; "" where it fits nothing of the grammar."""
         assert self._is_ready, "expect() comes first"
-        silence = np.zeros(round(_PAD_SEC * _HZ), dtype=np.float32)
-        padded = np.clip(np.concatenate([silence, wave, silence]), -1, 1)
-        self._decoder.start_utt()
-        self._decoder.process_raw((padded * 32767).astype("<i2").tobytes(), full_utt=True)
-        self._decoder.end_utt()
+        _decode(self._decoder, wave)
         heard = self._decoder.hyp()
         return "" if heard is None else str(heard.hypstr).strip()
 
@@ -100,3 +98,50 @@ class GrammarRecogniser:
             ) from error
         self._decoder.activate_search("grammar")
         self._is_ready = True
+
+
+class SphinxRecogniser:
+    """The decoder of pocketsphinx with its language model: any English words."""
+
+    languages: tuple[str, ...] = LANGUAGES
+
+    def __init__(self) -> None:
+        self._decoder = _open_decoder()
+        self.name = f"pocketsphinx {version('pocketsphinx')}, {LANGUAGE_MODEL}"
+
+    def hear(self, wave: Wave) -> str:
+        """Return the words of a wave [N] at 16 kHz."""
+        return " ".join(word.text.strip() for word in self.hear_words(wave).words)
+
+    def hear_words(self, wave: Wave) -> Heard:
+        """Return the words of a wave with their times, without probabilities."""
+        _decode(self._decoder, wave)
+        duration_sec = len(wave) / _HZ
+        words: list[Word] = []
+        for segment in self._decoder.seg() or ():
+            text = _VARIANT.sub("", segment.word)
+            if text.startswith(("<", "[")):  # silence and noise
+                continue
+            times = (
+                segment.start_frame / _FRAMES_PER_SEC,
+                (segment.end_frame + 1) / _FRAMES_PER_SEC,
+            )
+            start_sec, end_sec = (min(max(0.0, time - _PAD_SEC), duration_sec) for time in times)
+            words.append(Word(f" {text}", start_sec, end_sec, None))
+        return Heard(words, LANGUAGES[0])
+
+
+def _open_decoder(**options: Any) -> Any:
+    if find_spec("pocketsphinx") is None:
+        raise ConfigError(f"--asr pocketsphinx: it is not installed; {_INSTALL}")
+    import pocketsphinx  # pyright: ignore[reportMissingImports]
+
+    return pocketsphinx.Decoder(loglevel="FATAL", samprate=float(_HZ), **options)
+
+
+def _decode(decoder: Any, wave: Wave) -> None:
+    silence = np.zeros(round(_PAD_SEC * _HZ), dtype=np.float32)
+    padded = np.clip(np.concatenate([silence, wave, silence]), -1, 1)
+    decoder.start_utt()
+    decoder.process_raw((padded * 32767).astype("<i2").tobytes(), full_utt=True)
+    decoder.end_utt()

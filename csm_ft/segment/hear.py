@@ -17,7 +17,7 @@ from csm_ft.data.audio import Channel, Wave
 from csm_ft.data.measures import SILENT_DBFS, mean_power, to_dbfs
 from csm_ft.evaluate.recognise import RECOGNISER_HZ, TimedRecogniser
 from csm_ft.segment.align import place_words
-from csm_ft.segment.speech import Span, Stretch, find_speech
+from csm_ft.segment.speech import Span, SpeechFinder, Stretch
 
 BLOCK_SEC = 300.0
 _CHUNK_SEC = 28.0  # of speech that the recogniser hears at once: Whisper's window is 30 s
@@ -57,14 +57,17 @@ class Recording:
 
 
 def hear(
-    recording: Recording, recogniser: TimedRecogniser, before: Block | None
+    recording: Recording,
+    recogniser: TimedRecogniser,
+    before: Block | None,
+    find_speech: SpeechFinder,
 ) -> Iterator[Block]:
     """Yield the blocks of a recording after the block `before`, or from its start.
 
     AudioError where the file cannot be read on.
     """
     while before is None or recording.duration_sec - before.end_sec > _REST_SEC:
-        before = _hear_block(recording, recogniser, before)
+        before = _hear_block(recording, recogniser, before, find_speech)
         yield before
 
 
@@ -80,7 +83,12 @@ def load_block(recording: Recording, start_sec: float, end_sec: float) -> Wave:
     )
 
 
-def _hear_block(recording: Recording, recogniser: TimedRecogniser, before: Block | None) -> Block:
+def _hear_block(
+    recording: Recording,
+    recogniser: TimedRecogniser,
+    before: Block | None,
+    find_speech: SpeechFinder,
+) -> Block:
     start_sec = before.end_sec if before else 0.0
     length_sec = min(BLOCK_SEC, recording.duration_sec - start_sec)
     end_sec = min(start_sec + BLOCK_SEC, recording.duration_sec)

@@ -108,13 +108,18 @@ def _open(path: Path, name: str, *, by_channel: bool) -> list[Recording]:
         raise AudioError(
             f"{path}: has {info.num_channels} {noun}, not one for each of two speakers; {way_out}"
         )
+    if have_same_sound(path, info):
+        raise AudioError(f"{path}: has the same sound on both channels; {way_out}")
+    sides: tuple[Channel, Channel] = ("left", "right")
+    return [Recording(path, f"{name}-{side}", info.duration_sec, side) for side in sides]
+
+
+def have_same_sound(path: Path, info: audio.AudioInfo) -> bool:
+    """Tell whether both channels of a stereo file are one; AudioError if it cannot be read."""
     both = audio.load(
         path,
         sample_rate_hz=RECOGNISER_HZ,
         end_sec=min(_COMPARED_SEC, info.duration_sec),
         channel="both",
     )
-    if mean_power(both[0] - both[1]) < _SAME_BELOW * mean_power(both[0] + both[1]):
-        raise AudioError(f"{path}: has the same sound on both channels; {way_out}")
-    sides: tuple[Channel, Channel] = ("left", "right")
-    return [Recording(path, f"{name}-{side}", info.duration_sec, side) for side in sides]
+    return mean_power(both[0] - both[1]) < _SAME_BELOW * mean_power(both[0] + both[1])

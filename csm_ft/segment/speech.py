@@ -1,16 +1,24 @@
 """Where speech is: voice activity, and stretches of speech with their words."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from csm_ft.data.audio import Wave
+from csm_ft.data.measures import SILENT_DBFS
+from csm_ft.data.silence import WINDOW_SEC, window_power
 from csm_ft.errors import ConfigError
 from csm_ft.evaluate.recognise import RECOGNISER_HZ, Word
 
 MIN_SILENCE_SEC = 0.1  # what is shorter lies within words: the closure of a p or k
+# Voice activity by energy: percentiles of the windows of a wave, and the shortest that is no click.
+_FLOOR_PERCENTILE, _TOP_PERCENTILE = 10, 99
+_LEAST_POWER = 1e-8  # -80 dBFS: digital silence is not lower than noise that nobody hears
+_MIN_LOUD_SEC = 0.06
 _NEEDED = ("faster_whisper", "onnxruntime")
 _SENTENCE_ENDS = tuple(".?!…。？！؟।")
 _PAUSES = tuple(",;:—、，；：،")
@@ -26,6 +34,9 @@ class Span(NamedTuple):
     def moved(self, by_sec: float) -> "Span":
         """Return the part that much later."""
         return Span(self.start_sec + by_sec, self.end_sec + by_sec)
+
+
+SpeechFinder = Callable[[Wave], list[Span]]  # voice activity of a wave [N] at 16 kHz
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ def check_voice_activity() -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"segment finds speech by Silero VAD, which comes with faster-whisper:"
+            f"speech is found by Silero VAD, which comes with faster-whisper:"
             f" {', '.join(missing)} is not installed; pip install faster-whisper==1.2.1"
             " onnxruntime==1.32.0"
         )
@@ -81,6 +92,24 @@ def find_speech(wave: Wave) -> list[Span]:
     found = vad.get_speech_timestamps(wave, options, RECOGNISER_HZ)
     spans = [(one["start"] / RECOGNISER_HZ, one["end"] / RECOGNISER_HZ) for one in found]
     return [Span(start, end) for start, end in spans if end > start]
+
+
+def find_loud(wave: Wave) -> list[Span]:
+    """Return where a wave [N] at 16 kHz is loud, between silences of 0.1 s or more.
+
+    Loud is what is above a third of the way, in dB, from the noise floor to the loudest windows.
+    """
+    levels_db = 10 * np.log10(np.maximum(window_power(wave, RECOGNISER_HZ), _LEAST_POWER))
+    floor_db, top_db = np.percentile(levels_db, (_FLOOR_PERCENTILE, _TOP_PERCENTILE))
+    limit_db = max(floor_db + (top_db - floor_db) / 3, SILENT_DBFS)
+    spans: list[Span] = []
+    for place in np.flatnonzero(levels_db >= limit_db):
+        start_sec, end_sec = place * WINDOW_SEC, (place + 1) * WINDOW_SEC
+        if spans and start_sec - spans[-1].end_sec < MIN_SILENCE_SEC:
+            spans[-1] = Span(spans[-1].start_sec, float(end_sec))
+        else:
+            spans.append(Span(float(start_sec), float(end_sec)))
+    return [span for span in spans if span.end_sec - span.start_sec >= _MIN_LOUD_SEC]
 
 
 def join_touching(stretches: Sequence[Stretch]) -> Iterator[Stretch]:

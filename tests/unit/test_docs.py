@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.config import BenchmarkConfig
 from csm_ft import cli
+from csm_ft.annotate.config import AnnotateConfig
 from csm_ft.config.base import Options, names_of
 from csm_ft.config.evaluate import EvaluateConfig
 from csm_ft.data.__main__ import DataConfig
@@ -46,6 +47,7 @@ OTHERS: dict[str, type[Options]] = {
     "csm_ft.datasets segment": SegmentConfig,
     "csm_ft.evaluate": EvaluateConfig,
     "csm_ft.doctor": DoctorConfig,
+    "csm_ft.annotate": AnnotateConfig,
     "csm_ft.transcribe": TranscribeConfig,
     "csm_ft.export": ExportOptions,
     "csm_ft.expressive": ExpressiveConfig,

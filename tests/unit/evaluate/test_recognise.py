@@ -128,6 +128,18 @@ def test_grammar_of_the_texts_that_are_judged() -> None:
     assert [one.values["wer"] for one in judged] == [0.0, 0.0]
 
 
+def test_language_model_of_pocketsphinx_gives_words_with_times() -> None:
+    heard = open_recogniser("pocketsphinx:en-us", "", "cpu")
+    assert isinstance(heard, TimedRecogniser)
+    wave = bundled("0082")
+    words = heard.hear_words(wave).words
+    assert heard.hear(wave) == "".join(word.text for word in words).strip()
+    assert len(set(heard.hear(wave).split()) & set("there are four flowers in the kitchen".split()))
+    edges = [time for word in words for time in (word.start_sec, word.end_sec)]
+    assert edges == sorted(edges)
+    assert 0 <= edges[0] < edges[-1] <= len(wave) / RECOGNISER_HZ
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -18,11 +18,6 @@ TONES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _tones_are_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_speech", find_tones)
-
-
 def recording(path: Path) -> Recording:
     import soundfile
 
@@ -42,14 +37,14 @@ def test_blocks_lose_no_word_and_hear_none_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_sec: float
 ) -> None:
     own = recording(write_tones(tmp_path / "a.wav", TONES))
-    whole = heard(list(hear(own, ToneRecogniser(), None)))
+    whole = heard(list(hear(own, ToneRecogniser(), None, find_tones)))
     assert words(whole) == [
         f" {hz}{'.' * (place == round(sec / 0.5) - 1)}"
         for hz, sec, _ in TONES
         for place in range(round(sec / 0.5))
     ]
     monkeypatch.setattr(module, "BLOCK_SEC", block_sec)
-    blocks = list(hear(own, ToneRecogniser(), None))
+    blocks = list(hear(own, ToneRecogniser(), None, find_tones))
     assert len(blocks) > 2
     assert max(block.end_sec - block.start_sec for block in blocks) <= block_sec
     assert words(heard(blocks)) == words(whole)
@@ -64,7 +59,7 @@ def test_speech_without_silence_is_one_stretch_over_blocks(
 ) -> None:
     monkeypatch.setattr(module, "BLOCK_SEC", 3.0)
     own = recording(write_tones(tmp_path / "a.wav", [(300, 8.0, 0.5), (400, 0.5, 0.5)]))
-    found = heard(list(hear(own, ToneRecogniser(), None)))
+    found = heard(list(hear(own, ToneRecogniser(), None, find_tones)))
     assert [(one.start_sec, one.end_sec) for one in found] == [
         pytest.approx((0.5, 8.5), abs=0.02),
         pytest.approx((9.0, 9.5), abs=0.02),
@@ -74,9 +69,9 @@ def test_speech_without_silence_is_one_stretch_over_blocks(
 def test_hearing_goes_on_after_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_SEC", 4.0)
     own = recording(write_tones(tmp_path / "a.wav", TONES))
-    blocks = list(hear(own, ToneRecogniser(), None))
-    assert list(hear(own, ToneRecogniser(), blocks[1])) == blocks[2:]
-    assert list(hear(own, ToneRecogniser(), blocks[-1])) == []
+    blocks = list(hear(own, ToneRecogniser(), None, find_tones))
+    assert list(hear(own, ToneRecogniser(), blocks[1], find_tones)) == blocks[2:]
+    assert list(hear(own, ToneRecogniser(), blocks[-1], find_tones)) == []
 
 
 def test_long_silence_is_not_heard(tmp_path: Path) -> None:
@@ -89,7 +84,7 @@ def test_long_silence_is_not_heard(tmp_path: Path) -> None:
 
     own = recording(write_tones(tmp_path / "a.wav", [(300, 0.5, 60.0), (400, 0.5, 0.5)]))
     recogniser = Measuring()
-    (block,) = hear(own, recogniser, None)
+    (block,) = hear(own, recogniser, None, find_tones)
     assert words(list(block.stretches)) == [" 300.", " 400."]
     assert block.stretches[1].start_sec == pytest.approx(61.0, abs=0.02)
     assert recogniser.longest <= 3 * 16000
@@ -100,7 +95,7 @@ def test_what_cannot_be_read_on_is_an_error(tmp_path: Path) -> None:
     own = recording(path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(AudioError, match="cut off"):
-        list(hear(own, ToneRecogniser(), None))
+        list(hear(own, ToneRecogniser(), None, find_tones))
 
 
 def test_blocks_end_in_the_last_wide_silence_of_their_second_half() -> None:

@@ -12,7 +12,7 @@ import soundfile
 from csm_ft.datasets.__main__ import main
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.evaluate.recognise import Heard
-from csm_ft.segment import hear, run
+from csm_ft.segment import hear, hearing, run
 from tests.helpers.segmenting import ToneRecogniser, find_tones, write_tones
 
 # A clip each: silences of two seconds are longer than a clip may have.
@@ -32,8 +32,8 @@ class HzEmbedder:
 @pytest.fixture
 def recogniser(monkeypatch: pytest.MonkeyPatch) -> ToneRecogniser:
     found = ToneRecogniser()
-    monkeypatch.setattr(hear, "find_speech", find_tones)
-    monkeypatch.setattr(run, "open_recogniser", lambda *_: found)
+    monkeypatch.setattr(run, "find_speech", find_tones)
+    monkeypatch.setattr(hearing, "open_recogniser", lambda *_: found)
     monkeypatch.setattr(run, "open_embedder", lambda *_: HzEmbedder())
     return found
 
@@ -254,7 +254,7 @@ def test_mistakes_name_the_way_out(
     message: str,
 ) -> None:
     if opened is not None:
-        monkeypatch.setattr(run, "open_recogniser", lambda *_: opened)
+        monkeypatch.setattr(hearing, "open_recogniser", lambda *_: opened)
     folder = tmp_path / "talks"
     write_tones(folder / "a.wav", TALK)
     assert segment(folder, *argv) == 2

@@ -1,0 +1,1 @@
+"""python -m csm_ft.annotate: the words of dialogues with their times, by a recogniser."""
