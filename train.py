@@ -70,15 +70,20 @@ def run(
     from csm_ft.runs.checkpoint import save_best, save_checkpoint
     from csm_ft.runs.metrics import add, training_line, training_row
     from csm_ft.training.optim import averaged, set_learning_rate
+    from csm_ft.training.parallel import open_ranks
     from csm_ft.training.setup import open_setup
     from csm_ft.training.step import after_each_forward, optimizer_step
 
     alive = reporter.alive if reporter else ignore
     watched = after_each_forward(alive) if reporter else nullcontext()
-    with open_setup(config, only_measure=only_measure) as setup, watched:
+    with (
+        open_ranks(config) as (ranks, config),
+        open_setup(config, ranks, only_measure=only_measure) as setup,
+        watched,
+    ):
         config, family, plan, state = setup.config, setup.family, setup.plan, setup.state
         model, optimizer = setup.trained.model, setup.trained.optimizer
-        folder, tracker, sampler = setup.folder, setup.tracker, setup.sampler
+        folder, tracker = setup.folder, setup.tracker
         terms, steps = family.loss_terms(config), setup.batches()
         just_resumed, examples_before, status = setup.is_resumed, state.examples, "completed"
         while True:
@@ -87,21 +92,22 @@ def run(
             # All of this was done before the checkpoint that a run resumes from was saved.
             if not just_resumed:
                 # Once in a while: validate, let judges listen, and keep the best weights so far.
-                judge = setup.judge
-                hears = judge and (is_first or plan.is_due("judge", state, examples_before))
+                hears = setup.has_judge and (
+                    is_first or plan.is_due("judge", state, examples_before)
+                )
                 if is_first or hears or plan.is_due("val", state, examples_before):
                     alive("validation")
                     with averaged(optimizer):
-                        result = validate(model, family, setup.val, config)
+                        result = validate(model, family, setup.val, config, ranks)
                         if not math.isfinite(result.loss):
                             raise Diverged(state.step, "validation loss")
                         metrics = result.metrics
                         if setup.canary:
-                            canary = validate_canary(model, family, setup.canary, config)
+                            canary = validate_canary(model, family, setup.canary, config, ranks)
                             metrics = {**metrics, **canary}
-                        if judge and hears:
+                        if hears:
                             alive("judging")
-                            metrics = {**metrics, **judge.run(model, state.step)}
+                            metrics = {**metrics, **setup.judged(state)}
                         seen = {"examples": state.examples, "epoch": state.epoch}
                         tracker.row("val", state.step, {**seen, **metrics, "time": time.time()})
                         is_best = plan.is_best(state, metrics)
@@ -119,12 +125,12 @@ def run(
                     if early := plan.early_stop(state):
                         console.print(early)
                 # Once in a while: generate samples.
-                if sampler and (is_first or plan.is_due("gen", state, examples_before)):
+                if setup.has_samples and (is_first or plan.is_due("gen", state, examples_before)):
                     alive("samples")
                     with averaged(optimizer):
-                        sampler.run(model, state, folder, tracker)
+                        setup.sample(state)
                 # Once in a while: save.
-                paused = should_pause()
+                paused = ranks.any(value=should_pause())
                 if plan.total_steps and (paused or plan.is_due("save", state, examples_before)):
                     alive("saving")
                     saved = replace(state, metrics_bytes=tracker.num_bytes)
@@ -144,7 +150,7 @@ def run(
             data_sec = time.perf_counter() - began
             learning_rate = plan.learning_rate(state.step)
             set_learning_rate(optimizer, learning_rate)
-            sums = optimizer_step(model, optimizer, step, batches, config, terms)
+            sums = optimizer_step(model, optimizer, step, batches, config, terms, ranks)
             state.step, state.examples = step.number, state.examples + step.examples
             state.epoch = state.examples / len(setup.train)
             sec = time.perf_counter() - began

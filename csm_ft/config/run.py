@@ -75,6 +75,13 @@ class RunOptions(Options):
     device: str = option(
         "auto", "cpu, cuda or cuda:N; auto = cuda if available.", group="run", trains=False
     )
+    parallel: Literal["auto", "off", "ddp", "fsdp"] = option(
+        "auto",
+        "With torchrun: ddp = all weights on each GPU; fsdp = weights, gradients and optimiser"
+        " sharded over all of them; auto = ddp. The gradient is that of one process.",
+        group="run",
+        trains=False,
+    )
     dtype: Literal["auto", "fp32", "bf16"] = option(
         "auto",
         "Precision: bf16 = autocast over fp32 master weights; auto = bf16 where the hardware"

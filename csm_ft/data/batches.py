@@ -63,6 +63,7 @@ class BatchOptions:
     grad_acc_steps: int
     micro_batch_tokens: int
     seed: int
+    ranks: int = 1  # processes that share the micro-batches of a step
 
 
 class BatchPlan:
@@ -142,10 +143,8 @@ class BatchPlan:
         return fill(batch, self.costs, self.options.micro_batch_tokens)
 
     def _step(self, number: int, epoch: int, planned: _Epoch, batches: Sequence[list[int]]) -> Step:
-        budget = self.options.micro_batch_tokens
-        micro: list[list[int]] = []
-        for batch in batches:
-            micro += fill(batch, planned.costs, budget)
+        budget, ranks = self.options.micro_batch_tokens, self.options.ranks
+        micro = fill_for_ranks(batches, planned.costs, budget, ranks)
         return Step(
             number,
             epoch,
@@ -242,3 +241,26 @@ def fill(indices: Sequence[int], costs: NDArray[np.int64], budget_tokens: int) -
         run.append(index)
         longest = longest_then
     return [*runs, run] if run else runs
+
+
+def fill_for_ranks(
+    batches: Sequence[Sequence[int]], costs: NDArray[np.int64], budget_tokens: int, ranks: int
+) -> list[Indices]:
+    """Split batches into runs within the budget, for one rank or dealt in turn to several.
+
+    Several get equally many, by the smallest budget that needs no further pass of any rank, and
+    those of one pass are of similar size. Fewer examples than ranks leave some without.
+    """
+
+    def filled(budget: int) -> list[Indices]:
+        return [run for batch in batches for run in fill(batch, costs, budget)]
+
+    runs = filled(budget_tokens)
+    if ranks == 1 or not runs:
+        return runs
+    most = -(-len(runs) // ranks) * ranks
+    low, high = 0, budget_tokens  # `high` is always enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(filled(middle)) <= most else (middle, high)
+    return sorted(filled(high), key=lambda run: len(run) * max(costs[run]))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from csm_ft.data.batches import Indices, Step, fill
+from csm_ft.data.batches import Indices, Step, fill_for_ranks
 from csm_ft.data.examples import Examples
 from csm_ft.data.sampling import is_even
 
@@ -20,6 +20,7 @@ class Replay:
     seed: int
     micro_batch_tokens: int
     fingerprint: str  # of the content of its token file
+    ranks: int = 1
 
     def draw(self, step: Step) -> list[Indices]:
         """Return the examples to add to a step, as micro-batches of similar length.
@@ -35,4 +36,4 @@ class Replay:
         drawn = random.choice(total, count, replace=count > total, p=shares)
         costs = self.examples.costs
         in_order = drawn[np.argsort(costs[drawn], kind="stable")].tolist()
-        return fill(in_order, costs, self.micro_batch_tokens)
+        return fill_for_ranks([in_order], costs, self.micro_batch_tokens, self.ranks)

@@ -18,6 +18,7 @@ from csm_ft.data.examples import Examples
 from csm_ft.evaluate.metrics import canary_name
 from csm_ft.families.base import Family, Yardstick, parts_of, weighted_loss
 from csm_ft.families.model import SpeechModel
+from csm_ft.ranks import ALONE, Ranks
 
 BUDGET_TOKENS = 2048  # not an option: validation batches are the same for every trial
 
@@ -36,34 +37,48 @@ class Validation:
 
 
 def validate(
-    model: SpeechModel, family: Family, examples: Examples, config: TrainConfig
+    model: SpeechModel,
+    family: Family,
+    examples: Examples,
+    config: TrainConfig,
+    ranks: Ranks = ALONE,
 ) -> Validation:
-    """Measure a model on all `examples`; restores the model's mode."""
+    """Measure a model on all `examples`, shared by the ranks; restores the model's mode."""
     device = next(model.parameters()).device
     parts = parts_of(family.yardstick.terms)
-    nats: list[NDArray[np.float64]] = []
-    counts: list[NDArray[np.int64]] = []
-    ids: list[str] = []
+    batches = evaluation_batches(examples.costs, BUDGET_TOKENS)
+    order = [index for batch in batches for index in batch]
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    # [n, p] each; every rank fills in the rows of its batches.
+    nats, counts = np.zeros((2, len(order), len(parts)))
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for indices in evaluation_batches(examples.costs, BUDGET_TOKENS):
+        for indices, is_own in ranks.share(batches):
             batch = family.collate(examples, indices, config, draw=None)
             loss = model(batch.to(device))
-            nats.append(np.stack([loss[part].double().cpu().numpy() for part in parts], axis=1))
-            counts.append(np.stack([batch.counts[part].numpy() for part in parts], axis=1))
-            ids += [examples.id(i) for i in indices]
-        scores = family.score(model, examples, config)
+            if is_own:
+                rows = places[indices]
+                nats[rows] = torch.stack([loss[part].double() for part in parts], 1).cpu().numpy()
+                counts[rows] = torch.stack([batch.counts[part] for part in parts], 1).numpy()
+        with ranks.gathered(model):
+            scores = ranks.tell(lambda: family.score(model, examples, config))
     model.train(was_training)
-    all_nats, all_counts = np.concatenate(nats), np.concatenate(counts)  # [n, p] each
-    return summarise(family.yardstick, ids, all_nats, all_counts, scores)
+    ids = [examples.id(index) for index in order]
+    nats, counts = ranks.sum(nats), ranks.sum(counts)
+    return summarise(family.yardstick, ids, nats, counts, scores)
 
 
 def validate_canary(
-    model: SpeechModel, family: Family, examples: Examples, config: TrainConfig
+    model: SpeechModel,
+    family: Family,
+    examples: Examples,
+    config: TrainConfig,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Measure a model on another set; its metrics, under names of their own."""
-    found = validate(model, family, examples, config).metrics
+    found = validate(model, family, examples, config, ranks).metrics
     return {canary_name(name): value for name, value in found.items()}
 
 
@@ -71,7 +86,7 @@ def summarise(
     yardstick: Yardstick,
     ids: list[str],
     nats: NDArray[np.float64],
-    counts: NDArray[np.int64],
+    counts: NDArray[np.float64],
     scores: Mapping[str, float],
 ) -> Validation:
     """Return the metrics, and each example's share of the loss, from nats and targets [n, p].

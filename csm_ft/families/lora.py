@@ -67,9 +67,9 @@ def has_adapters(model: SpeechModel) -> bool:
     return bool(model.base_fingerprint)
 
 
-def save_adapters(folder: Path, model: SpeechModel) -> None:
-    """Write adapters and their configuration."""
-    tensors = {f"{_PREFIX}{name}": tensor for name, tensor in _tensors(model).items()}
+def save_adapters(folder: Path, model: SpeechModel, adapters: Mapping[str, Tensor]) -> None:
+    """Write adapters, as `tensors_of` named them, and their configuration."""
+    tensors = {f"{_PREFIX}{name}": tensor for name, tensor in adapters.items()}
     metadata = {"format": "pt", _FINGERPRINT: model.base_fingerprint}
     save_tensors(tensors, folder / WEIGHTS, **metadata)
     lora: Any = model.peft_config[_NAME]  # pyright: ignore
@@ -128,7 +128,7 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
             f" that {CONFIG} names, {adapters.base}, as it was then"
         )
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in adapters.tensors.items()}
-    expected = _tensors(model)
+    expected = tensors_of(model)
     way_out = (
         f"{CONFIG} describes other adapters, or the base is of another size: fetch both files"
         " again, or name the right base"
@@ -189,7 +189,8 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-def _tensors(model: SpeechModel) -> dict[str, Tensor]:
+def tensors_of(model: SpeechModel) -> dict[str, Tensor]:
+    """Return the tensors of the adapters by the names of their modules."""
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)

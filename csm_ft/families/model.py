@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -34,6 +34,16 @@ class Batch:
             if isinstance(value, Tensor)
         }
         return type(self)(**{**vars(self), **moved})
+
+    def as_filler(self) -> Self:
+        """Return the batch as one that counts nothing, for a rank that has nothing else to do."""
+        zeros = {part: torch.zeros_like(count) for part, count in self.counts.items()}
+        return replace(self, counts=zeros, audio_sec=0.0, num_positions=0, num_padded=0)
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether anything of it is counted in a loss."""
+        return any(bool(count.any()) for count in self.counts.values())
 
 
 class SpeechModel(nn.Module):

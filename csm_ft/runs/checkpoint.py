@@ -3,7 +3,8 @@
 Runs resume from `step_000500/{model.safetensors, optimizer.safetensors, config.json, state.json}`;
 `best/` has no optimiser. With a schedule-free optimiser, model.safetensors holds the averaged
 weights, and optimizer.safetensors those that training goes on at. With method lora, adapters in
-peft's format replace model.safetensors.
+peft's format replace model.safetensors. Of a run of several ranks the files are the same, whole and
+written by one of them, so that any number of ranks resumes from them.
 """
 
 import json
@@ -20,6 +21,7 @@ from torch import Tensor
 from csm_ft.atomic import check_room, whole_folder, write_whole
 from csm_ft.families import lora
 from csm_ft.families.model import SpeechModel, save_tensors
+from csm_ft.ranks import ALONE, Ranks
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.stopping import Improvement
 
@@ -46,9 +48,11 @@ class TrainState:
     window: dict[str, float] = field(default_factory=dict)  # sums since the last logged row
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read the state.json of a checkpoint, also of earlier versions."""
-        values = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    def read(cls, folder: Path | None, ranks: Ranks = ALONE) -> Self:
+        """Read the state.json of a checkpoint, also of earlier versions; None = a new run."""
+        values = ranks.tell(
+            lambda: json.loads((folder / _STATE).read_text(encoding="utf-8")) if folder else {}
+        )
         last = values.pop("final_val_loss", None)  # before 0.3, instead of metrics
         if last is not None:
             values.setdefault("metrics", {"val_loss": last})
@@ -69,15 +73,19 @@ class Trained:
     model: SpeechModel
     optimizer: torch.optim.Optimizer
     config: Mapping[str, object]  # config.json
+    ranks: Ranks = ALONE
 
 
 def save_checkpoint(run: RunFolder, trained: Trained, state: TrainState, *, keep_last: int) -> None:
     """Save a checkpoint to resume from, then delete all but the last `keep_last`."""
-    optimizer = optimizer_tensors(trained.model, trained.optimizer)
+    weights = weights_of(trained.model, trained.ranks)
+    optimizer = optimizer_tensors(trained.model, trained.optimizer, trained.ranks)
+    if not trained.ranks.is_writer:
+        return
     target = run.step_folder(state.step)
-    check_room(target, weights_bytes(trained.model) + _num_bytes(optimizer.values()))
+    check_room(target, _num_bytes(weights.values()) + _num_bytes(optimizer.values()))
     with whole_folder(target) as folder:
-        save_weights(folder, trained.model, trained.config)
+        save_weights(folder, trained.model, trained.config, weights)
         save_tensors(optimizer, folder / "optimizer.safetensors")
         write_whole(folder / _STATE, json.dumps(asdict(state)))
     for old in run.step_folders()[:-keep_last]:
@@ -94,19 +102,37 @@ def save_best(
 
     `val_clips` maps the id of an example to (nats, targets).
     """
-    check_room(run.best, weights_bytes(trained.model))
+    weights = weights_of(trained.model, trained.ranks)
+    if not trained.ranks.is_writer:
+        return
+    check_room(run.best, _num_bytes(weights.values()))
     with whole_folder(run.best) as folder:
-        save_weights(folder, trained.model, trained.config)
+        save_weights(folder, trained.model, trained.config, weights)
         write_whole(folder / _STATE, json.dumps(asdict(state)))
         write_whole(folder / run.best_val_clips.name, json.dumps(val_clips))
 
 
-def save_weights(folder: Path, model: SpeechModel, config: Mapping[str, object]) -> None:
-    """Write weights (or adapters) and config.json; any such folder is a base for another run."""
+def weights_of(model: SpeechModel, ranks: Ranks = ALONE) -> dict[str, Tensor]:
+    """Return the weights, or adapters, that a checkpoint keeps, whole on the writer; collective."""
+    tensors = lora.tensors_of(model) if lora.has_adapters(model) else model.state_dict()
+    return {name: ranks.whole(tensor) for name, tensor in tensors.items()}
+
+
+def save_weights(
+    folder: Path,
+    model: SpeechModel,
+    config: Mapping[str, object],
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write weights (or adapters) and config.json; any such folder is a base for another run.
+
+    `weights` are those of the model, where it has only a part of them.
+    """
+    weights = weights_of(model) if weights is None else weights
     if lora.has_adapters(model):
-        lora.save_adapters(folder, model)
+        lora.save_adapters(folder, model, weights)
     else:
-        save_tensors(model.state_dict(), folder / "model.safetensors", format="pt")
+        save_tensors(weights, folder / "model.safetensors", format="pt")
     write_whole(folder / "config.json", json.dumps(dict(config), indent=2))
 
 
@@ -121,22 +147,30 @@ def _num_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def load_checkpoint(
-    folder: Path, model: SpeechModel, optimizer: torch.optim.Optimizer
-) -> TrainState:
-    """Restore weights and optimiser in place and return the state of the run."""
+def load_weights(folder: Path, model: SpeechModel) -> None:
+    """Restore weights, or adapters, in place."""
     if lora.has_adapters(model):
         lora.put_back(lora.read_adapters(folder), model)
     else:
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    tensors = load_file(folder / "optimizer.safetensors")
-    if tensors:
-        load_optimizer_tensors(model, optimizer, tensors)
-    return TrainState.read(folder)
 
 
-def optimizer_tensors(model: SpeechModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's state as `<parameter name>.<entry>`, for safetensors.
+def load_optimizer(
+    folder: Path | None,
+    model: SpeechModel,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Restore the optimiser in place; only the writer knows the folder; collective."""
+    tensors = load_file(folder / "optimizer.safetensors") if folder else {}
+    if ranks.any(value=bool(tensors)):  # none in a checkpoint before the first step
+        load_optimizer_tensors(model, optimizer, tensors, ranks)
+
+
+def optimizer_tensors(
+    model: SpeechModel, optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE
+) -> dict[str, Tensor]:
+    """Return the optimiser's state as `<parameter name>.<entry>`, for safetensors; collective.
 
     The numbers that a schedule-free optimiser keeps of its groups are `group.<number>.<entry>`.
     """
@@ -144,7 +178,8 @@ def optimizer_tensors(model: SpeechModel, optimizer: torch.optim.Optimizer) -> d
     for name, parameter in model.named_parameters():
         for entry, value in optimizer.state.get(parameter, {}).items():
             # A scalar is stored as [1]; loading restores its shape.
-            tensors[f"{name}.{entry}"] = value.detach().reshape(value.shape or (1,)).contiguous()
+            whole = ranks.whole(value.detach())
+            tensors[f"{name}.{entry}"] = whole.reshape(whole.shape or (1,)).contiguous()
     if tensors:
         for number, group, entry in _numbers(optimizer):
             value = torch.tensor([group[entry]], dtype=torch.float64)
@@ -153,7 +188,10 @@ def optimizer_tensors(model: SpeechModel, optimizer: torch.optim.Optimizer) -> d
 
 
 def load_optimizer_tensors(
-    model: SpeechModel, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+    model: SpeechModel,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    ranks: Ranks = ALONE,
 ) -> None:
     """Restore the tensors of `optimizer_tensors`; raises KeyError when one is missing.
 
@@ -165,19 +203,28 @@ def load_optimizer_tensors(
         if not parameter.requires_grad:
             continue
         optimizer.state[parameter] = {
-            entry: tensors[f"{name}.{entry}"]
-            .to(parameter.device, torch.float32)
-            .reshape(() if entry == "step" else parameter.shape)
-            .clone()
+            entry: _placed(tensors, f"{name}.{entry}", parameter, ranks, is_scalar=entry == "step")
             for entry in entries
         }
     for number, group, entry in numbers:
-        group[entry] = type(group[entry])(tensors[f"group.{number}.{entry}"].item())
+        value = ranks.tell(lambda name=f"group.{number}.{entry}": tensors[name].item())
+        group[entry] = type(group[entry])(value)
     if numbers:
         mode: Any = optimizer
         for group in optimizer.param_groups:
             group["train_mode"] = False  # the model was saved with the averaged weights
         mode.train()
+
+
+def _placed(
+    tensors: Mapping[str, Tensor], name: str, parameter: Tensor, ranks: Ranks, *, is_scalar: bool
+) -> Tensor:
+    """Return the entry of a parameter's state, sharded as the parameter is."""
+    like = parameter.detach()
+    if is_scalar:
+        like = torch.zeros((), device=parameter.device)
+    whole = tensors[name].to(torch.float32).reshape(like.shape) if ranks.is_writer else None
+    return ranks.spread(whole, like).clone()
 
 
 def _numbers(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, dict[str, Any], str]]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from csm_ft.atomic import write_whole
+from csm_ft.ranks import ALONE, Ranks
 from csm_ft.runs.folder import RunFolder
 
 Schedule = Literal["constant", "stretch"]
@@ -31,11 +32,13 @@ def is_longer(then: Mapping[str, Any], now: Mapping[str, Any], changed: Sequence
     return list(changed) == [name] and now[name] > then[name]
 
 
-def read_extensions(folder: RunFolder) -> list[Extension]:
-    """Return the extensions of a run, the first one first."""
-    if not folder.extensions.is_file():
-        return []
-    return [Extension(**one) for one in json.loads(folder.extensions.read_text(encoding="utf-8"))]
+def read_extensions(folder: RunFolder, ranks: Ranks = ALONE) -> list[Extension]:
+    """Return the extensions of a run, the first one first; collective."""
+    file = folder.extensions
+    found = ranks.tell(
+        lambda: json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    )
+    return [Extension(**one) for one in found]
 
 
 def add_extension(folder: RunFolder, then: Mapping[str, Any], schedule: Schedule) -> None:

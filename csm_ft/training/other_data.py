@@ -13,7 +13,7 @@ from csm_ft.families.stores import open_tokens
 _ENCODERS = {"audio_fingerprint": "sound", "text_fingerprint": "text"}
 
 
-def open_replay(config: TrainConfig, store: Store, family: Family) -> Replay | None:
+def open_replay(config: TrainConfig, store: Store, family: Family, ranks: int = 1) -> Replay | None:
     """Open what --replay names; ConfigError where it does not fit the run's token file."""
     if not config.replay:
         return None
@@ -23,7 +23,7 @@ def open_replay(config: TrainConfig, store: Store, family: Family) -> Replay | N
     if not len(examples):
         raise ConfigError(f"replay {path}: it has no example to train on; name another token file")
     fingerprint = other.info.content_fingerprint
-    return Replay(examples, share, config.seed, config.micro_batch_tokens, fingerprint)
+    return Replay(examples, share, config.seed, config.micro_batch_tokens, fingerprint, ranks)
 
 
 def open_canary(config: TrainConfig, store: Store, family: Family) -> Examples | None:

@@ -28,10 +28,18 @@ class RunPlan:
         *,
         only_measure: bool,
         extensions: Sequence[Extension] = (),
+        ranks: int = 1,
     ) -> None:
-        options = {name: getattr(config, name) for name in BatchOptions.__dataclass_fields__}
         self._config = config
-        self._batches = BatchPlan(train.costs, BatchOptions(**options), train.weights)
+        options = BatchOptions(
+            config.batch_size,
+            config.batch_tokens,
+            config.grad_acc_steps,
+            config.micro_batch_tokens,
+            config.seed,
+            ranks,
+        )
+        self._batches = BatchPlan(train.costs, options, train.weights)
         self.total_steps = 0
         if not only_measure:
             self.total_steps = self._batches.total_steps(

@@ -16,7 +16,8 @@ from csm_ft.families import open_family
 from csm_ft.families.base import Draw, Family
 from csm_ft.families.model import Batch, SpeechModel
 from csm_ft.families.stores import open_tokens
-from csm_ft.runs.checkpoint import Trained, TrainState, load_checkpoint
+from csm_ft.ranks import ALONE, Ranks
+from csm_ft.runs.checkpoint import Trained, TrainState, load_optimizer, load_weights
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.metrics import Tracker
 from csm_ft.training.extension import read_extensions
@@ -43,35 +44,52 @@ class Setup:
     state: TrainState
     plan: RunPlan
     folder: RunFolder
-    sampler: Sampler | None
-    judge: RunJudge | None
+    has_samples: bool
+    sampler: Sampler | None  # of the rank that writes
+    has_judge: bool
+    judge: RunJudge | None  # of the rank that writes
     tracker: Tracker
     is_resumed: bool
+    ranks: Ranks
 
     def batches(self) -> Iterator[tuple[Step, list[Batch]]]:
-        """Yield the remaining steps and their micro-batches, collated one step ahead."""
+        """Yield the remaining steps and this rank's micro-batches, collated one step ahead."""
 
         def collate(step: Step) -> list[Batch]:
             drawn = zip(step.micro_batches, step.repeats, strict=True)
-            draws = [(indices, Draw(self.config.seed, step.epoch, of)) for indices, of in drawn]
-            batches = [
-                self.family.collate(self.train, indices, self.config, draw=draw)
-                for indices, draw in draws
+            passes = [
+                (self.train, indices, Draw(self.config.seed, step.epoch, repeats))
+                for indices, repeats in drawn
             ]
             if self.replay:
                 # Keyed by the step, as an epoch may draw an example more than once.
                 draw = Draw(self.config.seed, step.number)
-                batches += [
-                    self.family.collate(self.replay.examples, indices, self.config, draw=draw)
-                    for indices in self.replay.draw(step)
-                ]
+                others = self.replay.examples
+                passes += [(others, indices, draw) for indices in self.replay.draw(step)]
+            batches = []
+            for (examples, indices, draw), is_own in self.ranks.share(passes):
+                batch = self.family.collate(examples, indices, self.config, draw=draw)
+                batches.append(batch if is_own else batch.as_filler())
             return batches
 
         return prefetch(collate, self.plan.steps(self.state))
 
+    def sample(self, state: TrainState) -> None:
+        """Generate the samples of this step; collective."""
+        model = self.trained.model
+        with self.ranks.gathered(model):
+            if self.sampler:
+                self.sampler.run(model, state, self.folder, self.tracker)
+
+    def judged(self, state: TrainState) -> dict[str, float]:
+        """Return what judges say of samples of this step; collective."""
+        model = self.trained.model
+        with self.ranks.gathered(model):
+            return self.ranks.tell(lambda: self.judge.run(model, state.step) if self.judge else {})
+
 
 @contextmanager
-def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
+def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool) -> Iterator[Setup]:
     """Open a new run, or one to resume; raises UserError for wrong options, data or machine."""
     in_memory = not config.partial_data_loading
     store = open_tokens(Path(config.data), config.family, in_memory=in_memory)
@@ -80,23 +98,41 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
     train = family.arrange(store.splits["train"], config, evaluate=False)
     train = take_fraction(train, config.data_fraction, seed=config.seed)
     val = family.arrange(store.splits["val"], config, evaluate=True)
-    replay, canary = open_replay(config, store, family), open_canary(config, store, family)
+    replay, canary = (
+        open_replay(config, store, family, ranks.size),
+        open_canary(config, store, family),
+    )
     with (
         reproducible(config.device, config.threads, config.seed),
         open_run(config, store, replay) as (folder, checkpoint),
     ):
-        # An empty model comes first, so that it could be sharded before it has weights.
-        model = family.empty_model(config, store)
-        family.load_weights(model, config)
-        choose_parameters(model, family, config)
+
+        def build(*, is_empty: bool) -> SpeechModel:
+            model = family.empty_model(config, store)
+            if not is_empty:
+                family.load_weights(model, config)
+            choose_parameters(model, family, config)
+            if checkpoint and not is_empty:
+                load_weights(checkpoint, model)
+            return model
+
+        model = ranks.build(build)
         model.to(config.device)
         optimizer = build_optimizer(model, family, config)
-        state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else TrainState()
-        extensions = read_extensions(folder)
-        plan = RunPlan(config, train, only_measure=only_measure, extensions=extensions)
-        sampler = open_sampler(config, store, family, folder)
-        judge = open_judge(config, store, family, folder)
-        trained = Trained(model, optimizer, family.checkpoint_config(model))
+        is_resumed = ranks.any(value=checkpoint is not None)
+        if is_resumed:
+            load_optimizer(checkpoint, model, optimizer, ranks)
+        state = TrainState.read(checkpoint, ranks)
+        plan = RunPlan(
+            config,
+            train,
+            only_measure=only_measure,
+            extensions=read_extensions(folder, ranks),
+            ranks=ranks.size,
+        )
+        sampler = open_sampler(config, store, family, folder) if ranks.is_writer else None
+        judge = open_judge(config, store, family, folder) if ranks.is_writer else None
+        trained = Trained(model, optimizer, family.checkpoint_config(model), ranks)
         with Tracker(
             folder, config, keep_bytes=state.metrics_bytes, resumed_at_step=state.step
         ) as tracker:
@@ -111,10 +147,13 @@ def open_setup(config: TrainConfig, *, only_measure: bool) -> Iterator[Setup]:
                 state=state,
                 plan=plan,
                 folder=folder,
+                has_samples=ranks.any(value=sampler is not None),
                 sampler=sampler,
+                has_judge=ranks.any(value=judge is not None),
                 judge=judge,
                 tracker=tracker,
-                is_resumed=checkpoint is not None,
+                is_resumed=is_resumed,
+                ranks=ranks,
             )
             sizes = asdict(sizes_of(model, config))
             folder.write_environment({**folder.read_environment(), "sizes": sizes})

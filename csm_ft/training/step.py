@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -16,6 +17,9 @@ from csm_ft.errors import NEEDS_LESS_MEMORY, Diverged, OutOfMemoryError, first_l
 from csm_ft.families.base import Term, parts_of, weighted_loss
 from csm_ft.families.lora import seed_dropout
 from csm_ft.families.model import Batch, SpeechModel
+from csm_ft.ranks import ALONE, Ranks
+
+_TOTALS = ("positions", "padded", "micro_batches", "audio_sec")
 
 
 def optimizer_step(
@@ -25,34 +29,44 @@ def optimizer_step(
     batches: Sequence[Batch],
     config: TrainConfig,
     terms: Sequence[Term],
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """Take one optimiser step on micro-batches; return its sums, counts and times.
+    """Take one optimiser step on this rank's micro-batches; return the sums and counts of all.
 
-    The loss is divided by the counts of the whole step, so the split into micro-batches never
-    changes the gradient. Raises Diverged, before the weights are updated, for a loss or gradient
-    that is not finite.
+    The loss is divided by the counts of the whole step, so the split into micro-batches, and over
+    ranks, never changes the gradient. Raises Diverged, before the weights are updated, for a loss
+    or gradient that is not finite.
     """
     began = time.perf_counter()
     parts = parts_of(terms)
     # The divisors are known from collate, before any forward pass.
-    counts = {part: sum(int(batch.counts[part].sum()) for batch in batches) for part in parts}
+    counted = ranks.sum(np.array([_counts_of(batch, parts) for batch in batches]).sum(0)).tolist()
+    counts = {part: int(count) for part, count in zip(parts, counted, strict=False)}
     nats = {part: torch.zeros((), device=config.device) for part in parts}
     model.train()
     optimizer.zero_grad(set_to_none=True)
     for number, batch in enumerate(batches):
-        seed_dropout(config.seed, step.number, number)
+        seed_dropout(config.seed, step.number, number * ranks.size + ranks.rank)
+        is_last = number == len(batches) - 1
         with _named_memory_errors(step.number, batch):
             with autocast(config.device, config.dtype):
-                loss = model(batch.to(config.device))
+                loss = ranks.forward(model, batch.to(config.device), is_last=is_last)
             sums = {part: loss[part].sum() for part in parts}
-            weighted_loss(terms, sums, counts).backward()
+            if not batch.has_targets:
+                sums = {part: 0.0 * value for part, value in sums.items()}
+            total = weighted_loss(terms, sums, counts)
+            if ranks.size > 1:  # they exchange the mean of their gradients, and the sum is wanted
+                total = ranks.size * total
+            total.backward()
         for part in parts:
             nats[part] += sums[part].detach()
     limit = config.max_grad_norm or math.inf
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)
     # One transfer for all values: here, and only here, the host waits for the device.
-    values = torch.stack([*nats.values(), norm]).tolist()
-    total_nats, grad_norm = dict(zip(parts, values[:-1], strict=True)), values[-1]
+    values = torch.stack([*nats.values(), ranks.total_norm(norm)])
+    values = ranks.sum_on_device(values).tolist()
+    # All ranks have the same norm.
+    total_nats, grad_norm = dict(zip(parts, values[:-1], strict=True)), values[-1] / ranks.size
     _check_finite(step.number, total_nats, grad_norm)
     compute_sec = time.perf_counter() - began
     with _named_memory_errors(step.number, None):
@@ -61,13 +75,17 @@ def optimizer_step(
         **{f"nats_{part}": value for part, value in total_nats.items()},
         **{f"count_{part}": count for part, count in counts.items()},
         "grad_norm": grad_norm,
-        "positions": sum(batch.num_positions for batch in batches),
-        "padded": sum(batch.num_padded for batch in batches),
-        "micro_batches": len(batches),
-        "audio_sec": sum(batch.audio_sec for batch in batches),
+        **dict(zip(_TOTALS, counted[len(parts) :], strict=True)),
         "compute_sec": compute_sec,
         "update_sec": time.perf_counter() - began - compute_sec,
     }
+
+
+def _counts_of(batch: Batch, parts: Sequence[str]) -> list[float]:
+    """Return the targets of each part, and what _TOTALS names."""
+    counts = [int(batch.counts[part].sum()) for part in parts]
+    is_counted = batch.num_padded > 0
+    return [*counts, batch.num_positions, batch.num_padded, is_counted, batch.audio_sec]
 
 
 @contextmanager
