@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import pretokenize
 import train
@@ -97,3 +95,180 @@ def test_two_ranks_train_the_model_of_one(folder: Path, run: Run, alone: Path) -
 def test_parallel_needs_torchrun(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(run("never", "--parallel", "fsdp")) == 2
     assert "torchrun --nproc-per-node NUMBER_OF_GPUS train.py" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_three_ranks_train_the_model_of_one(folder: Path, run: Run, alone: Path) -> None:
+    finish(torchrun(3, run("ddp3"), run("fsdp3", "--parallel", "fsdp")))
+    check_same_run(folder / "ddp3", alone)
+    check_same_run(folder / "fsdp3", alone)
+
+
+@pytest.mark.slow
+def test_adapters_and_schedulefree_on_ranks(folder: Path, run: Run) -> None:
+    kinds = {"lora": LORA, "free": ["--optimizer", "schedulefree"]}
+    runs = []
+    for name, options in kinds.items():
+        assert train.main(run(name, *options)) == 0
+        runs += [run(f"{name}-{mode}", *options, "--parallel", mode) for mode in ("ddp", "fsdp")]
+    finish(torchrun(2, *runs))
+    for name in kinds:
+        for mode in ("ddp", "fsdp"):
+            ours, theirs = folder / f"{name}-{mode}", folder / name
+            assert losses(ours) == pytest.approx(losses(theirs), rel=1e-5)
+            assert losses(ours, "val") == pytest.approx(losses(theirs, "val"), rel=1e-5)
+    check_same_gradients(folder / "lora-ddp", folder / "lora")
+    check_same_gradients(folder / "lora-fsdp", folder / "lora")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--optimizer", "schedulefree"], LORA], ids=str)
+def test_any_number_of_ranks_resumes(
+    folder: Path, run: Run, tmp_path: Path, options: list[str]
+) -> None:
+    """One rank takes two steps, two sharded ones two, and three the rest."""
+    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
+    assert train.main([*run("-", *options), "--output_dir", whole]) == 0
+    for steps, ranks, mode in ((2, 1, "auto"), (4, 2, "fsdp"), (6, 3, "ddp")):
+        more = ["--output_dir", cut, "--max_steps", str(steps), "--parallel", mode]
+        argv = [*run("-", *options), *more, *(["--extend", "constant"] if steps > 2 else [])]
+        if ranks == 1:
+            assert train.main(argv) == 0
+        else:
+            out = finish(torchrun(ranks, argv))
+            assert f"resuming from step {steps - 2}" in out
+    assert losses(Path(cut)) == pytest.approx(losses(Path(whole)), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dialogues")
+    for name, count in (("train", 5), ("val", 2)):
+        write_dialogues(folder, name, count)
+    data = [f"--{name}_data={folder / f'{name}.jsonl'}" for name in ("train", "val")]
+    words = ["--family", "moshi", "--codec", "melrvq", "--fit_tokenizer", "320"]
+    assert pretokenize.main([*words, *data, "--output", str(folder / "tokens.hdf5")]) == 0
+    return folder / "tokens.hdf5"
+
+
+MOSHI = "--model_dim 32 --model_layers 2 --model_heads 2 --model_depth_dim 16".split()
+MOSHI += "--model_depth_layers 1 --model_depth_heads 2 --train_from_scratch".split()
+WINDOWS = "--window_sec 4 --min_window_sec 1 --batch_size 4 --learning_rate 1e-3".split()
+WINDOWS += "--micro_batch_tokens 120 --max_steps 3 --save_every 1 --keep_last 9".split()
+WINDOWS += "--gen_every 3 --gen_prompt_sec 2 --gen_sec 1".split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_moshi_on_ranks(dialogues: Path, tmp_path: Path, ranks: int) -> None:
+    """Full and adapters, with samples of the last step."""
+
+    def arguments(name: str, *more: str) -> list[str]:
+        paths = ["--data", str(dialogues), "--output_dir", str(tmp_path / name)]
+        return [*paths, *COMMON, *WINDOWS, *more]
+
+    assert train.main(arguments("base", *MOSHI)) == 0
+    base = ["--model_name_or_checkpoint_path", str(tmp_path / "base")]
+    kinds = {"full": base, "lora": [*base, *LORA]}
+    runs = []
+    for name, options in kinds.items():
+        assert train.main(arguments(name, *options)) == 0
+        modes = ("ddp", "fsdp")
+        runs += [arguments(f"{name}-{mode}", *options, "--parallel", mode) for mode in modes]
+    finish(torchrun(ranks, *runs))
+    for name in kinds:
+        for mode in ("ddp", "fsdp"):
+            check_same_family_run(tmp_path / f"{name}-{mode}", tmp_path / name)
+
+
+def check_same_family_run(ours: Path, theirs: Path) -> None:
+    check_same_gradients(ours, theirs, tolerance=1e-5)
+    assert losses(ours) == pytest.approx(losses(theirs), rel=1e-4)
+    assert losses(ours, "val") == pytest.approx(losses(theirs, "val"), rel=1e-4)
+    samples = {path.relative_to(run) for run in (ours, theirs) for path in run.glob("samples/*/*")}
+    assert samples
+    assert all((run / path).is_file() for run in (ours, theirs) for path in samples)
+
+
+@pytest.mark.slow
+def test_moonshine_on_ranks(tmp_path: Path) -> None:
+    """Full and adapters, with word error rates and samples."""
+    data = ["--family", "moonshine", "--fit_tokenizer", "300"]
+    for split, count in (("train", 10), ("val", 4)):
+        metadata = write_metadata(tmp_path / f"{split}.json", split, count)
+        data += [f"--{split}_data", str(metadata)]
+    assert pretokenize.main([*data, "--output", str(tmp_path / "asr.hdf5")]) == 0
+    sizes = "--model_dim 32 --model_ffn_dim 64 --model_heads 2 --model_encoder_layers 1".split()
+    sizes += "--model_decoder_layers 1 --train_from_scratch".split()
+    options = "--batch_size 4 --learning_rate 1e-3 --max_tokens_per_sec 20 --max_steps 3".split()
+    options += "--save_every 1 --keep_last 9 --gen_every 3".split()
+
+    def arguments(name: str, *more: str) -> list[str]:
+        paths = ["--data", str(tmp_path / "asr.hdf5"), "--output_dir", str(tmp_path / name)]
+        return [*paths, *COMMON, *options, *more]
+
+    assert train.main(arguments("base", *sizes)) == 0
+    base = ["--model_name_or_checkpoint_path", str(tmp_path / "base")]
+    runs = []
+    for name, kind in {"full": base, "lora": [*base, *LORA]}.items():
+        assert train.main(arguments(name, *kind)) == 0
+        runs += [arguments(f"{name}-{mode}", *kind, "--parallel", mode) for mode in ("ddp", "fsdp")]
+    finish(torchrun(2, *runs))
+    for name in ("full", "lora"):
+        for mode in ("ddp", "fsdp"):
+            ours, theirs = tmp_path / f"{name}-{mode}", tmp_path / name
+            check_same_family_run(ours, theirs)
+            rates = [rows(run, "val")[-1]["val_cer"] for run in (ours, theirs)]
+            assert rates[0] == pytest.approx(rates[1], abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "asked to stop"])
+def test_same_command_continues(folder: Path, run: Run, tmp_path: Path, how: str) -> None:
+    options = ["--max_steps", "120", "--val_every", "0", "--save_every", "10", "--keep_last", "99"]
+    argv = [*run("-", *options, "--parallel", "fsdp"), "--output_dir", str(tmp_path / "cut")]
+    assert train.main([*run("-", *options), "--output_dir", str(tmp_path / "whole")]) == 0
+    command = torchrun(2, argv)
+    with subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=-1, stderr=-2
+    ) as launched:
+        wait_for(tmp_path / "cut/checkpoints/step_000020")
+        if how == "killed":
+            os.kill(ranks_of(launched.pid)[1], signal.SIGKILL)
+        else:
+            launched.terminate()
+        out, _ = launched.communicate(timeout=60)
+    assert launched.returncode != 0
+    said = "another rank is gone" if how == "killed" else "the same command resumes from here"
+    assert said in out
+    assert f"resuming from step {last_saved(tmp_path / 'cut')}" in finish(command)
+    found, expected = losses(tmp_path / "cut"), losses(tmp_path / "whole")
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def wait_for(path: Path) -> None:
+    ends = time.monotonic() + 90
+    while not path.exists():
+        assert time.monotonic() < ends, path
+        time.sleep(0.05)
+
+
+def ranks_of(launcher: int) -> list[int]:
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return sorted(map(int, children))
+
+
+def last_saved(run: Path) -> int:
+    return max(int(path.name.removeprefix("step_")) for path in run.glob("checkpoints/step_*"))
+
+
+@pytest.mark.slow
+def test_two_machines(folder: Path, run: Run, alone: Path) -> None:
+    """Two launchers on the loopback, with two ranks each."""
+    launch = ["--nnodes=2", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-id=test"]
+    launch += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
+    command = torchrun(4, run("machines", "--parallel", "fsdp"), launch=launch)
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=-3, stderr=-3) as other:
+        finish(command)
+        assert other.wait(timeout=120) == 0
+    check_same_run(folder / "machines", alone)

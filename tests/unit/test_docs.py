@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from benchmarks.config import BenchmarkConfig
 from csm_ft import cli
@@ -78,6 +79,10 @@ def commands() -> list[Command]:
 def program_of(command: Command) -> tuple[str, list[str]]:
     """Return the program of a command and its arguments."""
     words = shlex.split(command.text)
+    if words[0] == "torchrun":
+        start = words.index("train.py")
+        get_args_parser().parse_args(words[1 : start + 1])  # torchrun's own options
+        words = ["python", *words[start:]]
     assert words[0] == "python"
     program, argv = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
     is_command = argv and f"{program} {argv[0]}" in OTHERS
@@ -118,7 +123,7 @@ def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in commands() if c.text.startswith("python")], ids=lambda c: c.text
+    "command", [c for c in commands() if c.text.startswith(("python", "torchrun"))], ids=lambda c: c.text
 )
 def test_command_parses(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command.text == "python train.py --config sweep/best.yaml":  # that file is made by a sweep
@@ -132,7 +137,7 @@ def test_other_commands_are_known() -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for command in commands():
         match shlex.split(command.text):
-            case ["python", *_]:
+            case ["python" | "torchrun", *_]:
                 pass
             case ["make", target]:
                 assert target in targets

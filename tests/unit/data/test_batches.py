@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csm_ft.data.batches import BatchOptions, BatchPlan, evaluation_batches, prefetch
+from csm_ft.data.batches import (
+    BatchOptions,
+    BatchPlan,
+    evaluation_batches,
+    fill_for_ranks,
+    prefetch,
+)
 from csm_ft.data.sampling import draw_counts
 
 LENGTHS = st.lists(st.integers(2, 2048), min_size=1, max_size=300)
@@ -189,3 +195,30 @@ def test_prefetch_keeps_order_and_errors() -> None:
     assert list(prefetch(lambda n: n * n, iter(range(5)))) == [(n, n * n) for n in range(5)]
     with pytest.raises(ZeroDivisionError):
         list(prefetch(lambda n: 1 // n, iter([1, 0, 2])))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=20), min_size=1, max_size=3),
+    st.integers(1, 5),
+    st.integers(300, 1000),
+)
+def test_ranks_share_a_step_without_duplicates(
+    batches: list[list[int]], ranks: int, budget: int
+) -> None:
+    costs = np.array([cost for batch in batches for cost in batch])
+    indices = iter(range(len(costs)))
+    cut = [[next(indices) for _ in batch] for batch in batches]
+    alone = fill_for_ranks(cut, costs, budget, 1)
+    runs = fill_for_ranks(cut, costs, budget, ranks)
+    assert sorted(chain.from_iterable(runs)) == list(range(len(costs)))
+    assert all(len(run) * max(costs[run]) <= budget for run in runs)
+    assert -(-len(runs) // ranks) == -(-len(alone) // ranks), "no further pass"
+    assert len(runs) >= len(alone)
+
+
+def test_one_batch_is_spread_over_all_ranks() -> None:
+    costs = np.full(8, 10)
+    assert fill_for_ranks([list(range(8))], costs, 16384, 1) == [list(range(8))]
+    assert fill_for_ranks([list(range(8))], costs, 16384, 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert fill_for_ranks([list(range(8))], costs, 16384, 3) == [[6, 7], [0, 1, 2], [3, 4, 5]]
