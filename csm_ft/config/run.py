@@ -88,6 +88,14 @@ class RunOptions(Options):
         " supports it.",
         group="run",
     )
+    activation_checkpointing: Literal["off", "selective", "full"] = option(
+        "off",
+        "Memory of activations: selective = layers keep only the results of matrix products and"
+        " attention; full = only their inputs. The rest is computed again in the backward pass; the"
+        " gradient stays the same.",
+        group="run",
+        trains=False,
+    )
     threads: int = option(
         0,
         "CPU threads of torch; 0 = all cores available to this process.",

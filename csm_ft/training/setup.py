@@ -25,6 +25,7 @@ from csm_ft.training.judging import RunJudge, open_judge
 from csm_ft.training.optim import build_optimizer, choose_parameters
 from csm_ft.training.other_data import open_canary, open_replay
 from csm_ft.training.plan import RunPlan
+from csm_ft.training.recompute import checkpoint_activations
 from csm_ft.training.resolve import open_run, resolve
 from csm_ft.training.samples import Sampler, open_sampler
 from csm_ft.training.sizes import sizes_of
@@ -112,6 +113,7 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
             if not is_empty:
                 family.load_weights(model, config)
             choose_parameters(model, family, config)
+            checkpoint_activations(model, config)
             if checkpoint and not is_empty:
                 load_weights(checkpoint, model)
             return model

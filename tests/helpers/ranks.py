@@ -20,7 +20,7 @@ WORDS = [sys.executable, "-m", "torch.distributed.run"]
 def torchrun(ranks: int, *runs: Sequence[str], launch: Sequence[str] = ()) -> list[str]:
     """Return the command that trains `runs`, the arguments of train.py each, on several ranks."""
     launch = launch or ["--standalone", f"--nproc-per-node={ranks}"]
-    return [*WORDS, *launch, __file__, json.dumps([list(run) for run in runs])]
+    return [*WORDS, *launch, __file__, json.dumps([[free_port(), *run] for run in runs])]
 
 
 def finish(command: Sequence[str]) -> str:
@@ -65,7 +65,10 @@ def check_same_gradients(run: Path, other: Path, tolerance: float = 2e-6) -> Non
 if __name__ == "__main__":
     import train
 
-    for argv in json.loads(sys.argv[1]):
+    runs = json.loads(sys.argv[1])
+    for port, *argv in runs:
+        if len(runs) > 1:  # each meets at a port of its own, as if each had been launched
+            os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": str(port)}
         code = train.main(argv)
         if code:
             sys.exit(code)

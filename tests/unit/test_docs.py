@@ -123,7 +123,9 @@ def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in commands() if c.text.startswith(("python", "torchrun"))], ids=lambda c: c.text
+    "command",
+    [c for c in commands() if c.text.startswith(("python", "torchrun"))],
+    ids=lambda c: c.text,
 )
 def test_command_parses(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command.text == "python train.py --config sweep/best.yaml":  # that file is made by a sweep
