@@ -69,20 +69,25 @@ class SweepConfig(Options):
         " nothing.",
         group="sweep",
     )
-    sampler: Literal["tpe", "random"] = option(
-        "tpe", "Where to look next: by the results so far, or anywhere.", group="sweep"
+    sampler: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = option(
+        "tpe",
+        "Where to look next: by the results so far (tpe, gp = a Gaussian process, cmaes),"
+        " evenly spread (qmc), anywhere (random), or at every setting (grid).",
+        group="sweep",
     )
     startup_trials: int = option(
-        8, "Trials before tpe takes over from random draws.", group="sweep", ge=0
+        8, "Trials before tpe or gp takes over from random draws.", group="sweep", ge=0
     )
     repeat_seeds: bool = option(
         False,
         "When all settings of the space have been tried, repeat the best third with other seeds.",
         group="sweep",
     )
-    pruner: Literal["asha", "none"] = option(
+    pruner: Literal["asha", "hyperband", "median", "none"] = option(
         "asha",
-        "asha = stop the trials that are behind at a rung; none = run all to the end.",
+        "asha = stop the trials that are behind at a rung; hyperband = the same, where some trials"
+        " have later rungs only or none; median = stop those that fall behind the median; none ="
+        " run all to the end.",
         group="sweep",
     )
     eta: int = option(

@@ -11,7 +11,7 @@ from csm_ft.report.templating import duration
 from csm_ft.runs.sizes import Sizes
 from csm_ft.sweep.disk import needed_bytes
 from csm_ft.sweep.records import Summary
-from csm_ft.sweep.study import MAX_SETTINGS
+from csm_ft.sweep.space import MAX_SETTINGS
 from csm_ft.sweep.trials import Configs, Plan
 
 Measure = Callable[[TrainConfig], Sizes]
@@ -49,6 +49,8 @@ def _trials(plan: Plan) -> Iterator[str]:
     rungs = ", ".join(f"{round(share * end)}" for share in plan.rungs.shares)
     if plan.sweep.pruner == "none":
         yield f"each: {round(end)} examples; none is stopped early"
+    elif plan.sweep.pruner == "median":
+        yield f"each: {round(end)} examples; those behind the median stop"
     else:
         yield f"each: {round(end)} examples, compared after {rungs}: 1/{plan.sweep.eta} continue"
 

@@ -146,4 +146,10 @@ def _range(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return f"[{', '.join(map(str, distribution.choices))}]"
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return f"{distribution.low}..{distribution.high}{' (log)' if distribution.log else ''}"
+    return f"{distribution.low}..{distribution.high}{_manner(distribution)}"
+
+
+def _manner(distribution: FloatDistribution | IntDistribution) -> str:
+    if distribution.log:
+        return " (log)"
+    return f" (step {distribution.step})" if distribution.step not in (None, 1) else ""

@@ -1,38 +1,21 @@
-"""What a study keeps with each of Optuna's trials, and the sampler that draws one."""
+"""What a study keeps with each of Optuna's trials."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial
 
 from csm_ft.evaluate.metrics import is_judged
 from csm_ft.sweep.asha import Curve, Rungs
-from csm_ft.sweep.config import SweepConfig
 from csm_ft.sweep.records import FAILED, Objective, State
 
 _METRICS = "metrics after {} examples"
 
 
-def make_sampler(sweep: SweepConfig, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of one trial.
-
-    A restarted seeded sampler would repeat its draws, one per trial cannot.
-    """
-    seed = sweep.seed * 1_000_003 + number
-    if sweep.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(
-        seed=seed,
-        n_startup_trials=sweep.startup_trials,
-        multivariate=True,
-        constant_liar=True,
-    )
-
-
 def key_of(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Return what tells settings apart."""
-    return tuple(sorted(params.items()))
+    """Return what tells settings apart; sums of steps differ in their last digits."""
+    values = {n: float(f"{v:.12g}") if isinstance(v, float) else v for n, v in params.items()}
+    return tuple(sorted(values.items()))
 
 
 def metrics_key(examples: int | None) -> str:

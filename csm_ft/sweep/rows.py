@@ -32,7 +32,7 @@ from csm_ft.console import console
 from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import DEFAULT_SPACE, SET_BY_SWEEP, SweepRequest
 
-_KINDS = "type: categorical (values), float or int (min, max, log), or fixed (value)"
+_KINDS = "type: categorical (values), float or int (min, max, log or step), or fixed (value)"
 # Options that no sweep searches, but that a sweep config may fix for all trials.
 _MAY_BE_FIXED = ("n_epochs", "max_steps", "seed")
 
@@ -64,6 +64,7 @@ class FloatRange(_Row):
     min: FiniteFloat
     max: FiniteFloat
     log: bool = False
+    step: FiniteFloat | None = None
 
 
 class IntRange(_Row):
@@ -73,6 +74,7 @@ class IntRange(_Row):
     min: _Whole
     max: _Whole
     log: bool = False
+    step: _Whole | None = None
 
 
 class Fixed(BaseModel):

@@ -20,6 +20,7 @@ from csm_ft.sweep.report_process import ReportProcess
 from csm_ft.sweep.repro import write_repro
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import find_space, read_rows
+from csm_ft.sweep.samplers import check_sampler
 from csm_ft.sweep.slots import choose_machine
 from csm_ft.sweep.space import make_space
 from csm_ft.sweep.stop import findable
@@ -103,6 +104,8 @@ def _prepare(request: SweepRequest, describe: Describe) -> tuple[Plan, Configs, 
     rows = read_rows(find_space(options.sweep_config), request)
     data = describe(rows.base)
     space = make_space(rows, data.num_train_examples)
+    if warning := check_sampler(options, space):
+        console.print(warning, style="yellow", markup=False)
     base = space.base.replace(wandb=choose_reachable_wandb_mode(space.base.wandb))  # for all trials
     machine = choose_machine(options, device=base.device, threads=base.threads)
     folder = SweepFolder(Path(options.output_dir))

@@ -1,5 +1,6 @@
 """The search space: the rows of a sweep config as distributions, checked before anything runs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from csm_ft.errors import ConfigError
 from csm_ft.schedule import Duration
 from csm_ft.sweep.rows import Categorical, FloatRange, IntRange, Rows, Searched
 
+MAX_SETTINGS = 10_000  # of a space that is searched without repetition
 NEIGHBOUR_FACTORS = (3.0, 1 / 3)  # of the default's learning rate: trials 1 and 2
 
 
@@ -64,7 +66,7 @@ class Space:
             return points
         low, high = rate.distribution.low, rate.distribution.high
         for factor in NEIGHBOUR_FACTORS:
-            value = min(max(rate.default * factor, low), high)
+            value = _on_step(rate.distribution, min(max(rate.default * factor, low), high))
             if value not in [point[rate.name] for point in points]:
                 points.append({**default, rate.name: value})
         return points
@@ -140,9 +142,33 @@ def _range(rows: Rows, name: str, row: FloatRange | IntRange) -> BaseDistributio
         raise ConfigError(f"{rows.path}: {name}: min {row.min:g}, max {row.max:g}: {rule}")
     for end in (row.min, row.max):
         rows.checked(f"{name}: {end!r}", name, end)
+    if row.step is not None:
+        _check_step(rows, name, row, row.step)
     if isinstance(row, IntRange):
-        return IntDistribution(row.min, row.max, log=row.log)
-    return FloatDistribution(row.min, row.max, log=row.log)
+        return IntDistribution(row.min, row.max, log=row.log, step=row.step or 1)
+    return FloatDistribution(row.min, row.max, log=row.log, step=row.step)
+
+
+def _check_step(rows: Rows, name: str, row: FloatRange | IntRange, step: float) -> None:
+    where = f"{rows.path}: {name}: min {row.min:g}, max {row.max:g}, step {step:g}"
+    if row.log:
+        raise ConfigError(f"{where}: a logarithmic range has no steps; drop step or log")
+    if step <= 0 or not _is_whole((row.max - row.min) / step):
+        raise ConfigError(
+            f"{where}: max must lie a whole number of steps above min, and step above 0"
+        )
+
+
+def _is_whole(number: float) -> bool:
+    return math.isclose(number, round(number), rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _on_step(distribution: FloatDistribution | IntDistribution, value: float) -> float | int:
+    """Return the value of a range's steps that is nearest to one within the range."""
+    if distribution.step is None:
+        return value
+    num_steps = round((value - distribution.low) / distribution.step)
+    return min(distribution.low + num_steps * distribution.step, distribution.high)
 
 
 def _condition(rows: Rows, name: str, row: Searched) -> tuple[str, tuple[Any, ...]] | None:
@@ -187,7 +213,8 @@ def _nearest_default(
             console.print(
                 f"{name}: {getattr(rows.base, name)} means {number} optimiser steps of trial 0"
             )
-        nearest = min(max(number, distribution.low), distribution.high)
+        inside = min(max(number, distribution.low), distribution.high)
+        nearest = _on_step(distribution, inside)
     if str(nearest) != str(value):
         console.print(
             f"[yellow]{name}: {value} is not in the space of {rows.path}; trial 0 has {nearest}"
@@ -228,8 +255,9 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    is_inside = distribution.low <= value <= distribution.high
-    return is_inside and (isinstance(distribution, FloatDistribution) or value == int(value))
+    if not distribution.low <= value <= distribution.high:
+        return False
+    return distribution.step is None or _is_whole((value - distribution.low) / distribution.step)
 
 
 def _parents_first(rows: Rows, parameters: Sequence[Parameter]) -> list[Parameter]:
@@ -283,24 +311,36 @@ def _describe(parameter: Parameter) -> str:
     return f"{text} when {name} in {list(wanted)}"
 
 
+def num_values(distribution: BaseDistribution) -> float:
+    """Return how many values a distribution has; math.inf for a continuous one."""
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.low == distribution.high:
+        return 1
+    if distribution.step is None:
+        return math.inf
+    return round((distribution.high - distribution.low) / distribution.step) + 1
+
+
 def _values(distribution: BaseDistribution, limit: int) -> Sequence[Any] | None:
     """Return all values of a distribution; None for a continuous one, or more than `limit`."""
-    match distribution:
-        case CategoricalDistribution(choices=choices):
-            return choices
-        case IntDistribution(low=low, high=high) if high - low < limit:
-            return range(low, high + 1)
-        case FloatDistribution(low=low, high=high) if low == high:
-            return (low,)
-    return None
+    count = num_values(distribution)
+    if count > limit:
+        return None
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, step = distribution.low, distribution.step or 0
+    return [min(low + place * step, distribution.high) for place in range(int(count))]
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     match distribution:
-        case FloatDistribution(low=low, high=high, log=log):
-            return trial.suggest_float(name, low, high, log=log)
-        case IntDistribution(low=low, high=high, log=log):
-            return trial.suggest_int(name, low, high, log=log)
+        case FloatDistribution(low=low, high=high, log=log, step=step):
+            return trial.suggest_float(name, low, high, log=log, step=step)
+        case IntDistribution(low=low, high=high, log=log, step=step):
+            return trial.suggest_int(name, low, high, log=log, step=step)
         case CategoricalDistribution(choices=choices):
             return trial.suggest_categorical(name, choices)
     raise AssertionError(f"unknown distribution {distribution}")

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from csm_ft.atomic import append_line, exclusive
 from csm_ft.runs.folder import SweepFolder
-from csm_ft.sweep import asha
+from csm_ft.sweep import asha, pruning
 from csm_ft.sweep.constraints import Constraint, violated
 from csm_ft.sweep.facts import Facts
 from csm_ft.sweep.importance import Point, measure_importance
@@ -27,7 +27,6 @@ from csm_ft.sweep.optuna_trials import (
     first_judged,
     has_failed,
     key_of,
-    make_sampler,
     metrics_key,
     rivals_of,
     state_of,
@@ -40,9 +39,10 @@ from csm_ft.sweep.records import (
     objective_label,
 )
 from csm_ft.sweep.repeats import choose_repeat
+from csm_ft.sweep.samplers import make_sampler
+from csm_ft.sweep.space import MAX_SETTINGS
 from csm_ft.sweep.trials import Plan
 
-MAX_SETTINGS = 10_000  # of a space that is searched without repetition
 WORST_FACTOR = 2.0  # a failed trial counts as this many times the untrained model's value
 
 
@@ -63,7 +63,7 @@ class SweepStudy:
         self._running: dict[int, Trial] = {}
         self._ended: dict[int, TrialRecord] = {}  # these never change
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._study.sampler = make_sampler(self.plan.sweep, frozen.number)
+            self._study.sampler = self._sampler(frozen.number)
             self._running[frozen.number] = Trial(study, frozen._trial_id)
             if "outcome" in frozen.user_attrs:  # killed between deciding and telling
                 self._tell(frozen.number)
@@ -149,7 +149,7 @@ class SweepStudy:
         number = self.num_started
         if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self._enqueue(number)
-        self._study.sampler = make_sampler(self.plan.sweep, number)
+        self._study.sampler = self._sampler(number)
         trial = self._study.ask()
         assert trial.number == number, (
             f"expected trial {number}, got {trial.number}: is another program writing to it?"
@@ -163,7 +163,7 @@ class SweepStudy:
 
         What a kill left undrawn is drawn now, from the same seed.
         """
-        self._study.sampler = make_sampler(self.plan.sweep, number)
+        self._study.sampler = self._sampler(number)
         return self.plan.space.suggest(self._running[number])
 
     def seed(self, number: int) -> int:
@@ -235,7 +235,8 @@ class SweepStudy:
             outcome, reason = "infeasible", "; ".join(one.describe(best or {}) for one in broken)
         if outcome == "stopped":
             after = f"after {trial.user_attrs['stop_at']} examples"
-            reason = f"behind the best 1/{self.plan.sweep.eta} {after}"
+            cut = f"best 1/{self.plan.sweep.eta}"
+            reason = f"behind the {'median' if self.plan.sweep.pruner == 'median' else cut} {after}"
         facts = {
             "state": outcome,
             "reason": reason,
@@ -281,6 +282,9 @@ class SweepStudy:
         """Append to events.jsonl what happened, for people."""
         append_line(self.folder.events, json.dumps({"time": time.time(), "event": kind, **facts}))
 
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return make_sampler(self.plan.sweep, self.plan.space, number)
+
     def _enqueue(self, number: int) -> None:
         """Fix the setting of a new trial, and the seed of a repetition, or leave both open."""
         if self._settings is not None and not self._untried():
@@ -306,16 +310,21 @@ class SweepStudy:
             return self._first_points[number]
         if self._settings is None:
             return None
+        if self.plan.sweep.sampler == "grid":
+            return self._draw_untried("grid")
         scratch = optuna.create_study(
-            sampler=make_sampler(self.plan.sweep, number), direction=self._objective.direction
+            sampler=self._sampler(number), direction=self._objective.direction
         )
         scratch.add_trials(self._study.get_trials(deepcopy=False))
         proposal = self.plan.space.suggest(scratch.ask())
         untried = self._untried()
         if key_of(proposal) in untried:
             return proposal
-        generator = random.Random(f"{self.plan.sweep.seed} {number}")  # noqa: S311
-        return generator.choice(list(untried.values()))
+        return self._draw_untried(number)
+
+    def _draw_untried(self, what: int | str) -> dict[str, Any]:
+        generator = random.Random(f"{self.plan.sweep.seed} {what}")  # noqa: S311
+        return generator.choice(list(self._untried().values()))
 
     def _untried(self) -> dict[tuple[tuple[str, Any], ...], dict[str, Any]]:
         """Return the settings of a finite space that no trial has, by key."""
@@ -324,13 +333,24 @@ class SweepStudy:
         return {key: one for key, one in (self._settings or {}).items() if key not in tried}
 
     def _may_continue(self, number: int, curve: asha.Curve) -> bool:
-        if number == 0 or self.plan.sweep.pruner != "asha" or self.plan.is_learning_curve:
+        sweep, rungs = self.plan.sweep, self.plan.rungs
+        if number == 0 or sweep.pruner == "none" or self.plan.is_learning_curve:
             return True
-        if not self.plan.rungs.at(curve):
+        if sweep.pruner != "median" and not rungs.at(curve):
             return True
         trials = self._study.get_trials(deepcopy=False)
-        rivals = rivals_of(trials[number], trials, self._objective)
-        return asha.may_continue(curve, rivals, self.plan.rungs, self.plan.sweep.eta)
+        own, first_rung = trials[number], 0
+        if sweep.pruner == "hyperband":
+            first_rung = self._bracket(number)
+            trials = [t for t in trials if self._bracket(t.number) == first_rung]
+        rivals = rivals_of(own, trials, self._objective)
+        if sweep.pruner == "median":
+            return pruning.median_continues(curve, rivals, rungs)
+        return pruning.asha_continues(curve, rivals, rungs, sweep.eta, first_rung=first_rung)
+
+    def _bracket(self, number: int) -> int:
+        sweep, num_rungs = self.plan.sweep, len(self.plan.rungs.shares)
+        return pruning.bracket_of(number, num_rungs, sweep.eta, sweep.seed)
 
     def _tell(self, number: int) -> None:
         """Tell Optuna the outcome that is written down.

@@ -81,7 +81,7 @@ def test_yaml_of_both_programs(tmp_path: Path) -> None:
         ("--rungs 1/3 100%", "rising shares"),
         ("--rungs 100", "is not a share of the run"),
         ("--rungs 1/97 1/2", "larger common part"),
-        ("--sampler gp", "sampler"),
+        ("--sampler best", "sampler"),
     ],
 )
 def test_mistakes_name_the_rule(argv: str, words: str) -> None:

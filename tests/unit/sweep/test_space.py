@@ -196,7 +196,7 @@ def test_condition_decides_what_is_searched(tmp_path: Path) -> None:
         ("learning_rate: 1e-4", "a row has"),
         ("learning_rate: {type: flaot, min: 1, max: 2}", "flaot"),
         ("learning_rate: {type: float, min: 1e-6}", "learning_rate.max"),
-        ("learning_rate: {type: float, min: 1e-6, max: 1e-3, step: 2}", "learning_rate.step"),
+        ("learning_rate: {type: float, min: 1e-6, max: 1e-3, step: 2}", "whole number of steps"),
         ("learning_rate: {type: float, min: 1e-3, max: 1e-6}", "min above max"),
         ("learning_rate: {type: float, min: 0, max: 1e-3, log: true}", "log needs min above 0"),
         ("learning_rate: {type: float, min: 0, max: 1e-3}", "learning_rate 0.0 is not above 0"),

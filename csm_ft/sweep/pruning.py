@@ -1,0 +1,59 @@
+"""Which trials stop early, by --pruner: all at equal numbers of examples seen.
+
+Optuna's own pruners compare at equal steps, and note in the study what they have seen: trials of
+different batch sizes share no steps, and a kill between note and report lets a trial pass.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
+
+from csm_ft.sweep import asha
+from csm_ft.sweep.asha import Curve, Rungs
+
+FEWEST_FOR_MEDIAN = 5  # other trials that have come as far
+
+
+def bracket_of(number: int, num_rungs: int, eta: int, seed: int) -> int:
+    """Return the first rung at which Hyperband may stop a trial; `num_rungs` = it never does.
+
+    L. Li et al., Hyperband (JMLR 18, 2018): the later the first rung of a bracket, the fewer trials
+    it has. They are drawn in proportion, by seed and number.
+    """
+    sizes = [
+        (num_rungs + 1) / (num_rungs - first + 1) * eta ** (num_rungs - first)
+        for first in range(num_rungs + 1)
+    ]
+    place = zlib.crc32(f"{seed} {number}".encode()) / 2**32 * sum(sizes)
+    for first, size in enumerate(sizes):
+        place -= size
+        if place < 0:
+            return first
+    return num_rungs
+
+
+def asha_continues(
+    own: Curve, others: Sequence[Curve], rungs: Rungs, eta: int, *, first_rung: int = 0
+) -> bool:
+    """Decide by successive halving over the rungs from `first_rung` on."""
+    if first_rung >= len(rungs.shares):
+        return True
+    later = replace(rungs, shares=rungs.shares[first_rung:])
+    return asha.may_continue(own, others, later, eta)
+
+
+def median_continues(own: Curve, others: Sequence[Curve], rungs: Rungs) -> bool:
+    """Decide at each validation from the first rung on, by the best value so far.
+
+    D. Golovin et al., Google Vizier (KDD 2017): a trial stops that is behind the median of all that
+    have come as far; with fewer than five of them nothing is decided.
+    """
+    every, first = rungs.validation_share, rungs.shares[0]
+    points = replace(rungs, shares=[k * every for k in range(int(first / every), int(1 / every))])
+    for point in points.at(own):
+        value = points.value(own, point)
+        seen = [v for v in (points.value(curve, point) for curve in others) if v is not None]
+        if value is not None and len(seen) >= FEWEST_FOR_MEDIAN and value > median(seen):
+            return False
+    return True
