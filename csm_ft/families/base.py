@@ -258,6 +258,7 @@ class ParameterRule(NamedTuple):
 
     lr_factor: float = 1.0  # multiple of config.learning_rate; 0 = frozen
     decays: bool = True  # whether weight decay applies to it (never to vectors)
+    beside_adapters: bool = False  # whether it is trained, whole, with method lora too
 
 
 # Export

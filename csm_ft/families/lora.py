@@ -2,8 +2,9 @@
 
 A checkpoint of adapters is `adapter_model.safetensors` and `adapter_config.json` as peft writes
 them (`PeftModel.from_pretrained` reads them onto the same base), with the fingerprint of the base
-in the tensors' metadata. peft is imported only in the functions that need it: the import takes
-seconds, and most runs have no adapters.
+in the tensors' metadata. Weights that are trained whole beside them (modules_to_save) stand in the
+same file under their own names. peft is imported only in the functions that need it: the import
+takes seconds, and most runs have no adapters.
 """
 
 import hashlib
@@ -62,18 +63,24 @@ def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1)[0]))
 
 
+def is_adapter(parameter: str) -> bool:
+    """Tell whether a parameter, by its name, belongs to an adapter."""
+    return ".lora_" in parameter
+
+
 def has_adapters(model: SpeechModel) -> bool:
     """Tell whether the model has adapters."""
     return bool(model.base_fingerprint)
 
 
 def save_adapters(folder: Path, model: SpeechModel, adapters: Mapping[str, Tensor]) -> None:
-    """Write adapters, as `tensors_of` named them, and their configuration."""
+    """Write adapters, and what was trained whole, as `tensors_of` named them; configuration."""
     tensors = {f"{_PREFIX}{name}": tensor for name, tensor in adapters.items()}
     metadata = {"format": "pt", _FINGERPRINT: model.base_fingerprint}
     save_tensors(tensors, folder / WEIGHTS, **metadata)
-    lora: Any = model.peft_config[_NAME]  # pyright: ignore
-    lora.save_pretrained(str(folder))
+    config: Any = model.peft_config[_NAME]  # pyright: ignore
+    modules = sorted(name.rpartition(".")[0] for name in _whole(model))
+    replace(config, modules_to_save=modules or None).save_pretrained(str(folder))
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,10 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
     check_tensors(expected, tensors, str(path), way_out=way_out)
     from peft import set_peft_model_state_dict
 
+    whole = _whole(model)
+    with torch.no_grad():
+        for name, parameter in whole.items():
+            parameter.copy_(tensors.pop(name))
     set_peft_model_state_dict(model, tensors, adapter_name=_NAME)
 
 
@@ -167,7 +178,7 @@ def _replace_whole(adapters: Adapters, model: SpeechModel) -> Adapters:
     whole = {
         name.removeprefix(_PREFIX): tensor
         for name, tensor in adapters.tensors.items()
-        if ".lora_" not in name
+        if not is_adapter(name)
     }
     weights = model.state_dict()
     expected = {name: weights[name] for name in whole if name in weights}
@@ -176,7 +187,7 @@ def _replace_whole(adapters: Adapters, model: SpeechModel) -> Adapters:
     with torch.no_grad():
         for name, tensor in whole.items():
             weights[name].copy_(tensor)
-    others = {name: tensor for name, tensor in adapters.tensors.items() if ".lora_" in name}
+    others = {name: tensor for name, tensor in adapters.tensors.items() if is_adapter(name)}
     return replace(adapters, tensors=others, config={**adapters.config, "modules_to_save": None})
 
 
@@ -190,7 +201,17 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def tensors_of(model: SpeechModel) -> dict[str, Tensor]:
-    """Return the tensors of the adapters by the names of their modules."""
+    """Return the tensors of the adapters, and the weights that are trained whole, by name."""
     from peft import get_peft_model_state_dict
 
-    return get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
+    found = get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
+    return {**found, **{name: weight.detach() for name, weight in _whole(model).items()}}
+
+
+def _whole(model: SpeechModel) -> dict[str, Tensor]:
+    """Return the weights that are trained whole, beside adapters."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not is_adapter(name)
+    }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.families.base import Family
-from csm_ft.families.lora import add_adapters
+from csm_ft.families.lora import add_adapters, is_adapter
 from csm_ft.families.model import SpeechModel
 
 _Y = "y"  # entry of a parameter's state while the parameter holds x
@@ -74,12 +74,16 @@ def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -> None:
-    """Freeze the weights that are not trained; with method lora, freeze all and add adapters."""
-    if config.method == "lora":
+    """Freeze the weights that are not trained; with method lora, add adapters to frozen ones."""
+    has_adapters = config.method == "lora"
+    if has_adapters:
         add_adapters(model, family.lora_modules(config), config)
-        return
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(family.parameter(config, name).lr_factor > 0)
+        if has_adapters and is_adapter(name):
+            continue
+        rule = family.parameter(config, name)
+        is_chosen = rule.beside_adapters or not has_adapters
+        parameter.requires_grad_(is_chosen and rule.lr_factor > 0)
 
 
 def build_optimizer(

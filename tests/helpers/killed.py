@@ -11,7 +11,12 @@ from safetensors.torch import load_file
 from csm_ft.training.plan import RunPlan
 
 
-def check_resume(run: Callable[[Path], int], folder: Path, uninterrupted: Path) -> None:
+def check_resume(
+    run: Callable[[Path], int],
+    folder: Path,
+    uninterrupted: Path,
+    weights: str = "model.safetensors",
+) -> None:
     """Kill `run` of a folder after its second step, and compare it once it has resumed.
 
     Both runs have four steps, with a checkpoint after each.
@@ -21,8 +26,8 @@ def check_resume(run: Callable[[Path], int], folder: Path, uninterrupted: Path) 
         with pytest.raises(RuntimeError, match="killed"):
             run(folder)
     assert run(folder) == 0
-    ours = load_file(folder / "checkpoints/step_000004/model.safetensors")
-    theirs = load_file(uninterrupted / "checkpoints/step_000004/model.safetensors")
+    ours = load_file(folder / "checkpoints/step_000004" / weights)
+    theirs = load_file(uninterrupted / "checkpoints/step_000004" / weights)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -171,6 +172,32 @@ def test_adapters_train_and_both_exports_are_read_back(
     assert first[0]["val_loss"] == pytest.approx(last[-1]["val_loss"], abs=1e-5)
 
 
+def test_embeddings_train_beside_adapters(tokens: Path, trained: Path, tmp_path: Path) -> None:
+    lora, before = (
+        tmp_path / "lora",
+        load_file(trained / "checkpoints/step_000004/model.safetensors"),
+    )
+    argv = ["--model_name_or_checkpoint_path", str(trained), "--method", "lora", "--lora_rank", "4"]
+    argv += ["--lora_alpha", "8", "--lora_embeddings", "--learning_rate", "1e-2"]
+    argv += ["--max_steps", "4"]
+    assert run(tokens, lora, *argv) == 0
+    weights = "adapter_model.safetensors"
+    check_resume(lambda folder: run(tokens, folder, *argv), tmp_path / "killed", lora, weights)
+    assert export([str(lora), "--format", "moshi-lora"]) == 0  # which compares logits
+    pairs = load_file(lora / "export-moshi-lora/lora.safetensors")
+    embeddings = {name for name in before if "emb" in name}
+    assert {name for name in pairs if ".lora_" not in name} == embeddings
+    assert all(not torch.equal(pairs[name], before[name]) for name in embeddings)
+    saved = json.loads((lora / "checkpoints/step_000004/adapter_config.json").read_text())
+    assert saved["modules_to_save"] == sorted(name.rpartition(".")[0] for name in embeddings)
+    # As a base for another run.
+    base = f"{trained}+{lora / 'export-moshi-lora'}"
+    again = ["--model_name_or_checkpoint_path", base, "--max_steps", "1", "--method", "full"]
+    assert run(tokens, tmp_path / "again", *again) == 0
+    first, last = (rows(folder, "val") for folder in (tmp_path / "again", lora))
+    assert first[0]["val_loss"] == pytest.approx(last[-1]["val_loss"], abs=1e-4)
+
+
 @pytest.mark.skipif(not is_installed(), reason="the moshi package is not installed")
 def test_moshi_package_reads_the_export(trained: Path) -> None:
     assert export([str(trained), "--format", "moshi"]) == 0
@@ -209,6 +236,10 @@ def test_mono_is_refused_with_the_way_out_or_has_a_silent_user(
     [
         (["--val_window_sec", "300"], "over the context of the model"),
         (["--delays", "[0]", "--train_from_scratch"], "delays"),
+        (
+            ["--lora_embeddings"],
+            "lora_embeddings trains embeddings beside adapters; method is full",
+        ),
         (["--method", "lora", "--lora_targets", "q_proj"], "lora_targets: 'q_proj' is none of"),
     ],
 )

@@ -90,6 +90,11 @@ class MoshiConfig(TrainConfig):
         " (in_projs,linear_in).",
         group="what is trained",
     )
+    lora_embeddings: bool = option(
+        False,
+        "With method lora: train the embeddings of text and codes, too, whole (kyutai's ft_embed).",
+        group="what is trained",
+    )
     temporal_lr_factor: float = option(
         1.0,
         "Learning rate of the temporal transformer, its embeddings and the text head, as a multiple"
@@ -230,6 +235,11 @@ class MoshiConfig(TrainConfig):
     def _what_is_trained(self) -> Self:
         if self.method == "lora":
             lora_modules(self)
+        elif self.lora_embeddings:
+            raise ValueError(
+                f"lora_embeddings trains embeddings beside adapters; method is {self.method}: give"
+                " method lora, or leave it out"
+            )
         if self.method != "text_embeddings_only" and not any(
             map(self._factor, (_TEMPORAL, _DEPTH))
         ):

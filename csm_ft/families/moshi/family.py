@@ -243,7 +243,12 @@ class MoshiFamily(Family):
 
     def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
         """Return the learning rate factor; embeddings do not decay."""
-        return ParameterRule(_moshi(config).learning_rate_factor(name), decays="emb" not in name)
+        own, is_embedding = _moshi(config), "emb" in name
+        return ParameterRule(
+            own.learning_rate_factor(name),
+            decays=not is_embedding,
+            beside_adapters=is_embedding and own.lora_embeddings,
+        )
 
     def lora_modules(self, config: TrainConfig) -> str:
         """Return a regular expression of the modules that get adapters."""

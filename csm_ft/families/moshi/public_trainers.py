@@ -22,6 +22,7 @@ _TRAIN: Mapping[str, str] = {  # kyutai's -> train.py's, with the same value
     "first_codebook_weight_multiplier": "first_codebook_weight_multiplier",
     "text_padding_weight": "text_padding_weight",
     "lora.rank": "lora_rank",
+    "lora.ft_embed": "lora_embeddings",
     "eval_freq": "val_every",
     "log_freq": "log_every",
     "ckpt_freq": "save_every",
@@ -44,6 +45,7 @@ _CONVERTED: Mapping[str, Translate] = {
     "optim.pct_start": lambda share: {"warmup_steps": f"{100 * float(share):g}%"},
     "overwrite_run_dir": lambda yes: {"resume": not yes},
     "param_dtype": lambda name: {"dtype": "bf16" if name == "bfloat16" else "fp32"},
+    "gradient_checkpointing": lambda yes: {"activation_checkpointing": "full"} if yes else {},
     "wandb.offline": lambda yes: {"wandb": "offline"} if yes else {},
 }
 _WITHOUT_MEANING: Mapping[str, str] = {
@@ -53,8 +55,6 @@ _WITHOUT_MEANING: Mapping[str, str] = {
     "moshi_paths.mimi_path": "pretokenize.py reads it",
     "moshi_paths.tokenizer_path": "pretokenize.py reads it",
     "moshi_paths.config_path": "config.json is read beside the weights",
-    "lora.ft_embed": "embeddings are not trained beside adapters here",
-    "gradient_checkpointing": "a smaller --micro_batch_tokens saves memory, too",
     "save_adapters": "csm_ft.export writes adapters (moshi-lora) or merged weights (moshi)",
     "do_eval": "--val_every 0 validates at the end only",
     "do_ckpt": "the last step is always saved",
@@ -100,6 +100,7 @@ def training_options(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     lora = values.get("lora") or {}
     if values.get("full_finetuning") or not lora.get("enable", True):
         found["method"] = "full"
+        found.pop("lora_embeddings", None)
     else:
         rank = float(lora.get("rank", 64))
         found |= {"method": "lora", "lora_rank": int(rank)}

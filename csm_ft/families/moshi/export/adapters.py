@@ -1,6 +1,7 @@
 """LoRA adapters for the moshi package: lora.safetensors with a pair for every linear module.
 
 The package replaces every linear module by one with adapters, so those without get zeros.
+Embeddings that were trained beside adapters stand in the same file, as kyutai's trainer does.
 """
 
 from collections.abc import Mapping
@@ -40,9 +41,7 @@ class AdapterExporter(MoshiExporter):
         self._adapters = lora.read_adapters(found.files[0].parent)
         config = self._adapters.config
         unknown = [
-            name
-            for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
-            if config.get(name)
+            name for name in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(name)
         ]
         if unknown:
             raise ConfigError(
@@ -69,8 +68,9 @@ class AdapterExporter(MoshiExporter):
         trained = {
             name.removeprefix(_PREFIX): tensor for name, tensor in self._adapters.tensors.items()
         }
-        pairs = _pairs(self.model, trained, self.rank)
-        self.tensors = {name: tensor.to(self.dtype) for name, tensor in pairs.items()}
+        tensors = _pairs(self.model, trained, self.rank)
+        tensors |= {name: one for name, one in trained.items() if not lora.is_adapter(name)}
+        self.tensors = {name: tensor.to(self.dtype) for name, tensor in tensors.items()}
         save_tensors(self.tensors, folder / ADAPTERS, format="pt")
         more = {"lora": True, "lora_rank": self.rank, "lora_scaling": self.scaling}
         self.write_config(folder, self.model, **more)
