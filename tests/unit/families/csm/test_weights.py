@@ -19,7 +19,7 @@ from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.export import layouts
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.weights import load_model, locate
-from csm_ft.families.lora import save_adapters
+from csm_ft.families.lora import save_adapters, tensors_of
 from csm_ft.training.optim import choose_parameters
 from tests.helpers.hub import REVISION
 from tests.helpers.splits import SIZE, make_model
@@ -77,7 +77,7 @@ def adapter(folder: Path) -> Path:
         {"method": "lora", "lora_rank": 2, "model_name_or_checkpoint_path": str(base)}
     )
     choose_parameters(model, CsmFamily(), config)
-    save_adapters(folder, model)
+    save_adapters(folder, model, tensors_of(model))
     return folder
 
 
