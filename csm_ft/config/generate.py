@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from csm_ft.config.base import Options, option
+from csm_ft.config.shard import WHOLE, parse_shard
 
 
 class GenerateConfig(Options):
@@ -24,6 +25,23 @@ class GenerateConfig(Options):
         path=True,
     )
     output: str = option("out", "Folder to write; files in it are kept.", group="output", path=True)
+    save_tokens: bool = option(
+        False,
+        "Write the tokens of each sample beside it, .npy [streams, frames], without its prompt;"
+        " csm_ft.data --decode_tokens turns a folder of them into sound.",
+        group="output",
+    )
+    resume: bool = option(
+        False,
+        "Leave out the samples that the folder has already: same model, prompt, take and sampling.",
+        group="output",
+    )
+    shard: str = option(
+        WHOLE,
+        "Do one share of the prompts, i/n, beside other processes, each with an --output of its"
+        " own.",
+        group="speed",
+    )
     watermark: Literal["off", "on"] = option(
         "off",
         "Put an inaudible watermark into the sound, with silentcipher and the key of"
@@ -45,6 +63,7 @@ class GenerateConfig(Options):
 
     @model_validator(mode="after")
     def _needs_a_model(self) -> Self:
+        parse_shard(self.shard)
         if not self.model:
             raise ValueError("--model is missing: name a run, a folder of weights, or a hub name")
         return self

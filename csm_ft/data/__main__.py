@@ -2,6 +2,7 @@
 
 python -m csm_ft.data tokens.hdf5                              verifies and describes it
 python -m csm_ft.data tokens.hdf5 --decode 3 [--split val]     writes clip 3 back to a wav
+python -m csm_ft.data tokens.hdf5 --decode_tokens out/         tokens of samples to wav files
 python -m csm_ft.data tokens.hdf5 --listen 12                  the most suspicious clips on a page
 python -m csm_ft.data tokens.hdf5 --codec_check                what the codec makes of real clips
 """
@@ -29,6 +30,13 @@ class DataConfig(Options):
     decode: int = option(
         -1, "Write this clip (from 0) back to a sound file instead; -1 = describe.", group="decode"
     )
+    decode_tokens: str = option(
+        "",
+        "Folder of .npy files, as csm_ft.generate --save_tokens writes them: turn each into a sound"
+        " file, with the codec of this token file.",
+        group="decode",
+        path=True,
+    )
     split: Literal["train", "val"] = option("train", "Split of that clip.", group="decode")
     listen: int = option(
         0,
@@ -38,8 +46,9 @@ class DataConfig(Options):
     )
     output: str = option(
         "",
-        "Sound file to write (default: <split>-<N>.wav), or folder of the page (default:"
-        " <token file>.listen, or .codec_check).",
+        "Sound file to write (default: <split>-<N>.wav), folder of the sound files of decode_tokens"
+        " (default: beside the tokens) or of the page (default: <token file>.listen, or"
+        " .codec_check).",
         group="decode",
         path=True,
     )
@@ -92,6 +101,18 @@ def decode(config: DataConfig) -> str:
     return f"{output}: {seconds:.2f} s, {split.clip(config.decode).text!r}"
 
 
+def decode_tokens(config: DataConfig) -> None:
+    """Write a sound file for each file of tokens, and print its path."""
+    from csm_ft.families.stores import open_store
+    from csm_ft.generate.tokens import decode_folder
+
+    store = open_store(Path(config.path), in_memory=False)
+    encoder = open_family(store.info.family).open_encoder(store, "cpu")
+    folder = Path(config.decode_tokens)
+    for path in decode_folder(folder, encoder, Path(config.output or folder)):
+        print(path)
+
+
 def listen(config: DataConfig) -> str:
     """Write the page of the most suspicious clips; return what was written."""
     from csm_ft.families.stores import is_foreign, open_store
@@ -130,6 +151,9 @@ def main(argv: Sequence[str]) -> int:
         config = parse_args(DataConfig, argv, program=PROGRAM, description=DESCRIPTION)
         if config.decode >= 0:
             print(decode(config))
+            return 0
+        if config.decode_tokens:
+            decode_tokens(config)
             return 0
         if config.listen:
             print(listen(config))

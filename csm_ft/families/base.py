@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
-from csm_ft.errors import ConfigError
+from csm_ft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # so that --help imports neither numpy nor torch
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from csm_ft.data.audio import Wave
@@ -145,6 +147,21 @@ class Encoder(ABC):
 
         [N], or [2, N] for both sides of a dialogue.
         """
+
+    def tokens_of(self, sample: Sample) -> NDArray[np.int64] | None:
+        """Return what the model generated, [streams, frames], without its prompt; None = nothing.
+
+        By default the first array of the sample.
+        """
+        codes = sample.arrays.get(next(iter(self.arrays)))
+        return None if codes is None else codes.reshape(len(codes), -1).T.astype("int64")
+
+    def arrays_of(self, tokens: NDArray[np.int64]) -> Arrays:
+        """Return the arrays for `decode` of what `tokens_of` gave; DataError if they do not fit."""
+        name, kind = next(iter(self.arrays.items()))
+        if len(tokens) != max(1, kind.width):
+            raise DataError(f"has {len(tokens)} streams of tokens, not {max(1, kind.width)}")
+        return {name: tokens.T.astype(kind.dtype)}
 
     def measure(self, sample: Sample, wave: Wave) -> Mapping[str, float]:
         """Return what only the family measures on the sound of a sample, as `decode` gives it."""

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from csm_ft.atomic import exclusive
 from csm_ft.config.generate import GenerateConfig
+from csm_ft.config.shard import parse_shard
 from csm_ft.console import console
 from csm_ft.device import autocast, choose_device, choose_dtype
 from csm_ft.errors import ConfigError, MachineError, first_line
@@ -26,7 +27,9 @@ from csm_ft.families.base import (
     SamplingOptions,
 )
 from csm_ft.families.model import SpeechModel
+from csm_ft.generate.done import is_done, read_facts
 from csm_ft.generate.recordings import write_sample
+from csm_ft.generate.tokens import save_tokens
 from csm_ft.report.spoken import build_index
 from csm_ft.runs.encoder_record import find_record
 from csm_ft.runs.source import Source
@@ -66,6 +69,14 @@ class Take(NamedTuple):
     facts: dict[str, Any]
 
 
+class Job(NamedTuple):
+    """Prompts that are answered as one batch."""
+
+    number: int  # of the first one, in the names of files
+    prompts: Sequence[Prompt]
+    take: int  # from 0
+
+
 def run(config: GenerateConfig, source: Source, family: Family) -> int:
     """Generate what `config` asks for; return 0, or 1 if the model gave nothing."""
     num_written = 0
@@ -79,11 +90,12 @@ def run(config: GenerateConfig, source: Source, family: Family) -> int:
         dtype = choose_dtype(config.dtype, device)
         console.print(f"{device}, {dtype}", markup=False)
         prompts, options = family.generate_prompts(config, record, encoder)
+        prompts = parse_shard(config.shard).take(prompts)
         generator = Generator(model.to(device), encoder, config.model, device, dtype, watermark)
         for path in generate(generator, prompts, options, config):
             print(path, flush=True)
             num_written += 1
-    return 0 if num_written else 1
+    return 0 if num_written or config.resume else 1
 
 
 def _check_family(record: EncoderRecord, family: Family) -> None:
@@ -106,10 +118,13 @@ def generate(
     use; nothing is written then.
     """
     folder = Path(config.output)
-    total = len(prompts) * config.num_takes
     with _opened(folder), _indexed(folder):
-        takes = write_takes(generator, prompts, options, config)
-        for done, take in enumerate(takes, 1):
+        jobs = _jobs(generator, prompts, options, config)
+        total = sum(len(job.prompts) for job in jobs)
+        left_out = len(prompts) * config.num_takes - total
+        if left_out:
+            console.print(f"{left_out} samples are in {folder} already", markup=False)
+        for done, take in enumerate(_write(generator, jobs, options, config), 1):
             path = _describe(f"{done}/{total}", take, generator.model)
             if path is not None:
                 yield path
@@ -122,27 +137,54 @@ def write_takes(
     config: GenerateConfig,
 ) -> Iterator[Take]:
     """Answer every prompt `num_takes` times into `config.output`, a folder that is there."""
+    return _write(generator, _jobs(generator, prompts, options, config), options, config)
+
+
+def _jobs(
+    generator: Generator,
+    prompts: Sequence[Prompt],
+    options: SamplingOptions,
+    config: GenerateConfig,
+) -> list[Job]:
+    """Return the batches to answer; with `resume`, without what the folder has already."""
     folder = Path(config.output)
     number = _next_number(folder)
-    for start in range(0, len(prompts), config.batch_size):
-        batch = prompts[start : start + config.batch_size]
-        for take in range(config.num_takes):
-            sampling = replace(options, seed=options.seed + take)
-            began = time.perf_counter()
-            samples = generator.sample(batch, sampling)
-            facts = {
-                "model": generator.label,
-                **asdict(sampling),
-                "dtype": generator.dtype,
-                "take": take + 1,
-                "compute_sec": (time.perf_counter() - began) / len(batch),
-            }
-            for place, sample in enumerate(samples):
-                suffix = f"-take{take + 1}" if config.num_takes > 1 else ""
-                slug = _slug(sample.prompt.name or sample.prompt.text)
-                stem = folder / f"{number + start + place:03d}-{slug}{suffix}"
-                encoder, watermark = generator.encoder, generator.watermark
-                yield Take(stem, sample, write_sample(stem, sample, encoder, facts, watermark))
+    written = read_facts(folder) if config.resume else {}
+    jobs: list[Job] = []
+    for take in range(config.num_takes):
+        sampling = replace(options, seed=options.seed + take)
+        wanted = _sampling_facts(generator, sampling)
+        left = [one for one in prompts if not is_done(written.get(one.id, ()), wanted)]
+        for start in range(0, len(left), config.batch_size):
+            jobs.append(Job(number + start, left[start : start + config.batch_size], take))
+    return sorted(jobs, key=lambda job: (job.number, job.take))
+
+
+def _sampling_facts(generator: Generator, sampling: SamplingOptions) -> dict[str, Any]:
+    return {"model": generator.label, **asdict(sampling), "dtype": generator.dtype}
+
+
+def _write(
+    generator: Generator, jobs: Sequence[Job], options: SamplingOptions, config: GenerateConfig
+) -> Iterator[Take]:
+    folder = Path(config.output)
+    for job in jobs:
+        sampling = replace(options, seed=options.seed + job.take)
+        began = time.perf_counter()
+        samples = generator.sample(job.prompts, sampling)
+        facts = {
+            **_sampling_facts(generator, sampling),
+            "take": job.take + 1,
+            "compute_sec": (time.perf_counter() - began) / len(job.prompts),
+        }
+        for place, sample in enumerate(samples):
+            suffix = f"-take{job.take + 1}" if config.num_takes > 1 else ""
+            slug = _slug(sample.prompt.name or sample.prompt.text)
+            stem = folder / f"{job.number + place:03d}-{slug}{suffix}"
+            if config.save_tokens:
+                save_tokens(stem, sample, generator.encoder)
+            encoder, watermark = generator.encoder, generator.watermark
+            yield Take(stem, sample, write_sample(stem, sample, encoder, facts, watermark))
 
 
 def _describe(progress: str, take: Take, model: SpeechModel) -> Path | None:

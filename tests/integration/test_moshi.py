@@ -146,6 +146,52 @@ def test_recordings_are_continued_and_answered(tokens: Path, trained: Path, tmp_
     assert (facts["temperature"], facts["text_topk"]) == (0.8, 25)
 
 
+def test_test_set_is_continued_and_its_tokens_kept(
+    tokens: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = ["--model", str(trained), "--device", "cpu", "--prompt_sec", "2", "--max_sec", "1"]
+    argv += ["--test_data", str(tokens), "--test_split", "train", "--save_tokens"]
+    assert generate([*argv, "--output", str(out), "--test_dialogues", "2"]) == 0
+    split = open_store(tokens).splits["train"]
+    first = sorted(out.glob("*.npy"))[0]
+    saved = np.load(first, allow_pickle=False)
+    known, made = round(2 / 0.08), round(1 / 0.08)
+    assert saved.shape == (17, made)
+    codes = split.array("codes", 0)
+    assert (saved[9:] == codes[known : known + made, 8:].T).all()  # the user, as recorded
+    # What was made is not made again, and the rest is.
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*.npy")}
+    capsys.readouterr()
+    assert generate([*argv, "--output", str(out), "--resume", "--batch_size", "2"]) == 0
+    assert "2 samples are in" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert len(list(out.glob("*.npy"))) == 5
+    # A share of the prompts has the same samples.
+    part = tmp_path / "part"
+    assert generate([*argv, "--output", str(part), "--shard", "2/5"]) == 0
+    (only,) = part.glob("*.npy")
+    assert (np.load(only) == np.load(sorted(out.glob("*.npy"))[1])).all()
+    # Tokens to sound: the part of the sample behind its prompt, up to the codec's memory.
+    wavs = tmp_path / "wavs"
+    assert data([str(tokens), "--decode_tokens", str(out), "--output", str(wavs)]) == 0
+    sound, rate_hz = soundfile.read(wavs / f"{first.stem}.wav")
+    assert sound.shape == (round(made * 0.08 * rate_hz), 2)
+    np.save(tmp_path / "wavs/odd.npy", np.zeros((3, 4), np.int64))
+    assert data([str(tokens), "--decode_tokens", str(wavs)]) == 2
+    assert "odd.npy: has 3 rows of tokens" in capsys.readouterr().err
+
+
+def test_test_set_of_another_tokenizer_is_refused(
+    tokens: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.hdf5"
+    argv = [*encoding(tokens.parent, other), "--fit_tokenizer", "310"]
+    assert pretokenize.main(argv) == 0
+    assert generate(["--model", str(trained), "--test_data", str(other)]) == 2
+    assert "another tokenizer_fingerprint made its tokens" in capsys.readouterr().err
+
+
 def test_adapters_train_and_both_exports_are_read_back(
     tokens: Path, trained: Path, tmp_path: Path
 ) -> None:

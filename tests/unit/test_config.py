@@ -216,7 +216,17 @@ def test_every_option_of_a_path_is_marked() -> None:
         *("data", "output_dir", "model_name_or_checkpoint_path", "gen_prompts", "gen_sentences"),
         *("train_data", "val_data", "output", "codec_source", "tokenizer", "model", "prompts"),
         *("context", "audio", "sweep_config", "sweep_dir", "run", "path", "judge_prompts"),
-        *("words_folder", "dialogue", "user", "replay", "canary", "status", "stop"),
+        *(
+            "words_folder",
+            "decode_tokens",
+            "dialogue",
+            "test_data",
+            "user",
+            "replay",
+            "canary",
+            "status",
+            "stop",
+        ),
     }
 
 

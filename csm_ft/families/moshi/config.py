@@ -388,6 +388,19 @@ class MoshiGenerateConfig(SpokenGenerateConfig):
     user: list[str] = option(
         [], "Recordings of a user to answer, from silence.", group="prompts", path=True
     )
+    test_data: str = option(
+        "",
+        "Token file, or a parquet file of J-Moshi's prepare_dataset, whose dialogues are all"
+        " continued.",
+        group="prompts",
+        path=True,
+    )
+    test_split: Literal["train", "val"] = option(
+        "val", "Split of that token file.", group="prompts"
+    )
+    test_dialogues: int = option(
+        0, "Dialogues of test_data, from the first on; 0 = all.", group="prompts", ge=0
+    )
     prompt_sec: float = option(
         10.0, "Seconds of a dialogue that are continued.", group="prompts", ge=0
     )

@@ -18,7 +18,7 @@ from csm_ft.codecs.base import Codec, Wave
 from csm_ft.data.rows import Row, Word
 from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.datasets.words import WordLists
-from csm_ft.errors import TokenizerError
+from csm_ft.errors import DataError, TokenizerError
 from csm_ft.families.base import Encoder, Sample
 from csm_ft.families.moshi import turns
 from csm_ft.families.moshi.config import (
@@ -299,6 +299,27 @@ class MoshiEncoder(Encoder):
             self.codec.decode(np.ascontiguousarray(c)) for c in (codes[:, :half], codes[:, half:])
         ]
         return np.stack(sides)
+
+    def tokens_of(self, sample: Sample) -> NDArray[np.int64] | None:
+        """Return text, Moshi's codes and the user's, [1 + 2K, T], behind the prompt: J-Moshi's."""
+        codes, text = sample.arrays["codes"], sample.arrays["text"]
+        is_generated = sample.prompt.arrays["tokens"][0] == HOLE
+        start = int(np.argmax(is_generated))
+        rows = np.concatenate([text[None, : len(codes)], codes.T.astype(np.int64)])
+        return rows[:, start:]
+
+    def arrays_of(self, tokens: NDArray[np.int64]) -> Arrays:
+        """Return the codes of such tokens, [T, 2K]."""
+        width, card = 2 * self.codec.num_codebooks, int(self.facts["card"])
+        if len(tokens) != 1 + width:
+            raise DataError(
+                f"has {len(tokens)} rows of tokens; a dialogue of this codec has {1 + width}: text"
+                f" and {width} codebooks"
+            )
+        codes = tokens[1:]
+        if codes.size and not 0 <= codes.min() <= codes.max() < card:
+            raise DataError(f"has codes from {codes.min()} to {codes.max()}, not 0 to {card - 1}")
+        return {"codes": codes.T.astype(np.uint16)}
 
     def measure(self, sample: Sample, wave: Wave) -> Mapping[str, float]:
         """Measure turns behind the prompt, and those of what was really said there (real_...)."""

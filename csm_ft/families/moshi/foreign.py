@@ -8,8 +8,9 @@ are options, and checked against the ids that are found.
 
 import hashlib
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_ft.data.split import Clip
+from csm_ft.datasets.sources import Source, parse_sources, weight_factors
 from csm_ft.errors import ConfigError, DataError
 from csm_ft.families.moshi.config import MoshiPretokenizeConfig
 from csm_ft.families.moshi.encoder import MoshiEncoder
@@ -32,6 +34,8 @@ class Dialogue:
     name: str
     codes: NDArray[np.uint16]  # [T, 2K], those of A first
     texts: tuple[NDArray[np.int64], NDArray[np.int64]]  # of A and B, [T] each
+    source: int = 0  # place in a list of several
+    weight: float = 1.0
 
     @property
     def id(self) -> str:
@@ -65,7 +69,9 @@ class Table:
         dialogue = self._dialogues[index]
         seconds = len(dialogue.codes) * self._encoder.frame_sec
         text = " ".join(filter(None, map(self._encoder.text_of, dialogue.texts))) or dialogue.name
-        return Clip(dialogue.id, text, "", dialogue.name, 0.0, seconds, seconds)
+        return Clip(
+            dialogue.id, text, "", dialogue.name, 0.0, seconds, seconds, weight=dialogue.weight
+        )
 
     def _words(self, dialogue: Dialogue) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
         silent, frame_sec = self._encoder.silent_ids, self._encoder.frame_sec
@@ -86,9 +92,16 @@ def import_tokens(config: MoshiPretokenizeConfig, encoder: MoshiEncoder) -> dict
 
     ConfigError for options that do not go with tokens, DataError for tokens that do not fit them.
     """
-    train = _find(Path(config.train_data))
-    if not train:
+    sources = parse_sources(config.train_data)
+    files = [_find(source.path) for source in sources]
+    if not any(files):
         return None
+    if not all(files):
+        other = sources[files.index([])].path
+        raise ConfigError(
+            f"{config.train_data}: {other} holds no tokens, other sources do; name sources of one"
+            " kind"
+        )
     if config.interleave != "characters":
         raise ConfigError(
             f"{config.train_data} has text that J-Moshi's tools laid over frames; say so with"
@@ -96,15 +109,42 @@ def import_tokens(config: MoshiPretokenizeConfig, encoder: MoshiEncoder) -> dict
         )
     if config.fit_tokenizer:
         raise ConfigError("fit_tokenizer: tokens have a tokenizer; name it with --tokenizer")
-    splits = {"train": _read(train, config, encoder)}
+    train: list[Dialogue] = []
+    for number, of_source in enumerate(files):
+        found = _read(of_source, config, encoder)
+        train += [replace(one, source=number) for one in found]
+    splits = {"train": train}
     if config.val_data:
         splits["val"] = _read(_find(Path(config.val_data)), config, encoder)
     else:
         splits["train"], splits["val"] = _hold_out(splits["train"], config)
+    splits["train"] = _weighed(splits["train"], sources)
     for name, dialogues in splits.items():
         if not dialogues:
             raise ConfigError(f"no {name} dialogue: give --val_data, or more dialogues")
     return {name: Table(dialogues, encoder) for name, dialogues in splits.items()}
+
+
+def _weighed(dialogues: Sequence[Dialogue], sources: Sequence[Source]) -> list[Dialogue]:
+    """Return dialogues with weights that give every source its share of the draws."""
+    if all(source.weight is None for source in sources):
+        return list(dialogues)
+    counts = Counter(one.source for one in dialogues)
+    totals = [float(counts[number]) for number in range(len(sources))]
+    factors = weight_factors(sources, totals, len(dialogues))
+    return [replace(one, weight=round(factors[one.source], 6)) for one in dialogues]
+
+
+def read_parquet(path: Path, encoder: MoshiEncoder) -> list[Dialogue]:
+    """Return the dialogues of one parquet file; DataError as import_tokens."""
+    if not path.is_file() or not _is_tokens(path):
+        raise DataError(f"{path}: no parquet file with the columns A and B; name one, or a store")
+    dialogues = [
+        _dialogue(f"{path} {name}", name, (of_a, of_b), encoder)
+        for name, of_a, of_b in _read_parquet(path)
+    ]
+    _check_padding(path, dialogues, encoder)
+    return dialogues
 
 
 def _find(path: Path) -> list[Path]:

@@ -1,7 +1,8 @@
 """What Moshi is asked for: to continue a dialogue, to answer a user, or to speak a text."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,20 @@ from numpy.typing import NDArray
 
 from csm_ft.data import audio
 from csm_ft.data.split import Split
+from csm_ft.data.token_file import open_store
 from csm_ft.errors import AudioError, PromptError
 from csm_ft.families.base import Prompt
 from csm_ft.families.moshi.arrange import LEFT, SIDES
 from csm_ft.families.moshi.config import MoshiConfig, MoshiGenerateConfig
 from csm_ft.families.moshi.data import text_of
 from csm_ft.families.moshi.encoder import MoshiEncoder
+from csm_ft.families.moshi.foreign import read_parquet
 from csm_ft.families.moshi.script import Script
 from csm_ft.families.moshi.size import HOLE
 from csm_ft.families.prompts import AskedPrompt, check_text, make_prompt, read_prompts
 from csm_ft.families.tags import Counts, check_tags, given_tags
+
+_MUST_FIT = ("codec_fingerprint", "tokenizer_fingerprint")  # of a test set and the model
 
 
 def opening(split: Split, row: int, config: MoshiConfig) -> Prompt:
@@ -43,10 +48,11 @@ def asked(
     `heard` returns the tags that the model was trained with.
     """
     texts = asked_texts(config)
-    if not (config.dialogue or config.user or texts):
+    if not (config.dialogue or config.user or config.test_data or texts):
         raise PromptError(
             "nothing is asked for: name recordings with --dialogue (to continue) or --user (to"
-            ' answer), or a text (--text "Hello.", or --prompts file.json)'
+            ' answer), a set of dialogues (--test_data), or a text (--text "Hello.", or --prompts'
+            " file.json)"
         )
     known = round(config.prompt_sec / encoder.frame_sec)
     longest = round(config.max_sec / encoder.frame_sec)
@@ -64,8 +70,51 @@ def asked(
     for path in map(Path, config.user):
         codes = _encode(path, "--user", encoder)[:longest]
         prompts.append(prompt_of(codes, np.zeros(0, np.int64), name=path.stem))
+    if config.test_data:
+        prompts += prompts_of_test_set(config, encoder)
     check_tags(texts, encoder.template, heard)
     return [*prompts, *_spoken(texts, encoder, longest)]
+
+
+def prompts_of_test_set(config: MoshiGenerateConfig, encoder: MoshiEncoder) -> list[Prompt]:
+    """Return the openings of the dialogues of a test set, of tokens; PromptError."""
+    side = SIDES[config.moshi_channel][0]
+    known = round(config.prompt_sec / encoder.frame_sec)
+    stop = known + round(config.max_sec / encoder.frame_sec)
+    prompts: list[Prompt] = []
+    for name, codes, text in itertools.islice(
+        _test_dialogues(config, encoder, side), config.test_dialogues or None
+    ):
+        codes = _turned(codes, side)[:stop]
+        num_known = min(known, len(codes))
+        prompt = prompt_of(codes, text[:num_known], name=name)
+        prompts.append(replace(prompt, arrays={**prompt.arrays, "real": codes}))
+    return prompts
+
+
+def _test_dialogues(
+    config: MoshiGenerateConfig, encoder: MoshiEncoder, side: int
+) -> Iterator[tuple[str, NDArray[np.uint16], NDArray[np.int64]]]:
+    """Yield name, codes [T, 2K] and text [T] of a side, for each dialogue of a test set."""
+    path = Path(config.test_data)
+    if path.suffix == ".parquet":
+        for dialogue in read_parquet(path, encoder):
+            yield dialogue.name, dialogue.codes, dialogue.texts[side]
+        return
+    store = open_store(path, in_memory=False)
+    facts = {name: store.info.facts.get(name) for name in _MUST_FIT}
+    others = [name for name in _MUST_FIT if facts[name] != encoder.facts[name]]
+    if store.info.family != "moshi" or others:
+        what = ", ".join(others) or f"family ({store.info.family})"
+        raise PromptError(
+            f"--test_data {path}: another {what} made its tokens than those the model was trained"
+            " on; pretokenise the test set as the training set"
+        )
+    split = store.splits[config.test_split]
+    for row in range(len(split)):
+        codes = split.array("codes", row)
+        text = text_of(split, row, side, (0, len(codes)))
+        yield Path(split.clip(row).source).stem, codes, text
 
 
 def asked_texts(config: MoshiGenerateConfig) -> list[AskedPrompt]:

@@ -64,10 +64,10 @@ def sample(
         codes = after[1:].T.clip(0, model.size.card - 1).astype(np.uint16)
         if script is None:
             text = encoder.text_of(after[0, tokens[place][0] == HOLE])
-            samples.append(Sample(prompt, {"codes": codes}, text=text))
+            samples.append(Sample(prompt, {"codes": codes, "text": after[0]}, text=text))
         else:
             num_frames = draws.num_frames(script) if script.is_spoken else len(codes)
-            spoken = {"codes": codes[:num_frames]}
+            spoken = {"codes": codes[:num_frames], "text": after[0]}
             samples.append(Sample(prompt, spoken, is_complete=script.is_spoken))
     return samples
 

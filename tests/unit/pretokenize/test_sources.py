@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import pretokenize
+from csm_ft.datasets.sources import Source, parse_sources
 from csm_ft.errors import ConfigError
-from csm_ft.pretokenize.sources import Source, parse_sources
 from tests.helpers.pretokenizing import FakeEncoder, Work
 
 

@@ -10,7 +10,11 @@ import pytest
 
 import pretokenize
 from csm_ft.data.token_file import open_store
+from csm_ft.families.moshi.config import MoshiGenerateConfig
 from csm_ft.families.moshi.data import text_of
+from csm_ft.families.moshi.encoder import MoshiEncoder
+from csm_ft.families.moshi.prompts import prompts_of_test_set
+from csm_ft.families.moshi.size import HOLE
 from csm_ft.families.moshi.tokenizer import fit_tokenizer
 from csm_ft.families.stores import verify
 from tests.helpers.dialogues import WORDS
@@ -88,6 +92,42 @@ def test_pairs_of_npz_come_out_as_they_went_in(tmp_path: Path, options: list[str
     argv = [*options, "--train_data", str(tmp_path / "audio")]
     assert pretokenize.main([*argv, "--words_folder", str(tmp_path / "text")]) == 0
     check(tmp_path, dialogues)
+
+
+def test_sources_have_weights(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {}
+    for first, name in ((0, "a"), (10, "b"), (20, "val")):
+        found = [dialogue(seed, 80) for seed in range(first, first + 4)]
+        paths[name] = write_parquet(tmp_path / f"{name}.parquet", found)
+    argv = [*options, "--val_data", str(paths["val"]), "--train_data"]
+    assert pretokenize.main([*argv, f"{paths['a']}:3,{paths['b']}:1"]) == 0
+    split = open_store(tmp_path / "tokens.hdf5").splits["train"]
+    weights = {split.clip(row).source: split.clip(row).weight for row in range(len(split))}
+    assert weights == {f"test/{n}": 1.5 for n in range(4)} | {
+        f"test/{n}": 0.5 for n in range(10, 14)
+    }
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    assert pretokenize.main([*argv, f"{paths['a']},{tmp_path / 'rows.jsonl'}"]) == 2
+    assert "rows.jsonl holds no tokens, other sources do" in capsys.readouterr().err
+
+
+def test_parquet_is_a_test_set(tmp_path: Path, options: list[str]) -> None:
+    path = write_parquet(tmp_path / "test.parquet", [dialogue(seed, 90) for seed in range(3)])
+    assert pretokenize.main([*options, "--train_data", str(path)]) == 0
+    store = open_store(tmp_path / "tokens.hdf5")
+    encoder = MoshiEncoder.from_store(store, "cpu")
+    config = MoshiGenerateConfig(
+        model="x", test_data=str(path), test_dialogues=2, prompt_sec=2, max_sec=1
+    )
+    prompts = prompts_of_test_set(config, encoder)
+    assert [prompt.name for prompt in prompts] == ["test/0", "test/1"]
+    tokens, known = prompts[0].arrays["tokens"], round(2 / 0.08)
+    wanted = dialogue(0, 90)
+    assert (tokens[:9, :known] == wanted["A"][:, :known]).all()
+    assert (tokens[9:] == wanted["B"][1:, : tokens.shape[1]]).all()
+    assert (tokens[:9, known:] == HOLE).all()
 
 
 @pytest.mark.parametrize(

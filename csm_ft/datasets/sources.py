@@ -54,14 +54,26 @@ def weigh_sources(sources: Sequence[Source], found: Sequence[Sequence[Row]]) -> 
         return [list(rows) for rows in found]
     training = [[row for row in rows if row.is_training] for rows in found]
     totals = [math.fsum(row.weight for row in rows) for rows in training]
+    factors = weight_factors(sources, totals, sum(map(len, training)))
+    return [
+        [replace(row, weight=round(row.weight * factor, 6)) for row in rows]
+        for rows, factor in zip(found, factors, strict=True)
+    ]
+
+
+def weight_factors(
+    sources: Sequence[Source], totals: Sequence[float], num_rows: int
+) -> list[float]:
+    """Return what the weights of each source's rows are multiplied by.
+
+    `totals` are their sums as they are, `num_rows` the training rows of all sources.
+    """
     shares = [1.0 if source.weight is None else source.weight for source in sources]
-    num_rows = sum(map(len, training))
     whole = math.fsum(share for share, total in zip(shares, totals, strict=True) if total)
-    weighed = []
-    for rows, share, total in zip(found, shares, totals, strict=True):
-        factor = share / whole * num_rows / total if total else 1.0
-        weighed.append([replace(row, weight=round(row.weight * factor, 6)) for row in rows])
-    return weighed
+    return [
+        share / whole * num_rows / total if total else 1.0
+        for share, total in zip(shares, totals, strict=True)
+    ]
 
 
 def _exists(name: str) -> bool:
