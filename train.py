@@ -150,7 +150,9 @@ def run(
             data_sec = time.perf_counter() - began
             learning_rate = plan.learning_rate(state.step)
             set_learning_rate(optimizer, learning_rate)
-            sums = optimizer_step(model, optimizer, step, batches, config, terms, ranks)
+            sums = optimizer_step(
+                model, optimizer, step, batches, config, terms, ranks, state.loss_scale
+            )
             state.step, state.examples = step.number, state.examples + step.examples
             state.epoch = state.examples / len(setup.train)
             sec = time.perf_counter() - began

@@ -41,8 +41,9 @@ def choose_dtype(wanted: str, device: str) -> str:
 
 
 def autocast(device: str, dtype: str) -> torch.autocast:
-    """Return the context for forward passes: bf16 autocast over fp32 weights, or plain fp32."""
-    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=dtype == "bf16")
+    """Return the context for forward passes: 16-bit autocast, or plain fp32."""
+    low = torch.float16 if dtype == "fp16" else torch.bfloat16
+    return torch.autocast(device.split(":")[0], dtype=low, enabled=dtype != "fp32")
 
 
 @contextmanager

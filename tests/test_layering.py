@@ -53,6 +53,7 @@ WALLS = {
     "transformers": ("csm_ft/codecs/mimi.py", "csm_ft/families/", "csm_ft/evaluate/"),
     "peft": ("csm_ft/families/",),
     "schedulefree": ("csm_ft/training/optim.py",),
+    "torchao": ("csm_ft/training/low_bit.py",),
     "plotly": ("csm_ft/report/",),
     "jinja2": ("csm_ft/report/", "csm_ft/export/"),
     "filelock": ("csm_ft/atomic.py",),

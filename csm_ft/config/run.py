@@ -82,10 +82,11 @@ class RunOptions(Options):
         group="run",
         trains=False,
     )
-    dtype: Literal["auto", "fp32", "bf16"] = option(
+    dtype: Literal["auto", "fp32", "fp16", "bf16", "bf16_pure"] = option(
         "auto",
-        "Precision: bf16 = autocast over fp32 master weights; auto = bf16 where the hardware"
-        " supports it.",
+        "Precision: bf16 = autocast over fp32 weights; fp16 = the same with a scaled loss, for GPUs"
+        " without bf16; bf16_pure = bf16 weights, which are rounded at random (of lora: only the"
+        " frozen ones); auto = bf16 where the hardware supports it, else fp32.",
         group="run",
     )
     activation_checkpointing: Literal["off", "selective", "full"] = option(

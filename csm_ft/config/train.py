@@ -66,10 +66,11 @@ class TrainConfig(RunOptions):
         trains=False,
         gt=0,
     )
-    optimizer: Literal["adamw", "schedulefree"] = option(
+    optimizer: Literal["adamw", "adamw8bit", "schedulefree"] = option(
         "adamw",
-        "adamw, or schedulefree = schedule-free AdamW: no decay (lr_decay is not used); validation,"
-        " samples and saved weights are of its averaged weights.",
+        "adamw; adamw8bit = its averages in 8 bits, for less memory; schedulefree = schedule-free"
+        " AdamW: no decay (lr_decay is not used); validation, samples and saved weights are of its"
+        " averaged weights.",
         group="optimisation",
     )
     learning_rate: float = option(3e-5, "Peak learning rate.", group="optimisation", gt=0)
@@ -358,6 +359,15 @@ class TrainConfig(RunOptions):
             raise ValueError(
                 "optimizer schedulefree averages weights by adam_beta1, which is 0; give one above"
                 " 0, such as 0.9"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rounding_needs_adamw(self) -> Self:
+        if self.optimizer == "schedulefree" and self.dtype == "bf16_pure" and self.method != "lora":
+            raise ValueError(
+                "dtype bf16_pure rounds weights at random, which optimizer schedulefree does not"
+                " know; use --optimizer adamw or adamw8bit, or --dtype bf16"
             )
         return self
 

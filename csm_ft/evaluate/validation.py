@@ -1,6 +1,7 @@
 """The validation loss: all targets of the validation examples, in fixed order and fp32.
 
-No option that a sweep can search affects how it is computed.
+Only weights in bf16 are measured in bf16. No other option that a sweep can search affects how it is
+computed.
 
 Shapes: n examples, p parts of the loss, t terms.
 """
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from csm_ft.config.train import TrainConfig
 from csm_ft.data.batches import evaluation_batches
 from csm_ft.data.examples import Examples
+from csm_ft.device import autocast
 from csm_ft.evaluate.metrics import canary_name
 from csm_ft.families.base import Family, Yardstick, parts_of, weighted_loss
 from csm_ft.families.model import SpeechModel
@@ -45,6 +47,7 @@ def validate(
 ) -> Validation:
     """Measure a model on all `examples`, shared by the ranks; restores the model's mode."""
     device = next(model.parameters()).device
+    dtype = "bf16" if config.dtype == "bf16_pure" else "fp32"  # that of the weights
     parts = parts_of(family.yardstick.terms)
     batches = evaluation_batches(examples.costs, BUDGET_TOKENS)
     order = [index for batch in batches for index in batch]
@@ -57,7 +60,8 @@ def validate(
     with torch.no_grad():
         for indices, is_own in ranks.share(batches):
             batch = family.collate(examples, indices, config, draw=None)
-            loss = model(batch.to(device))
+            with autocast(device.type, dtype):
+                loss = model(batch.to(device))
             if is_own:
                 rows = places[indices]
                 nats[rows] = torch.stack([loss[part].double() for part in parts], 1).cpu().numpy()

@@ -23,6 +23,7 @@ from csm_ft.families import lora
 from csm_ft.families.model import SpeechModel, save_tensors
 from csm_ft.ranks import ALONE, Ranks
 from csm_ft.runs.folder import RunFolder
+from csm_ft.runs.loss_scale import LossScale
 from csm_ft.runs.stopping import Improvement
 
 _STATE = "state.json"
@@ -46,6 +47,7 @@ class TrainState:
     stopped: bool = False  # ended by the reporter
     metrics_bytes: int = 0  # length of metrics.jsonl when this was saved
     window: dict[str, float] = field(default_factory=dict)  # sums since the last logged row
+    loss_scale: LossScale = field(default_factory=LossScale)
 
     @classmethod
     def read(cls, folder: Path | None, ranks: Ranks = ALONE) -> Self:
@@ -58,6 +60,7 @@ class TrainState:
             values.setdefault("metrics", {"val_loss": last})
         if values.get("improvement") is not None:
             values["improvement"] = Improvement(*values["improvement"])
+        values["loss_scale"] = LossScale(**values.get("loss_scale", {}))
         return cls(**values)
 
     @staticmethod
@@ -177,9 +180,10 @@ def optimizer_tensors(
     tensors = {}
     for name, parameter in model.named_parameters():
         for entry, value in optimizer.state.get(parameter, {}).items():
-            # A scalar is stored as [1]; loading restores its shape.
-            whole = ranks.whole(value.detach())
-            tensors[f"{name}.{entry}"] = whole.reshape(whole.shape or (1,)).contiguous()
+            for part, values in _parts(value.detach()):
+                whole = ranks.whole(values)
+                # A scalar is stored as [1]; loading restores its shape.
+                tensors[f"{name}.{entry}{part}"] = whole.reshape(whole.shape or (1,)).contiguous()
     if tensors:
         for number, group, entry in _numbers(optimizer):
             value = torch.tensor([group[entry]], dtype=torch.float64)
@@ -202,10 +206,13 @@ def load_optimizer_tensors(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        optimizer.state[parameter] = {
-            entry: _placed(tensors, f"{name}.{entry}", parameter, ranks, is_scalar=entry == "step")
-            for entry in entries
-        }
+        state = _empty_state(optimizer, parameter, entries)
+        for entry, tensor in state.items():
+            for part, values in _parts(tensor):
+                found = tensors[f"{name}.{entry}{part}"] if ranks.is_writer else None
+                whole = None if found is None else found.reshape(values.shape)
+                values.copy_(ranks.spread(whole, values))
+        optimizer.state[parameter] = state
     for number, group, entry in numbers:
         value = ranks.tell(lambda name=f"group.{number}.{entry}": tensors[name].item())
         group[entry] = type(group[entry])(value)
@@ -216,15 +223,26 @@ def load_optimizer_tensors(
         mode.train()
 
 
-def _placed(
-    tensors: Mapping[str, Tensor], name: str, parameter: Tensor, ranks: Ranks, *, is_scalar: bool
-) -> Tensor:
-    """Return the entry of a parameter's state, sharded as the parameter is."""
+def _empty_state(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, entries: Iterable[str]
+) -> dict[str, Tensor]:
+    """Return the state of a parameter, sharded as it is, to be filled in place."""
+    own = getattr(optimizer, "empty_state", None)  # of one whose state has another form
+    if own is not None:
+        return own(parameter.detach())
+    scalar = torch.zeros((), device=parameter.device)
     like = parameter.detach()
-    if is_scalar:
-        like = torch.zeros((), device=parameter.device)
-    whole = tensors[name].to(torch.float32).reshape(like.shape) if ranks.is_writer else None
-    return ranks.spread(whole, like).clone()
+    return {
+        entry: scalar if entry == "step" else torch.zeros_like(like, dtype=torch.float32)
+        for entry in entries
+    }
+
+
+def _parts(value: Tensor) -> list[tuple[str, Tensor]]:
+    """Return the plain tensors of an entry, by the end of their names: 8-bit codes have a scale."""
+    codes: Any = value
+    is_8bit = hasattr(value, "codes")
+    return [(".codes", codes.codes), (".scale", codes.scale)] if is_8bit else [("", value)]
 
 
 def _numbers(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, dict[str, Any], str]]:

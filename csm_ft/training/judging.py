@@ -183,7 +183,7 @@ def _read_script(
         "batch_size": BATCH_SIZE,
         "max_sec": config.judge_max_sec,
         "device": config.device,
-        "dtype": config.dtype,
+        "dtype": {"bf16_pure": "bf16", "fp16": "fp32"}.get(config.dtype, config.dtype),
     }
     return make_script(family, ask(family, options, config), record, encoder), found.notes
 

@@ -1,4 +1,4 @@
-"""The optimiser: which weights are trained and how fast; AdamW with fp32 master weights.
+"""The optimiser: which weights are trained and how fast; AdamW, by default with fp32 weights.
 
 Schedule-free AdamW (Defazio et al., The Road Less Scheduled, arXiv 2405.15682) takes its gradients
 at weights y, and what it learns is in an average x of its steps: validation, samples and saved
@@ -88,7 +88,7 @@ def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -
 
 def build_optimizer(
     model: SpeechModel, family: Family, config: TrainConfig
-) -> torch.optim.AdamW | ScheduleFree:
+) -> torch.optim.Optimizer:
     """Return the optimiser over the trained weights, one group per learning rate and decay."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -106,10 +106,23 @@ def build_optimizer(
     options = {"lr": config.learning_rate, "betas": betas, "eps": config.adam_eps}
     if config.optimizer == "schedulefree":
         return ScheduleFree(listed, **options)
+    has_bf16 = any(
+        member.dtype == torch.bfloat16 for members in groups.values() for member in members
+    )
+    if has_bf16 or config.optimizer == "adamw8bit":
+        from csm_ft.training.low_bit import RoundedAdamW, RoundedAdamW8bit
+
+        is_8bit = config.optimizer == "adamw8bit"
+        kind = RoundedAdamW8bit if is_8bit else RoundedAdamW
+        return kind(listed, bf16_stochastic_round=True, **options)
     return torch.optim.AdamW(listed, fused=True, **options)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Set the learning rate of all groups, each times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group["lr_factor"]
+        value = learning_rate * group["lr_factor"]
+        if isinstance(group["lr"], Tensor):  # torchao's
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value

@@ -171,6 +171,7 @@ def open_ranks(config: C) -> Iterator[tuple[Ranks, C]]:
             "parallel off: torchrun started several processes, which would all train the same"
             " model; use --parallel ddp or fsdp, or start train.py with python"
         )
+    _check_fits_fsdp(config)
     device = _device_of_rank(config.device)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
@@ -190,6 +191,22 @@ def open_ranks(config: C) -> Iterator[tuple[Ranks, C]]:
                 yield ranks, config
     finally:
         dist.destroy_process_group()
+
+
+def _check_fits_fsdp(config: TrainConfig) -> None:
+    """Raise ConfigError for what cannot be sharded."""
+    if config.parallel != "fsdp":
+        return
+    if config.optimizer == "adamw8bit":
+        raise ConfigError(
+            "optimizer adamw8bit: its blocks of 256 do not fit the shards of --parallel fsdp; use"
+            " --optimizer adamw, or --parallel ddp"
+        )
+    if config.dtype == "bf16_pure" and config.method != "lora":
+        raise ConfigError(
+            "dtype bf16_pure: --parallel fsdp trains weights of one dtype, and norms stay in fp32;"
+            " use --dtype bf16, --method lora, or --parallel ddp"
+        )
 
 
 def _device_of_rank(wanted: str) -> str:

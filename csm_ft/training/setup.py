@@ -19,12 +19,14 @@ from csm_ft.families.stores import open_tokens
 from csm_ft.ranks import ALONE, Ranks
 from csm_ft.runs.checkpoint import Trained, TrainState, load_optimizer, load_weights
 from csm_ft.runs.folder import RunFolder
+from csm_ft.runs.loss_scale import LossScale
 from csm_ft.runs.metrics import Tracker
 from csm_ft.training.extension import read_extensions
 from csm_ft.training.judging import RunJudge, open_judge
 from csm_ft.training.optim import build_optimizer, choose_parameters
 from csm_ft.training.other_data import open_canary, open_replay
 from csm_ft.training.plan import RunPlan
+from csm_ft.training.precision import cast_weights
 from csm_ft.training.recompute import checkpoint_activations
 from csm_ft.training.resolve import open_run, resolve
 from csm_ft.training.samples import Sampler, open_sampler
@@ -113,6 +115,7 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
             if not is_empty:
                 family.load_weights(model, config)
             choose_parameters(model, family, config)
+            cast_weights(model, config)
             checkpoint_activations(model, config)
             if checkpoint and not is_empty:
                 load_weights(checkpoint, model)
@@ -125,6 +128,8 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
         if is_resumed:
             load_optimizer(checkpoint, model, optimizer, ranks)
         state = TrainState.read(checkpoint, ranks)
+        if not is_resumed:
+            state.loss_scale = LossScale.first(config.dtype)
         plan = RunPlan(
             config,
             train,

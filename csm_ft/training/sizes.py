@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from csm_ft.config.train import TrainConfig
 from csm_ft.families import open_family
 from csm_ft.families.model import SpeechModel
@@ -9,10 +11,11 @@ from csm_ft.families.stores import open_tokens
 from csm_ft.runs.checkpoint import weights_bytes
 from csm_ft.runs.sizes import Sizes
 from csm_ft.training.optim import choose_parameters
+from csm_ft.training.precision import cast_weights
 from csm_ft.training.resolve import resolve
 
-_STATES = {"adamw": 2, "schedulefree": 3}  # tensors per trained weight that a checkpoint keeps
-_FP32_BYTES = 4
+_STATES = {"adamw": 2, "adamw8bit": 2, "schedulefree": 3}  # tensors per trained weight
+_SMALLEST_IN_8_BITS, _BLOCK, _SCALE_BYTES = 4096, 256, 4  # of torchao's optimisers
 
 
 def measure_sizes(config: TrainConfig) -> Sizes:
@@ -22,17 +25,27 @@ def measure_sizes(config: TrainConfig) -> Sizes:
     config = resolve(config, store, family)
     model = family.empty_model(config, store)
     choose_parameters(model, family, config)
+    cast_weights(model, config)
     return sizes_of(model, config)
 
 
 def sizes_of(model: SpeechModel, config: TrainConfig) -> Sizes:
     """Return the sizes of a run of this model."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    trained_bytes = sum(p.numel() for p in trained) * _FP32_BYTES
-    optimizer_bytes = trained_bytes * _STATES[config.optimizer]
+    trained_bytes = sum(p.numel() * p.element_size() for p in trained)
+    optimizer_bytes = sum(_STATES[config.optimizer] * _state_bytes(p, config) for p in trained)
     all_bytes = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     return Sizes(
         weights_bytes=weights_bytes(model),
         optimizer_bytes=optimizer_bytes,
         memory_bytes=all_bytes + trained_bytes + optimizer_bytes,
     )
+
+
+def _state_bytes(parameter: Tensor, config: TrainConfig) -> int:
+    """Return the bytes of one tensor of the optimiser's state."""
+    count = parameter.numel()
+    is_8bit = config.optimizer == "adamw8bit"
+    if is_8bit and count >= _SMALLEST_IN_8_BITS and count % _BLOCK == 0:
+        return count + count // _BLOCK * _SCALE_BYTES
+    return count * parameter.element_size()

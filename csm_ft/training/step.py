@@ -18,6 +18,8 @@ from csm_ft.families.base import Term, parts_of, weighted_loss
 from csm_ft.families.lora import seed_dropout
 from csm_ft.families.model import Batch, SpeechModel
 from csm_ft.ranks import ALONE, Ranks
+from csm_ft.runs.loss_scale import LossScale
+from csm_ft.training.precision import seed_rounding, unscale
 
 _TOTALS = ("positions", "padded", "micro_batches", "audio_sec")
 
@@ -30,13 +32,15 @@ def optimizer_step(
     config: TrainConfig,
     terms: Sequence[Term],
     ranks: Ranks = ALONE,
+    scale: LossScale | None = None,
 ) -> dict[str, float]:
     """Take one optimiser step on this rank's micro-batches; return the sums and counts of all.
 
     The loss is divided by the counts of the whole step, so the split into micro-batches, and over
     ranks, never changes the gradient. Raises Diverged, before the weights are updated, for a loss
-    or gradient that is not finite.
+    or gradient that is not finite; a gradient that only its `scale` made so is left out.
     """
+    scale = scale or LossScale()
     began = time.perf_counter()
     parts = parts_of(terms)
     # The divisors are known from collate, before any forward pass.
@@ -55,26 +59,32 @@ def optimizer_step(
             if not batch.has_targets:
                 sums = {part: 0.0 * value for part, value in sums.items()}
             total = weighted_loss(terms, sums, counts)
-            if ranks.size > 1:  # they exchange the mean of their gradients, and the sum is wanted
-                total = ranks.size * total
-            total.backward()
+            # Ranks exchange the mean of their gradients, and the sum is wanted.
+            factor = ranks.size * scale.value
+            (total if factor == 1 else factor * total).backward()
         for part in parts:
             nats[part] += sums[part].detach()
-    limit = config.max_grad_norm or math.inf
+    limit = (config.max_grad_norm or math.inf) * scale.value
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)
     # One transfer for all values: here, and only here, the host waits for the device.
     values = torch.stack([*nats.values(), ranks.total_norm(norm)])
     values = ranks.sum_on_device(values).tolist()
     # All ranks have the same norm.
     total_nats, grad_norm = dict(zip(parts, values[:-1], strict=True)), values[-1] / ranks.size
-    _check_finite(step.number, total_nats, grad_norm)
+    grad_norm, used = grad_norm / scale.value, scale.value
+    fits = scale.fits(grad_norm)
+    _check_finite(step.number, total_nats, grad_norm if fits else 0.0)
     compute_sec = time.perf_counter() - began
-    with _named_memory_errors(step.number, None):
-        optimizer.step()
+    if fits:
+        unscale([p.grad for p in model.parameters() if p.grad is not None], used)
+        if config.dtype == "bf16_pure":
+            seed_rounding(config.seed, step.number)
+        with _named_memory_errors(step.number, None):
+            optimizer.step()
     return {
         **{f"nats_{part}": value for part, value in total_nats.items()},
         **{f"count_{part}": count for part, count in counts.items()},
-        "grad_norm": grad_norm,
+        "grad_norm": grad_norm if fits else 0.0,
         **dict(zip(_TOTALS, counted[len(parts) :], strict=True)),
         "compute_sec": compute_sec,
         "update_sec": time.perf_counter() - began - compute_sec,

@@ -243,6 +243,7 @@ class MoonshineModel(SpeechModel):
     """Encoder and decoder, as transformers' MoonshineForConditionalGeneration names them."""
 
     block_classes: ClassVar[tuple[type[nn.Module], ...]] = (EncoderLayer, DecoderLayer)
+    fp32_weights: ClassVar[tuple[str, ...]] = ("model.encoder.conv", "model.encoder.groupnorm")
     tokenizer: "TextTokenizer | None" = None  # of the token file, for the word error rate
     label_smoothing: float = 0.0  # of the training loss
 

@@ -1,6 +1,7 @@
 """Where weights come from, and what is said when they are not there."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def make_run(
     (folder / "config.yaml").write_text(config.to_yaml())
     for step in steps:
         (folder / "checkpoints" / step).mkdir(parents=True)
-        state = json.dumps(vars(TrainState(step=7)))
+        state = json.dumps(asdict(TrainState(step=7)))
         (folder / "checkpoints" / step / "state.json").write_text(state)
     return folder
 
