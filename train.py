@@ -216,6 +216,11 @@ def main(argv: Sequence[str]) -> int:
         family = choose_family(argv)
         config_class = open_family(family).train_config
         config = parse_args(config_class, argv, program="train.py", description=DESCRIPTION)
+        if config.dry_run:
+            from csm_ft.training.dry_run import describe_run
+
+            print(describe_run(config.replace(family=family)))
+            return 0
         message = "finishing this step and saving; press Ctrl-C again to quit"
         with interruptible(message, _quit_at_the_second) as should_pause:
             result = run(config.replace(family=family), should_pause=should_pause)

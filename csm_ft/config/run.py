@@ -40,6 +40,13 @@ class RunOptions(Options):
         group="run",
         trains=False,
     )
+    dry_run: bool = option(
+        False,
+        "Only tell what the run would need: steps, disk, memory, and on which GPU it fits with"
+        " which options. Loads no weights, starts and writes nothing.",
+        group="run",
+        trains=False,
+    )
     data_fraction: float = option(
         1.0,
         "Share of the training data to use, the same of each speaker, conversations whole. It is"

@@ -5,7 +5,7 @@ from typing import Literal
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
-from csm_ft.data.batches import BatchOptions, BatchPlan, Step
+from csm_ft.data.batches import BatchOptions, BatchPlan, Indices, Step
 from csm_ft.data.examples import Examples
 from csm_ft.errors import ConfigError
 from csm_ft.evaluate.metrics import METRICS, cost_of, is_higher_better, is_judged
@@ -63,6 +63,11 @@ class RunPlan:
         """Yield the remaining optimiser steps."""
         stop = state.step if self.is_last(state) else self.total_steps
         return self._batches.steps(start=state.step, stop=stop)
+
+    def first_epoch(self) -> list[Indices]:
+        """Return the micro-batches of the first epoch."""
+        batches = (batch for step in self._batches.epoch(0) for batch in step)
+        return [micro for batch in batches for micro in self._batches.split(batch)]
 
     def is_last(self, state: TrainState) -> bool:
         """Tell whether no step follows."""

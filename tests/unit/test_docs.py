@@ -248,3 +248,10 @@ def test_readme_shows_every_folder() -> None:
     tree = (ROOT / "README.md").read_text().split("## Repository")[1]
     shown = set(re.findall(r"^    (\S+)/ ", tree, re.MULTILINE))
     assert shown == wanted - {"csm_ft"}
+
+
+@pytest.mark.slow
+def test_recipes_are_those_predicted_now() -> None:
+    command = [sys.executable, "scripts/make_recipe_table.py", "--check"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, "run scripts/make_recipe_table.py and commit docs/scaling.md"

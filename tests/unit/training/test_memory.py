@@ -1,0 +1,116 @@
+"""The memory of a step, predicted without values, against the sizes of real tensors."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from csm_ft.config.train import TrainConfig
+from csm_ft.data.token_file import write_store
+from csm_ft.families import open_family
+from csm_ft.families.csm.config import CsmConfig
+from csm_ft.families.csm.data import collate
+from csm_ft.families.csm.family import CsmFamily
+from csm_ft.families.csm.model import empty_model, init_weights
+from csm_ft.families.csm.size import CsmSize, TransformerSize
+from csm_ft.runs.checkpoint import optimizer_tensors, save_weights
+from csm_ft.training.memory import LiveBytes, StepMemory, measure_step, peak_of_pass, prepare
+from csm_ft.training.optim import build_optimizer, set_learning_rate
+from tests.helpers.splits import INFO, SIZE, examples_of, make_model, make_split
+from tests.unit.training.test_recompute import CASES
+
+SMALL = CsmSize(
+    TransformerSize(layers=3, heads=4, kv_heads=2, dim=64, ffn_dim=128),
+    TransformerSize(layers=2, heads=2, kv_heads=1, dim=32, ffn_dim=64),
+    text_vocab_size=200,
+    audio_vocab_size=19,
+    num_codebooks=4,
+)
+RECIPES: list[dict[str, Any]] = [
+    {"dtype": "fp32"},
+    {"dtype": "bf16", "activation_checkpointing": "selective"},
+    {"dtype": "bf16", "activation_checkpointing": "full", "optimizer": "schedulefree"},
+    {"dtype": "bf16_pure", "optimizer": "adamw8bit"},
+    {"dtype": "bf16_pure", "method": "lora"},
+]
+
+
+@pytest.mark.parametrize("options", RECIPES, ids=str)
+def test_prediction_is_within_five_percent_of_real_tensors(options: dict[str, Any]) -> None:
+    config = CsmConfig.model_validate({"device": "cpu", **options})
+    examples = examples_of(make_split([160, 145, 170]))
+    batch = collate(examples, range(3), depth_fraction=0.5, draw=None)
+    terms = CsmFamily().loss_terms(config)
+    predicted = empty_model(SMALL)
+    prepare(predicted, CsmFamily(), config)
+    found = measure_step(predicted, batch, terms, config)
+
+    model = empty_model(SMALL)
+    init_weights(model, 0)
+    prepare(model, CsmFamily(), config)
+    activations = peak_of_pass(model, batch, terms, config)
+    optimizer = build_optimizer(model, CsmFamily(), config)
+    set_learning_rate(optimizer, 1e-3)
+    optimizer.step()
+    state = optimizer_tensors(model, optimizer)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    real = {
+        "weights": weights,
+        "gradients": sum(g.numel() * g.element_size() for g in gradients),
+        "optimizer": sum(t.numel() * t.element_size() for t in state.values()),
+        "activations": activations,
+    }
+    if config.optimizer == "schedulefree":  # the weights are there twice while they are averaged
+        real["optimizer"] += real["gradients"]
+    for name, expected in real.items():
+        assert getattr(found, name) == pytest.approx(expected, rel=0.05), name
+
+
+@pytest.mark.parametrize("name", ["moshi", "moonshine"])
+def test_other_families_are_measured(name: str) -> None:
+    model, batch = CASES[name]()
+    config = TrainConfig(device="cpu", dtype="fp32")
+    terms = open_family(name).loss_terms(open_family(name).train_config())
+    real = peak_of_pass(model, batch, terms, config)
+    assert measure_step(model, batch, terms, config).activations == pytest.approx(real, rel=0.07)
+
+
+def test_live_bytes_by_hand() -> None:
+    with LiveBytes() as live:
+        first = torch.zeros(1000)
+        assert live.live == 4000
+        second = first.view(10, 100) + 1
+        assert live.live == 8000
+        del first
+        assert (live.live, live.peak) == (4000, 8000)
+        del second
+    assert live.live == 0
+
+
+def test_smallest_card_leaves_room() -> None:
+    def card(gb: float) -> int | None:
+        return StepMemory(int(gb * 2**30), 0, 0, 0).smallest_card_gb
+
+    assert [card(gb) for gb in (1, 7.4, 7.5, 22, 75, 140)] == [8, 8, 12, 24, 141, None]
+
+
+def test_dry_run_tells_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = make_split([12, 5, 30, 1])
+    save_weights(tmp_path, make_model(seed=1), SIZE.to_json())
+    write_store(tmp_path / "tokens.hdf5", INFO, {"train": split, "val": split})
+    before = sorted(tmp_path.rglob("*"))
+    paths = ["--data", str(tmp_path / "tokens.hdf5"), "--output_dir", str(tmp_path / "run")]
+    base = ["--model_name_or_checkpoint_path", str(tmp_path), "--device", "cpu"]
+    sizes = ["--batch_size", "2", "--gen_every", "0", "--wandb", "off", "--n_epochs", "3"]
+    assert train.main([*paths, *base, *sizes, "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert "6 optimiser steps, 4 examples an epoch" in out
+    assert "activations of the longest micro-batch (2 x 37 positions)" in out
+    assert "8 GB card  --optimizer adamw8bit --activation_checkpointing full" in out
+    assert out.endswith("nothing was started or written\n")
+    assert sorted(tmp_path.rglob("*")) == before
