@@ -14,6 +14,7 @@ from csm_ft.config.base import Options, build, option
 from csm_ft.config.train import SWEEP_WANDB_PROJECT, TrainConfig
 from csm_ft.families import choose_family, open_family
 from csm_ft.schedule import Duration
+from csm_ft.sweep.confirm import Confirm
 from csm_ft.sweep.constraints import Constraint, parse_all
 
 DESCRIPTION = (
@@ -77,6 +78,19 @@ class SweepConfig(Options):
     )
     startup_trials: int = option(
         8, "Trials before tpe or gp takes over from random draws.", group="sweep", ge=0
+    )
+    confirm: str = option(
+        "",
+        "Seeds that tell luck from gain, as 3x2: the default and, at the end, the best three run"
+        " again with two more seeds each, all to the end; 0x2 = the default alone.",
+        group="sweep",
+    )
+    plateau: int = option(
+        0,
+        "Try no more settings when so many trials in a row brought nothing beyond the noise;"
+        " 0 = never.",
+        group="sweep",
+        ge=0,
     )
     repeat_seeds: bool = option(
         False,
@@ -146,6 +160,11 @@ class SweepConfig(Options):
         texts = [value] if isinstance(value, str) else value
         return [str(one) for one in parse_all([str(text) for text in texts])]
 
+    @field_validator("confirm")
+    @classmethod
+    def _confirm(cls, value: str) -> str:
+        return str(Confirm.parse(value)) if value.strip() else ""
+
     @field_validator("gpus", mode="before")
     @classmethod
     def _each_gpu(cls, value: Any) -> Any:
@@ -174,6 +193,11 @@ class SweepConfig(Options):
                 " such as 1/9 1/3"
             )
         return self
+
+    @property
+    def seeds_to_confirm(self) -> Confirm | None:
+        """Which settings run again with other seeds; None = none."""
+        return Confirm.parse(self.confirm) if self.confirm else None
 
     @property
     def constraints(self) -> list[Constraint]:

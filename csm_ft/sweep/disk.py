@@ -7,20 +7,35 @@ from csm_ft.atomic import describe_disk, free_bytes
 from csm_ft.errors import MachineError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.runs.sizes import Sizes
+from csm_ft.sweep.confirm import Confirm
 
 KEEP_WEIGHTS = 3  # of the best trials
 
 
-def needed_bytes(sizes: Sizes, *, num_workers: int, num_trials: int) -> int:
+def num_kept_weights(confirm: Confirm | None) -> int:
+    """Return of how many trials the weights stay: those that run again may become the best."""
+    return max(KEEP_WEIGHTS, confirm.num_settings if confirm else 0)
+
+
+def needed_bytes(
+    sizes: Sizes, *, num_workers: int, num_trials: int, num_kept: int = KEEP_WEIGHTS
+) -> int:
     """Return the bytes that weights and checkpoints take at most, with the settings of trial 0."""
-    running, kept = min(num_workers, num_trials), min(KEEP_WEIGHTS, num_trials)
+    running, kept = min(num_workers, num_trials), min(num_kept, num_trials)
     of_running = running * (sizes.kept_bytes + sizes.draft_bytes)
     return of_running + kept * sizes.kept_bytes + sizes.weights_bytes  # the best of the default
 
 
-def check_disk(folder: SweepFolder, sizes: Sizes, *, num_workers: int, num_trials: int) -> None:
+def check_disk(
+    folder: SweepFolder,
+    sizes: Sizes,
+    *,
+    num_workers: int,
+    num_trials: int,
+    num_kept: int = KEEP_WEIGHTS,
+) -> None:
     """Raise MachineError when the disk has no room for the checkpoints that the sweep will have."""
-    needed = needed_bytes(sizes, num_workers=num_workers, num_trials=num_trials)
+    needed = needed_bytes(sizes, num_workers=num_workers, num_trials=num_trials, num_kept=num_kept)
     there = sum(_bytes_under(path) for path in folder.trials.glob("*/checkpoints"))
     if needed > there + free_bytes(folder.path):
         workers = f"{num_workers} worker{'s' * (num_workers > 1)}"

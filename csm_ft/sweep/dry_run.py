@@ -9,7 +9,9 @@ from csm_ft.errors import UserError
 from csm_ft.report.data import read_summary
 from csm_ft.report.templating import duration
 from csm_ft.runs.sizes import Sizes
-from csm_ft.sweep.disk import needed_bytes
+from csm_ft.sweep.cost import expected_runs
+from csm_ft.sweep.disk import needed_bytes, num_kept_weights
+from csm_ft.sweep.finalists import num_planned_reruns
 from csm_ft.sweep.records import Summary
 from csm_ft.sweep.space import MAX_SETTINGS
 from csm_ft.sweep.trials import Configs, Plan
@@ -53,6 +55,21 @@ def _trials(plan: Plan) -> Iterator[str]:
         yield f"each: {round(end)} examples; those behind the median stop"
     else:
         yield f"each: {round(end)} examples, compared after {rungs}: 1/{plan.sweep.eta} continue"
+    yield _cost(plan)
+
+
+def _cost(plan: Plan) -> str:
+    """Say what the search costs, and what seeds add, in runs to the end."""
+    search, confirm = expected_runs(plan), plan.sweep.seeds_to_confirm
+    cost = f"cost: about {search:.0f} full runs for the search"
+    if confirm is None:
+        return f"{cost}; --confirm 3x2 would add {2 * (1 + 3)} to tell luck from gain"
+    num_runs = num_planned_reruns([], confirm)
+    which = f" and the best {confirm.num_settings}" if confirm.num_settings else ""
+    return (
+        f"{cost}, {search + num_runs:.0f} with {num_runs} more runs of the default{which}, by"
+        f" {confirm.num_seeds} more seeds each"
+    )
 
 
 def _time(plan: Plan, configs: Configs, before: Summary | None) -> str:
@@ -60,7 +77,10 @@ def _time(plan: Plan, configs: Configs, before: Summary | None) -> str:
     seconds = [trial.seconds for trial in ended if trial.seconds]
     if not seconds:
         return "time: not known before a trial has ended"
-    num_left = max(0, plan.sweep.n_trials - len(ended))
+    confirm = plan.sweep.seeds_to_confirm
+    num_searched = sum(trial.purpose == "search" for trial in ended)
+    num_left = max(0, plan.sweep.n_trials - num_searched)
+    num_left += num_planned_reruns(ended, confirm) if confirm else 0
     left_sec = num_left * sum(seconds) / len(seconds) / len(configs.machine.slots)
     return f"time: about {duration(left_sec)} for {num_left} more, as for those that have ended"
 
@@ -72,7 +92,12 @@ def _sizes(plan: Plan, configs: Configs, measure: Measure) -> Iterator[str]:
         yield f"disk and memory: not known: {error}"
         return
     num_workers = len(configs.machine.slots)
-    disk = needed_bytes(sizes, num_workers=num_workers, num_trials=plan.sweep.n_trials)
+    disk = needed_bytes(
+        sizes,
+        num_workers=num_workers,
+        num_trials=plan.sweep.n_trials,
+        num_kept=num_kept_weights(plan.sweep.seeds_to_confirm),
+    )
     yield (
         f"disk: up to {disk / 1e6:,.0f} MB for weights and checkpoints"
         f" ({describe_disk(configs.folder.path)})"

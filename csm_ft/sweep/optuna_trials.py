@@ -1,13 +1,16 @@
 """What a study keeps with each of Optuna's trials."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
 from csm_ft.evaluate.metrics import is_judged
 from csm_ft.sweep.asha import Curve, Rungs
-from csm_ft.sweep.records import FAILED, Objective, State
+from csm_ft.sweep.records import FAILED, Objective, State, TrialRecord, metrics_in
+
+if TYPE_CHECKING:
+    from csm_ft.sweep.trials import Plan
 
 _METRICS = "metrics after {} examples"
 
@@ -63,3 +66,42 @@ def first_judged(frozen: FrozenTrial, rungs: Rungs) -> dict[str, float | None]:
         if first is not None and examples >= first and is_judged(metrics):
             return metrics
     return {}
+
+
+def record_of(frozen: FrozenTrial, plan: "Plan", run_dir: str) -> TrialRecord:
+    """Return what people and results see of a trial."""
+    objective = plan.objective
+    attrs, curve = frozen.user_attrs, curve_of(frozen)
+    state = state_of(frozen)
+    outcome = attrs["outcome"] if frozen.state.is_finished() else {}
+    best = outcome.get("best") or {}
+    lowest = plan.rungs.best(costs_of(frozen, objective))
+    own = None if lowest is None else objective.cost(lowest)
+    value = best.get(plan.metric, own)
+    # A running trial has no `best` yet: its best validation is where the curve is lowest.
+    best_examples = best.get("examples")
+    at = best_examples or next((e for e, v in curve.items() if v == value), None)
+    metrics = {**attrs.get(metrics_key(at), {}), **metrics_in(best)}
+    broken = outcome.get("violated", [])
+    is_lost = state in FAILED and not broken
+    return TrialRecord(
+        number=frozen.number,
+        state=state,
+        reason=outcome.get("reason", ""),
+        value=None if is_lost else value,
+        final_value=outcome.get("final_value"),
+        best_examples=best_examples,
+        best_epoch=best.get("epoch"),
+        params=dict(frozen.params),
+        purpose=attrs.get("purpose", "search"),
+        seed=attrs.get("seed", plan.space.base.seed),
+        attempts=attrs.get("attempts", 0),
+        seconds=round(attrs.get("seconds", 0.0), 3),
+        slot=attrs.get("slot", ""),
+        dir=run_dir,
+        is_default=frozen.number == 0,
+        violated=broken,
+        metrics={} if is_lost else metrics,
+        curve=curve,
+        first_judged=first_judged(frozen, plan.rungs),
+    )

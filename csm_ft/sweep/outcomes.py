@@ -7,7 +7,7 @@ from csm_ft.errors import NEEDS_LESS_MEMORY, SweepAborted, SweepError
 from csm_ft.evaluate.metrics import METRICS
 from csm_ft.runs.sizes import Sizes
 from csm_ft.sweep.constraints import check_measured
-from csm_ft.sweep.disk import check_disk
+from csm_ft.sweep.disk import check_disk, num_kept_weights
 from csm_ft.sweep.faults import Faults
 from csm_ft.sweep.messages import BASELINE, Done, Failed
 from csm_ft.sweep.records import Objective, TrialRecord, best_of
@@ -68,6 +68,7 @@ class Outcomes:
                 Sizes(**environment["sizes"]),
                 num_workers=len(self.health.usable),
                 num_trials=self._configs.sweep.n_trials,
+                num_kept=num_kept_weights(self._configs.sweep.seeds_to_confirm),
             )
 
     def end(self, record: TrialRecord) -> None:

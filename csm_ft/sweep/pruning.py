@@ -5,14 +5,55 @@ different batch sizes share no steps, and a kill between note and report lets a 
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
+from typing import TypeVar
 
 from csm_ft.sweep import asha
 from csm_ft.sweep.asha import Curve, Rungs
+from csm_ft.sweep.config import SweepConfig
+
+_Other = TypeVar("_Other")
 
 FEWEST_FOR_MEDIAN = 5  # other trials that have come as far
+
+
+def is_decided_at(sweep: SweepConfig, rungs: Rungs, curve: Curve) -> bool:
+    """Tell whether the newest validation is one where the pruner decides."""
+    if sweep.pruner == "median":
+        return True
+    return sweep.pruner != "none" and bool(rungs.at(curve))
+
+
+def rivals_by_number(
+    sweep: SweepConfig, rungs: Rungs, number: int, others: Mapping[int, _Other]
+) -> list[_Other]:
+    """Return those of the other trials that one is compared with: by Hyperband, its bracket's."""
+    if sweep.pruner != "hyperband":
+        return list(others.values())
+
+    def bracket(one: int) -> int:
+        return bracket_of(one, len(rungs.shares), sweep.eta, sweep.seed)
+
+    return [other for one, other in others.items() if bracket(one) == bracket(number)]
+
+
+def may_continue(
+    sweep: SweepConfig, rungs: Rungs, number: int, curve: Curve, rivals: Sequence[Curve]
+) -> bool:
+    """Decide whether a trial goes on after its newest validation; values so that lower is better.
+
+    `rivals` are the curves of those of the other trials that it is compared with.
+    """
+    if not is_decided_at(sweep, rungs, curve):
+        return True
+    if sweep.pruner == "median":
+        return median_continues(curve, rivals, rungs)
+    first_rung = 0
+    if sweep.pruner == "hyperband":
+        first_rung = bracket_of(number, len(rungs.shares), sweep.eta, sweep.seed)
+    return asha_continues(curve, rivals, rungs, sweep.eta, first_rung=first_rung)
 
 
 def bracket_of(number: int, num_rungs: int, eta: int, seed: int) -> int:

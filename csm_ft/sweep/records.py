@@ -16,6 +16,7 @@ from csm_ft.sweep.constraints import Constraint
 
 Outcome = Literal["completed", "stopped", "diverged", "infeasible", "poison"]
 State = Literal["completed", "stopped", "diverged", "infeasible", "poison", "running", "waiting"]
+Purpose = Literal["search", "noise", "confirm"]
 SweepState = Literal["running", "finished", "unfinished"]
 
 FAILED: tuple[State, ...] = ("diverged", "infeasible", "poison")
@@ -59,6 +60,7 @@ class TrialRecord(_Record):
     slot: str | None = None
     dir: str  # run folder, relative to the sweep's
     is_default: bool = False
+    purpose: Purpose = "search"  # noise, confirm: it runs again with another seed
     seed: int | None = None  # None in files of earlier versions
     metrics: dict[str, Number] = {}  # all validation metrics at the best validation
     violated: list[str] = []  # constraints; such a trial is infeasible, and has its numbers
@@ -98,6 +100,28 @@ class Verdict(_Record):
     tie: bool = False
     gain_over_default: Number = None
     standard_error: Number = None  # over validation clips
+
+
+class Finalist(_Record):
+    """A setting that ran with several seeds; values are means over its fresh runs."""
+
+    trial: int  # of the search, that has this setting
+    runs: list[int] = []  # the trials that the mean is over
+    mean: float
+    seconds: Number = None  # of a run
+    ties_with_best: bool = False
+    gain_over_default: Number = None  # positive = better
+    noise: Number = None  # the least gain that is not a tie
+
+
+class Confirmation(_Record):
+    """What runs with other seeds found."""
+
+    text: str
+    deviation: float  # of one run over seeds
+    degrees: int  # of freedom
+    finalists: list[Finalist] = []  # best first; [] until all have run
+    recommended: int | None = None  # the cheapest trial of those that tie with the best
 
 
 class CurvePoint(_Record):
@@ -155,6 +179,7 @@ class Summary(_Record):
     trials: list[TrialRecord] = []
     best: int | None = None
     verdict: Verdict | None = None
+    confirmation: Confirmation | None = None  # with --confirm
     data_curve: DataCurve | None = None  # of a sweep over data_fraction
     constraints: list[str] = []
     rankings: list[Ranking] = []  # of sweeps that judged enough trials
@@ -306,9 +331,14 @@ def metrics_in(facts: Mapping[str, Any]) -> dict[str, Any]:
 def best_of(records: Iterable[TrialRecord], objective: Objective) -> TrialRecord | None:
     """Return the completed trial with the best value, or None.
 
-    A trial that violates a constraint is not completed but infeasible.
+    A trial that violates a constraint is not completed but infeasible. What runs again with other
+    seeds is not among them: with enough seeds one is lucky.
     """
-    completed = [(r.value, r) for r in records if r.state == "completed" and r.value is not None]
+    completed = [
+        (r.value, r)
+        for r in records
+        if r.state == "completed" and r.purpose == "search" and r.value is not None
+    ]
     if not completed:
         return None
     return min(completed, key=lambda pair: (objective.cost(pair[0]), pair[1].number))[1]

@@ -16,10 +16,13 @@ import yaml
 
 from csm_ft.atomic import recover, whole_folder, write_whole
 from csm_ft.sweep.data_curve import measure_curve
-from csm_ft.sweep.disk import KEEP_WEIGHTS
+from csm_ft.sweep.disk import num_kept_weights
+from csm_ft.sweep.finalists import judge_finalists
+from csm_ft.sweep.noise import Noise
 from csm_ft.sweep.ranking import measure_rankings
 from csm_ft.sweep.records import (
     Baseline,
+    Confirmation,
     Objective,
     Summary,
     SweepState,
@@ -50,22 +53,32 @@ class Results:
         Weights that can no longer be the best are removed.
         """
         records = self._study.records()
-        best = best_of(records, self._objective)
         self._keep_clips(records)
+        noise, confirm = self._study.noise(), self._configs.sweep.seeds_to_confirm
+        confirmation = judge_finalists(records, confirm, self._objective, noise)
+        best = best_of(records, self._objective)
+        if confirmation and confirmation.recommended is not None:
+            best = records[confirmation.recommended]
         self._write_best_weights(best)
         self._write_best_config(best, records)
-        self._drop_weights(records)
-        verdict = self._reach_verdict(best, records)
+        self._drop_weights(records, best)
+        verdict = self._reach_verdict(best, records, noise, confirmation)
         curve = measure_curve(records, self._objective)
         if verdict and curve:
             verdict = verdict.model_copy(update={"text": f"{curve.text} {verdict.text}"})
         write_whole(self._folder.table, to_csv(records))
-        summary = self._summary(state, records, verdict).model_copy(update={"data_curve": curve})
+        summary = self._summary(state, records, best).model_copy(
+            update={"verdict": verdict, "data_curve": curve, "confirmation": confirmation}
+        )
         write_whole(self._folder.summary, summary.model_dump_json(indent=1))
         return summary
 
     def _reach_verdict(
-        self, best: TrialRecord | None, records: Sequence[TrialRecord]
+        self,
+        best: TrialRecord | None,
+        records: Sequence[TrialRecord],
+        noise: Noise,
+        confirmation: Confirmation | None,
     ) -> Verdict | None:
         default = records[0] if records else None
         clips = {
@@ -74,7 +87,15 @@ class Results:
             if record
         }
         excluded = [record for record in records if record.violated]
-        contest = Contest(best, default, self._study.baseline, clips, excluded)
+        contest = Contest(
+            best,
+            default,
+            self._study.baseline,
+            clips,
+            excluded,
+            least_by_seeds=noise.of_seeds(),
+            confirmation=confirmation,
+        )
         return reach_verdict(contest, self._objective)
 
     def _keep_clips(self, records: Sequence[TrialRecord]) -> None:
@@ -141,14 +162,16 @@ class Results:
             f"# `python train.py --config {config}` reproduces it {exact}.\n"
         )
 
-    def _drop_weights(self, records: Sequence[TrialRecord]) -> None:
+    def _drop_weights(self, records: Sequence[TrialRecord], best: TrialRecord | None) -> None:
         """Keep the weights of the best few trials and of those that run; metrics all stay.
 
         Of the default settings, the weights at their best stay, to be compared with.
         """
-        good = [(r.value, r) for r in records if r.is_good and r.value is not None]
+        searched = [r for r in records if r.is_good and r.purpose == "search"]
+        good = [(r.value, r) for r in searched if r.value is not None]
         good.sort(key=lambda pair: (pair[1].state != "completed", self._objective.cost(pair[0])))
-        kept = {record.number for _, record in good[:KEEP_WEIGHTS]}
+        num_kept = num_kept_weights(self._configs.sweep.seeds_to_confirm)
+        kept = {record.number for _, record in good[:num_kept]} | {best.number if best else -1}
         for record in records:
             is_done = record.number in kept or record.number in self._dropped
             if is_done or not record.has_ended:
@@ -159,14 +182,13 @@ class Results:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _summary(
-        self, state: SweepState, records: Sequence[TrialRecord], verdict: Verdict | None
+        self, state: SweepState, records: Sequence[TrialRecord], best: TrialRecord | None
     ) -> Summary:
         sweep, study, objective = self._configs.sweep, self._study, self._objective
         explained, importance = study.importance() if state != "running" else ("", {})
         unit = f" ({objective.unit})" if objective.unit else ""
         extreme = "highest" if objective.higher_is_better else "lowest"
         environment = self._environment()
-        best = best_of(records, self._objective)
         return Summary(
             study=sweep.study_name,
             created=study.created,
@@ -177,7 +199,7 @@ class Results:
             objective_metric=objective.metric,
             unit=objective.unit,
             formula=objective.formula,
-            n_trials=len(records) + self._study.num_new,
+            n_trials=study.num_planned,
             n_workers=len(self._configs.machine.slots),
             device=self._configs.machine.device,
             horizon_examples=study.plan.rungs.horizon_examples,
@@ -185,12 +207,11 @@ class Results:
             baseline=self._baseline(),
             trials=[*records, *self._waiting(len(records))],
             best=best.number if best else None,
-            verdict=verdict,
             constraints=sweep.constraint,
             rankings=measure_rankings(records) if state != "running" else [],
             judges=environment.get("judges", {}),
             judges_missing=environment.get("judges_missing", []),
-            notes=self._study.facts.notes,
+            notes=[*study.facts.notes, *filter(None, [study.points.plateau()])],
             importance=importance,
             importance_of=explained,
         )
@@ -219,7 +240,7 @@ class Results:
                 dir=self._study.run_dir(number),
                 is_default=number == 0,
             )
-            for number in range(num_begun, num_begun + self._study.num_new)
+            for number in range(num_begun, self._study.num_planned)
         ]
 
 

@@ -122,7 +122,7 @@ def _search(
     results, page = Results(study, configs, objective), ReportProcess(folder.path)
     num_ended = sum(record.has_ended for record in study.records())
     where = f"[bold]{escape(options.study_name)}[/] in {escape(str(folder.path))}"
-    num_trials = study.num_started + study.num_new
+    num_trials = study.num_planned
     done = f"{num_ended} of {num_trials} trials done"
     console.print(f"{where}: {done}, {len(study.running)} to resume")
     results.write("running")
@@ -167,11 +167,13 @@ def _conclude(study: SweepStudy, end: str, summary: Summary) -> int:
             f" {folder.best_config} is marked unfinished"
         )
         return 1
-    num_wanted, num_settings = study.plan.sweep.n_trials, study.num_settings
-    if study.num_started < num_wanted:
+    num_wanted, num_searched = study.plan.sweep.n_trials, study.points.num_searched
+    if plateau := study.points.plateau():
+        console.print(plateau, markup=False)
+    elif num_searched < num_wanted:
         console.print(
-            f"all {num_settings} settings of the space have been tried, so"
-            f" {num_wanted - study.num_started} of {num_wanted} trials were not run: a repeated"
+            f"all {study.points.num_settings} settings of the space have been tried, so"
+            f" {num_wanted - num_searched} of {num_wanted} trials were not run: a repeated"
             " setting gives the same numbers. A wider space has more to find, and --repeat_seeds"
             " tells luck from gain"
         )

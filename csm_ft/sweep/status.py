@@ -24,6 +24,7 @@ def describe_sweep(path: Path) -> str:
             f"{summary.study} in {path}: {_activity(folder, summary)}",
             _counts(summary),
             *_values(summary),
+            *([summary.confirmation.text] if summary.confirmation else []),
             *summary.notes,
             *_unfinished(folder, summary),
             *_failures(folder, summary),

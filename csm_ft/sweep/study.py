@@ -5,7 +5,6 @@ RUNNING trial, and `FrozenTrial._trial_id`.
 """
 
 import json
-import random
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -21,27 +20,25 @@ from csm_ft.sweep.constraints import Constraint, violated
 from csm_ft.sweep.facts import Facts
 from csm_ft.sweep.importance import Point, measure_importance
 from csm_ft.sweep.journal import open_journal
+from csm_ft.sweep.noise import Noise, measure_noise
 from csm_ft.sweep.optuna_trials import (
     costs_of,
-    curve_of,
-    first_judged,
     has_failed,
-    key_of,
     metrics_key,
+    record_of,
     rivals_of,
     state_of,
 )
+from csm_ft.sweep.points import Points
 from csm_ft.sweep.records import (
     FAILED,
     Outcome,
     TrialRecord,
-    metrics_in,
     objective_label,
 )
-from csm_ft.sweep.repeats import choose_repeat
 from csm_ft.sweep.samplers import make_sampler
-from csm_ft.sweep.space import MAX_SETTINGS
 from csm_ft.sweep.trials import Plan
+from csm_ft.sweep.verdict import Clips, read_clips
 
 WORST_FACTOR = 2.0  # a failed trial counts as this many times the untrained model's value
 
@@ -56,10 +53,7 @@ class SweepStudy:
         self.folder, self.plan, self._study = folder, plan, study
         self._objective, self.facts = plan.objective, Facts(study)
         self._closing = ExitStack()
-        self._first_points = plan.space.first_points()
-        settings = plan.space.settings(MAX_SETTINGS)
-        # None: too many for a repetition to be likely.
-        self._settings = None if settings is None else {key_of(one): one for one in settings}
+        self.points = Points(study, plan, self.records, self.noise)
         self._running: dict[int, Trial] = {}
         self._ended: dict[int, TrialRecord] = {}  # these never change
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -122,19 +116,13 @@ class SweepStudy:
 
     @property
     def num_new(self) -> int:
-        """Trials that are still to be asked for: new settings, and repetitions where wanted."""
-        wanted = max(0, self.plan.sweep.n_trials - self.num_started)
-        if self._settings is None:
-            return wanted
-        num_untried = len(self._untried())
-        if self.plan.sweep.repeat_seeds and (num_untried or self._repeat()):
-            return wanted
-        return min(wanted, num_untried)
+        """Trials that can begin now."""
+        return self.points.num_new
 
     @property
-    def num_settings(self) -> int | None:
-        """Settings of the space; None if it has too many to be exhausted."""
-        return None if self._settings is None else len(self._settings)
+    def num_planned(self) -> int:
+        """All trials, those that are still to come included."""
+        return self.num_started + self.num_new + self.points.num_later
 
     @property
     def running(self) -> list[int]:
@@ -286,71 +274,37 @@ class SweepStudy:
         return make_sampler(self.plan.sweep, self.plan.space, number)
 
     def _enqueue(self, number: int) -> None:
-        """Fix the setting of a new trial, and the seed of a repetition, or leave both open."""
-        if self._settings is not None and not self._untried():
-            repeat = self._repeat()
-            assert repeat is not None, "a trial is asked for only where there is a setting for it"
-            self._study.enqueue_trial(repeat[0], user_attrs={"seed": repeat[1]})
+        """Fix the setting of a new trial, and the seed of one that runs again, or leave it open."""
+        point = self.points.next(number)
+        if point.params is None:
             return
-        point = self._next_point(number)
-        if point is not None:
-            self._study.enqueue_trial(point)
+        attrs: dict[str, Any] = {} if point.seed is None else {"seed": point.seed}
+        if point.purpose != "search":
+            attrs["purpose"] = point.purpose
+        self._study.enqueue_trial(point.params, user_attrs=attrs)
 
-    def _repeat(self) -> tuple[dict[str, Any], int] | None:
-        return choose_repeat(self.records(), self._objective, self.plan.space.base.seed)
+    def noise(self) -> Noise:
+        """Return what differences between trials are ties, by all trials so far."""
+        return measure_noise(self.records(), self._objective, self._clips)
 
-    def _next_point(self, number: int) -> dict[str, Any] | None:
-        """Return the setting of a new trial; None leaves it to the sampler.
-
-        Trials are deterministic, so a setting that was tried before would teach nothing. In a space
-        with few settings the sampler proposes one, and an untried one takes the place of a
-        repetition.
-        """
-        if number < len(self._first_points):
-            return self._first_points[number]
-        if self._settings is None:
-            return None
-        if self.plan.sweep.sampler == "grid":
-            return self._draw_untried("grid")
-        scratch = optuna.create_study(
-            sampler=self._sampler(number), direction=self._objective.direction
-        )
-        scratch.add_trials(self._study.get_trials(deepcopy=False))
-        proposal = self.plan.space.suggest(scratch.ask())
-        untried = self._untried()
-        if key_of(proposal) in untried:
-            return proposal
-        return self._draw_untried(number)
-
-    def _draw_untried(self, what: int | str) -> dict[str, Any]:
-        generator = random.Random(f"{self.plan.sweep.seed} {what}")  # noqa: S311
-        return generator.choice(list(self._untried().values()))
-
-    def _untried(self) -> dict[tuple[tuple[str, Any], ...], dict[str, Any]]:
-        """Return the settings of a finite space that no trial has, by key."""
-        trials = self._study.get_trials(deepcopy=False)
-        tried = {key_of(t.params) for t in trials if t.state != TrialState.WAITING}
-        return {key: one for key, one in (self._settings or {}).items() if key not in tried}
+    def _clips(self, record: TrialRecord) -> Clips | None:
+        run = self.folder.trial(record.number)
+        return read_clips(run.val_clips) or read_clips(run.best_val_clips)
 
     def _may_continue(self, number: int, curve: asha.Curve) -> bool:
         sweep, rungs = self.plan.sweep, self.plan.rungs
-        if number == 0 or sweep.pruner == "none" or self.plan.is_learning_curve:
+        if self._runs_to_its_end(number) or self.plan.is_learning_curve:
             return True
-        if sweep.pruner != "median" and not rungs.at(curve):
+        if not pruning.is_decided_at(sweep, rungs, curve):
             return True
-        trials = self._study.get_trials(deepcopy=False)
-        own, first_rung = trials[number], 0
-        if sweep.pruner == "hyperband":
-            first_rung = self._bracket(number)
-            trials = [t for t in trials if self._bracket(t.number) == first_rung]
-        rivals = rivals_of(own, trials, self._objective)
-        if sweep.pruner == "median":
-            return pruning.median_continues(curve, rivals, rungs)
-        return pruning.asha_continues(curve, rivals, rungs, sweep.eta, first_rung=first_rung)
+        trials = {t.number: t for t in self._study.get_trials(deepcopy=False)}
+        compared = pruning.rivals_by_number(sweep, rungs, number, trials)
+        rivals = rivals_of(trials[number], compared, self._objective)
+        return pruning.may_continue(sweep, rungs, number, curve, rivals)
 
-    def _bracket(self, number: int) -> int:
-        sweep, num_rungs = self.plan.sweep, len(self.plan.rungs.shares)
-        return pruning.bracket_of(number, num_rungs, sweep.eta, sweep.seed)
+    def _runs_to_its_end(self, number: int) -> bool:
+        """Tell whether it is never stopped early: the default, and runs with other seeds."""
+        return number == 0 or "purpose" in self._running[number].user_attrs
 
     def _tell(self, number: int) -> None:
         """Tell Optuna the outcome that is written down.
@@ -378,39 +332,7 @@ class SweepStudy:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _record(self, frozen: FrozenTrial) -> TrialRecord:
-        attrs, curve = frozen.user_attrs, curve_of(frozen)
-        state = state_of(frozen)
-        outcome = attrs["outcome"] if frozen.state.is_finished() else {}
-        best = outcome.get("best") or {}
-        lowest = self.plan.rungs.best(costs_of(frozen, self._objective))
-        own = None if lowest is None else self._objective.cost(lowest)
-        value = best.get(self.plan.metric, own)
-        # A running trial has no `best` yet: its best validation is where the curve is lowest.
-        best_examples = best.get("examples")
-        at = best_examples or next((e for e, v in curve.items() if v == value), None)
-        metrics = {**attrs.get(metrics_key(at), {}), **metrics_in(best)}
-        broken = outcome.get("violated", [])
-        is_lost = state in FAILED and not broken
-        return TrialRecord(
-            number=frozen.number,
-            state=state,
-            reason=outcome.get("reason", ""),
-            value=None if is_lost else value,
-            final_value=outcome.get("final_value"),
-            best_examples=best_examples,
-            best_epoch=best.get("epoch"),
-            params=dict(frozen.params),
-            seed=attrs.get("seed", self.plan.space.base.seed),
-            attempts=attrs.get("attempts", 0),
-            seconds=round(attrs.get("seconds", 0.0), 3),
-            slot=attrs.get("slot", ""),
-            dir=self.run_dir(frozen.number),
-            is_default=frozen.number == 0,
-            violated=broken,
-            metrics={} if is_lost else metrics,
-            curve=curve,
-            first_judged=first_judged(frozen, self.plan.rungs),
-        )
+        return record_of(frozen, self.plan, self.run_dir(frozen.number))
 
     def run_dir(self, number: int) -> str:
         """Return the run folder of a trial, relative to the sweep's."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from csm_ft.sweep.records import Objective, TrialRecord, Verdict
+from csm_ft.sweep.records import Confirmation, Objective, TrialRecord, Verdict
 
 # {clip id: (nats, number of targets)} of one model on each validation clip.
 Clips = Mapping[str, tuple[float, int]]
@@ -37,6 +37,8 @@ class Contest:
     baseline: float | None  # value of the untrained model
     clips: Mapping[int, Clips | None]  # by trial
     excluded: Sequence[TrialRecord] = ()  # those that violate a constraint
+    least_by_seeds: float | None = None  # a smaller difference of two runs is a tie
+    confirmation: Confirmation | None = None
 
 
 def compare(first: Clips, second: Clips) -> Comparison:
@@ -83,7 +85,13 @@ def reach_verdict(contest: Contest, objective: Objective) -> Verdict | None:
     if best is None or best.value is None:
         return Verdict(text=_nothing_meets(contest.excluded)) if contest.excluded else None
     gain, standard_error, is_tie = None, None, True
-    if default is None or default.state != "completed" or default.value is None:
+    confirmed, least = contest.confirmation, contest.least_by_seeds
+    if confirmed is not None and confirmed.recommended is not None:
+        first = confirmed.text
+        chosen = next(f for f in confirmed.finalists if f.trial == confirmed.recommended)
+        gain = chosen.gain_over_default
+        is_tie = gain is None or chosen.noise is None or abs(gain) <= chosen.noise
+    elif default is None or default.state != "completed" or default.value is None:
         first = _no_comparison(best, best.value, default, objective)
     elif best.number == default.number:
         gain = 0.0
@@ -91,12 +99,14 @@ def reach_verdict(contest: Contest, objective: Objective) -> Verdict | None:
     elif objective.is_loss:
         comparison = _compare_losses(contest, default.value - best.value)
         gain, standard_error = comparison.gain, comparison.standard_error
-        is_tie = comparison.is_tie
+        is_tie = comparison.is_tie or (least is not None and abs(gain) <= least)
         first = _loss_against_default(best, comparison, objective)
+        if least is not None and is_tie and not comparison.is_tie:
+            first = _tie_by_seeds(best, gain, least, objective)
     else:
         gain = objective.cost(default.value) - objective.cost(best.value)
-        is_tie = gain <= 0
-        first = _metric_against_default(best, gain, objective)
+        is_tie = gain <= (least or 0)
+        first = _metric_against_default(best, gain, least, objective)
     sentences = [first, *_against_untrained(contest, objective), *_excluded(contest.excluded)]
     return Verdict(
         text=" ".join(sentences),
@@ -149,15 +159,31 @@ def _loss_against_default(best: TrialRecord, comparison: Comparison, objective: 
     return f"Trial {best.number} beats the default by {gain} ({errors})."
 
 
-def _metric_against_default(best: TrialRecord, gain: float, objective: Objective) -> str:
+def _tie_by_seeds(best: TrialRecord, gain: float, least: float, objective: Objective) -> str:
+    return (
+        f"A tie: trial {best.number} is {objective.write(gain)} better than the default, which is"
+        f" within the noise of seeds (two runs of one setting differ by up to"
+        f" {objective.write(least)})."
+    )
+
+
+def _metric_against_default(
+    best: TrialRecord, gain: float, least: float | None, objective: Objective
+) -> str:
     if gain <= 0:
         return f"A tie: trial {best.number} and the default have the same {objective.label}."
-    return (
-        f"Trial {best.number} is {objective.write(gain)}"
-        f" {'above' if objective.higher_is_better else 'below'} the default in {objective.label}."
-        " Whether that is more than chance is not known: a standard error over the validation"
-        " clips is measured for val_loss only."
+    side = "above" if objective.higher_is_better else "below"
+    said = (
+        f"Trial {best.number} is {objective.write(gain)} {side} the default in {objective.label}."
     )
+    if least is None:
+        return (
+            f"{said} Whether that is more than chance is not known: a standard error over the"
+            " validation clips is measured for val_loss only."
+        )
+    if gain <= least:
+        return _tie_by_seeds(best, gain, least, objective)
+    return f"{said} Two runs of one setting differ by up to {objective.write(least)}."
 
 
 def _nothing_meets(excluded: Sequence[TrialRecord]) -> str:

@@ -8,6 +8,7 @@ FAKE_TRAINER (JSON in the environment) asks for faults by trial number:
 "full_disk": [7], "raw_full_disk": [1], "no_base": [1], "damaged_data": [1], "weights_bytes": 1000,
 "out_of_memory": {"6": micro_batch_tokens that fit}, "no_memory_to": {"6": "validation"},
 "hang": {"9": "validation"} (once; or "training"), "long_validation_sec": {"9": 2},
+"seed_noise": how far apart seeds are,
 "slow_sec": seconds per step, "bad_slot": {"cpu1": "import"} (or "run")}.
 """
 
@@ -15,6 +16,7 @@ import errno
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import sys
@@ -76,8 +78,10 @@ def val_loss(config: TrainConfig, share: float) -> float:
     Lower for rates near 1e-4, and the longer it runs.
     """
     distance = math.log10(config.learning_rate / 1e-4)
+    luck = random.Random(f"{config.seed} {config.learning_rate}").gauss(0, 1)
     return (
         2.0
+        + FAULTS.get("seed_noise", 0) * luck
         + 0.4 * distance**2
         + 0.02 * math.log2(config.batch_size / 8)
         + 1.5 * math.exp(-4 * share)

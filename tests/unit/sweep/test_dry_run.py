@@ -9,6 +9,7 @@ from csm_ft.errors import HubError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.runs.sizes import Sizes
 from csm_ft.sweep.config import parse
+from csm_ft.sweep.cost import expected_runs
 from csm_ft.sweep.disk import check_disk, needed_bytes
 from csm_ft.sweep.dry_run import describe_plan
 from csm_ft.sweep.rows import read_rows
@@ -37,13 +38,17 @@ def test_plan_of_a_sweep_that_has_begun(tmp_path: Path) -> None:
     assert said[0].endswith(": 6 trials have ended, 0 continue")
     assert said[1] == "trials: 10 over batch_size (3 settings), after the untrained model"
     assert said[2] == "each: 500 examples; none is stopped early"
-    assert said[4] == "time: about 2 min 01 s for 4 more, as for those that have ended"
-    assert said[5].startswith("disk: up to 162,000 MB for weights and checkpoints (disk /")
     assert (
-        said[6]
+        said[3]
+        == "cost: about 10 full runs for the search; --confirm 3x2 would add 8 to tell luck from gain"
+    )
+    assert said[5] == "time: about 2 min 01 s for 4 more, as for those that have ended"
+    assert said[6].startswith("disk: up to 162,000 MB for weights and checkpoints (disk /")
+    assert (
+        said[7]
         == "memory: 24,000 MB per trial for weights, gradients, optimiser, besides activations"
     )
-    assert said[7] == "nothing was started or written"
+    assert said[8] == "nothing was started or written"
 
 
 def test_sizes_that_are_not_known(tmp_path: Path) -> None:
@@ -67,3 +72,25 @@ def test_what_is_there_already_counts(tmp_path: Path, monkeypatch: pytest.Monkey
     check_disk(SweepFolder(tmp_path), small, num_workers=2, num_trials=9)
     with pytest.raises(Exception, match="take up to 0 MB with 3 workers"):
         check_disk(SweepFolder(tmp_path), small, num_workers=3, num_trials=9)
+
+
+def test_plan_with_seeds_says_both_costs(tmp_path: Path) -> None:
+    plan, configs = prepare(tmp_path, "--n_trials", "50", "--confirm", "3x2")
+    said = describe_plan(plan, configs, lambda _: SIZES)
+    line = (
+        "cost: about 14 full runs for the search, 22 with 8 more runs of the default and the best 3,"
+        " by 2 more seeds each"
+    )
+    assert line in said.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("pruner", "low", "high"),
+    [("asha", 11, 18), ("none", 50, 50), ("hyperband", 18, 30), ("median", 16, 28)],
+)
+def test_cost_is_that_of_the_rule(tmp_path: Path, pruner: str, low: float, high: float) -> None:
+    plan, _ = prepare(tmp_path, "--n_trials", "50", "--pruner", pruner)
+    assert low <= expected_runs(plan) <= high
+    doubled, _ = prepare(tmp_path, "--n_trials", "200", "--pruner", pruner)
+    of_hundred, _ = prepare(tmp_path, "--n_trials", "100", "--pruner", pruner)
+    assert expected_runs(doubled) == pytest.approx(2 * expected_runs(of_hundred))

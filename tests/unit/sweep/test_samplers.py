@@ -127,7 +127,7 @@ def test_draws_stand_on_their_steps(opener: Opener, sampler: str) -> None:
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "cmaes"])
 def test_nested_conditions_hold_in_every_draw(opener: Opener, sampler: str) -> None:
     study = opener(NESTED, "--sampler", sampler)
-    assert study.num_settings == 1 + 2 + 2 * 3
+    assert study.points.num_settings == 1 + 2 + 2 * 3
     drawn = run(study, study.num_new)
     assert len({str(sorted(params.items())) for params in drawn}) == 9, "each setting once"
     for params in drawn:
