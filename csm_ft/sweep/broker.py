@@ -50,10 +50,15 @@ class Broker:
         trainer: str,
         watcher: Watcher,
         check_data: Callable[[], None],
+        limit: Callable[[float], str] = lambda _running_sec: "",
     ) -> None:
-        """`check_data` raises SweepError when the token file is not what the study is about."""
+        """`check_data` raises SweepError when the token file is not what the study is about.
+
+        `limit` is given the seconds of running attempts, and returns why the sweep has to end.
+        """
         self._study, self._configs = study, configs
         self._trainer, self._watcher, self._check_data = trainer, watcher, check_data
+        self._limit = limit
         self._outcomes = Outcomes(study, configs, objective, watcher)
         self._watchdog = Watchdog(configs.sweep.hang_sec)
         self._selector = selectors.DefaultSelector()
@@ -64,8 +69,8 @@ class Broker:
         """Ask for the end: the first time trials are saved, the second time it comes at once."""
         self._stop_requests += 1
 
-    def run(self) -> Literal["finished", "interrupted"]:
-        """Dispatch until all trials have ended or `stop` was called; no worker is alive afterwards.
+    def run(self) -> Literal["finished", "interrupted", "limited"]:
+        """Dispatch until all trials have ended, or until `stop` or a limit; no worker is left.
 
         Raises SweepAborted or SweepError; running trials stay in the study and are resumed by the
         next run.
@@ -78,6 +83,11 @@ class Broker:
                 if not self._has_work() and not any(worker.job for worker in self._workers):
                     return "finished"
                 self._listen()
+                running_sec = sum(w.seconds() for w in self._workers if w.trial is not None)
+                if reason := self._limit(running_sec):
+                    self._study.why_ended = reason
+                    self._pause()
+                    return "interrupted" if self._stop_requests else "limited"
             self._pause()
             return "interrupted"
         finally:

@@ -85,6 +85,19 @@ class SweepConfig(Options):
         " again with two more seeds each, all to the end; 0x2 = the default alone.",
         group="sweep",
     )
+    max_hours: float = option(
+        0.0,
+        "Hours that the sweep may run, counted over all calls of this command; then running trials"
+        " are saved. 0 = no limit.",
+        group="sweep",
+        ge=0,
+    )
+    gpu_hours: float = option(
+        0.0,
+        "The same for GPU-hours: the time of all trials, divided by trials_per_gpu.",
+        group="sweep",
+        ge=0,
+    )
     plateau: int = option(
         0,
         "Try no more settings when so many trials in a row brought nothing beyond the noise;"

@@ -211,7 +211,7 @@ class Results:
             rankings=measure_rankings(records) if state != "running" else [],
             judges=environment.get("judges", {}),
             judges_missing=environment.get("judges_missing", []),
-            notes=[*study.facts.notes, *filter(None, [study.points.plateau()])],
+            notes=[*study.facts.notes, *filter(None, [study.why_ended, study.points.plateau()])],
             importance=importance,
             importance_of=explained,
         )

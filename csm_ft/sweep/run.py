@@ -14,6 +14,7 @@ from csm_ft.sweep.broker import Broker
 from csm_ft.sweep.config import SweepRequest
 from csm_ft.sweep.display import Display
 from csm_ft.sweep.dry_run import describe_plan
+from csm_ft.sweep.limits import Limits
 from csm_ft.sweep.ranking import rankings_in_words
 from csm_ft.sweep.records import Summary, TrialRecord
 from csm_ft.sweep.report_process import ReportProcess
@@ -142,6 +143,7 @@ def _search(
             trainer=trainer,
             watcher=followers,
             check_data=watch.check,
+            limit=Limits(study, options).reached,
         )
         end = "aborted"
         message = "running trials are being saved; press Ctrl-C again to quit"
@@ -160,6 +162,8 @@ def _conclude(study: SweepStudy, end: str, summary: Summary) -> int:
     if end == "interrupted":
         console.print("stopped; running trials are saved. The same command resumes them")
         return INTERRUPTED
+    if study.why_ended:
+        console.print(study.why_ended, markup=False)
     found = summary.verdict.text if summary.verdict else ""
     if summary.best is None:
         console.print(
@@ -170,7 +174,7 @@ def _conclude(study: SweepStudy, end: str, summary: Summary) -> int:
     num_wanted, num_searched = study.plan.sweep.n_trials, study.points.num_searched
     if plateau := study.points.plateau():
         console.print(plateau, markup=False)
-    elif num_searched < num_wanted:
+    elif num_searched < num_wanted and not study.why_ended:
         console.print(
             f"all {study.points.num_settings} settings of the space have been tried, so"
             f" {num_wanted - num_searched} of {num_wanted} trials were not run: a repeated"

@@ -52,6 +52,7 @@ class SweepStudy:
     def __init__(self, folder: SweepFolder, plan: Plan, study: optuna.Study) -> None:
         self.folder, self.plan, self._study = folder, plan, study
         self._objective, self.facts = plan.objective, Facts(study)
+        self.why_ended = ""  # by a limit, in words
         self._closing = ExitStack()
         self.points = Points(study, plan, self.records, self.noise)
         self._running: dict[int, Trial] = {}
