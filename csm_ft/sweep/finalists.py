@@ -13,7 +13,7 @@ from csm_ft.report.templating import duration
 from csm_ft.sweep.confirm import Confirm
 from csm_ft.sweep.noise import Noise
 from csm_ft.sweep.optuna_trials import key_of
-from csm_ft.sweep.records import Confirmation, Finalist, Objective, Purpose, TrialRecord
+from csm_ft.sweep.records import Confirmation, Finalist, Objective, Purpose, TrialRecord, best_of
 
 _SAME_COST = 1.05  # times this close are equal: the better value decides
 
@@ -31,18 +31,14 @@ def due_reruns(
     records: Sequence[TrialRecord],
     confirm: Confirm,
     objective: Objective,
-    *,
     seed: int,
-    of_default: bool,
-    of_best: bool,
 ) -> list[Rerun]:
-    """Return the runs that can begin now; `seed` is that of the search."""
+    """Return the runs that are due once all trials of the search have ended; `seed` is theirs."""
     due: list[Rerun] = []
-    if of_default and records and not records[0].has_failed:
+    if records and not records[0].has_failed:
         due += _missing(records, records[0].params, confirm, seed, "noise")
-    if of_best:
-        for record in finalists(records, confirm, objective):
-            due += _missing(records, record.params, confirm, seed, "confirm")
+    for record in finalists(records, confirm, objective):
+        due += _missing(records, record.params, confirm, seed, "confirm")
     return due
 
 
@@ -116,6 +112,15 @@ def judge_finalists(
     return found.model_copy(
         update={"text": f"{words} {said}", "finalists": entries, "recommended": recommended.trial}
     )
+
+
+def choose_best(
+    records: Sequence[TrialRecord], confirmation: Confirmation | None, objective: Objective
+) -> TrialRecord | None:
+    """Return the trial whose settings and weights the sweep leaves: the recommended or the best."""
+    if confirmation is not None and confirmation.recommended is not None:
+        return records[confirmation.recommended]
+    return best_of(records, objective)
 
 
 def _runs(records: Sequence[TrialRecord], record: TrialRecord) -> list[TrialRecord]:

@@ -72,7 +72,7 @@ class Points:
         confirm = self._plan.sweep.seeds_to_confirm
         if confirm is None or self._is_over():
             return 0
-        return num_planned_reruns(self._records(), confirm) - len(self._due())
+        return num_planned_reruns(self._records(), confirm)
 
     def next(self, number: int) -> Point:
         """Return what trial `number` is; only where there is a new one."""
@@ -127,19 +127,14 @@ class Points:
         )
 
     def _due(self) -> list[Rerun]:
-        confirm = self._plan.sweep.seeds_to_confirm
-        if confirm is None:
+        """Return the runs with other seeds that can begin now.
+
+        All after the search: the default, run three times, would draw the sampler to it.
+        """
+        confirm, seed = self._plan.sweep.seeds_to_confirm, self._plan.space.base.seed
+        if confirm is None or not self._is_over():
             return []
-        # The default's neighbours begin first: they are of the search, and workers may be many.
-        has_begun = self.num_searched >= min(len(self._first_points), self._plan.sweep.n_trials)
-        return due_reruns(
-            self._records(),
-            confirm,
-            self._objective,
-            seed=self._plan.space.base.seed,
-            of_default=has_begun,
-            of_best=self._is_over(),
-        )
+        return due_reruns(self._records(), confirm, self._objective, seed)
 
     def _repeat(self) -> tuple[dict[str, Any], int] | None:
         return choose_repeat(self._records(), self._objective, self._plan.space.base.seed)

@@ -17,7 +17,7 @@ import yaml
 from csm_ft.atomic import recover, whole_folder, write_whole
 from csm_ft.sweep.data_curve import measure_curve
 from csm_ft.sweep.disk import num_kept_weights
-from csm_ft.sweep.finalists import judge_finalists
+from csm_ft.sweep.finalists import choose_best, judge_finalists
 from csm_ft.sweep.noise import Noise
 from csm_ft.sweep.ranking import measure_rankings
 from csm_ft.sweep.records import (
@@ -28,7 +28,6 @@ from csm_ft.sweep.records import (
     SweepState,
     TrialRecord,
     Verdict,
-    best_of,
 )
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.table import to_csv
@@ -56,9 +55,7 @@ class Results:
         self._keep_clips(records)
         noise, confirm = self._study.noise(), self._configs.sweep.seeds_to_confirm
         confirmation = judge_finalists(records, confirm, self._objective, noise)
-        best = best_of(records, self._objective)
-        if confirmation and confirmation.recommended is not None:
-            best = records[confirmation.recommended]
+        best = choose_best(records, confirmation, self._objective)
         self._write_best_weights(best)
         self._write_best_config(best, records)
         self._drop_weights(records, best)

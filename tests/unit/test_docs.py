@@ -11,6 +11,8 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from benchmarks.config import BenchmarkConfig
+from benchmarks.curves import CurvesConfig
+from benchmarks.search import SearchConfig
 from csm_ft import cli
 from csm_ft.annotate.config import AnnotateConfig
 from csm_ft.config.base import Options, names_of
@@ -42,6 +44,8 @@ OF_FAMILY = {
 }
 OTHERS: dict[str, type[Options]] = {
     "benchmarks": BenchmarkConfig,
+    "benchmarks.curves": CurvesConfig,
+    "benchmarks.search": SearchConfig,
     "csm_ft.data": DataConfig,
     "csm_ft.datasets": DatasetsConfig,
     "csm_ft.datasets merge": MergeConfig,

@@ -74,7 +74,7 @@ def test_best_settings_run_again() -> None:
 
 def test_due_runs_have_seeds_of_their_own() -> None:
     records = searched()
-    due = due_reruns(records, Confirm(1, 2), LOSS, seed=7, of_default=True, of_best=True)
+    due = due_reruns(records, Confirm(1, 2), LOSS, 7)
     assert [(d.params["learning_rate"], d.seed, d.purpose) for d in due] == [
         (0.0, 8, "noise"),
         (0.0, 9, "noise"),
@@ -82,9 +82,10 @@ def test_due_runs_have_seeds_of_their_own() -> None:
         (0.003, 9, "confirm"),
     ]
     records.append(trial(8, None, 0, state="running", purpose="noise", seed=8))
-    left = due_reruns(records, Confirm(0, 2), LOSS, seed=7, of_default=True, of_best=True)
+    left = due_reruns(records, Confirm(0, 2), LOSS, 7)
     assert [d.seed for d in left] == [9]
-    assert not due_reruns([trial(0, None, 0, state="diverged")], Confirm(0, 2), LOSS, seed=7, of_default=True, of_best=False)  # fmt: skip
+    failed = [trial(0, None, 0, state="diverged")]
+    assert not due_reruns(failed, Confirm(0, 2), LOSS, 7)
 
 
 def test_noise_is_the_pooled_deviation_of_fresh_runs() -> None:
@@ -225,7 +226,7 @@ def test_study_counts_exactly_over_restarts(opener: Opener, tmp_path: Path) -> N
     records = study.records()
     purposes = [record.purpose for record in records]
     assert [purposes.count(one) for one in ("search", "noise", "confirm")] == [9, 2, 4]
-    assert purposes[3:5] == ["noise", "noise"], "after the default's neighbours"
+    assert purposes[9:11] == ["noise", "noise"], "after the search, which they would mislead"
     assert all(r.state == "completed" for r in records if r.purpose != "search")
     seeds = {(r.params["learning_rate"], r.params["batch_size"], r.seed) for r in records}
     assert len(seeds) == 15
@@ -244,12 +245,14 @@ def test_study_counts_exactly_over_restarts(opener: Opener, tmp_path: Path) -> N
 def test_best_wait_for_all_trials_of_the_search(opener: Opener) -> None:
     study = opener("--n_trials", "4", "--confirm", "1x1")
     study.set_baseline({"val_loss": 4.0})
-    for number in range(5):
-        assert study.ask() == number
-    assert [study.record(n).purpose for n in (2, 3, 4)] == ["search", "noise", "search"]
     for number in range(4):
+        assert study.ask() == number
+    for number in range(3):
         complete(study, number, 2.0 + number)
-    assert study.num_new == 0, "the last could still be the best"
-    complete(study, 4, 1.0)
-    assert study.num_new == 1
-    assert study.params(study.ask()) == study.record(4).params
+    assert (study.num_new, study.num_planned) == (0, 6), "the last could still be the best"
+    complete(study, 3, 1.0)
+    assert (study.num_new, study.num_planned) == (2, 6)
+    for number in (4, 5):
+        assert study.ask() == number
+    assert [study.record(n).purpose for n in (4, 5)] == ["noise", "confirm"]
+    assert study.params(5) == study.record(3).params

@@ -74,20 +74,20 @@ def test_search_ends_on_a_plateau_and_goes_on_with_more(opener: Opener) -> None:
     assert opener("--n_trials", "20", "--plateau", "4").num_new == 13
 
 
-def test_gain_within_the_noise_is_a_plateau(opener: Opener) -> None:
+def test_gain_within_the_noise_is_a_plateau(opener: Opener, tmp_path: Path) -> None:
     argv = ("--n_trials", "20", "--plateau", "2", "--confirm", "1x2")
     study = opener(*argv)
     study.set_baseline({"val_loss": 9.0})
-    for value in (3.0, 2.0, 2.1, 3.2, 2.8):  # the last two: the default with other seeds
-        number = study.ask()
-        validated(study, number, 100, value)
-        complete(study, number, value)
-    assert [study.record(n).purpose for n in (3, 4)] == ["noise", "noise"]
-    search(study, [1.9])
-    assert study.points.plateau(), "0.1 is within the noise of seeds"
-    assert study.num_new == 2, "the best is confirmed"
+    for number, value in enumerate((3.0, 2.0, 2.5, 1.9)):
+        clips = {f"c{i}": (10 * (value + 0.06 * (i - 5) * (number - 2)), 10) for i in range(11)}
+        path = SweepFolder(tmp_path / "out").trial(number).val_clips
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(clips))
+        search(study, [value])
+    assert study.points.plateau(), "0.1 is within the noise over the clips"
+    assert study.num_new == 4, "the default and the best are confirmed"
     again = opener(*argv)
-    assert (again.num_new, bool(again.points.plateau())) == (2, True)
+    assert (again.num_new, bool(again.points.plateau())) == (4, True)
 
 
 def sweep(out: Path, *argv: str) -> subprocess.CompletedProcess[str]:
