@@ -1,6 +1,8 @@
 """Moonshine through the programs: sound to token file, training, resume, transcripts, export."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,37 @@ def test_transformers_reads_the_export(trained: Path) -> None:
     assert "automatic-speech-recognition" in card
     assert "logits at 1, 10, 35 s differ by at most" in card
     assert json.loads((folder / "preprocessor_config.json").read_text())["do_normalize"] is False
+
+
+@pytest.mark.slow
+def test_onnxruntime_reads_the_export(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is read back are the texts of the run; the code of the model card runs, too."""
+    output = tmp_path / "onnx"
+    assert export([str(trained), "--format", "onnx", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "read back by onnxruntime: logits at 1, 10, 35 s differ by at most" in printed
+    snippet = printed[printed.index("import numpy") :]
+    wave = audio.load(ROOT / "demo/speech/nora/0081.flac", sample_rate_hz=16000)
+    soundfile.write(tmp_path / "recording.wav", wave, 16000)
+    assert any(path.suffix == ".onnx" for path in output.iterdir())
+    (tmp_path / "run.py").write_text(snippet)
+    done = subprocess.run(
+        [sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_onnx_says_what_it_needs(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [str(trained), "--format", "onnx"]
+    assert export([*argv, "--dtype", "bf16"]) == 2
+    assert "--format onnx writes fp32, not bf16" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert export(argv) == 2
+    assert "pip install -r requirements-onnx.txt" in capsys.readouterr().err
 
 
 def test_adapters_train_on_weights_of_transformers(tokens: Path, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""What all exports of Moonshine share: files of the text side, and the sound they are proven on."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_ft.atomic import write_whole
+from csm_ft.families.base import Exportable
+from csm_ft.families.moonshine.config import MoonshineConfig
+from csm_ft.families.moonshine.size import DEFAULT_TOKENS_PER_SEC, END, SAMPLE_RATE_HZ, START
+
+PROBED_SEC = (1.0, 10.0, 35.0)
+GREEDY_TOKENS = 20  # compared per recording
+_TRAINED_SEC = 30  # of sound, for the cap that transformers' generate has by default
+# The library's own default normalises each clip, which these models have never heard.
+_PREPROCESSOR = {
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "processor_class": "Wav2Vec2Processor",
+    "sampling_rate": SAMPLE_RATE_HZ,
+    "feature_size": 1,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "do_normalize": False,
+    "return_attention_mask": True,
+}
+_TOKENIZER = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "pad_token": "</s>",
+    "processor_class": "Wav2Vec2Processor",
+}
+
+
+def write_configs(folder: Path, source: Exportable, config: dict[str, Any]) -> None:
+    """Write config.json, those of generation and preprocessor, and the tokenizer if known."""
+    write_json(folder / "config.json", config)
+    max_length = math.ceil(_TRAINED_SEC * _max_tokens_per_sec(source))
+    generation = {"bos_token_id": START, "decoder_start_token_id": START}
+    generation |= {"eos_token_id": END, "pad_token_id": END, "max_length": max_length}
+    write_json(folder / "generation_config.json", generation)
+    write_json(folder / "preprocessor_config.json", _PREPROCESSOR)
+    blob = source.store.asset("tokenizer") if source.store is not None else None
+    if blob is not None:
+        write_whole(folder / "tokenizer.json", blob)
+        write_json(folder / "tokenizer_config.json", _TOKENIZER)
+
+
+def probe(source: Exportable, seconds: float) -> NDArray[np.int16]:
+    """Return sound of that length: validation clips one after another, or noise."""
+    wanted = round(seconds * SAMPLE_RATE_HZ)
+    store = source.store
+    if store is None or "val" not in store.splits:
+        noise = np.random.default_rng(0).normal(scale=3000, size=wanted)
+        return noise.clip(-32768, 32767).astype(np.int16)
+    split = store.splits["val"]
+    sound, row = split.array("samples", 0), 1
+    while len(sound) < wanted:
+        sound = np.concatenate([sound, split.array("samples", row % len(split))])
+        row += 1
+    return sound[:wanted]
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    write_whole(path, json.dumps(values, indent=2))
+
+
+def _max_tokens_per_sec(source: Exportable) -> float:
+    config = source.config
+    return (
+        config.max_tokens_per_sec if isinstance(config, MoonshineConfig) else DEFAULT_TOKENS_PER_SEC
+    )
