@@ -188,6 +188,31 @@ def test_onnx_says_what_it_needs(trained: Path, capsys: pytest.CaptureFixture[st
     assert "pip install -r requirements-onnx.txt" in capsys.readouterr().err
 
 
+def test_streaming_model_goes_through_the_programs(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From scratch, resumed, transcribed, and exported; then adapters on what was exported."""
+    first = tmp_path / "first"
+    argv = ["--train_from_scratch", "--model", "streaming-tiny", *SMALL, "--max_steps", "4"]
+    assert run(tokens, first, *argv) == 0
+    check_resume(lambda folder: run(tokens, folder, *argv), tmp_path / "run", first)
+    assert rows(first, "val")[-1]["val_wer"] > 0
+    audio_ = str(ROOT / "demo/speech/nora/0081.flac")
+    argv = ["--model", str(first), "--audio", audio_, "--output", str(tmp_path / "out")]
+    assert generate([*argv, "--device", "cpu"]) == 0
+    assert export([str(first), "--format", "transformers"]) == 0
+    folder = first / "export-transformers"
+    assert "read back by transformers" in capsys.readouterr().out
+    processor = json.loads((folder / "preprocessor_config.json").read_text())["processor_class"]
+    assert processor == "MoonshineStreamingProcessor"
+    argv = ["--model_name_or_checkpoint_path", str(folder), "--method", "lora", "--max_steps", "2"]
+    assert run(tokens, tmp_path / "lora", *argv) == 0
+    assert run(tokens, tmp_path / "other", *argv, "--model_dim", "64") == 2
+    assert "the flags model_dim contradict the checkpoint" in capsys.readouterr().err
+    assert export([str(first), "--format", "onnx"]) == 2
+    assert "is for the first generation" in capsys.readouterr().err
+
+
 def test_adapters_train_on_weights_of_transformers(tokens: Path, tmp_path: Path) -> None:
     """Weights that the library itself saved; a run of adapters goes through the export, too."""
     vocab_size = open_store(tokens).info.facts["text_vocab_size"]

@@ -12,6 +12,7 @@ from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
 
 Case = Literal["keep", "lower", "sentence"]  # of the texts
+ModelSize = Literal["tiny", "base", "streaming-tiny", "streaming-small", "streaming-medium"]
 _WORDS: Mapping[str, Sequence[str]] = {
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("fc1", "fc2"),
@@ -49,8 +50,10 @@ class MoonshineConfig(TrainConfig):
         " frozen (learning_rate then defaults to 1.5e-4); encoder_only; decoder_only.",
         group="what is trained",
     )
-    model_size: Literal["tiny", "base"] = option(
-        "tiny", "Size of a model from scratch.", group="model size"
+    model_size: ModelSize = option(
+        "tiny",
+        "Size of a model from scratch; the streaming models are the second generation.",
+        group="model size",
     )
     model_dim: int = option(0, f"Width; {_SIZE}", group="model size", ge=0)
     model_ffn_dim: int = option(0, f"Feed-forward width; {_SIZE}", group="model size", ge=0)

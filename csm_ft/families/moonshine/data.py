@@ -37,6 +37,8 @@ class MoonshineBatch(Batch):
 
     num_sequences: int  # B
     samples: Tensor  # [N] fp32
+    clip_starts: Tensor  # [B] int64, in samples
+    clip_lengths: Tensor  # [B] int64, in samples
     conv_rows: Tensor  # [G] int64, frames of the first convolution that lie within a clip
     conv_clips: Tensor  # [G] int64, 0..B-1
     conv_lengths: Tensor  # [B] int64
@@ -109,6 +111,8 @@ def collate_clips(
         + sum(-len(clip) % FRAME_SAMPLES for clip in clips) // FRAME_SAMPLES,
         num_sequences=len(clips),
         samples=torch.from_numpy(np.concatenate(sound.samples)),
+        clip_starts=torch.from_numpy(np.cumsum([0, *map(len, sound.samples[:-1])])),
+        clip_lengths=torch.tensor([len(clip) for clip in clips]),
         conv_rows=_int64(sound.conv_rows),
         conv_clips=torch.from_numpy(np.repeat(np.arange(len(clips)), conv_lengths_)),
         conv_lengths=torch.from_numpy(conv_lengths_),

@@ -29,7 +29,19 @@ from csm_ft.families.moonshine.config import (
     lora_modules,
 )
 from csm_ft.families.moonshine.export import EXPORTERS
-from csm_ft.families.moonshine.size import SAMPLE_RATE_HZ, check_flags, chosen_size, num_frames
+from csm_ft.families.moonshine.size import (
+    SAMPLE_RATE_HZ,
+    MoonshineSize,
+    check_flags,
+    chosen_size,
+    num_frames,
+)
+from csm_ft.families.moonshine.streaming_size import (
+    STREAMING_PRESETS,
+    StreamingSize,
+    check_streaming_flags,
+    chosen_streaming_size,
+)
 
 if TYPE_CHECKING:
     from csm_ft.data.examples import Examples
@@ -163,18 +175,17 @@ class MoonshineFamily(Family):
     def empty_model(self, config: TrainConfig, store: Store) -> MoonshineModel:
         """Build a model of the checkpoint's or the chosen size."""
         from csm_ft.families.moonshine.encoder import MoonshineEncoder
-        from csm_ft.families.moonshine.model import empty_model
-        from csm_ft.families.moonshine.weights import size_of
+        from csm_ft.families.moonshine.weights import empty_model, size_of
 
         config, facts = _moonshine(config), store.info.facts
         _check_gaps(config, store)
         vocab_size = int(facts["text_vocab_size"])
         if config.train_from_scratch:
-            size = chosen_size(config, vocab_size)
+            size = _chosen_size(config, vocab_size)
         else:
             name = config.model_name_or_checkpoint_path
             size = size_of(name)
-            check_flags(config, size, name)
+            _check_flags(config, size, name)
             if vocab_size > size.vocab_size:
                 raise ConfigError(
                     f"{store.path} has {vocab_size} text ids ({facts['tokenizer']}), the model"
@@ -239,9 +250,10 @@ class MoonshineFamily(Family):
 
     def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
         """Return the learning rate factor; embeddings do not decay."""
-        part = name.split(".")[1]
+        part = "encoder" if name.startswith("model.encoder.") else "decoder"
         factor = learning_rate_factor(_moonshine(config), part)
-        return ParameterRule(factor, decays="embed_tokens" not in name)
+        is_table = "embed_tokens" in name or "pos_emb" in name
+        return ParameterRule(factor, decays=not is_table)
 
     def lora_modules(self, config: TrainConfig) -> str:
         """Return a regular expression of the modules that get adapters."""
@@ -265,6 +277,19 @@ def _scored_rows(examples: Examples, wanted: int) -> Iterator[int]:
     count = total if wanted < 0 else min(wanted, total)
     for number in range(count):
         yield next(examples.of(number * total // count)).row
+
+
+def _chosen_size(config: MoonshineConfig, vocab_size: int) -> MoonshineSize | StreamingSize:
+    if config.model_size in STREAMING_PRESETS:
+        return chosen_streaming_size(config, vocab_size)
+    return chosen_size(config, vocab_size)
+
+
+def _check_flags(config: MoonshineConfig, size: MoonshineSize | StreamingSize, where: str) -> None:
+    if isinstance(size, StreamingSize):
+        check_streaming_flags(config, size, where)
+    else:
+        check_flags(config, size, where)
 
 
 def _check_gaps(config: MoonshineConfig, store: Store) -> None:

@@ -9,8 +9,8 @@ frames, L text tokens of the micro-batch (end tokens included), D width, H heads
 """
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,16 +59,40 @@ class Layout(NamedTuple):
         return real.index_fill(0, self.places, True).view(self.num_sequences, 1, 1, self.width)
 
 
+class BlockSize(Protocol):
+    """The shapes of a transformer layer."""
+
+    @property
+    def dim(self) -> int:
+        """Width."""
+        ...
+
+    @property
+    def ffn_dim(self) -> int:
+        """Width of the feed-forward layer."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        ...
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        ...
+
+
 class Attention(nn.Module):
     """Multi-head attention without biases; queries and keys may be rotated by their positions."""
 
-    def __init__(self, size: MoonshineSize) -> None:
+    def __init__(self, size: BlockSize) -> None:
         super().__init__()
-        self.num_heads = size.heads
-        self.q_proj = nn.Linear(size.dim, size.dim, bias=False)
-        self.k_proj = nn.Linear(size.dim, size.dim, bias=False)
-        self.v_proj = nn.Linear(size.dim, size.dim, bias=False)
-        self.o_proj = nn.Linear(size.dim, size.dim, bias=False)
+        self.num_heads, width = size.heads, size.heads * size.head_dim
+        self.q_proj = nn.Linear(size.dim, width, bias=False)
+        self.k_proj = nn.Linear(size.dim, width, bias=False)
+        self.v_proj = nn.Linear(size.dim, width, bias=False)
+        self.o_proj = nn.Linear(width, size.dim, bias=False)
 
     def heads(self, rows: Tensor) -> Tensor:
         """[..., D] -> [..., H, D / H]."""
@@ -91,13 +115,18 @@ class Attention(nn.Module):
         rotary: Tensor | None = None,
         memory: tuple[Tensor, Layout] | None = None,
         *,
+        mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
-        """Attend within each sequence, or to its `memory`; [R, D] -> [R, D]."""
+        """Attend within each sequence, or to its `memory`; [R, D] -> [R, D].
+
+        `mask` [B, 1, W, W] says who sees whom; by default a row sees all of its sequence.
+        """
         source, source_layout = memory or (rows, layout)
         keys, values = self.keys_and_values(source, rotary)
         # Causal attention needs no mask: padding is on the right, so no real row sees it.
-        mask = None if is_causal else source_layout.mask()
+        if mask is None and not is_causal:
+            mask = source_layout.mask()
         heads = F.scaled_dot_product_attention(
             layout.pad(self.queries(rows, rotary)).transpose(1, 2),
             source_layout.pad(keys).transpose(1, 2),
@@ -111,7 +140,7 @@ class Attention(nn.Module):
 class EncoderMlp(nn.Module):
     """Two layers with GELU."""
 
-    def __init__(self, size: MoonshineSize) -> None:
+    def __init__(self, size: BlockSize) -> None:
         super().__init__()
         self.fc1 = nn.Linear(size.dim, size.ffn_dim)
         self.fc2 = nn.Linear(size.ffn_dim, size.dim)
@@ -124,7 +153,7 @@ class EncoderMlp(nn.Module):
 class DecoderMlp(nn.Module):
     """SwiGLU: the first layer gives values and gates, in this order."""
 
-    def __init__(self, size: MoonshineSize) -> None:
+    def __init__(self, size: BlockSize) -> None:
         super().__init__()
         self.fc1 = nn.Linear(size.dim, 2 * size.ffn_dim)
         self.fc2 = nn.Linear(size.ffn_dim, size.dim)
@@ -138,7 +167,7 @@ class DecoderMlp(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention in both directions, and an MLP; both with the norm in front."""
 
-    def __init__(self, size: MoonshineSize) -> None:
+    def __init__(self, size: BlockSize) -> None:
         super().__init__()
         self.self_attn = Attention(size)
         self.mlp = EncoderMlp(size)
@@ -154,7 +183,7 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Causal self-attention, attention to the encoder, and an MLP; each with the norm in front."""
 
-    def __init__(self, size: MoonshineSize) -> None:
+    def __init__(self, size: BlockSize) -> None:
         super().__init__()
         self.self_attn = Attention(size)
         self.encoder_attn = Attention(size)
@@ -217,47 +246,60 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A transformer over text tokens; its embeddings are the head, too."""
+    """A transformer over text tokens."""
 
-    def __init__(self, size: MoonshineSize) -> None:
+    def __init__(self, size: BlockSize, layers: int, vocab_size: int, rotary_dim: int) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(size.vocab_size, size.dim)
-        self.layers = nn.ModuleList(DecoderLayer(size) for _ in range(size.decoder_layers))
+        self.embed_tokens = nn.Embedding(vocab_size, size.dim)
+        self.layers = nn.ModuleList(DecoderLayer(size) for _ in range(layers))
         self.norm = nn.LayerNorm(size.dim, bias=False)
-        self.rotary_dim = size.rotary_dim
+        self.rotary_dim = rotary_dim
 
     def forward(self, tokens: Tensor, layout: Layout, memory: tuple[Tensor, Layout]) -> Tensor:
-        """Return the logits of the next token after each of `tokens` [L], [L, V]."""
+        """Return the states after each of `tokens` [L], [L, D]."""
         rows = self.embed_tokens(tokens)
         rotary = rotation(layout.positions(), self.rotary_dim)
         for layer in self.layers:
             rows = layer(rows, layout, rotary, memory)
-        return self.logits(rows)
+        return self.norm(rows)
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """[R, D] -> [R, V] by the tied head."""
-        return F.linear(self.norm(rows), self.embed_tokens.weight)
+
+class Size(Protocol):
+    """What a model of either generation says of its size."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Text ids."""
+        ...
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a decoder head that carry the position."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return config.json as transformers reads it."""
+        ...
 
 
 class MoonshineModel(SpeechModel):
-    """Encoder and decoder, as transformers' MoonshineForConditionalGeneration names them."""
+    """Encoder and decoder, as transformers names them; either generation."""
 
     block_classes: ClassVar[tuple[type[nn.Module], ...]] = (EncoderLayer, DecoderLayer)
     fp32_weights: ClassVar[tuple[str, ...]] = ("model.encoder.conv", "model.encoder.groupnorm")
     tokenizer: "TextTokenizer | None" = None  # of the token file, for the word error rate
     label_smoothing: float = 0.0  # of the training loss
+    starts_at: ClassVar[Mapping[str, float]] = {}  # of random weights that are not zero
 
-    def __init__(self, size: MoonshineSize) -> None:
+    def __init__(self, size: Size, encoder: nn.Module, decoder: Decoder) -> None:
         super().__init__()
         self.size = size
-        self.model = nn.ModuleDict({"encoder": Encoder(size), "decoder": Decoder(size)})
+        self.model = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> nn.Module:
         """The half that hears."""
-        encoder = self.model["encoder"]
-        assert isinstance(encoder, Encoder)
-        return encoder
+        return self.model["encoder"]
 
     @property
     def decoder(self) -> Decoder:
@@ -265,6 +307,14 @@ class MoonshineModel(SpeechModel):
         decoder = self.model["decoder"]
         assert isinstance(decoder, Decoder)
         return decoder
+
+    def hear(self, batch: "MoonshineBatch") -> tuple[Tensor, Layout]:
+        """Return what the decoder attends to, [F, D], and its layout."""
+        return self.encoder(batch), batch.frame_layout()
+
+    def head(self, rows: Tensor) -> Tensor:
+        """Return the logits of the decoder's states, [R, D] -> [R, V]; tied to the embeddings."""
+        return F.linear(rows, self.decoder.embed_tokens.weight)
 
     def forward(self, batch: "MoonshineBatch") -> Loss:
         """Return the nats of each clip's tokens, end token included, [B]."""
@@ -279,8 +329,7 @@ class MoonshineModel(SpeechModel):
 
     def logits(self, batch: "MoonshineBatch") -> Tensor:
         """Return the logits of every target, [L, V]."""
-        memory = (self.encoder(batch), batch.frame_layout())
-        return self.decoder(batch.inputs, batch.token_layout(), memory)
+        return self.head(self.decoder(batch.inputs, batch.token_layout(), self.hear(batch)))
 
     def sample(
         self, prompts: Sequence[Prompt], encoder: "MoonshineEncoder", options: SamplingOptions
@@ -310,7 +359,8 @@ def rotate(heads: Tensor, rotary: Tensor) -> Tensor:
 def empty_model(size: MoonshineSize) -> MoonshineModel:
     """Build a model on the meta device, without memory for its weights."""
     with torch.device("meta"):
-        return MoonshineModel(size)
+        decoder = Decoder(size, size.decoder_layers, size.vocab_size, size.rotary_dim)
+        return MoonshineModel(size, Encoder(size), decoder)
 
 
 def init_weights(model: MoonshineModel, seed: int) -> None:
@@ -321,7 +371,9 @@ def init_weights(model: MoonshineModel, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, meta in list(model.named_parameters()):
         values = torch.zeros(meta.shape)
-        if "norm" in name and name.endswith("weight"):
+        if name in model.starts_at:
+            values.fill_(model.starts_at[name])
+        elif "norm" in name and name.endswith("weight"):
             values.fill_(1.0)
         elif meta.ndim > 1:
             fan_in = meta.shape[1] * math.prod(meta.shape[2:])

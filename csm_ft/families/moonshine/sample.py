@@ -58,8 +58,7 @@ def transcribe(
     device = next(model.parameters()).device
     end_only = np.array([END], dtype=np.uint32)
     batch = collate_clips(clips, [end_only] * len(clips)).to(device)
-    states = model.encoder(batch)
-    layout = batch.frame_layout()
+    states, layout = model.hear(batch)
     rotary_dim = model.size.rotary_dim
     caches = [_Cache.start(layer, layout, states) for layer in _layers(model)]
     mask = layout.mask()
@@ -73,7 +72,7 @@ def transcribe(
         rotary = rotation(torch.tensor([position], device=device), rotary_dim)
         for layer, cache in zip(_layers(model), caches, strict=True):
             rows = cache.step(layer, rows, rotary, mask)
-        chosen = model.decoder.logits(rows).argmax(-1).tolist()
+        chosen = model.head(model.decoder.norm(rows)).argmax(-1).tolist()
         kept = []
         for place, (clip, token) in enumerate(zip(alive, chosen, strict=True)):
             if token == END:

@@ -13,8 +13,11 @@ from csm_ft.errors import WeightsError, first_line
 from csm_ft.families import lora
 from csm_ft.families.checkpoint_files import Checkpoint, locate
 from csm_ft.families.model import check_tensors
-from csm_ft.families.moonshine.model import MoonshineModel, empty_model
+from csm_ft.families.moonshine import model as first
+from csm_ft.families.moonshine.model import MoonshineModel
 from csm_ft.families.moonshine.size import MoonshineSize
+from csm_ft.families.moonshine.streaming import StreamingModel
+from csm_ft.families.moonshine.streaming_size import MODEL_TYPE, StreamingSize
 
 _HEAD = "proj_out.weight"  # the embeddings again
 _EMBEDDINGS = "model.decoder.embed_tokens.weight"
@@ -31,7 +34,15 @@ def load_model(name: str) -> MoonshineModel:
     return model
 
 
-def size_of(name: str) -> MoonshineSize:
+def empty_model(size: MoonshineSize | StreamingSize) -> MoonshineModel:
+    """Build a model of either generation on the meta device, without memory for its weights."""
+    if isinstance(size, MoonshineSize):
+        return first.empty_model(size)
+    with torch.device("meta"):
+        return StreamingModel(size)
+
+
+def size_of(name: str) -> MoonshineSize | StreamingSize:
     """Return the size of a checkpoint by its config.json; WeightsError as load_model."""
     found = locate(name)
     if found.is_adapter:
@@ -43,7 +54,8 @@ def size_of(name: str) -> MoonshineSize:
         )
     try:
         values = json.loads(found.config.read_text(encoding="utf-8"))
-        return MoonshineSize.from_json(values, str(found.config))
+        kind = StreamingSize if values.get("model_type") == MODEL_TYPE else MoonshineSize
+        return kind.from_json(values, str(found.config))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise WeightsError(
             f"{found.config}: not the config of a Moonshine in transformers' layout ({error!r});"
@@ -60,8 +72,11 @@ def load_weights(model: MoonshineModel, name: str) -> None:
         lora.merge(adapters, model)
         return
     tensors = _read(found.files)
-    head = tensors.pop(_HEAD, None)
-    if head is not None and _EMBEDDINGS in tensors and not torch.equal(head, tensors[_EMBEDDINGS]):
+    embeddings = tensors.get(_EMBEDDINGS)
+    if isinstance(model, StreamingModel):
+        if embeddings is not None:
+            tensors.setdefault(_HEAD, embeddings.clone())  # saved as one, as they were equal
+    elif not _is_tied(tensors.pop(_HEAD, None), embeddings):
         raise WeightsError(
             f"{found.where}: {_HEAD} differs from {_EMBEDDINGS}; Moonshine's head is tied to its"
             " embeddings, so this is another model"
@@ -71,6 +86,10 @@ def load_weights(model: MoonshineModel, name: str) -> None:
     loaded = {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
     model.load_state_dict(loaded, assign=True)
     model.requires_grad_(True)
+
+
+def _is_tied(head: Tensor | None, embeddings: Tensor | None) -> bool:
+    return head is None or embeddings is None or torch.equal(head, embeddings)
 
 
 def _adapters(found: Checkpoint) -> lora.Adapters:

@@ -19,7 +19,6 @@ _TRAINED_SEC = 30  # of sound, for the cap that transformers' generate has by de
 # The library's own default normalises each clip, which these models have never heard.
 _PREPROCESSOR = {
     "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-    "processor_class": "Wav2Vec2Processor",
     "sampling_rate": SAMPLE_RATE_HZ,
     "feature_size": 1,
     "padding_side": "right",
@@ -33,22 +32,25 @@ _TOKENIZER = {
     "eos_token": "</s>",
     "unk_token": "<unk>",
     "pad_token": "</s>",
-    "processor_class": "Wav2Vec2Processor",
 }
+_PROCESSORS = {False: "Wav2Vec2Processor", True: "MoonshineStreamingProcessor"}
 
 
-def write_configs(folder: Path, source: Exportable, config: dict[str, Any]) -> None:
+def write_configs(
+    folder: Path, source: Exportable, config: dict[str, Any], *, streams: bool = False
+) -> None:
     """Write config.json, those of generation and preprocessor, and the tokenizer if known."""
+    processor = {"processor_class": _PROCESSORS[streams]}
     write_json(folder / "config.json", config)
     max_length = math.ceil(_TRAINED_SEC * _max_tokens_per_sec(source))
     generation = {"bos_token_id": START, "decoder_start_token_id": START}
     generation |= {"eos_token_id": END, "pad_token_id": END, "max_length": max_length}
     write_json(folder / "generation_config.json", generation)
-    write_json(folder / "preprocessor_config.json", _PREPROCESSOR)
+    write_json(folder / "preprocessor_config.json", {**_PREPROCESSOR, **processor})
     blob = source.store.asset("tokenizer") if source.store is not None else None
     if blob is not None:
         write_whole(folder / "tokenizer.json", blob)
-        write_json(folder / "tokenizer_config.json", _TOKENIZER)
+        write_json(folder / "tokenizer_config.json", {**_TOKENIZER, **processor})
 
 
 def probe(source: Exportable, seconds: float) -> NDArray[np.int16]:

@@ -25,6 +25,7 @@ from csm_ft.families.moonshine.family import HUB_NAME
 from csm_ft.families.moonshine.model import MoonshineModel
 from csm_ft.families.moonshine.sample import transcribe
 from csm_ft.families.moonshine.size import END, MIN_SAMPLES, START
+from csm_ft.families.moonshine.streaming import StreamingModel
 from csm_ft.families.moonshine.weights import load_model
 
 ENCODER, DECODER = "encoder_model.onnx", "decoder_model.onnx"
@@ -62,6 +63,11 @@ class OnnxExporter(Exporter):
     def write(self, folder: Path) -> None:
         """Write both graphs, the configs, and the tokenizer."""
         self.model = load_model(self.source.weights).eval()
+        if isinstance(self.model, StreamingModel):
+            raise ConfigError(
+                "--format onnx is for the first generation; of a streaming model export"
+                " --format transformers"
+            )
         theirs = _in_transformers(self.model)
         _write_graph(
             _Encoder(theirs).eval(),
@@ -71,7 +77,8 @@ class OnnxExporter(Exporter):
             folder / ENCODER,
         )
         tokens = {"input_ids": torch.tensor([[START, END, END]])}
-        states = {"encoder_hidden_states": torch.zeros(1, 40, self.model.size.dim)}
+        width = self.model.decoder.embed_tokens.embedding_dim
+        states = {"encoder_hidden_states": torch.zeros(1, 40, width)}
         _write_graph(
             _Decoder(theirs).eval(),
             {**tokens, **states},

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import MoonshineForConditionalGeneration
+from transformers import (
+    MoonshineForConditionalGeneration,
+    MoonshineStreamingForConditionalGeneration,
+)
 
 from csm_ft.errors import CheckError
 from csm_ft.families.base import Exportable, Exporter, Proof
@@ -20,6 +23,7 @@ from csm_ft.families.moonshine.export.files import GREEDY_TOKENS, PROBED_SEC, pr
 from csm_ft.families.moonshine.family import HUB_NAME
 from csm_ft.families.moonshine.sample import transcribe
 from csm_ft.families.moonshine.size import END, START
+from csm_ft.families.moonshine.streaming import StreamingModel
 from csm_ft.families.moonshine.weights import load_model
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -50,16 +54,19 @@ class TransformersExporter(Exporter):
             parameter.data = parameter.data.to(self.dtype).float()
         tensors = {name: t.to(self.dtype) for name, t in self.model.state_dict().items()}
         save_tensors(tensors, folder / "model.safetensors", format="pt")
+        streams = isinstance(self.model, StreamingModel)
         dtype = str(self.dtype).removeprefix("torch.")
         config = {**self.model.size.to_json(), "dtype": dtype}
-        write_configs(folder, self.source, config)
+        write_configs(folder, self.source, config, streams=streams)
 
     def read_back(self, folder: Path) -> Proof:
         """Compare logits and greedy tokens at 1, 10 and 35 s; CheckError if they are others."""
         try:
-            theirs: Any = MoonshineForConditionalGeneration.from_pretrained(
-                str(folder), dtype=torch.float32, local_files_only=True
-            ).eval()
+            theirs: Any = (
+                self._their_class()
+                .from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+                .eval()
+            )
             found = [self._compare(theirs, seconds) for seconds in PROBED_SEC]
         except (RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
             raise CheckError(
@@ -87,14 +94,21 @@ class TransformersExporter(Exporter):
             "```"
         )
 
+    def _their_class(self) -> Any:
+        if isinstance(self.model, StreamingModel):
+            return MoonshineStreamingForConditionalGeneration
+        return MoonshineForConditionalGeneration
+
     @torch.no_grad()
     def _compare(self, theirs: Any, seconds: float) -> float:
         """Return the largest difference of logits; CheckError for other greedy tokens."""
         clip = probe(self.source, seconds)
         ours = transcribe(self.model, [clip], GREEDY_TOKENS / seconds)[0].ids
         sound = torch.from_numpy(clip.astype(np.float32) / 32768)[None]
+        # Without a mask, a streaming model of the library has no windows.
+        heard = {"input_values": sound, "attention_mask": torch.ones_like(sound, dtype=torch.int64)}
         # One more than the tokens: theirs begin with the start token.
-        written = theirs.generate(input_values=sound, max_length=GREEDY_TOKENS + 1, do_sample=False)
+        written = theirs.generate(**heard, max_length=GREEDY_TOKENS + 1, do_sample=False)
         their_ids = [token for token in written[0].tolist()[1:] if token != END]
         if their_ids != ours:
             raise CheckError(
@@ -104,5 +118,5 @@ class TransformersExporter(Exporter):
         tokens = np.array([*ours, END], dtype=np.uint32)
         expected = self.model.logits(collate_clips([clip], [tokens]))
         inputs = torch.tensor([[START, *ours]])
-        actual: Tensor = theirs(input_values=sound, decoder_input_ids=inputs).logits[0]
+        actual: Tensor = theirs(**heard, decoder_input_ids=inputs).logits[0]
         return float((expected - actual).abs().max())
