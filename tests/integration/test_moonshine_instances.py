@@ -59,7 +59,7 @@ def instances(work: Work, config: MoonshineConfig) -> list[tuple[np.ndarray, str
     tokenizer = MoonshineEncoder.from_store(store).tokenizer
     found = []
     for index in range(len(examples)):
-        batch = collate(examples, [index])
+        batch = collate(examples, [index], MoonshineConfig(), draw=None)
         sound = (batch.samples.numpy() * 32768).astype(np.int16)
         sound = sound[: round(batch.audio_sec * RATE_HZ)]
         assert batch.targets[-1] == 2

@@ -76,6 +76,28 @@ class MoonshineConfig(TrainConfig):
     max_gap_sec: float = option(
         2.0, "Longest gap between two rows of a training example.", group="examples", ge=0
     )
+    speed_perturbation: float = option(
+        0.0,
+        "Play each training example faster or slower by up to this share, as 0.1; its pitch moves"
+        " with it.",
+        group="augmentation",
+        ge=0,
+        le=0.5,
+    )
+    time_mask_sec: float = option(
+        0.0,
+        "Silence a stretch of up to this long in each second of a training example, as 0.2.",
+        group="augmentation",
+        ge=0,
+        le=1,
+    )
+    band_mask_hz: float = option(
+        0.0,
+        "Leave a band of frequencies of up to this width out of each training example, as 1000.",
+        group="augmentation",
+        ge=0,
+        le=8000,
+    )
     label_smoothing: float = option(
         0.0,
         "Label smoothing of the training loss; validation has none.",

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from csm_ft.data.examples import Examples, Piece
 from csm_ft.data.split import Split
+from csm_ft.families.base import Draw
 from csm_ft.families.model import Batch
 from csm_ft.families.moonshine.arrange import tokens_of
+from csm_ft.families.moonshine.augment import augment, augments
+from csm_ft.families.moonshine.config import MoonshineConfig
 from csm_ft.families.moonshine.model import Layout
 from csm_ft.families.moonshine.size import (
     CONVOLUTIONS,
@@ -78,10 +81,21 @@ class Sound:
         self.num_samples += len(samples) + padding
 
 
-def collate(examples: Examples, indices: Sequence[int]) -> MoonshineBatch:
-    """Make the micro-batch of `indices`."""
-    clips = [_clip(examples.split, list(examples.of(index))) for index in indices]
-    return collate_clips([sound for sound, _ in clips], [tokens for _, tokens in clips])
+def collate(
+    examples: Examples, indices: Sequence[int], config: MoonshineConfig, *, draw: Draw | None
+) -> MoonshineBatch:
+    """Make the micro-batch of `indices`; draw=None: the sound as it is."""
+    sounds, texts = [], []
+    for place, index in enumerate(indices):
+        pieces = list(examples.of(index))
+        sound, tokens = _clip(examples.split, pieces)
+        if draw is not None and augments(config):
+            first = pieces[0]
+            key = f"{draw.key(place)}/{examples.split.ids[first.row]}/{first.start}"
+            sound = augment(sound, config, key)
+        sounds.append(sound)
+        texts.append(tokens)
+    return collate_clips(sounds, texts)
 
 
 def _clip(split: Split, pieces: Sequence[Piece]) -> tuple[NDArray[np.int16], NDArray[np.uint32]]:

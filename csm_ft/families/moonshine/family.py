@@ -217,10 +217,10 @@ class MoonshineFamily(Family):
     def collate(
         self, examples: Examples, indices: Sequence[int], config: TrainConfig, *, draw: Draw | None
     ) -> MoonshineBatch:
-        """Make one micro-batch; nothing is drawn."""
+        """Make one micro-batch; what is drawn is how training sound is changed."""
         from csm_ft.families.moonshine.data import collate
 
-        return collate(examples, indices)
+        return collate(examples, indices, _moonshine(config), draw=draw)
 
     def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
         """Return the cross-entropy of all text tokens."""
