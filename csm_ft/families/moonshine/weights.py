@@ -1,7 +1,7 @@
-"""Loading Moonshine checkpoints: transformers' layout, from a hub name, a folder or a file."""
+"""Loading Moonshine checkpoints: transformers' layout (hub name, folder, file), or Keras files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from csm_ft.errors import WeightsError, first_line
 from csm_ft.families import lora
 from csm_ft.families.checkpoint_files import Checkpoint, locate
 from csm_ft.families.model import check_tensors
+from csm_ft.families.moonshine import keras
 from csm_ft.families.moonshine import model as first
 from csm_ft.families.moonshine.model import MoonshineModel
 from csm_ft.families.moonshine.size import MoonshineSize
@@ -44,6 +45,8 @@ def empty_model(size: MoonshineSize | StreamingSize) -> MoonshineModel:
 
 def size_of(name: str) -> MoonshineSize | StreamingSize:
     """Return the size of a checkpoint by its config.json; WeightsError as load_model."""
+    if files := keras.find(name):
+        return keras.read(files)[0]
     found = locate(name)
     if found.is_adapter:
         return size_of(_adapters(found).base)
@@ -65,6 +68,9 @@ def size_of(name: str) -> MoonshineSize | StreamingSize:
 
 def load_weights(model: MoonshineModel, name: str) -> None:
     """Load a checkpoint into an empty model of its size; raises WeightsError as load_model does."""
+    if files := keras.find(name):
+        _fill(model, keras.read(files)[1], name)
+        return
     found = locate(name)
     if found.is_adapter:
         adapters = _adapters(found)
@@ -81,8 +87,12 @@ def load_weights(model: MoonshineModel, name: str) -> None:
             f"{found.where}: {_HEAD} differs from {_EMBEDDINGS}; Moonshine's head is tied to its"
             " embeddings, so this is another model"
         )
-    way_out = "fetch the checkpoint again, with the config.json that belongs to it"
-    check_tensors(model.state_dict(), tensors, found.where, way_out=way_out)
+    _fill(model, tensors, found.where)
+
+
+def _fill(model: MoonshineModel, tensors: Mapping[str, Tensor], where: str) -> None:
+    way_out = "fetch the checkpoint again, with all files that belong to it"
+    check_tensors(model.state_dict(), tensors, where, way_out=way_out)
     loaded = {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
     model.load_state_dict(loaded, assign=True)
     model.requires_grad_(True)
