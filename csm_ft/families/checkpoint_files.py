@@ -57,6 +57,7 @@ def locate(name: str) -> Checkpoint:
             if found is not None:
                 files = _shards(found) if found.name in _SHARDED else (found,)
                 return Checkpoint(files, _beside(found))
+        _check_not_deepspeed(path)
         raise WeightsError(
             f"{path}: none of {', '.join(_NAMES)} in this folder, nor in its"
             f" {best.relative_to(path)}"
@@ -64,6 +65,20 @@ def locate(name: str) -> Checkpoint:
     if not hub.is_hub_name(name):
         raise WeightsError(f"{name}: no such file or folder, and not a hub name (owner/name)")
     return _download(name)
+
+
+def _check_not_deepspeed(folder: Path) -> None:
+    """Raise WeightsError, with the command that helps, for a state folder of DeepSpeed."""
+    states = (*folder.glob("*_states.pt"), *folder.glob("*/*_states.pt"))
+    script = folder / "zero_to_fp32.py"
+    if not states and not script.is_file():
+        return
+    command = f"python {script} {folder} {folder}-weights --safe_serialization"
+    raise WeightsError(
+        f"{folder}: a state folder of DeepSpeed, whose files are pickled, which are not opened here;"
+        f" convert it where DeepSpeed is installed: {command}; copy the config of the weights"
+        f" beside them, and name {folder}-weights"
+    )
 
 
 def _beside(path: Path) -> Path | None:
