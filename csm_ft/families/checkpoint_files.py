@@ -75,7 +75,7 @@ def _check_not_deepspeed(folder: Path) -> None:
         return
     command = f"python {script} {folder} {folder}-weights --safe_serialization"
     raise WeightsError(
-        f"{folder}: a state folder of DeepSpeed, whose files are pickled, which are not opened here;"
+        f"{folder}: a state folder of DeepSpeed, whose files are pickled and not opened here;"
         f" convert it where DeepSpeed is installed: {command}; copy the config of the weights"
         f" beside them, and name {folder}-weights"
     )
