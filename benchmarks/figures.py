@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-PARTS = ("counts", "data", "startup", "step", "generate", "sweep", "codec")
+PARTS = ("counts", "data", "startup", "step", "generate", "moshi", "sweep", "codec")
 
 
 class Figure(NamedTuple):
@@ -111,6 +111,20 @@ FIGURES: Mapping[str, Figure] = {
         "one clip alone / a clip of eight together, both ours", "x", "high"
     ),
     "generate.batch1.frame_ms": Figure("CPU-ms of one frame, one prompt", "ms", "low"),
+    "moshi.step.full_ratio": Figure(
+        "Moshi, training step, full windows of 100 s, moshi package / ours", "x", "high", 1.3
+    ),
+    "moshi.step.dialogues_ratio": Figure(
+        "the same, dialogues of 5 to 100 s (28 in the mean) in windows of 100 s",
+        *("x", "high", 2.5),
+    ),
+    "moshi.step.depth_quarter_ratio": Figure(
+        "Moshi, training step, depth_fraction 1 / depth_fraction 0.25, both ours", "x", "high"
+    ),
+    "moshi.generate.batch1_ratio": Figure("Moshi answers one user, LMGen / ours", "x", "high", 1.5),
+    "moshi.generate.batch16_ratio": Figure(
+        "the same, a dialogue of LMGen / one of sixteen together", "x", "high", 5
+    ),
     "sweep.gap_ms": Figure(
         "wall time between the end of a trial that does nothing and the next", "ms", "low", 50
     ),

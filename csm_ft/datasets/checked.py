@@ -40,6 +40,7 @@ class Checked:
     reason: str = ""
     place: int = 0  # in its conversation
     num_turns: int = 0  # whose words were spread over them
+    is_turn: bool = False  # of a dialogue: it has a span, and no words of its own
     start_sec: float | None = None
     end_sec: float | None = None
 

@@ -45,6 +45,7 @@ from csm_ft.datasets.sounds import find_sound, forget_folders, is_sound
 from csm_ft.datasets.tables import ALIASES, TAGS, Columns, Turns, Unreadable, reading, show
 from csm_ft.datasets.tree import Record as FoundRecord
 from csm_ft.datasets.tree import Tell, Tree
+from csm_ft.datasets.turn_rows import is_turn, join_turns
 from csm_ft.datasets.values import Reason, read_values
 from csm_ft.datasets.words import COLUMNS, WordLists, spread_turns
 from csm_ft.errors import MetadataError
@@ -85,6 +86,8 @@ def read_metadata(
     reader = _Reader(sql_table, columns or Columns(), splits, keep, tell, words)
     records = reader.corpus(path, CORPORA[corpus]) if corpus else reader.records(path)
     checked = [reader.check(record) for record in records]
+    for line in join_turns(checked):
+        tell(f"{path}: {line}")
     if not checked:
         raise MetadataError(
             f"{path}: holds no row that can be read; name the folder above or below"
@@ -303,7 +306,10 @@ class _Reader:
         if self.words and "path" in values:
             sound, raw = find_sound(record.folder, values["path"]), _words_of(columns)
             words = self.words.find(raw, sound, record.folder)
-            if isinstance(words, Reason):
+            checked.is_turn = is_turn(values, words)
+            if checked.is_turn:
+                pass  # its words come with those of the other turns
+            elif isinstance(words, Reason):
                 reasons["words"] = words
             else:
                 values["words"], checked.num_turns = spread_turns(words)

@@ -96,3 +96,11 @@ def test_table_says_what_is_reached() -> None:
     rows = table(result(**{"sweep.gap_ms": 20.0, "data.depth_frames_ratio": 1.2})).splitlines()
     assert rows[2].endswith("| 1.2 x | ≤ 1.02 x | no |")
     assert rows[3].endswith("| 20 ms | ≤ 50 ms | yes |")
+
+
+@pytest.mark.slow
+def test_moshi_beside_its_package(tmp_path: Path) -> None:
+    argv = ["--only", "moshi", "--size", "tiny", "--rounds", "1", "--output", str(tmp_path)]
+    assert main(argv) == 0
+    found = read_results(tmp_path)[0].figures
+    assert {name for name in figures.FIGURES if name.startswith("moshi.")} <= found.keys()

@@ -53,7 +53,7 @@ def compare(
     kwargs = {name: value for name, value in config.items() if name not in popped}
     more: dict[str, Any] = {"lora_weights": str(adapters)} if adapters else {}
     try:
-        with _eager():
+        with eager():
             theirs = loaders.get_moshi_lm(
                 str(weights), lm_kwargs=kwargs, device="cpu", dtype=torch.float32, **more
             )
@@ -120,7 +120,8 @@ def _same_frames(model: MoshiModel, theirs: Any, lm_gen: Any, codes: Tensor) -> 
     return min(_GREEDY_FRAMES, [*same, False].index(False))
 
 
-def _eager() -> AbstractContextManager[None]:
+def eager() -> AbstractContextManager[None]:
+    """Let the package run without compiling."""
     compile_: Any = importlib.import_module("moshi.utils.compile")
     return compile_.no_compile()
 
