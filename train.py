@@ -150,9 +150,8 @@ def run(
             data_sec = time.perf_counter() - began
             learning_rate = plan.learning_rate(state.step)
             set_learning_rate(optimizer, learning_rate)
-            sums = optimizer_step(
-                model, optimizer, step, batches, config, terms, ranks, state.loss_scale
-            )
+            scale = state.loss_scale
+            sums = optimizer_step(model, optimizer, step, batches, config, terms, ranks, scale)
             state.step, state.examples = step.number, state.examples + step.examples
             state.epoch = state.examples / len(setup.train)
             sec = time.perf_counter() - began
@@ -169,9 +168,7 @@ def run(
                 console.print(training_line(state.step, plan.total_steps, row, terms))
                 state.window = {}
         if setup.judge and not reporter:  # a sweep has a page of its own
-            from csm_ft.report.run_page import build_run_page
-
-            console.print(f"page: {build_run_page(folder.path)}", markup=False)
+            _build_page(folder.path)
         tracker.summary({"status": status, **(state.best or {}), "last": state.metrics})
         if state.best and status != "interrupted":
             _announce_best(config, state.best, folder.best)
@@ -194,6 +191,12 @@ def measure_sizes(config: TrainConfig) -> Sizes:
 
 def ignore(doing: Doing | None = None) -> None:
     """Take the place of Reporter.alive where nobody watches."""
+
+
+def _build_page(folder: Path) -> None:
+    from csm_ft.report.run_page import build_run_page
+
+    console.print(f"page: {build_run_page(folder)}", markup=False)
 
 
 def _announce_best(config: TrainConfig, best: Mapping[str, Any], weights: Path) -> None:
