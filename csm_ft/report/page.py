@@ -10,10 +10,11 @@ from plotly.offline import get_plotlyjs
 
 from csm_ft.atomic import write_whole
 from csm_ft.evaluate.metrics import METRICS
-from csm_ft.report import charts, listen, stopping, templating
+from csm_ft.report import charts, listen, search_charts, stopping, templating
 from csm_ft.report.data import Run, read_evaluation, read_run, read_summary
 from csm_ft.report.data_curve import data_curve
 from csm_ft.report.judged import canary_curves, judged_curves
+from csm_ft.report.timeline import idle_in_words, read_spans, timeline
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.ranking import rankings_in_words
 from csm_ft.sweep.records import STATE_WORDS, Summary
@@ -71,11 +72,15 @@ def _render(content: _Content) -> bytes:
     script = templating.script(
         templating.template_text(environment, "players.js", "sort.js", "page.js")
     )
+    spans = read_spans(content.folder.events)
     figures = [
         charts.history(summary),
         charts.learning_curves(summary, content.runs),
         data_curve(summary),
         charts.importance(summary),
+        search_charts.parallel(summary),
+        search_charts.strongest_pair(summary),
+        timeline(summary, spans),
     ]
     drawn = [figure for figure in figures if figure]
     slices = charts.slices(summary)
@@ -89,6 +94,8 @@ def _render(content: _Content) -> bytes:
         notes=content.notes,
         figures=templating.json_for_script([*drawn, *(f for _, f in (*slices, *judged, *canary))]),
         stops=stopping.find_stops(summary, content.runs),
+        saved=search_charts.saved_by_stopping(summary, dict(content.runs)),
+        idle=idle_in_words(spans),
         chart_ids={figure["id"] for figure in drawn},
         slices=[(name, figure["id"]) for name, figure in slices],
         judged=[(title, figure["id"]) for title, figure in judged],

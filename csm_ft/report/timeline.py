@@ -1,0 +1,126 @@
+"""Which slot worked on which trial when, from events.jsonl: gaps are idle time."""
+
+import html
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csm_ft.report import traces
+from csm_ft.report.templating import duration
+from csm_ft.report.traces import MARKS, Axis, Figure
+from csm_ft.sweep.records import STATE_WORDS, Summary
+
+_BASELINE = -1  # the trial number of the untrained model
+_NO_TRIAL = -2
+_ENDS = ("ended", "interrupted", "failed")
+_MOST_SPANS = 2000
+
+
+@dataclass(frozen=True)
+class Span:
+    """One attempt at a trial; seconds since 1970."""
+
+    slot: str
+    trial: int
+    began_sec: float
+    ended_sec: float
+
+
+def read_spans(events: Path) -> list[Span]:
+    """Return the attempts, by their beginning; a line that cannot be read is left out."""
+    open_by_trial: dict[int, tuple[str, float]] = {}
+    spans: list[Span] = []
+    last_sec = 0.0
+    for event in _events(events):
+        kind, trial, now_sec = event["event"], event.get("trial", _NO_TRIAL), event["time"]
+        last_sec = now_sec
+        if kind == "dispatched":
+            open_by_trial[trial] = (event["slot"], now_sec)
+        elif kind in _ENDS or kind == "worker died":
+            if trial in open_by_trial:
+                slot, began_sec = open_by_trial.pop(trial)
+                spans.append(Span(slot, trial, began_sec, now_sec))
+        elif kind == "began":  # another call: what was open died with the one before
+            open_by_trial.clear()
+        # The untrained model has no event at its end: the next trial there says so.
+        if kind == "dispatched" and trial != _BASELINE and _BASELINE in open_by_trial:
+            slot, began_sec = open_by_trial.pop(_BASELINE)
+            spans.append(Span(slot, _BASELINE, began_sec, now_sec))
+    spans += [Span(slot, trial, began, last_sec) for trial, (slot, began) in open_by_trial.items()]
+    return sorted(spans, key=lambda span: span.began_sec)
+
+
+def timeline(summary: Summary, spans: list[Span]) -> Figure | None:
+    """Return one bar per attempt, one row per slot; minutes since the first."""
+    shown = spans[-_MOST_SPANS:]
+    if not shown:
+        return None
+    start_sec = shown[0].began_sec
+    states = {trial.number: trial.state for trial in summary.trials}
+    data: list[Figure] = []
+    of_states = [(state, STATE_WORDS[state], colour) for state, (_, colour) in MARKS.items()]
+    kinds = [(None, "untrained model", "--base"), *of_states]
+    for state, words, colour in kinds:
+        of_state = [s for s in shown if states.get(s.trial) == state]
+        if not of_state:
+            continue
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": words,
+                "y": [html.escape(span.slot) for span in of_state],
+                "base": [(span.began_sec - start_sec) / 60 for span in of_state],
+                "x": [(span.ended_sec - span.began_sec) / 60 for span in of_state],
+                "text": [_hover(span) for span in of_state],
+                "hovertemplate": "%{text}<extra></extra>",
+                "textposition": "none",
+                "marker": {"color": colour, "line": {"width": 1, "color": "--paper"}},
+            }
+        )
+    slots = sorted({span.slot for span in shown})
+    made = traces.figure(
+        "timeline",
+        data,
+        Axis("minutes since the first trial"),
+        Axis("", extra={"type": "category", "automargin": True}),
+    )
+    made["layout"] |= {"barmode": "overlay", "bargap": 0.3, "height": 120 + 34 * len(slots)}
+    return made
+
+
+def idle_in_words(spans: list[Span]) -> str:
+    """Return what share of the slots' time no trial took, of each from its first to its last."""
+    busy_sec = sum(span.ended_sec - span.began_sec for span in spans)
+    there_sec = 0.0
+    for slot in {span.slot for span in spans}:
+        own = [span for span in spans if span.slot == slot]
+        there_sec += max(s.ended_sec for s in own) - min(s.began_sec for s in own)
+    if not there_sec:
+        return ""
+    idle_sec = max(0.0, there_sec - busy_sec)
+    share = 100 * idle_sec / there_sec
+    return (
+        f"Slots were idle for {duration(idle_sec)}, {share:.1f} % of the time between their trials."
+    )
+
+
+def _hover(span: Span) -> str:
+    what = "untrained model" if span.trial == _BASELINE else f"trial {span.trial}"
+    return f"{what}, {duration(span.ended_sec - span.began_sec)}"
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if (
+            isinstance(event, dict)
+            and isinstance(event.get("time"), int | float)
+            and "event" in event
+        ):
+            yield event
