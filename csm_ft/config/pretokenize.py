@@ -86,6 +86,13 @@ class PretokenizeConfig(Options):
         " rejected.",
         group="checks",
     )
+    heard_by: str = option(
+        "",
+        "Recogniser that hears the rows which do not say what was heard, to reject those whose text"
+        " is far from it: transformers:NAME (hub name or folder), run:FOLDER, or as in"
+        " csm_ft.evaluate --asr.",
+        group="checks",
+    )
     max_heard_distance: float = option(
         0.3,
         "Largest distance of a text from what was heard: edits of letters over the longer length.",

@@ -1,4 +1,4 @@
-"""Noisy labels: rows whose text is far from what a recogniser heard, a column of the metadata.
+"""Noisy labels: rows whose text is far from what a recogniser heard, by a column or --heard_by.
 
 The distance is the Levenshtein distance of the letters of both, normalised by
 csm_ft.data.text.normalise, divided by the length of the longer one (0 = the same, 1 = nothing in
@@ -37,14 +37,23 @@ class Label:
 class Labels:
     """The distances of all rows; kept in `<output>.labels.jsonl`, the worst first."""
 
-    def __init__(self, config: PretokenizeConfig, rows: Mapping[str, Sequence[Row]]) -> None:
-        """Measure all rows. ConfigError when none has the column that options name."""
+    def __init__(
+        self,
+        config: PretokenizeConfig,
+        rows: Mapping[str, Sequence[Row]],
+        heard_now: Mapping[str, str],
+    ) -> None:
+        """Measure all rows by their column, or else by `heard_now` (by Row.where).
+
+        ConfigError when no row has the column that options name.
+        """
         self.path = Path(f"{config.output}.labels.jsonl")
         self._column, self._limit = config.heard_column.lower(), config.max_heard_distance
         self._found: dict[str, Label] = {}  # by Row.where
         for split, of_split in rows.items():
             for row in of_split:
-                if heard := row.tags.get(self._column, ""):
+                heard = row.tags.get(self._column) or heard_now.get(row.where)
+                if heard is not None:  # "" = nothing was heard
                     facts = (row.where, split, str(row.path), row.text, heard)
                     self._found[row.where] = Label(*facts, distance(row.text, heard))
         self._num_unheard = sum(map(len, rows.values())) - len(self._found)

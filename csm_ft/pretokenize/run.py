@@ -41,6 +41,7 @@ from csm_ft.pretokenize.clips import (
 )
 from csm_ft.pretokenize.columns import describe_tags
 from csm_ft.pretokenize.encode import ClipCache, Encoded, encode_missing
+from csm_ft.pretokenize.hearing import hear_rows
 from csm_ft.pretokenize.labels import Labels
 from csm_ft.pretokenize.note_kinds import Place
 from csm_ft.pretokenize.notes import (
@@ -194,7 +195,7 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     every_row = list(itertools.chain.from_iterable(rows.values()))
     rejections.num_rows = len(every_row) + len(rejections)
     _print_default_speaker(config, every_row)
-    labels = Labels(config, rows)
+    labels = Labels(config, rows, hear_rows(config, every_row))
     labels.report()
     good = [row for row in rows.get("train", []) if not labels.rejects(row)]
     job.encoder.fit_text(good)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.helpers.pretokenizing import FakeEncoder, Json, Work
@@ -62,3 +63,65 @@ def test_column_that_no_row_has_is_a_mistake(
     assert "--heard_column asr: no row has a word in a column of that name" in (
         capsys.readouterr().err
     )
+
+
+class FakeRecogniser:
+    """Hears "This is sentence N.", where N is told, and counts how often it is asked."""
+
+    name = "fake"
+    languages = ()
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts, self.num_heard = texts, 0
+
+    def hear(self, wave: np.ndarray) -> str:
+        assert wave.ndim == 1
+        self.num_heard += 1
+        return self.texts[(self.num_heard - 1) % len(self.texts)]
+
+
+def test_recogniser_hears_what_no_column_says(
+    work: Work, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["This is sentence 0.", "Bye.", "", "This is sentence 9."]
+    recogniser = FakeRecogniser(texts)
+    monkeypatch.setattr(
+        "csm_ft.evaluate.recognise.open_recogniser", lambda source, language, device: recogniser
+    )
+    train, val = work.clips([0.5] * 4), work.clips([0.6], first=9)
+    train[1]["heard"] = train[1]["text"]
+    argv = ("--heard_column", "heard", "--heard_by", "transformers:x", "--max_rejected", "60%")
+    assert work.run(train, val, *argv) == 0
+    assert recogniser.num_heard == 4, "three rows and the validation clip"
+    split = work.store().splits["train"]
+    assert [split.clip(row).text[-2] for row in range(len(split))] == ["0", "1"]
+    assert [label["heard"] for label in distances(work)][:2] == ["", "Bye."]
+    assert work.run(train, val, *argv, "--max_heard_distance", "1") == 0
+    assert recogniser.num_heard == 4, "nothing is heard again"
+    assert len(work.store().splits["train"]) == 4
+
+
+def test_hearing_goes_on_after_a_line_that_was_cut_off(
+    work: Work, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recogniser = FakeRecogniser(["This is sentence 0."])
+    monkeypatch.setattr(
+        "csm_ft.evaluate.recognise.open_recogniser", lambda source, language, device: recogniser
+    )
+    train, val = work.clips([0.5] * 2), work.clips([0.6], first=9)
+    argv = ("--heard_by", "tiny", "--max_heard_distance", "1")
+    assert work.run(train, val, *argv) == 0
+    path = Path(f"{work.output}.heard.jsonl")
+    text = path.read_text()
+    path.write_text(text[: len(text) - 10])
+    before = recogniser.num_heard
+    assert work.run(train, val, *argv) == 0
+    assert recogniser.num_heard == before + 1
+
+
+def test_no_recogniser_is_a_mistake(
+    work: Work, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = work.clips([0.5]), work.clips([0.6], first=9)
+    assert work.run(*clips, "--heard_by", "none") == 2
+    assert "--heard_by none: --asr none; name a recogniser" in capsys.readouterr().err
