@@ -1,10 +1,10 @@
-# make demo: from bundled speech to a finished sweep; make demo-moshi: from bundled dialogues. make test: format, lint, types and all fast
-# tests. All install what they need into .venv. PYTHON chooses the interpreter; the pins are tested with 3.11.
+# make demo: from bundled speech to a finished sweep; make demo-moshi: from bundled dialogues; make demo-moonshine: a recogniser.
+# make test: format, lint, types and all fast tests. All install what they need into .venv. PYTHON chooses the interpreter; the pins are tested with 3.11.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo demo-moshi test test-slow install install-dev format docs clean
+.PHONY: demo demo-moshi demo-moonshine test test-slow install install-dev format docs clean
 
 demo: .venv/installed .venv/installed-judges
 	$(BIN)/python pretokenize.py --config configs/demo/pretokenize.yaml
@@ -18,6 +18,13 @@ demo-moshi: .venv/installed
 	$(BIN)/python sweep.py --config configs/demo/moshi_train.yaml --sweep_config configs/demo/moshi_sweep.yaml \
 		--output_dir exp/demo-moshi --study_name demo-moshi --n_trials 4 --n_gpus 2 --device cpu
 	@echo "Open exp/demo-moshi/report.html in a browser: left speaks Moshi, right the user."
+
+demo-moonshine: .venv/installed
+	$(BIN)/python pretokenize.py --config configs/demo/moonshine_pretokenize.yaml
+	$(BIN)/python pretokenize.py --config configs/demo/moonshine_pretokenize_old.yaml
+	$(BIN)/python sweep.py --config configs/demo/moonshine_train.yaml --sweep_config configs/demo/moonshine_sweep.yaml \
+		--output_dir exp/demo-moonshine --study_name demo-moonshine --n_trials 6 --n_gpus 2 --device cpu
+	@echo "Open exp/demo-moonshine/report.html in a browser."
 
 test: .venv/installed-dev
 	$(BIN)/ruff format --check .
@@ -58,4 +65,4 @@ install-dev: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf exp/demo exp/demo-moshi
+	rm -rf exp/demo exp/demo-moshi exp/demo-moonshine
