@@ -140,6 +140,7 @@ class SweepFolder:
         self.workers = path / "workers"  # logs
         self.wandb_id = path / "wandb_id.txt"
         self.repro = path / "repro.sh"
+        self.mark = path / "cluster_mark.txt"  # by which nodes see that they share the folder
         self.process = path / "process.json"  # who runs the sweep, while it runs
         self.lock = path / ".lock"
 

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from csm_ft.errors import ConfigError, MachineError
+from csm_ft.console import console
+from csm_ft.errors import ConfigError, MachineError, SweepError
 from csm_ft.sweep.link import LinkClosed, NotAMessage
 from csm_ft.sweep.messages import (
     BASELINE,
@@ -24,12 +25,12 @@ from csm_ft.sweep.messages import (
     Validated,
 )
 from csm_ft.sweep.outcomes import Outcomes, Watcher
+from csm_ft.sweep.packing import Packing
 from csm_ft.sweep.records import Objective
-from csm_ft.sweep.slots import Slot
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import Configs
 from csm_ft.sweep.watchdog import Watchdog, wake
-from csm_ft.sweep.worker_process import Job, WorkerProcess, describe_exit
+from csm_ft.sweep.worker_process import Job, Slot, Worker, describe_exit
 
 TICK_SEC = 0.5
 PAUSE_SEC = 60  # for running trials to save; after that they resume from their last checkpoint
@@ -61,8 +62,10 @@ class Broker:
         self._limit = limit
         self._outcomes = Outcomes(study, configs, objective, watcher)
         self._watchdog = Watchdog(configs.sweep.hang_sec)
+        machine, sweep = configs.machine, configs.sweep
+        self._packing = Packing(machine.slots, is_auto=sweep.is_packing)
         self._selector = selectors.DefaultSelector()
-        self._workers: list[WorkerProcess] = []
+        self._workers: list[Worker] = []
         self._stop_requests = 0
 
     def stop(self) -> None:
@@ -105,11 +108,13 @@ class Broker:
 
     def _dispatch(self) -> None:
         """Start workers where they are needed, and give the ready ones something to do."""
+        self._share_gpus()
+        slots = self._slots()
         num_running = sum(worker.trial is not None for worker in self._workers)
         waiting = self._outcomes.waiting
         num_wanted = num_running + len(waiting) + waiting.num_barred
         taken = {worker.slot.name for worker in self._workers}
-        for slot in self._slots:
+        for slot in slots:
             if slot.name not in taken and len(self._workers) < num_wanted:
                 self._start(slot)
         for worker in self._workers:
@@ -118,20 +123,34 @@ class Broker:
                 self._give_job(worker)
         self._watcher.update(num_running, self._outcomes.best)
 
-    @property
     def _slots(self) -> Sequence[Slot]:
+        """Return the slots that can be used now, and let the bookkeeping know of them."""
+        slots = [slot for slot in self._configs.machine.slots if self._packing.admits(slot)]
+        self._outcomes.slots_are([slot.name for slot in slots])
         usable = self._outcomes.health.usable
-        return [slot for slot in self._configs.machine.slots if slot.name in usable]
+        return [slot for slot in slots if slot.name in usable]
+
+    def _share_gpus(self) -> None:
+        """Raise or lower the number of workers that share a GPU, where that is to be found out."""
+        self._note(self._packing.update())
+        for worker in list(self._workers):
+            if not worker.job and not self._packing.admits(worker.slot):
+                self._retire(worker)
+
+    def _note(self, text: str) -> None:
+        if text:
+            self._study.event("note", text=text)
+            console.print(text, markup=False)
 
     def _start(self, slot: Slot) -> None:
         log = self._configs.folder.workers / f"{slot.name}.log"
-        worker = WorkerProcess(slot, self._trainer, log)
+        worker = self._configs.machine.start(slot, self._trainer, log)
         self._workers.append(worker)
         self._selector.register(worker.link, selectors.EVENT_READ, worker)
         self._watchdog.began(worker)
-        self._study.event("worker started", slot=slot.name, pid=worker.process.pid)
+        self._study.event("worker started", slot=slot.name, **worker.identity())
 
-    def _give_job(self, worker: WorkerProcess) -> None:
+    def _give_job(self, worker: Worker) -> None:
         if self._study.baseline is None:
             if not any(w.job and w.job.trial == BASELINE for w in self._workers):
                 config = self._configs.baseline().model_dump(mode="json")
@@ -153,7 +172,7 @@ class Broker:
                 continue
             self._send_job(worker, Job(number, attempt), config.model_dump(mode="json"))
 
-    def _send_job(self, worker: WorkerProcess, job: Job, config: dict[str, object]) -> None:
+    def _send_job(self, worker: Worker, job: Job, config: dict[str, object]) -> None:
         self._study.event("dispatched", trial=job.trial, attempt=job.attempt, slot=worker.slot.name)
         worker.start(job, config)
         self._watchdog.began(worker)
@@ -162,7 +181,7 @@ class Broker:
 
     def _listen(self) -> None:
         for key, _ in self._selector.select(timeout=TICK_SEC):
-            worker: WorkerProcess = key.data
+            worker: Worker = key.data
             try:
                 message = worker.link.receive()
             except LinkClosed:
@@ -176,7 +195,7 @@ class Broker:
         for worker in self._workers:
             self._watchdog.check(worker)
 
-    def _handle(self, worker: WorkerProcess, message: FromWorker) -> None:
+    def _handle(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, Ready):
             worker.is_ready = True
             self._outcomes.health.is_ready(worker.slot.name)
@@ -188,6 +207,7 @@ class Broker:
             return
         if isinstance(message, Progress):
             self._outcomes.stepped(worker, message.trial, message.examples)
+            self._packing.stepped(worker.slot, message.trial, message.examples)
         elif isinstance(message, Validated):
             self._validated(worker, message)
         elif isinstance(message, Done):
@@ -195,10 +215,14 @@ class Broker:
             self._outcomes.done(message)
         else:
             self._release(worker)
-            if self._outcomes.failed(message, worker):
+            crowded = message.kind == "out_of_memory" and self._packing.out_of_memory()
+            if crowded:
+                self._note(crowded)
+                self._outcomes.waiting.put_first(message.trial)
+            elif self._outcomes.failed(message, worker):
                 self._retire(worker)
 
-    def _validated(self, worker: WorkerProcess, message: Validated) -> None:
+    def _validated(self, worker: Worker, message: Validated) -> None:
         number, examples = message.trial, message.examples
         self._outcomes.stepped(worker, number, examples)
         may_continue = self._study.validated(number, examples, message.metrics)
@@ -211,13 +235,18 @@ class Broker:
             )
         )
 
-    def _died(self, worker: WorkerProcess) -> None:
+    def _died(self, worker: Worker) -> None:
         job, was_ready = worker.job, worker.is_ready
         self._release(worker)
         code = self._retire(worker)
         how = describe_exit(code)
         trial = job.trial if job else None
         self._study.event("worker died", slot=worker.slot.name, how=how, trial=trial)
+        if worker.problem:
+            raise SweepError(worker.problem)
+        if worker.is_lost:
+            self._outcomes.lost(worker, trial)
+            return
         if not was_ready:
             self._outcomes.start_failed(worker, code)
         if job is not None:
@@ -225,16 +254,16 @@ class Broker:
 
     # Ending workers
 
-    def _release(self, worker: WorkerProcess) -> None:
+    def _release(self, worker: Worker) -> None:
         """Take the job off a worker, counting its time."""
         self._add_seconds(worker)
         worker.job = None
 
-    def _add_seconds(self, worker: WorkerProcess) -> None:
+    def _add_seconds(self, worker: Worker) -> None:
         if worker.trial is not None:
             self._study.add_seconds(worker.trial, worker.seconds())
 
-    def _retire(self, worker: WorkerProcess) -> int:
+    def _retire(self, worker: Worker) -> int:
         """Let go of a worker; return its exit code, negative for a signal."""
         self._selector.unregister(worker.link)
         self._workers.remove(worker)

@@ -1,6 +1,7 @@
 """The options of sweep.py: its own, and every option of train.py, shared by all trials."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -43,7 +44,29 @@ class SweepConfig(Options):
         group="sweep",
         repeatable=True,
     )
-    trials_per_gpu: int = option(1, "Trials at the same time on each GPU.", group="sweep", ge=1)
+    trials_per_gpu: str = option(
+        "1",
+        "Trials at the same time on each GPU; auto = more while throughput grows and memory fits.",
+        group="sweep",
+    )
+    cluster: str = option(
+        "",
+        "Run trials on all nodes of a Ray cluster: auto = the one that this machine is in, or its"
+        " address (docs/cluster.md).",
+        group="sweep",
+    )
+    cluster_resources: list[str] = option(
+        [],
+        "What a trial takes of its node besides its GPU, as CPU=4 or slot=1 of Ray's resources;"
+        " repeatable, or a list with commas.",
+        group="sweep",
+        repeatable=True,
+    )
+    cluster_copy: bool = option(
+        False,
+        "For nodes that share no folder: copy data to them, and runs back.",
+        group="sweep",
+    )
     study_name: str = option(
         "csm-sweep", "Name of the study, and the W&B group of its trials.", group="sweep"
     )
@@ -178,11 +201,18 @@ class SweepConfig(Options):
     def _confirm(cls, value: str) -> str:
         return str(Confirm.parse(value)) if value.strip() else ""
 
-    @field_validator("gpus", mode="before")
+    @field_validator("gpus", "cluster_resources", mode="before")
     @classmethod
-    def _each_gpu(cls, value: Any) -> Any:
+    def _each(cls, value: Any) -> Any:
         texts = value if isinstance(value, list) else [value]
         return [one.strip() for text in texts for one in str(text).split(",")]
+
+    @field_validator("trials_per_gpu")
+    @classmethod
+    def _positive_or_auto(cls, value: str) -> str:
+        if value != "auto" and not (value.isdecimal() and int(value) >= 1):
+            raise ValueError("write a whole number from 1 on, or auto")
+        return value
 
     @field_validator("study_name")
     @classmethod
@@ -206,6 +236,45 @@ class SweepConfig(Options):
                 " such as 1/9 1/3"
             )
         return self
+
+    @field_validator("cluster_resources")
+    @classmethod
+    def _amount_of_each(cls, values: list[str]) -> list[str]:
+        for value in values:
+            name, _, amount = value.partition("=")
+            is_number = re.fullmatch(r"\d*\.?\d+", amount) and float(amount) > 0
+            if name in ("", "GPU") or not is_number:
+                raise ValueError(
+                    "write NAME=AMOUNT, as CPU=4; of GPUs, each trial takes 1/trials_per_gpu"
+                )
+        return values
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.cluster and (self.gpus or self.n_gpus > 1 or self.is_packing):
+            raise ValueError(
+                "cluster: all fitting nodes are used; drop --n_gpus, --gpus and --trials_per_gpu"
+                " auto, or choose nodes by --cluster_resources"
+            )
+        if not self.cluster and (self.cluster_resources or self.cluster_copy):
+            raise ValueError("cluster_resources and cluster_copy need --cluster auto or an address")
+        return self
+
+    @property
+    def cluster_amounts(self) -> dict[str, float]:
+        """What a trial takes of its node, by Ray's names."""
+        pairs = [value.partition("=") for value in self.cluster_resources]
+        return {name: float(amount) for name, _, amount in pairs}
+
+    @property
+    def is_packing(self) -> bool:
+        """Whether the number of workers that share a GPU is found by measuring."""
+        return self.trials_per_gpu == "auto"
+
+    @property
+    def workers_per_gpu(self) -> int:
+        """Workers that share a GPU, at first."""
+        return 1 if self.is_packing else int(self.trials_per_gpu)
 
     @property
     def seeds_to_confirm(self) -> Confirm | None:

@@ -1,5 +1,6 @@
 """What becomes of a trial, or of the sweep, when a run returns, fails, or its worker dies."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from csm_ft.console import console
@@ -15,7 +16,7 @@ from csm_ft.sweep.slot_health import FAILED_TRIALS, SlotHealth, is_killed
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import Configs
 from csm_ft.sweep.waiting import Waiting
-from csm_ft.sweep.worker_process import WorkerProcess, describe_exit
+from csm_ft.sweep.worker_process import Worker, describe_exit
 
 
 class Watcher(Protocol):
@@ -52,7 +53,19 @@ class Outcomes:
         self.waiting = Waiting(study)
         self.health = SlotHealth([slot.name for slot in configs.machine.slots])
 
-    def stepped(self, worker: WorkerProcess, number: int, examples: int) -> None:
+    def slots_are(self, names: Sequence[str]) -> None:
+        """Take note of which slots there are now."""
+        self.health.update(names)
+        if len(self.health.usable) == 1:
+            self.waiting.lift_bars()
+
+    def lost(self, worker: Worker, number: int | None) -> None:
+        """Handle the loss of a node with its worker, which says nothing about the trial."""
+        console.print(f"{worker.describe()}: its node is lost", style="yellow", markup=False)
+        if number is not None and number != BASELINE:
+            self.waiting.put_first(number)
+
+    def stepped(self, worker: Worker, number: int, examples: int) -> None:
         """Record how far a trial is."""
         worker.has_stepped = True
         self.health.works(worker.slot.name)
@@ -132,7 +145,7 @@ class Outcomes:
         self.check_disk()
         console.print(f"untrained model: {metric} {self._objective.write(value, digits=4)}")
 
-    def failed(self, message: Failed, worker: WorkerProcess) -> bool:
+    def failed(self, message: Failed, worker: Worker) -> bool:
         """Handle an exception: a state of the trial, a user's mistake, the machine, or a bug.
 
         Return whether the worker can no longer be used.
@@ -200,7 +213,7 @@ class Outcomes:
             console.print(note, style="yellow", markup=False)
         self.waiting.put_first(number)
 
-    def start_failed(self, worker: WorkerProcess, code: int) -> None:
+    def start_failed(self, worker: Worker, code: int) -> None:
         """Handle the end of a worker that had not imported the trainer."""
         slot, how = worker.slot.name, describe_exit(code)
         if not self.health.start_failed(slot, code):
@@ -212,7 +225,7 @@ class Outcomes:
             )
         self._set_slot_aside(worker, f"its workers do not get as far as the trainer ({how})")
 
-    def _blame_slot(self, worker: WorkerProcess, number: int, reason: str) -> None:
+    def _blame_slot(self, worker: Worker, number: int, reason: str) -> None:
         """Set a slot aside where trials end before their first step while others work.
 
         Raises SweepError when it is the last one.
@@ -237,7 +250,7 @@ class Outcomes:
                 " have not ended stay open; the same command continues after the repair"
             )
 
-    def _set_slot_aside(self, worker: WorkerProcess, why: str) -> None:
+    def _set_slot_aside(self, worker: Worker, why: str) -> None:
         self.health.set_aside(worker.slot.name)
         if len(self.health.usable) == 1:
             self.waiting.lift_bars()
@@ -249,7 +262,7 @@ class Outcomes:
         self._study.event("slot set aside", slot=worker.slot.name, why=why)
         console.print(note, style="yellow", markup=False)
 
-    def died(self, worker: WorkerProcess, number: int, code: int) -> None:
+    def died(self, worker: Worker, number: int, code: int) -> None:
         """Handle the death of a worker that ran a trial."""
         slot, how = worker.slot.name, describe_exit(code)
         if number != BASELINE:

@@ -1,5 +1,6 @@
 """Runs a sweep from its parsed command to the files that it leaves. Imports no torch."""
 
+import contextlib
 import importlib
 import shlex
 import time
@@ -7,11 +8,13 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from csm_ft.config.train import TrainConfig
 from csm_ft.console import console, interruptible
+from csm_ft.errors import ConfigError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode
 from csm_ft.sweep.broker import Broker
-from csm_ft.sweep.config import SweepRequest
+from csm_ft.sweep.config import SweepConfig, SweepRequest
 from csm_ft.sweep.display import Display
 from csm_ft.sweep.dry_run import describe_plan
 from csm_ft.sweep.limits import Limits
@@ -22,7 +25,7 @@ from csm_ft.sweep.repro import write_repro
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.samplers import check_sampler
-from csm_ft.sweep.slots import choose_machine
+from csm_ft.sweep.slots import Machine, choose_machine
 from csm_ft.sweep.space import make_space
 from csm_ft.sweep.stop import findable
 from csm_ft.sweep.study import SweepStudy
@@ -81,25 +84,26 @@ def run_sweep(
     Raises UserError, and SweepAborted when the trainer cannot run.
     """
     describe = describe or describe_data
-    plan, configs, data = _prepare(request, describe)
+    plan, configs, data = _prepare(request, describe, trainer)
     folder, options, base = configs.folder, configs.sweep, configs.base
-    if options.dry_run:
-        measure = importlib.import_module(trainer).measure_sizes
-        console.print(describe_plan(plan, configs, measure), markup=False)
-        return 0
-    study = SweepStudy.open(folder, plan)
-    try:
-        watch = DataWatch(base, data, describe)
-        write_repro(folder, plan, request.argv)
-        with findable(folder):
-            end, summary = _search(study, configs, trainer, watch)
-        mirror_sweep(folder, options, base)
-        return _conclude(study, end, summary)
-    finally:
-        study.close()
+    with contextlib.closing(configs.machine):
+        if options.dry_run:
+            measure = importlib.import_module(trainer).measure_sizes
+            console.print(describe_plan(plan, configs, measure), markup=False)
+            return 0
+        study = SweepStudy.open(folder, plan)
+        with contextlib.closing(study):
+            watch = DataWatch(base, data, describe)
+            write_repro(folder, plan, request.argv)
+            with findable(folder):
+                end, summary = _search(study, configs, trainer, watch)
+            mirror_sweep(folder, options, base)
+            return _conclude(study, end, summary)
 
 
-def _prepare(request: SweepRequest, describe: Describe) -> tuple[Plan, Configs, DataFacts]:
+def _prepare(
+    request: SweepRequest, describe: Describe, trainer: str
+) -> tuple[Plan, Configs, DataFacts]:
     """Check the command, the search space, the data and the machine; nothing is written."""
     options = request.sweep
     rows = read_rows(find_space(options.sweep_config), request)
@@ -108,10 +112,25 @@ def _prepare(request: SweepRequest, describe: Describe) -> tuple[Plan, Configs, 
     if warning := check_sampler(options, space):
         console.print(warning, style="yellow", markup=False)
     base = space.base.replace(wandb=choose_reachable_wandb_mode(space.base.wandb))  # for all trials
-    machine = choose_machine(options, device=base.device, threads=base.threads)
     folder = SweepFolder(Path(options.output_dir))
+    if options.cluster:
+        machine = _open_cluster(options, base, folder, trainer)
+    else:
+        machine = choose_machine(options, device=base.device, threads=base.threads)
     configs = Configs(folder, options, base, machine, data.longest_positions)
     return plan_study(options, space, data), configs, data
+
+
+def _open_cluster(
+    options: SweepConfig, base: TrainConfig, folder: SweepFolder, trainer: str
+) -> Machine:
+    try:
+        from csm_ft.sweep.cluster import Cluster  # here: Ray is an option
+    except ImportError as error:
+        raise ConfigError(
+            f"cluster {options.cluster} needs Ray: pip install -r requirements-cluster.txt"
+        ) from error
+    return Cluster(options, base, folder, trainer)
 
 
 def _search(

@@ -27,29 +27,39 @@ class SlotHealth:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._slots = {name: _Health() for name in names}
+        self._set_aside: set[str] = set()
 
     @property
     def usable(self) -> list[str]:
-        """The slots that have not been set aside."""
+        """The slots that there are and that have not been set aside."""
         return list(self._slots)
+
+    def update(self, names: Sequence[str]) -> None:
+        """Take note of which slots there are now."""
+        before = self._slots
+        usable = [name for name in names if name not in self._set_aside]
+        self._slots = {name: before.get(name) or _Health() for name in usable}
 
     def set_aside(self, name: str) -> None:
         """Use a slot no more."""
-        del self._slots[name]
+        self._set_aside.add(name)
+        self._slots.pop(name, None)
 
     def is_ready(self, name: str) -> None:
         """Note that a worker has imported the trainer."""
-        self._slots[name].is_ready = True
-        self._slots[name].exit_codes.clear()
+        slot = self._of(name)
+        slot.is_ready = True
+        slot.exit_codes.clear()
 
     def works(self, name: str) -> None:
         """Note that a trial took a step."""
-        self._slots[name].works = True
-        self._slots[name].failed_trials.clear()
+        slot = self._of(name)
+        slot.works = True
+        slot.failed_trials.clear()
 
     def start_failed(self, name: str, code: int) -> bool:
         """Count a worker that ended before it was ready; return whether these are too many."""
-        slot = self._slots[name]
+        slot = self._of(name)
         slot.is_ready = slot.works = False
         slot.exit_codes.append(code)
         num_by_themselves = sum(not is_killed(code) for code in slot.exit_codes)
@@ -60,7 +70,7 @@ class SlotHealth:
 
         One that has failed so on another slot, too, is at fault itself, and counts for neither.
         """
-        slot = self._slots[name]
+        slot = self._of(name)
         slot.works = False
         others = [other for other in self._slots.values() if number in other.failed_trials]
         if others and others != [slot]:
@@ -77,3 +87,7 @@ class SlotHealth:
     def others_work(self, name: str) -> bool:
         """Tell whether trials take steps on another slot."""
         return any(slot.works for other, slot in self._slots.items() if other != name)
+
+    def _of(self, name: str) -> _Health:
+        """Return what is known of a slot; of one that is gone, something that nobody keeps."""
+        return self._slots.get(name) or _Health()

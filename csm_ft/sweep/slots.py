@@ -3,42 +3,72 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import SweepConfig
+from csm_ft.sweep.worker_process import Slot, Worker, WorkerProcess
+
+MOST_PER_GPU = 8  # workers that --trials_per_gpu auto tries at most
 
 
-@dataclass(frozen=True)
-class Slot:
-    """One place for one worker."""
-
-    name: str  # gpu0, gpu0.1 (the second on the GPU), cpu0
-    environment: Mapping[str, str]  # set before anything is imported
-
-
-@dataclass(frozen=True)
-class Machine:
+class Machine(Protocol):
     """What the sweep runs on."""
 
-    device: str  # of every trial: cuda (the one GPU that its worker sees) or cpu
+    @property
+    def device(self) -> str:
+        """Device of every trial: cuda (the one GPU that its worker sees) or cpu."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads of every trial."""
+        ...
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The slots that there are now; those of a cluster come and go."""
+        ...
+
+    def start(self, slot: Slot, trainer: str, log: Path) -> Worker:
+        """Start a worker in a slot."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalMachine:
+    """The machine that the orchestrator runs on."""
+
+    device: str
     slots: list[Slot]
-    threads: int  # of every trial
+    threads: int
+
+    def start(self, slot: Slot, trainer: str, log: Path) -> Worker:
+        """Start a worker process."""
+        return WorkerProcess(slot, trainer, log)
+
+    def close(self) -> None:
+        """Do nothing: the machine stays."""
 
 
-def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> Machine:
-    """Return one slot per worker: trials_per_gpu for each of the GPUs.
+def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> LocalMachine:
+    """Return one slot per worker: trials_per_gpu for each of the GPUs, with auto the most.
 
     They are on the CPU where there is no GPU or `device` says so. Raises ConfigError when GPUs are
     asked for that are not there.
     """
     wanted = sweep.gpus
-    num_workers = (len(wanted) or sweep.n_gpus) * sweep.trials_per_gpu
+    num_workers = (len(wanted) or sweep.n_gpus) * sweep.workers_per_gpu
     num_cores = len(os.sched_getaffinity(0))
-    threads = threads or max(1, num_cores // num_workers)
+    # Workers that join the others must find a core: a trial keeps the threads that it began with.
+    threads = threads or (1 if sweep.is_packing else max(1, num_cores // num_workers))
     gpus = visible_gpus() if device != "cpu" else []
     if device.startswith("cuda:"):
         raise ConfigError(
@@ -54,6 +84,10 @@ def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> Machine:
         gpus = _check_wanted(wanted, gpus, device)
     if not gpus:
         reason = "as --device says" if device == "cpu" else "no GPU on this machine"
+        if sweep.is_packing:
+            num_workers = max(1, num_cores // threads)
+            console.print(f"{reason}: 1 to {num_workers} workers on the CPU, {threads} cores each")
+            return LocalMachine("cpu", _cpu_slots(num_workers, threads), threads)
         return _cpu_machine(reason, num_workers, threads, num_cores)
     if not wanted and sweep.n_gpus > len(gpus):
         raise ConfigError(
@@ -61,11 +95,12 @@ def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> Machine:
             f" {len(gpus)}, with --trials_per_gpu above 1 if several trials fit one GPU"
         )
     slots = []
-    for place in range(sweep.trials_per_gpu):  # all GPUs get their first worker first
+    num_places = MOST_PER_GPU if sweep.is_packing else sweep.workers_per_gpu
+    for place in range(num_places):  # all GPUs get their first worker first
         for gpu in gpus[: len(wanted) or sweep.n_gpus]:
             name = f"gpu{gpu}.{place}" if place else f"gpu{gpu}"
-            slots.append(Slot(name, _environment(gpu, threads)))
-    return Machine("cuda", slots, threads)
+            slots.append(Slot(name, _environment(gpu, threads), gpu=gpu, place=place))
+    return LocalMachine("cuda", slots, threads)
 
 
 def _check_wanted(wanted: list[str], gpus: list[str], device: str) -> list[str]:
@@ -82,7 +117,7 @@ def _check_wanted(wanted: list[str], gpus: list[str], device: str) -> list[str]:
     return wanted
 
 
-def _cpu_machine(reason: str, num_workers: int, threads: int, num_cores: int) -> Machine:
+def _cpu_machine(reason: str, num_workers: int, threads: int, num_cores: int) -> LocalMachine:
     console.print(
         f"{reason}: {num_workers} worker{'s' * (num_workers != 1)} on the CPU, {threads} of"
         f" {num_cores} cores each"
@@ -92,8 +127,11 @@ def _cpu_machine(reason: str, num_workers: int, threads: int, num_cores: int) ->
             f"[yellow]{num_workers} workers share {num_cores} cores; fewer workers (--n_gpus) may"
             " be as fast[/]"
         )
-    slots = [Slot(f"cpu{i}", _environment("", threads)) for i in range(num_workers)]
-    return Machine("cpu", slots, threads)
+    return LocalMachine("cpu", _cpu_slots(num_workers, threads), threads)
+
+
+def _cpu_slots(num_workers: int, threads: int) -> list[Slot]:
+    return [Slot(f"cpu{i}", _environment("", threads), place=i) for i in range(num_workers)]
 
 
 def visible_gpus() -> list[str]:

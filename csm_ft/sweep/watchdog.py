@@ -3,8 +3,6 @@
 The end of its link then tells the broker, as after any other death.
 """
 
-import contextlib
-import os
 import signal
 import statistics
 import time
@@ -14,7 +12,7 @@ from dataclasses import dataclass, field
 
 from csm_ft.console import console
 from csm_ft.sweep.messages import Alive, Doing, FromWorker, Progress
-from csm_ft.sweep.worker_process import Job, WorkerProcess
+from csm_ft.sweep.worker_process import Job, Worker
 
 LEAST_SEC = 120.0
 TIMES_MEDIAN = 10.0
@@ -56,11 +54,11 @@ class Watchdog:
         self._hang_sec = hang_sec
         self._watches: dict[str, _Watch] = {}
 
-    def began(self, worker: WorkerProcess) -> None:
+    def began(self, worker: Worker) -> None:
         """Begin to watch a new process, or its attempt at a job."""
         self._watches[worker.slot.name] = _Watch(worker.job, time.monotonic())
 
-    def heard(self, worker: WorkerProcess, message: FromWorker) -> None:
+    def heard(self, worker: Worker, message: FromWorker) -> None:
         """Take note of a message."""
         watch, now_sec = self._watches[worker.slot.name], time.monotonic()
         watch.heard_sec = now_sec
@@ -73,7 +71,7 @@ class Watchdog:
         if watch.doing != "training":
             watch.step_sec = None
 
-    def check(self, worker: WorkerProcess) -> None:
+    def check(self, worker: Worker) -> None:
         """Have a worker that was silent for too long dump its stacks, and kill it a second later.
 
         Returns at once. One that is ready for a job is not watched.
@@ -83,7 +81,7 @@ class Watchdog:
             return
         if watch.kill_sec is not None:
             if now_sec >= watch.kill_sec:
-                kill(worker)
+                worker.signal(signal.SIGKILL)
             return
         silent_sec = now_sec - watch.heard_sec
         doing = "training" if worker.is_stopped() else watch.doing  # stopped, it does nothing
@@ -99,19 +97,12 @@ class Watchdog:
             watch.kill_sec = now_sec + DUMP_SEC
 
 
-def dump(worker: WorkerProcess) -> None:
+def dump(worker: Worker) -> None:
     """Have a worker write the stacks of all threads to its log."""
     wake(worker)
-    worker.process.send_signal(signal.SIGUSR1)
+    worker.signal(signal.SIGUSR1)
 
 
-def kill(worker: WorkerProcess) -> None:
-    """Kill a worker and all it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.process.pid, signal.SIGKILL)
-
-
-def wake(worker: WorkerProcess) -> None:
+def wake(worker: Worker) -> None:
     """Let a stopped worker go on."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.process.pid, signal.SIGCONT)
+    worker.signal(signal.SIGCONT)

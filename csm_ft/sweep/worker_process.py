@@ -1,4 +1,4 @@
-"""A worker as the orchestrator sees it: a process in its slot, its link, and its job."""
+"""A worker as the orchestrator sees it: its slot, its link and its job, and a process of it."""
 
 import contextlib
 import ctypes
@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +23,22 @@ from csm_ft.sweep.messages import (
     Pause,
     RunTrial,
 )
-from csm_ft.sweep.slots import Slot
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
 _LEAVE_SEC = 1.0  # for an idle worker to leave by itself
 _LOG_LINES = 20  # of the log's end, for messages
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place for one worker."""
+
+    name: str  # gpu0, gpu0.1 (the second on the GPU), cpu0
+    environment: Mapping[str, str]  # set before anything is imported
+    gpu: str = ""  # as CUDA_VISIBLE_DEVICES names it
+    place: int = 0  # among the workers that share the GPU, or the CPU
+    node: str = ""  # of the cluster
 
 
 class Job(NamedTuple):
@@ -36,17 +48,74 @@ class Job(NamedTuple):
     attempt: int
 
 
-class WorkerProcess:
-    """One worker process; started by the constructor."""
+class Worker(ABC):
+    """One worker in its slot, wherever it runs."""
 
-    def __init__(self, slot: Slot, trainer: str, log: Path) -> None:
-        self.slot = slot
+    link: Link[FromWorker]  # its end tells that the worker is dead
+    problem = ""  # why nothing can run where it is, for the user
+    is_lost = False  # with its machine, which says nothing about its trial
+
+    def __init__(self, slot: Slot, log: Path) -> None:
+        self.slot, self.log = slot, log
         self.is_ready = False
         self.has_stepped = False  # in its job
         self.hangs = False  # and is killed for it
         self.job: Job | None = None
         self._began_sec = 0.0
-        self.log = log
+
+    @abstractmethod
+    def signal(self, number: int) -> None:
+        """Send a signal to the process, and SIGCONT and SIGKILL to all that it started."""
+
+    @abstractmethod
+    def kill(self) -> int:
+        """End the process and all it started; return its exit code, negative for a signal."""
+
+    @abstractmethod
+    def is_stopped(self) -> bool:
+        """Tell whether the process is stopped, as by SIGSTOP; False where that cannot be seen."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, object]:
+        """Return what tells the process apart, for the list of events."""
+
+    @property
+    def trial(self) -> int | None:
+        """Number of the trial that it runs; None when idle or measuring the untrained model."""
+        return self.job.trial if self.job and self.job.trial != BASELINE else None
+
+    def describe(self) -> str:
+        """Return what it does and where, for messages."""
+        if self.job is None:
+            return f"the worker on {self.slot.name}"
+        trial = "the untrained model" if self.trial is None else f"trial {self.trial}"
+        return f"{trial} on {self.slot.name}"
+
+    def start(self, job: Job, config: dict[str, object]) -> None:
+        """Give it something to do."""
+        self.job, self.has_stepped, self._began_sec = job, False, time.monotonic()
+        self.send(RunTrial(trial=job.trial, attempt=job.attempt, config=config))
+
+    def seconds(self) -> float:
+        """Return the time since its job began."""
+        return time.monotonic() - self._began_sec
+
+    def send(self, message: RunTrial | Answer | Pause) -> None:
+        """Send a message; a dead worker is noticed by the end of its link, not here."""
+        with contextlib.suppress(LinkClosed):
+            self.link.send(message)
+
+    def log_end(self) -> str:
+        """Return the last lines of its log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:])
+
+
+class WorkerProcess(Worker):
+    """A worker process on this machine; started by the constructor."""
+
+    def __init__(self, slot: Slot, trainer: str, log: Path) -> None:
+        super().__init__(slot, log)
         self.link, theirs = Link[FromWorker].open(FROM_WORKER)
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
@@ -71,10 +140,17 @@ class WorkerProcess:
                 preexec_fn=_die_with_parent(),
             )
 
-    @property
-    def trial(self) -> int | None:
-        """Number of the trial that it runs; None when idle or measuring the untrained model."""
-        return self.job.trial if self.job and self.job.trial != BASELINE else None
+    def signal(self, number: int) -> None:
+        """Send a signal to the process, and SIGCONT and SIGKILL to all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            if number in (signal.SIGCONT, signal.SIGKILL):
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.send_signal(number)
+
+    def identity(self) -> Mapping[str, object]:
+        """Return the number of the process."""
+        return {"pid": self.process.pid}
 
     def is_stopped(self) -> bool:
         """Tell whether the process is stopped, as by SIGSTOP; False where that cannot be seen."""
@@ -83,27 +159,6 @@ class WorkerProcess:
         except OSError:
             return False
         return facts.rpartition(")")[2].split()[0] == "T"  # the name before it may have spaces
-
-    def describe(self) -> str:
-        """Return what it does and where, for messages."""
-        if self.job is None:
-            return f"the worker on {self.slot.name}"
-        trial = "the untrained model" if self.trial is None else f"trial {self.trial}"
-        return f"{trial} on {self.slot.name}"
-
-    def start(self, job: Job, config: dict[str, object]) -> None:
-        """Give it something to do."""
-        self.job, self.has_stepped, self._began_sec = job, False, time.monotonic()
-        self.send(RunTrial(trial=job.trial, attempt=job.attempt, config=config))
-
-    def seconds(self) -> float:
-        """Return the time since its job began."""
-        return time.monotonic() - self._began_sec
-
-    def send(self, message: RunTrial | Answer | Pause) -> None:
-        """Send a message; a dead worker is noticed by the end of its link, not here."""
-        with contextlib.suppress(LinkClosed):
-            self.link.send(message)
 
     def kill(self) -> int:
         """End the process and all it started; return its exit code, negative for a signal."""
@@ -115,11 +170,6 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         return self.process.wait()
-
-    def log_end(self) -> str:
-        """Return the last lines of its log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_LINES:])
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -9,7 +9,7 @@ FAKE_TRAINER (JSON in the environment) asks for faults by trial number:
 "out_of_memory": {"6": micro_batch_tokens that fit}, "no_memory_to": {"6": "validation"},
 "hang": {"9": "validation"} (once; or "training"), "long_validation_sec": {"9": 2},
 "seed_noise": how far apart seeds are,
-"slow_sec": seconds per step, "bad_slot": {"cpu1": "import"} (or "run")}.
+"slow_sec": seconds per step, "packing_window_sec": seconds, "bad_slot": {"cpu1": "import"} (or "run")}.
 """
 
 import errno
@@ -310,6 +310,7 @@ def _torch() -> Any:
 
 if __name__ == "__main__":
     import sweep
+    from csm_ft.sweep import packing
     from csm_ft.sweep import run as sweep_run
 
     class NoPage:
@@ -319,6 +320,7 @@ if __name__ == "__main__":
         def refresh(self) -> None: ...
         def finish(self) -> None: ...
 
+    packing.WINDOW_SEC = FAULTS.get("packing_window_sec", packing.WINDOW_SEC)
     if "page" not in os.environ.get("FAKE_TRAINER", ""):
         sweep_run.ReportProcess = NoPage
     sys.exit(sweep.main(sys.argv[1:], trainer="tests.helpers.fake_trainer", describe=describe))

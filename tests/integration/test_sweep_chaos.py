@@ -138,7 +138,7 @@ class Sweep:
 
 def alive(sweep: Sweep) -> list[int]:
     """Pids of workers of this sweep that still run."""
-    pids = [row["pid"] for row in sweep.events("worker started")]
+    pids = [row["pid"] for row in sweep.events("worker started") if "pid" in row]
     return [pid for pid in pids if is_worker(pid)]
 
 
@@ -175,6 +175,17 @@ def test_exact_trial_count_for_any_split(
     sweep.check_whole(n_trials)
     sweep.check_metrics()
     assert len(sweep.events("worker started")) == min(n_trials, n_gpus * trials_per_gpu)
+
+
+def test_auto_raises_workers_on_the_cpu(tmp_path: Path) -> None:
+    """A second worker joins once the first has been measured; every trial still runs once."""
+    argv = ("--n_trials", "8", "--trials_per_gpu", "auto", "--threads", "1", "--pruner", "none")
+    sweep = Sweep(tmp_path, *argv, faults={"slow_sec": 0.05, "packing_window_sec": 0.5})
+    output = sweep.run()
+    assert "trials per GPU: 2" in output
+    assert sweep.check_whole(8) == {"completed": 8}
+    sweep.check_metrics()
+    assert {t["slot"] for t in sweep.summary()["trials"]} >= {"cpu0", "cpu1"}
 
 
 def test_same_command_runs_the_remainder(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class FullDisk:
 def test_workers_are_ended_on_a_full_disk(tmp_path: Path) -> None:
     killed: list[int] = []
     configs: Any = SimpleNamespace(
-        sweep=SimpleNamespace(max_attempts=3, n_trials=9, hang_sec=0),
+        sweep=SimpleNamespace(max_attempts=3, n_trials=9, hang_sec=0, is_packing=False),
         machine=SimpleNamespace(slots=[]),
         folder=SweepFolder(tmp_path),
     )
@@ -40,7 +40,7 @@ def test_workers_are_ended_on_a_full_disk(tmp_path: Path) -> None:
     broker = Broker(study, configs, Objective(), trainer="", watcher=study, check_data=lambda: None)
     for number in range(2):
         kill = lambda number=number: killed.append(number)  # noqa: E731
-        worker: Any = SimpleNamespace(trial=number, seconds=lambda: 1.0, kill=kill)
+        worker: Any = SimpleNamespace(trial=number, job=number, seconds=lambda: 1.0, kill=kill)
         broker._workers.append(worker)
     with pytest.raises(SweepError, match="what ended the sweep"):
         broker.run()

@@ -75,7 +75,10 @@ def test_yaml_of_both_programs(tmp_path: Path) -> None:
         ("--eta 1", "eta 1 is below 2"),
         ("--max_attempts 0", "max_attempts 0 is below 1"),
         ("--startup_trials -1", "startup_trials -1 is below 0"),
-        ("--n_gpus 0 --trials_per_gpu 0", "trials_per_gpu 0 is below 1"),
+        (
+            "--n_gpus 0 --trials_per_gpu 0",
+            "trials_per_gpu: '0' is not valid: write a whole number from 1 on, or auto",
+        ),
         ("--family moshy", "family 'moshy' is not known"),
         ("--rungs 1/3 1/9", "rising shares"),
         ("--rungs 1/3 100%", "rising shares"),

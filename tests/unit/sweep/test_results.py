@@ -19,10 +19,11 @@ from csm_ft.sweep.config import parse
 from csm_ft.sweep.records import TrialRecord
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import read_rows
-from csm_ft.sweep.slots import Machine, Slot
+from csm_ft.sweep.slots import LocalMachine
 from csm_ft.sweep.space import make_space
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import Configs, DataFacts, objective_of, plan_study
+from csm_ft.sweep.worker_process import Slot
 from tests.helpers import fake_trainer
 
 SPACE = (
@@ -50,7 +51,7 @@ class Desk:
         self.out, folder = out, SweepFolder(out)
         self.study = SweepStudy.open(folder, plan_study(request.sweep, space, data))
         self.study.set_baseline({"val_loss": 3.5, "val_c0": 1.4})
-        machine = Machine("cpu", [Slot("cpu0", {})], 1)
+        machine = LocalMachine("cpu", [Slot("cpu0", {})], 1)
         self.configs = Configs(folder, request.sweep, space.base, machine)
         self.results = Results(self.study, self.configs, objective_of(space.base))
 

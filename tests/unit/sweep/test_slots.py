@@ -22,7 +22,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_each_worker_sees_one_gpu() -> None:
-    machine = choose_machine(SweepConfig(n_gpus=2, trials_per_gpu=2), device="auto", threads=0)
+    machine = choose_machine(SweepConfig(n_gpus=2, trials_per_gpu="2"), device="auto", threads=0)
     assert machine.device == "cuda"
     assert [(s.name, s.environment["CUDA_VISIBLE_DEVICES"]) for s in machine.slots] == [
         ("gpu2", "2"),
@@ -81,7 +81,7 @@ def test_workers_share_the_cpu(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots.os, "sched_getaffinity", lambda _: set(range(8)))
-    machine = choose_machine(SweepConfig(n_gpus=2, trials_per_gpu=2), device="auto", threads=0)
+    machine = choose_machine(SweepConfig(n_gpus=2, trials_per_gpu="2"), device="auto", threads=0)
     assert (machine.device, len(machine.slots), machine.threads) == ("cpu", 4, 2)
     assert {s.environment["CUDA_VISIBLE_DEVICES"] for s in machine.slots} == {""}
     assert {s.environment["OMP_NUM_THREADS"] for s in machine.slots} == {"2"}
@@ -105,3 +105,14 @@ def test_nvidia_smi_counts_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert visible_gpus() == ["0", "1"]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_auto_has_slots_to_grow_into() -> None:
+    sweep = SweepConfig(n_gpus=2, trials_per_gpu="auto")
+    machine = choose_machine(sweep, device="auto", threads=0)
+    assert [slot.name for slot in machine.slots[:4]] == ["gpu2", "gpu5", "gpu2.1", "gpu5.1"]
+    assert len(machine.slots) == 2 * slots.MOST_PER_GPU
+    assert machine.threads == 1, "workers that join later need cores, too"
+    on_cpu = choose_machine(sweep, device="cpu", threads=0)
+    assert len(on_cpu.slots) == len(slots.os.sched_getaffinity(0))

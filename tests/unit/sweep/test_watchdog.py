@@ -1,5 +1,6 @@
 """When a worker counts as hanging, and what happens then."""
 
+import signal
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -38,11 +39,14 @@ class Watched:
         self.now_sec, self.done = 1000.0, list[str]()
         clock = SimpleNamespace(monotonic=lambda: self.now_sec)
         monkeypatch.setattr(watchdog, "time", clock)
-        for name in ("dump", "kill"):
-            monkeypatch.setattr(watchdog, name, lambda _, name=name: self.done.append(name))
+        monkeypatch.setattr(watchdog, "dump", lambda _: self.done.append("dump"))
         self.slot, self.log, self.is_ready = SimpleNamespace(name="gpu0"), "gpu0.log", True
         self.job: Job | None = Job(3, 1)
         self.stopped = False
+
+    def signal(self, number: int) -> None:
+        assert number == signal.SIGKILL
+        self.done.append("kill")
 
     def is_stopped(self) -> bool:
         return self.stopped
