@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import threading
 import time
 import uuid
@@ -181,7 +182,13 @@ class ClusterWorker(Worker):
         except (RayError, OSError, EOFError):  # closed by the broker, or the cluster is gone
             pass
         finally:
-            self._connection.close()
+            self._end_link()
+
+    def _end_link(self) -> None:
+        """Let both ends notice; to close it would wait for the thread that reads it."""
+        duplicate = os.dup(self._connection.fileno())
+        with socket.socket(fileno=duplicate) as ours, contextlib.suppress(OSError):
+            ours.shutdown(socket.SHUT_RDWR)
 
     def _prepare(self) -> str:
         """Bring to the node what it lacks; return why it cannot be used, or ""."""

@@ -73,6 +73,12 @@ class SweepConfig(Options):
     output_dir: str = option(
         "./sweep", "Folder of the study; the same folder resumes it.", group="sweep", path=True
     )
+    storage: str = option(
+        "",
+        "Copy the study to this database, too, as postgresql://user@host/name; the journal in the"
+        " folder stays what counts.",
+        group="sweep",
+    )
     status: str = option(
         "",
         "Tell how the sweep in this folder stands: counts, best, running trials, failures. Starts"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from csm_ft.atomic import write_whole
 from csm_ft.runs.folder import SweepFolder
+from csm_ft.sweep.mirror import without_password
 from csm_ft.sweep.trials import Plan
 
 _PACKAGES = ("csm-ft", "torch", "transformers", "torchtune", "optuna", "numpy")
@@ -37,7 +38,8 @@ def write_repro(folder: SweepFolder, plan: Plan, argv: Sequence[str]) -> None:
 
 
 def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Replace the values of keys and tokens of the environment."""
+    """Replace the values of keys and tokens of the environment, and the passwords of URLs."""
+    text = without_password(text)
     for name, value in environment.items():
         is_secret = any(word in name.upper() for word in _SECRET_WORDS)
         if is_secret and len(value) >= _SHORTEST_SECRET:

@@ -18,6 +18,7 @@ from csm_ft.sweep.config import SweepConfig, SweepRequest
 from csm_ft.sweep.display import Display
 from csm_ft.sweep.dry_run import describe_plan
 from csm_ft.sweep.limits import Limits
+from csm_ft.sweep.mirror import mirrored
 from csm_ft.sweep.ranking import rankings_in_words
 from csm_ft.sweep.records import Summary, TrialRecord
 from csm_ft.sweep.report_process import ReportProcess
@@ -95,7 +96,7 @@ def run_sweep(
         with contextlib.closing(study):
             watch = DataWatch(base, data, describe)
             write_repro(folder, plan, request.argv)
-            with findable(folder):
+            with findable(folder), mirrored(folder.journal, options.study_name, options.storage):
                 end, summary = _search(study, configs, trainer, watch)
             mirror_sweep(folder, options, base)
             return _conclude(study, end, summary)

@@ -48,7 +48,7 @@ def test_lost_and_added_nodes_change_no_number(tmp_path: Path, nodes: RayNodes) 
         wait_for(lambda: len(sweep.events("dispatched")) >= 5, sec=90)
         nodes.kill("b")
         nodes.start("d")
-        output = process.communicate(timeout=150)[0]
+        output = process.communicate(timeout=100)[0]
     assert process.returncode == 0, output
     assert "on b.0: its node is lost" in " ".join(output.split())
     assert sweep.check_whole(9) == {"completed": 9}
@@ -76,7 +76,7 @@ def test_runs_are_copied_from_nodes_that_share_nothing(tmp_path: Path, nodes: Ra
     with sweep.start() as process:
         wait_for(lambda: len(list(sweep.out.glob("trials/*/checkpoints/step"))) >= 2, sec=90)
         nodes.kill("b")
-        output = process.communicate(timeout=150)[0]
+        output = process.communicate(timeout=100)[0]
     assert process.returncode == 0, output
     assert sweep.check_whole(4) == {"completed": 4}
     sweep.check_metrics()
