@@ -134,7 +134,7 @@ class Broker:
         """Raise or lower the number of workers that share a GPU, where that is to be found out."""
         self._note(self._packing.update())
         for worker in list(self._workers):
-            if not worker.job and not self._packing.admits(worker.slot):
+            if worker.job is None and not self._packing.admits(worker.slot):
                 self._retire(worker)
 
     def _note(self, text: str) -> None:
