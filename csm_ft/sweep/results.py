@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from csm_ft.atomic import recover, whole_folder, write_whole
 from csm_ft.sweep.data_curve import measure_curve
@@ -44,6 +45,7 @@ class Results:
         # Trials whose clips are kept, and whose weights are dropped: looked at once.
         self._kept: set[int] = set()
         self._dropped: set[int] = set()
+        self._before = _read(self._folder.summary)  # of an earlier command
         self._config_of: tuple[object, ...] | None = None  # what best.yaml was written for
 
     def write(self, state: SweepState) -> Summary:
@@ -182,7 +184,7 @@ class Results:
         self, state: SweepState, records: Sequence[TrialRecord], best: TrialRecord | None
     ) -> Summary:
         sweep, study, objective = self._configs.sweep, self._study, self._objective
-        explained, importance = study.importance() if state != "running" else ("", {})
+        explained, importance = self._importance(records) if state != "running" else ("", {})
         unit = f" ({objective.unit})" if objective.unit else ""
         extreme = "highest" if objective.higher_is_better else "lowest"
         environment = self._environment()
@@ -213,6 +215,18 @@ class Results:
             importance_of=explained,
         )
 
+    def _importance(
+        self, records: Sequence[TrialRecord]
+    ) -> tuple[str, Mapping[str, Mapping[str, float | None]]]:
+        """Return what each parameter explains; measured anew only when a trial has ended since.
+
+        It takes seconds to import what measures it.
+        """
+        before, now = self._before, [record.model_dump() for record in records]
+        if before and before.importance and [one.model_dump() for one in before.begun] == now:
+            return before.importance_of, before.importance
+        return self._study.importance()
+
     def _baseline(self) -> Baseline | None:
         if self._study.baseline is None:
             return None
@@ -239,6 +253,14 @@ class Results:
             )
             for number in range(num_begun, self._study.num_planned)
         ]
+
+
+def _read(path: Path) -> Summary | None:
+    """Return the summary that a sweep left, if this version can read it."""
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _link(source: Path, target: Path) -> None:

@@ -241,3 +241,16 @@ def test_ended_trials_are_read_once(desk: Desk, monkeypatch: pytest.MonkeyPatch)
         desk.results.write("running")
     assert max(Counter(read).values()) <= 2  # while it ran, and ended
     assert [record.state for record in desk.study.records()] == ["completed"] * 4
+
+
+def test_importance_is_measured_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that finds all trials done need not import what measures it."""
+    for _ in range(4):
+        desk.run()
+    first = desk.results.write("finished")
+    again = Results(desk.study, desk.configs, objective_of(desk.configs.base))
+    again.write("running")
+    monkeypatch.setattr(SweepStudy, "importance", lambda _: pytest.fail("it is measured again"))
+    found = again.write("finished")
+    assert first.importance
+    assert (found.importance, found.importance_of) == (first.importance, first.importance_of)
