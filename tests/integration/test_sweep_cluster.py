@@ -13,7 +13,7 @@ from tests.integration.test_sweep_chaos import Sweep, is_worker, wait_for
 
 pytestmark = pytest.mark.slow
 FAULTS = {"slow_sec": 0.15}
-ARGV = ("--n_trials", "9", "--pruner", "none", "--sampler", "random")
+ARGV = ("--n_trials", "24", "--pruner", "none", "--sampler", "random")
 
 
 @pytest.fixture
@@ -45,13 +45,14 @@ def test_lost_and_added_nodes_change_no_number(tmp_path: Path, nodes: RayNodes) 
         (tmp_path / name).mkdir()
     sweep = Sweep(tmp_path / "cluster", *ARGV, *on(nodes), faults=FAULTS)
     with sweep.start() as process:
-        wait_for(lambda: len(sweep.events("dispatched")) >= 5, sec=90)
-        nodes.kill("b")
+        wait_for(lambda: len(sweep.events("dispatched")) >= 4, sec=90)
         nodes.start("d")
+        wait_for(lambda: any(row["slot"] == "d.0" for row in sweep.events("dispatched")), sec=90)
+        nodes.kill("b")
         output = process.communicate(timeout=100)[0]
     assert process.returncode == 0, output
     assert "on b.0: its node is lost" in " ".join(output.split())
-    assert sweep.check_whole(9) == {"completed": 9}
+    assert sweep.check_whole(24) == {"completed": 24}
     sweep.check_metrics()
     wait_for(lambda: not any(map(is_worker, nodes.processes())))
     rows = sweep.summary()["trials"]
