@@ -45,8 +45,16 @@ NUM_WINDOWS = 2
 FAMILY = MoshiFamily()
 OPTIONS = MoshiConfig(device="cpu", dtype="fp32", threads=1, learning_rate=1e-12)
 SMALL = MoshiSize(
-    **{"dim": 256, "layers": 6, "heads": 4, "context": 1500, "card": 256, "text_card": 4000},
-    **{"depth_dim": 128, "depth_ffn_dim": 344, "depth_heads": 4, "depth_layers": 3},
+    dim=256,
+    layers=6,
+    heads=4,
+    context=1500,
+    card=256,
+    text_card=4000,
+    depth_dim=128,
+    depth_ffn_dim=344,
+    depth_heads=4,
+    depth_layers=3,
     delays=published_delays(8),
 )
 TINY = replace(SMALL, dim=32, layers=1, heads=2, text_card=60, depth_dim=16, depth_ffn_dim=40)

@@ -123,7 +123,7 @@ class SweepConfig(Options):
     )
     gpu_hours: float = option(
         0.0,
-        "The same for GPU-hours: the time of all trials, divided by trials_per_gpu.",
+        "The same for GPU-hours: the time of all trials, divided by trials_per_gpu (auto: by 1).",
         group="sweep",
         ge=0,
     )

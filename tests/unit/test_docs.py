@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-<<<<<<< HEAD
-from torch.distributed.run import get_args_parser
-=======
 import yaml
->>>>>>> 90ef54c (Mirror the study to a database; document clusters and Slurm)
+from torch.distributed.run import get_args_parser
 
 from benchmarks.config import BenchmarkConfig
 from benchmarks.curves import CurvesConfig
@@ -258,13 +255,13 @@ def test_readme_shows_every_folder() -> None:
     assert shown == wanted - {"csm_ft"}
 
 
-<<<<<<< HEAD
 @pytest.mark.slow
 def test_recipes_are_those_predicted_now() -> None:
     command = [sys.executable, "scripts/make_recipe_table.py", "--check"]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, "run scripts/make_recipe_table.py and commit docs/scaling.md"
-=======
+
+
 def test_kubernetes_page_is_a_ray_job() -> None:
     """As far as its form goes: names of KubeRay's API, one image, a volume that is mounted."""
     (text,) = [one for one in blocks(ROOT / "docs/cluster.md", "yaml") if "RayJob" in one]
@@ -281,4 +278,3 @@ def test_kubernetes_page_is_a_ray_job() -> None:
     argv = shlex.split(job["spec"]["entrypoint"])
     assert argv[:2] == ["python", "sweep.py"]
     assert sweep_config.parse(argv[2:]).sweep.cluster == "auto"
->>>>>>> 90ef54c (Mirror the study to a database; document clusters and Slurm)

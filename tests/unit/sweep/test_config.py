@@ -85,7 +85,6 @@ def test_yaml_of_both_programs(tmp_path: Path) -> None:
         ("--rungs 100", "is not a share of the run"),
         ("--rungs 1/97 1/2", "larger common part"),
         ("--sampler best", "sampler"),
-        ("--sampler gp", "sampler"),
         ("--cluster auto --n_gpus 2", "drop --n_gpus, --gpus and --trials_per_gpu auto"),
         ("--cluster auto --cluster_resources GPU=1", "write NAME=AMOUNT, as CPU=4"),
         ("--cluster auto --cluster_resources slot", "write NAME=AMOUNT, as CPU=4"),
