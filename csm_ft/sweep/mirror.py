@@ -16,8 +16,6 @@ import optuna
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from csm_ft.console import console
 from csm_ft.errors import ConfigError, first_line
@@ -88,6 +86,10 @@ class _Mirror:
 
     def copy(self) -> None:
         """Bring the database up to date; a database that does not answer is a warning."""
+        from sqlalchemy.exc import (
+            SQLAlchemyError,
+        )  # here, as in what follows: it takes half a second
+
         try:
             self._copy()
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -125,6 +127,8 @@ class _Mirror:
                 self._done.add(trial.number)
 
     def _open(self) -> RDBStorage:
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
         options: dict[str, Any] = {"pool_pre_ping": True}
         if not self._url.startswith("sqlite"):
             options["connect_args"] = {"connect_timeout": _CONNECT_SEC}
@@ -184,6 +188,9 @@ def _changed(before: dict[Any, Any], now: dict[Any, Any]) -> Sequence[Any]:
 
 def _with_driver(url: str) -> str:
     """Return a URL with the driver that requirements-storage.txt installs."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         parsed = make_url(url)
     except ArgumentError as error:
