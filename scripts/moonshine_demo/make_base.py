@@ -30,7 +30,7 @@ def main() -> int:
     """Pretokenise, train, and save the best weights as bf16 (loading converts them to fp32)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--corpus", type=Path, required=True, help="folder made by make_speech.py --corpus"
+        "--corpus", type=Path, required=True, help="folder made by make_clips.py --corpus"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the demo's parts")
     arguments, more = parser.parse_known_args()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "demo/moonshine"
 sys.path.insert(0, str(ROOT / "scripts/moonshine_demo"))
 
-import make_speech  # noqa: E402
+import make_clips  # noqa: E402
 import speech  # noqa: E402
 
 
@@ -29,7 +29,7 @@ def test_clips_are_there_and_their_sentences_apart() -> None:
     for voices in ("new_voice", "old_voices"):
         texts = {split: {row["text"] for row in rows(voices, split)} for split in ("train", "val")}
         assert not texts["train"] & texts["val"]
-        for split, bundled in make_speech.bundled_sentences().items():
+        for split, bundled in make_clips.bundled_sentences().items():
             assert [row["text"] for row in rows(voices, split)] == bundled
             sounds = [soundfile.info(DEMO / voices / row["path"]) for row in rows(voices, split)]
             assert {sound.samplerate for sound in sounds} == {16000}
@@ -78,6 +78,6 @@ def test_the_tokenizer_gives_the_sentences_back() -> None:
 def test_the_script_makes_the_bundled_clips_again() -> None:
     row = rows("new_voice", "train")[0]
     bundled, _ = soundfile.read(DEMO / "new_voice" / row["path"], dtype="float32")
-    again = speech.say(row["text"], speech.NEW_VOICE, make_speech.dice("train", 0))
+    again = speech.say(row["text"], speech.NEW_VOICE, make_clips.dice("train", 0))
     assert abs(len(again) - len(bundled)) < 500  # another espeak-ng may differ by a little
     assert np.corrcoef(again[: len(bundled)], bundled[: len(again)])[0, 1] > 0.9

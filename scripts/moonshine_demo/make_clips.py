@@ -1,9 +1,9 @@
 """Make the speech of the Moonshine demo: the clips to bundle, or the corpus its base is trained on.
 
     # new_voice/ and old_voices/, each with train.jsonl, val.jsonl and their clips
-    python scripts/moonshine_demo/make_speech.py --output FOLDER
+    python scripts/moonshine_demo/make_clips.py --output FOLDER
     # train.jsonl and val.jsonl in DIR: the old voices, other sentences
-    python scripts/moonshine_demo/make_speech.py --corpus DIR
+    python scripts/moonshine_demo/make_clips.py --corpus DIR
 
 It needs espeak-ng; the same version writes the same files.
 """
