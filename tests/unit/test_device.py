@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import deterministic
 
 from csm_ft.device import reproducible
 
@@ -26,6 +27,14 @@ def test_denormals_are_as_before_a_run(before: bool) -> None:
         assert flushes_denormals() is before
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_operations_are_deterministic_without_clearing_memory_first() -> None:
+    before = deterministic.fill_uninitialized_memory
+    with reproducible("cpu", 1, 0):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not deterministic.fill_uninitialized_memory
+    assert deterministic.fill_uninitialized_memory is before
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
