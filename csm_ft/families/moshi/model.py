@@ -171,7 +171,9 @@ class DepthLayer(nn.Module):
     def _each(self, modules: nn.ModuleList, x: Tensor, first: int) -> Tensor:
         """Apply to every step the module that it has."""
         weights = self.steps[first : first + x.shape[1]]
-        return torch.stack([modules[i](x[:, place]) for place, i in enumerate(weights)], dim=1)
+        # Not x[:, place]: the gradient of each would be a tensor of zeros as large as x.
+        steps = zip(weights, x.unbind(dim=1), strict=True)
+        return torch.stack([modules[i](step) for i, step in steps], dim=1)
 
 
 class MoshiModel(SpeechModel):
@@ -279,7 +281,7 @@ class MoshiModel(SpeechModel):
         x = torch.stack([self.depth_input(hidden, columns[:, k], k) for k in steps], dim=1)
         for layer in self.depth_layers:
             x = layer(x)
-        return [head(x[:, codebook]) for codebook, head in enumerate(self.linears)]
+        return [head(step) for head, step in zip(self.linears, x.unbind(dim=1), strict=True)]
 
     def depth_input(self, hidden: Tensor, before: Tensor, codebook: int) -> Tensor:
         """Return the input [M, d] of one step, after the token `before` [M]: text, or a code."""
