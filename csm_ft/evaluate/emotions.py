@@ -11,7 +11,7 @@ from csm_ft.evaluate.judge import EMOTION, JUDGE_HZ, JudgedClip, SpokenClip, hea
 from csm_ft.evaluate.prosody import measure_prosody
 from csm_ft.evaluate.recordings import through_codec
 from csm_ft.evaluate.results import EvaluatedRow
-from csm_ft.families.base import Encoder
+from csm_ft.families.encoder import Encoder
 
 CLIPS_PER_EMOTION = 24
 

@@ -14,7 +14,7 @@ from csm_ft.evaluate.emotions import add_expression
 from csm_ft.evaluate.judge import EMOTION, Judges, References, SpokenClip, judge
 from csm_ft.evaluate.results import EvaluatedRow, Evaluation, Kind, make_row, write_results
 from csm_ft.evaluate.verdicts import verdicts
-from csm_ft.families.base import Encoder
+from csm_ft.families.encoder import Encoder
 from csm_ft.report.evaluation import write_page
 
 _TITLES: Mapping[Kind, str] = {"codec": "after the codec", "recordings": "real recordings"}

@@ -15,7 +15,7 @@ from csm_ft.data.measures import FLOOR_DBFS, mean_power, to_dbfs
 from csm_ft.data.split import Split, Store
 from csm_ft.errors import AudioError, ConfigError
 from csm_ft.evaluate.judge import Judges, References, SpokenClip, embed_voices, recording_key
-from csm_ft.families.base import Encoder
+from csm_ft.families.encoder import Encoder
 
 NUM_REFERENCES = 8  # training clips per speaker that voices are compared with
 MAX_SPEAKERS = 20

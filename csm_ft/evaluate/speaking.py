@@ -11,7 +11,8 @@ from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.train import TrainConfig
 from csm_ft.evaluate import recordings
 from csm_ft.evaluate.judge import SpokenClip
-from csm_ft.families.base import Encoder, EncoderRecord, Family, Prompt, SamplingOptions
+from csm_ft.families.base import EncoderRecord, Family, Prompt, SamplingOptions
+from csm_ft.families.encoder import Encoder
 from csm_ft.generate.run import Generator, write_takes
 
 BATCH_SIZE = 8  # prompts per batch, unless another is asked for

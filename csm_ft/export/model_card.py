@@ -20,7 +20,8 @@ from csm_ft.config.base import build
 from csm_ft.config.train import TrainConfig
 from csm_ft.data.split import Store
 from csm_ft.evaluate.metrics import MAIN, as_cost
-from csm_ft.families.base import Exporter, Family, Proof
+from csm_ft.families.base import Family
+from csm_ft.families.exporter import Exporter, Proof
 from csm_ft.hub import is_hub_name
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.source import Source, data_fingerprint, is_same_data

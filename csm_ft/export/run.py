@@ -11,7 +11,8 @@ from csm_ft.atomic import whole_folder, write_whole
 from csm_ft.console import console
 from csm_ft.errors import ConfigError, ExportError, MachineError
 from csm_ft.export.model_card import model_card
-from csm_ft.families.base import Exportable, Family, Proof
+from csm_ft.families.base import Family
+from csm_ft.families.exporter import Exportable, Proof
 from csm_ft.runs.encoder_record import RECORD, write_record
 from csm_ft.runs.source import Source, open_data
 

@@ -1,4 +1,6 @@
-"""The contract between the programs and a model family. Imports no torch: see also model.py.
+"""The contract between the programs and a model family. Imports no torch.
+
+Its parts are encoder.py, exporter.py and, with torch, model.py.
 
 A family is a package families/<name>/ and one `case` in families/__init__.py. The programs know no
 codec, tokenizer, layout of tokens, part of a loss, unit or prompt: all of that stands behind these
@@ -15,23 +17,20 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
-from csm_ft.errors import ConfigError, DataError
+from csm_ft.errors import ConfigError
 
 if TYPE_CHECKING:  # so that --help imports neither numpy nor torch
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from csm_ft.data.audio import Wave
     from csm_ft.data.examples import Examples
-    from csm_ft.data.rows import Row
-    from csm_ft.data.split import ArrayKind, Arrays, ClipTable, Split, Store
-    from csm_ft.datasets.words import WordLists
+    from csm_ft.data.split import Arrays, ClipTable, Split, Store
+    from csm_ft.families.encoder import Encoder
+    from csm_ft.families.exporter import Exporter
     from csm_ft.families.model import Batch, SpeechModel
 
 Number = TypeVar("Number", "float", "Tensor")
@@ -78,108 +77,6 @@ def weighted_loss(
         weighted: Any = sum(weight * nats[part] for part, weight in term.parts.items())
         total = total + term.weight * weighted / (divisor or 1.0)
     return total
-
-
-# Encoding
-
-
-class Segment(NamedTuple):
-    """A row of metadata as a part of a longer clip: rows [start, stop) of its first array."""
-
-    start: int
-    stop: int
-    text: Arrays  # as Encoder.encode_text returned it
-
-
-class Encoder(ABC):
-    """Turns sound and text into the arrays of a token file, and back; frozen while it does so.
-
-    Arrays, sample_rate_hz and frame_sec are known before an encoder is fitted.
-    """
-
-    arrays: Mapping[str, ArrayKind]  # what a clip keeps; the first one is what pieces are cut from
-    sample_rate_hz: int
-    frame_sec: float  # seconds of sound per row of the first array
-    channels: Literal["mono", "both"] = "mono"  # both: waves are [2, N], and mono files rejected
-    audio_fingerprint: str  # with the sound it makes a clip's id, which names its cached arrays
-    text_fingerprint: str  # keyed apart: another transcript encodes no sound again
-    facts: Mapping[str, str | int | float]  # kept in the token file, for Family.open_encoder
-    assets: Mapping[str, bytes]  # small files that travel inside the token file
-    columns: Sequence[str] = ()  # further columns of the metadata that a text is made of: tags
-    # Where the words of rows are, if it needs their times. Rows without are given them, evenly.
-    word_lists: WordLists | None = None
-    # With channels both: files of one channel, or of two alike, are left, beside silence.
-    fills_channels: bool = False
-    mono_hint: str = ""  # what to do about mono files where they are rejected
-    fit_sec: float = 0.0  # seconds of training sound that `fit` wants before encoding; 0 = none
-    # Training rows of one recording that lie this close together are kept as one clip, the sound
-    # between them included; 0 = each row is a clip, and join_text is never called.
-    max_gap_sec: float = 0.0
-
-    @abstractmethod
-    def encode_audio(self, waves: Sequence[Wave]) -> list[Arrays | str]:
-        """Encode waves ([N], or [2, N]) as one batch; the expensive half, cached by clip.
-
-        A str in the place of arrays is the reason why that wave cannot be used.
-        """
-
-    @abstractmethod
-    def encode_text(self, row: Row) -> Arrays | str:
-        """Return the arrays that come from a row's text; cheap, made again in every run.
-
-        A str in their place is the reason why the row cannot be used.
-        """
-
-    def rejects(self, row: Row, lengths: Mapping[str, int]) -> str:
-        """Return why a row cannot be used, or "".
-
-        `lengths` are the rows of each array: expected before the sound is encoded, then true ones.
-        """
-        return ""
-
-    def join_text(self, segments: Sequence[Segment]) -> Arrays:
-        """Return the text arrays of a clip that is made of one or several rows, in order."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def decode(self, arrays: Arrays) -> Wave | None:
-        """Return the sound of a clip's (or a sample's) arrays; None if there is none.
-
-        [N], or [2, N] for both sides of a dialogue.
-        """
-
-    def tokens_of(self, sample: Sample) -> NDArray[np.int64] | None:
-        """Return what the model generated, [streams, frames], without its prompt; None = nothing.
-
-        By default the first array of the sample.
-        """
-        codes = sample.arrays.get(next(iter(self.arrays)))
-        return None if codes is None else codes.reshape(len(codes), -1).T.astype("int64")
-
-    def arrays_of(self, tokens: NDArray[np.int64]) -> Arrays:
-        """Return the arrays for `decode` of what `tokens_of` gave; DataError if they do not fit."""
-        name, kind = next(iter(self.arrays.items()))
-        if len(tokens) != max(1, kind.width):
-            raise DataError(f"has {len(tokens)} streams of tokens, not {max(1, kind.width)}")
-        return {name: tokens.T.astype(kind.dtype)}
-
-    def measure(self, sample: Sample, wave: Wave) -> Mapping[str, float]:
-        """Return what only the family measures on the sound of a sample, as `decode` gives it."""
-        return {}
-
-    def fit_text(self, rows: Sequence[Row]) -> None:  # noqa: B027 - few encoders are fitted
-        """Fit the text half on the training rows, before any is encoded."""
-
-    def fit(self, waves: Sequence[Wave]) -> None:  # noqa: B027
-        """Fit the encoder on `fit_sec` seconds of training sound."""
-
-    def restore(self, facts: Mapping[str, Any], assets: Mapping[str, bytes]) -> bool:
-        """Take what an earlier run fitted, from its facts and assets; tell whether that worked."""
-        return False
-
-    def describe(self) -> list[str]:
-        """Return lines for people: what encodes, and what to know of it."""
-        return []
 
 
 # Samples
@@ -276,65 +173,6 @@ class ParameterRule(NamedTuple):
     lr_factor: float = 1.0  # multiple of config.learning_rate; 0 = frozen
     decays: bool = True  # whether weight decay applies to it (never to vectors)
     beside_adapters: bool = False  # whether it is trained, whole, with method lora too
-
-
-# Export
-
-
-@dataclass(frozen=True)
-class Exportable:
-    """Weights to export, and what is known of how they came to be."""
-
-    weights: str  # a folder, a file or a hub name
-    label: str  # for people
-    base: str  # name of the weights that training began with; "" = random ones
-    config: TrainConfig | None  # of the run; None = not known
-    store: Store | None  # the token file of the run; None = not known
-    dtype: Literal["fp32", "bf16"] = "fp32"
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What was compared before an export counted."""
-
-    read_by: str  # the program that read it back
-    lines: Sequence[str]  # for people and the model card
-    warning: str = ""  # what to do for a better proof
-
-
-class Exporter(ABC):
-    """Writes weights in the layout of another program; one instance per export."""
-
-    library: str  # that reads it, as the hub names it
-    summary: str  # "weights for transformers"
-    tags: Sequence[str] = ()  # on the hub
-    pipeline_tag: str = ""  # the hub's name of the task
-
-    def __init__(self, source: Exportable) -> None:
-        """Check what can be checked; ConfigError if these weights have no such export."""
-        self.source = source
-
-    @property
-    def base(self) -> str:
-        """Name of the weights that the export is based on, or belongs to."""
-        return self.source.base
-
-    @property
-    def licence(self) -> str:
-        """Licence of the export, as the hub names it; "" = not chosen yet."""
-        return ""
-
-    @abstractmethod
-    def write(self, folder: Path) -> None:
-        """Write the export into an empty folder."""
-
-    @abstractmethod
-    def read_back(self, folder: Path) -> Proof:
-        """Let the other program read `folder` and compare; CheckError if it reads another model."""
-
-    @abstractmethod
-    def snippet(self) -> str:
-        """Return Markdown that shows how to load it; THIS_FOLDER stands for its place."""
 
 
 # Expressive speech

@@ -43,7 +43,8 @@ from csm_ft.data import audio
 from csm_ft.data.measures import SILENT_DBFS, Measures
 from csm_ft.data.split import Arrays
 from csm_ft.errors import AudioError, PromptError
-from csm_ft.families.base import Encoder, Prompt, Turn
+from csm_ft.families.base import Prompt, Turn
+from csm_ft.families.encoder import Encoder
 from csm_ft.text_file import nfc, read_text
 
 EXAMPLE = (

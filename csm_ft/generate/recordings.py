@@ -10,7 +10,8 @@ import numpy as np
 from csm_ft.atomic import write_whole
 from csm_ft.data import audio
 from csm_ft.data.audio import Wave
-from csm_ft.families.base import Encoder, Sample
+from csm_ft.families.base import Sample
+from csm_ft.families.encoder import Encoder
 from csm_ft.watermark.silentcipher import Watermark
 
 

@@ -18,14 +18,8 @@ from csm_ft.config.shard import parse_shard
 from csm_ft.console import console
 from csm_ft.device import autocast, choose_device, choose_dtype
 from csm_ft.errors import ConfigError, MachineError, first_line
-from csm_ft.families.base import (
-    Encoder,
-    EncoderRecord,
-    Family,
-    Prompt,
-    Sample,
-    SamplingOptions,
-)
+from csm_ft.families.base import EncoderRecord, Family, Prompt, Sample, SamplingOptions
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.model import SpeechModel
 from csm_ft.generate.done import is_done, read_facts
 from csm_ft.generate.recordings import write_sample

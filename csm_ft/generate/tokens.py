@@ -8,7 +8,8 @@ import numpy as np
 from csm_ft.atomic import whole_file
 from csm_ft.data import audio
 from csm_ft.errors import ConfigError, DataError
-from csm_ft.families.base import Encoder, Sample
+from csm_ft.families.base import Sample
+from csm_ft.families.encoder import Encoder
 
 
 def save_tokens(stem: Path, sample: Sample, encoder: Encoder) -> None:

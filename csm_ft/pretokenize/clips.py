@@ -24,7 +24,7 @@ from csm_ft.data.measures import Measures
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.data.split import Arrays
 from csm_ft.errors import ConfigError, TooManyRejectedError
-from csm_ft.families.base import Encoder
+from csm_ft.families.encoder import Encoder
 from csm_ft.pretokenize.level import set_level
 
 _MAX_SHOWN = 5  # rejected rows on the console; the file has them all

@@ -11,7 +11,7 @@ from csm_ft.config.notes import NoteLimits
 from csm_ft.data import audio
 from csm_ft.data.split import Store
 from csm_ft.errors import ConfigError
-from csm_ft.families.base import Encoder
+from csm_ft.families.encoder import Encoder
 from csm_ft.generate.recordings import measure
 from csm_ft.pretokenize.note_kinds import KINDS, Place, letters, pace, pace_words, usual_pace
 from csm_ft.pretokenize.notes import Found, find_notes

@@ -14,7 +14,7 @@ from pathlib import Path
 from csm_ft.console import console
 from csm_ft.data import audio
 from csm_ft.data.inspect import SoundFile
-from csm_ft.families.base import Segment
+from csm_ft.families.encoder import Segment
 from csm_ft.pretokenize.clips import Job, Rejections, Span, make_span
 
 Times = Sequence[tuple[float, float]]  # start and end in seconds

@@ -28,7 +28,8 @@ from csm_ft.evaluate.judge import (
 from csm_ft.evaluate.metrics import MAIN, METRICS, check_best_by
 from csm_ft.evaluate.results import EvaluatedRow, Evaluation, make_row, write_results
 from csm_ft.evaluate.speaking import BATCH_SIZE, Script, ask, make_script, speak
-from csm_ft.families.base import Encoder, EncoderRecord, Family
+from csm_ft.families.base import EncoderRecord, Family
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.model import SpeechModel
 from csm_ft.generate.run import Generator
 from csm_ft.runs.encoder_record import record_of_run

@@ -11,7 +11,8 @@ from csm_ft.data import audio
 from csm_ft.data.split import Store
 from csm_ft.device import autocast
 from csm_ft.errors import ConfigError, EncoderError, HubError
-from csm_ft.families.base import Encoder, Family, Prompt, SamplingOptions
+from csm_ft.families.base import Family, Prompt, SamplingOptions
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.model import SpeechModel
 from csm_ft.generate.recordings import measure, write_sample
 from csm_ft.runs.checkpoint import TrainState

@@ -17,7 +17,8 @@ from csm_ft.data import __main__ as data_main
 from csm_ft.data.rows import Row
 from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.families import open_family, stores
-from csm_ft.families.base import Encoder, Family
+from csm_ft.families.base import Family
+from csm_ft.families.encoder import Encoder
 
 Json = dict[str, Any]
 SAMPLE_RATE_HZ = 16000

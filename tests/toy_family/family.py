@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from csm_ft.config.base import option
 from csm_ft.config.generate import GenerateConfig
@@ -21,8 +20,9 @@ from csm_ft.data import audio
 from csm_ft.data.examples import whole_clips
 from csm_ft.data.split import ArrayKind
 from csm_ft.errors import CheckError
-from csm_ft.families import base
 from csm_ft.families.base import Family, Prompt, Sample, SamplingOptions, Term, Yardstick
+from csm_ft.families.encoder import Encoder
+from csm_ft.families.exporter import Exporter, Proof
 from csm_ft.families.model import Batch, SpeechModel
 
 RATE_HZ, WINDOW, END, SPACE = 16000, 800, 0, ord(" ")
@@ -36,7 +36,7 @@ class ToyGenerateConfig(GenerateConfig):
     sound: list[str] = option([], "Stereo files to transcribe.", group="prompts")
 
 
-class ToyEncoder(base.Encoder):
+class ToyEncoder(Encoder):
     arrays = {"samples": ArrayKind("<i2", 2), "letters": ArrayKind("|u1")}
     sample_rate_hz, frame_sec, channels = RATE_HZ, 1 / RATE_HZ, "both"
     audio_fingerprint, text_fingerprint = "toy-samples-1", "toy-bytes-1"
@@ -73,7 +73,7 @@ class ToyModel(SpeechModel):
     def forward(self, batch):
         logits = self.logits(batch.sounds, batch.letters)
         targets = batch.letters.clamp(min=0)
-        nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        nats = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         is_space, is_real = batch.letters == SPACE, batch.letters >= 0
         return {
             "letters": (nats * (is_real & ~is_space)).sum(1),
@@ -82,7 +82,7 @@ class ToyModel(SpeechModel):
 
     def logits(self, sounds, letters):
         heard = torch.tanh(self.ear(sounds))[:, None]  # [B, 1, D]
-        before = F.pad(letters.clamp(min=0), (1, -1))  # each letter is predicted from those before
+        before = nn.functional.pad(letters.clamp(min=0), (1, -1))  # a letter sees those before it
         hidden, _ = self.memory(self.letters(before) + heard)
         return self.head(hidden).float()
 
@@ -104,18 +104,18 @@ def mean_window(samples):
     return torch.from_numpy(windows.mean(0) / 32768).float()
 
 
-class PlainExporter(base.Exporter):
+class PlainExporter(Exporter):
     library, summary = "toy", "plain tensors"
 
     def write(self, folder: Path) -> None:
         self.model = ToyFamily().load_model(self.source.weights)
         save_file(self.model.state_dict(), folder / "toy.safetensors")
 
-    def read_back(self, folder: Path) -> base.Proof:
+    def read_back(self, folder: Path) -> Proof:
         found, own = load_file(folder / "toy.safetensors"), self.model.state_dict()
         if not all(torch.equal(found[name], own[name]) for name in own):
             raise CheckError("toy.safetensors holds other weights")
-        return base.Proof("safetensors", ["all tensors are equal"])
+        return Proof("safetensors", ["all tensors are equal"])
 
     def snippet(self) -> str:
         return "`load_file('THIS_FOLDER/toy.safetensors')`"

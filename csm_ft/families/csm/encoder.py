@@ -20,8 +20,8 @@ from csm_ft.codecs.base import Codec, Wave
 from csm_ft.data.rows import Row
 from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.errors import GatedError, TokenizerError
-from csm_ft.families.base import Encoder
 from csm_ft.families.csm.config import CsmPretokenizeConfig
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.template import DEFAULT_TEMPLATE, TextTemplate
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"

@@ -14,7 +14,6 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError
 from csm_ft.families.base import (
     Draw,
-    Encoder,
     EncoderRecord,
     ExpressiveRecipe,
     Family,
@@ -33,6 +32,7 @@ from csm_ft.families.csm.config import (
 )
 from csm_ft.families.csm.export import EXPORTERS
 from csm_ft.families.csm.size import CsmSize, check_flags, chosen_size
+from csm_ft.families.encoder import Encoder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from csm_ft.data.examples import turns_before
 from csm_ft.data.split import Store
 from csm_ft.data.tags import count_tags
 from csm_ft.errors import ConfigError, EncoderError, HubError, PromptError
-from csm_ft.families.base import Encoder, EncoderRecord, Prompt, SamplingOptions, Turn
+from csm_ft.families.base import EncoderRecord, Prompt, SamplingOptions, Turn
 from csm_ft.families.csm.config import CsmConfig, CsmGenerateConfig
 from csm_ft.families.csm.encoder import (
     CsmEncoder,
@@ -28,6 +28,7 @@ from csm_ft.families.csm.encoder import (
     tokenizer_from_store,
 )
 from csm_ft.families.csm.size import MAX_POSITIONS
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.prompts import (
     AskedPrompt,
     check_clips,

@@ -18,7 +18,7 @@ from csm_ft.data.rows import Row
 from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.data.text import set_case
 from csm_ft.errors import TokenizerError
-from csm_ft.families.base import Encoder, Segment
+from csm_ft.families.encoder import Encoder, Segment
 from csm_ft.families.moonshine.arrange import SEGMENTS
 from csm_ft.families.moonshine.config import MoonshinePretokenizeConfig
 from csm_ft.families.moonshine.size import (

@@ -12,7 +12,6 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.errors import AudioError, ConfigError, PromptError
 from csm_ft.families.base import (
     Draw,
-    Encoder,
     EncoderRecord,
     Family,
     ParameterRule,
@@ -21,6 +20,7 @@ from csm_ft.families.base import (
     Term,
     Yardstick,
 )
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.moonshine.config import (
     MoonshineConfig,
     MoonshineGenerateConfig,

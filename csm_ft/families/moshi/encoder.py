@@ -19,7 +19,8 @@ from csm_ft.data.rows import Row, Word
 from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.datasets.words import WordLists
 from csm_ft.errors import DataError, TokenizerError
-from csm_ft.families.base import Encoder, Sample
+from csm_ft.families.base import Sample
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.moshi import turns
 from csm_ft.families.moshi.config import (
     MIMI_CARD,

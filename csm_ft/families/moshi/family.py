@@ -13,7 +13,6 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError
 from csm_ft.families.base import (
     Draw,
-    Encoder,
     EncoderRecord,
     ExpressiveRecipe,
     Family,
@@ -23,6 +22,7 @@ from csm_ft.families.base import (
     Term,
     Yardstick,
 )
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.moshi.config import (
     SILENT_USER,
     MoshiConfig,

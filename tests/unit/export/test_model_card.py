@@ -14,9 +14,9 @@ from markdown_it import MarkdownIt
 from csm_ft.data.split import Store
 from csm_ft.data.token_file import open_store
 from csm_ft.export.model_card import model_card
-from csm_ft.families.base import Exportable, Exporter, Proof
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.family import CsmFamily
+from csm_ft.families.exporter import Exportable, Exporter, Proof
 from csm_ft.runs.checkpoint import TrainState
 from csm_ft.runs.folder import RunFolder, SweepFolder
 from csm_ft.runs.source import Source

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from csm_ft.data.rows import Row
 from csm_ft.data.split import ArrayKind, Arrays
 from csm_ft.errors import PromptError
-from csm_ft.families.base import Encoder
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.prompts import (
     AskedPrompt,
     ContextClip,

@@ -11,7 +11,8 @@ import soundfile
 
 from csm_ft.data.rows import Row
 from csm_ft.data.split import ArrayKind, Arrays
-from csm_ft.families.base import Encoder, Prompt, Sample, Turn
+from csm_ft.families.base import Prompt, Sample, Turn
+from csm_ft.families.encoder import Encoder
 from csm_ft.generate.recordings import measure, write_sample
 
 CODES = np.full((10, 1), 7, np.uint16)

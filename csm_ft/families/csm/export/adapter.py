@@ -9,7 +9,6 @@ from peft import PeftModel
 from csm_ft.atomic import write_whole
 from csm_ft.errors import ConfigError
 from csm_ft.families import lora
-from csm_ft.families.base import Exportable, Exporter, Proof
 from csm_ft.families.csm.export import layouts, snippets
 from csm_ft.families.csm.export.exporter import CsmExporter
 from csm_ft.families.csm.export.probe import Logits, Probe
@@ -23,6 +22,7 @@ from csm_ft.families.csm.export.transformers import (
 from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.size import CsmSize
 from csm_ft.families.csm.weights import load_model, locate
+from csm_ft.families.exporter import Exportable, Exporter, Proof
 from csm_ft.families.model import save_tensors
 from csm_ft.hub import is_hub_name
 

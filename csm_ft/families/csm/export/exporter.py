@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from csm_ft.errors import CheckError
-from csm_ft.families.base import Exportable, Exporter, Proof
 from csm_ft.families.csm.export import snippets
 from csm_ft.families.csm.export.probe import (
     Difference,
@@ -23,6 +22,7 @@ from csm_ft.families.csm.family import EMBEDDED_BASE
 from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.size import CsmSize
 from csm_ft.families.csm.weights import load_model, locate
+from csm_ft.families.exporter import Exportable, Exporter, Proof
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _APACHE = ("sesame/csm-1b", str(EMBEDDED_BASE))  # licence of these bases, and so of the exports

@@ -27,13 +27,13 @@ from torchtune.modules.common_utils import disable_kv_cache
 from csm_ft.atomic import write_whole
 from csm_ft.config.base import expand_home
 from csm_ft.errors import CheckError, ConfigError
-from csm_ft.families.base import Proof
 from csm_ft.families.csm.export import snippets
 from csm_ft.families.csm.export.exporter import CsmExporter
 from csm_ft.families.csm.export.probe import TOLERANCE, Logits, Probe, logits_of
 from csm_ft.families.csm.model import CsmModel, llama
 from csm_ft.families.csm.size import CsmSize
 from csm_ft.families.csm.weights import load_model
+from csm_ft.families.exporter import Proof
 from csm_ft.families.model import save_tensors
 
 REFERENCE = "Sesame's models.py"

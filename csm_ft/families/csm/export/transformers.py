@@ -23,13 +23,14 @@ from transformers.utils import logging as transformers_logging
 from csm_ft import codecs, hub
 from csm_ft.codecs.mimi import Mimi
 from csm_ft.errors import CheckError, ConfigError, EncoderError, HubError
-from csm_ft.families.base import Exportable, SamplingOptions
+from csm_ft.families.base import SamplingOptions
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.export import layouts, snippets
 from csm_ft.families.csm.export.exporter import CsmExporter
 from csm_ft.families.csm.export.probe import Logits, Probe
 from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.size import CsmSize
+from csm_ft.families.exporter import Exportable
 
 PROCESSOR = (
     "tokenizer.json",

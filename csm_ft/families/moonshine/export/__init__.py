@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from csm_ft.families.base import Exporter
+    from csm_ft.families.exporter import Exporter
 
 _CLASSES = {"transformers": "TransformersExporter", "onnx": "OnnxExporter"}
 

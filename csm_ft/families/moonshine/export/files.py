@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_ft.atomic import write_whole
-from csm_ft.families.base import Exportable
+from csm_ft.families.exporter import Exportable
 from csm_ft.families.moonshine.config import MoonshineConfig
 from csm_ft.families.moonshine.size import DEFAULT_TOKENS_PER_SEC, END, SAMPLE_RATE_HZ, START
 

@@ -18,7 +18,7 @@ from torch.export import Dim
 from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 
 from csm_ft.errors import CheckError, ConfigError
-from csm_ft.families.base import Exportable, Exporter, Proof
+from csm_ft.families.exporter import Exportable, Exporter, Proof
 from csm_ft.families.moonshine.data import collate_clips
 from csm_ft.families.moonshine.export.files import GREEDY_TOKENS, PROBED_SEC, probe, write_configs
 from csm_ft.families.moonshine.family import HUB_NAME

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from csm_ft.errors import CheckError
-from csm_ft.families.base import Exportable, Exporter, Proof
+from csm_ft.families.exporter import Exportable, Exporter, Proof
 from csm_ft.families.model import save_tensors
 from csm_ft.families.moonshine.data import collate_clips
 from csm_ft.families.moonshine.export.files import GREEDY_TOKENS, PROBED_SEC, probe, write_configs

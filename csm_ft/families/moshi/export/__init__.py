@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from csm_ft.families.base import Exporter
+    from csm_ft.families.exporter import Exporter
 
 
 class _Exporters(Mapping[str, "type[Exporter]"]):

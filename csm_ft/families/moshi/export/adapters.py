@@ -13,8 +13,8 @@ from torch import Tensor
 
 from csm_ft.errors import CheckError, ConfigError
 from csm_ft.families import lora
-from csm_ft.families.base import Exportable, Proof
 from csm_ft.families.checkpoint_files import locate
+from csm_ft.families.exporter import Exportable, Proof
 from csm_ft.families.model import save_tensors
 from csm_ft.families.moshi.export import package
 from csm_ft.families.moshi.export.merged import WEIGHTS, MoshiExporter, server_command

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from csm_ft.atomic import write_whole
 from csm_ft.errors import CheckError
-from csm_ft.families.base import Exportable, Exporter, Proof
+from csm_ft.families.exporter import Exportable, Exporter, Proof
 from csm_ft.families.model import save_tensors
 from csm_ft.families.moshi.encoder import TOKENIZER_ASSET as TOKENIZER
 from csm_ft.families.moshi.export import package

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from csm_ft.errors import CheckError, first_line
-from csm_ft.families.base import Prompt, Proof
+from csm_ft.families.base import Prompt
+from csm_ft.families.exporter import Proof
 from csm_ft.families.moshi.model import MoshiModel
 from csm_ft.families.moshi.sample import Draws, MoshiSamplingOptions, generate
 from csm_ft.families.moshi.size import HOLE
