@@ -283,7 +283,7 @@ def test_mono_is_refused_with_the_way_out_or_has_a_silent_user(
         (["--val_window_sec", "300"], "over the context of the model"),
         (["--delays", "[0]", "--train_from_scratch"], "delays"),
         (
-            ["--lora_embeddings"],
+            ["--lora_embeddings", "--method", "full"],
             "lora_embeddings trains embeddings beside adapters; method is full",
         ),
         (["--method", "lora", "--lora_targets", "q_proj"], "lora_targets: 'q_proj' is none of"),
@@ -318,12 +318,13 @@ def test_base_of_other_tokens_is_refused(
     assert "--train_from_scratch" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_user_is_predicted_invented_and_cut_off(
-    tokens: Path, trained: Path, tmp_path: Path
+    tokens: Path, trained: Path, tmp_path: Path, method: str
 ) -> None:
     folder, out = tmp_path / "both", tmp_path / "out"
     argv = ["--model_name_or_checkpoint_path", str(trained), "--user_stream", "--max_steps", "2"]
-    assert run(tokens, folder, *argv) == 0
+    assert run(tokens, folder, *argv, "--method", method) == 0
     (row,) = rows(folder, "train")
     assert row["user_c0"] > 0
     before, after = (rows(one, "val") for one in (trained, folder))

@@ -65,14 +65,15 @@ class MoshiConfig(TrainConfig):
     model_name_or_checkpoint_path: str = option(
         "auto",
         "Weights to start from: hub name, folder, run folder or file; auto ="
-        " kyutai/moshiko-pytorch-bf16.",
+        " kyutai/moshiko-pytorch-bf16, or for the demo's codes and tokenizer the demo's base.",
         group="run",
         path=True,
     )
     method: str = option(
-        "full",
-        "Which weights are trained: full = all; lora = low-rank adapters, with all other weights"
-        " frozen (learning_rate then defaults to 1.5e-4); temporal_only; depth_only = the depth"
+        "lora",
+        "Which weights are trained: lora = low-rank adapters, with all other weights frozen"
+        " (learning_rate then defaults to 1.5e-4); full = all, the default with train_from_scratch"
+        " and init_text_embeddings; temporal_only; depth_only = the depth"
         " transformer, its embeddings and heads; text_embeddings_only.",
         group="what is trained",
     )
@@ -220,7 +221,12 @@ class MoshiConfig(TrainConfig):
     @model_validator(mode="before")
     @classmethod
     def _of_j_moshi(cls, values: Any) -> Any:
-        return j_moshi_options(values) if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        values = j_moshi_options(values)
+        has_new_weights = values.get("train_from_scratch") or values.get("init_text_embeddings")
+        values.setdefault("method", "full" if has_new_weights else "lora")
+        return values
 
     @model_validator(mode="after")
     def _new_embeddings_of_a_base(self) -> Self:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from csm_ft import assets
 from csm_ft.codecs import MIMI_HUB_NAME
 from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from csm_ft.families.moshi.model import MoshiModel
 
 HUB_NAME = "kyutai/moshiko-pytorch-bf16"
+EMBEDDED_BASE = assets.path_of("demo/moshi/base")
+_OF_THE_BASE = ("codec_fingerprint", "tokenizer_fingerprint")  # facts that its tokens have
 _TEXT = {"text": 1.0, "text_padding": 1.0, "text_end": 1.0}
 
 
@@ -255,10 +259,14 @@ class MoshiFamily(Family):
         return lora_modules(_moshi(config))
 
     def default_base(self, store: Store) -> str:
-        """Return the published model; tokens of another codec or tokenizer have none."""
+        """Return the published model, or the demo's; other codecs and tokenizers have none."""
         facts = store.info.facts
-        is_known = facts["codec"] == "mimi" and facts["tokenizer"] != "fitted"
-        return HUB_NAME if is_known else ""
+        if facts["codec"] == "mimi" and facts["tokenizer"] != "fitted":
+            return HUB_NAME
+        record = EMBEDDED_BASE / "speech.json"
+        known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        is_embedded = all(facts[name] == known.get(name) for name in _OF_THE_BASE)
+        return str(EMBEDDED_BASE) if is_embedded else ""
 
     def checkpoint_config(self, model: SpeechModel) -> Mapping[str, object]:
         """Return the config.json of the moshi package."""

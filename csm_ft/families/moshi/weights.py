@@ -57,7 +57,10 @@ def size_of(name: str) -> MoshiSize:
     if pairs is not None:
         return size_of(pairs[0])
     found = locate(_file_of(name))
-    return size_of(_adapters(found).base) if found.is_adapter else _size(found, name)
+    # Adapters of a run have its config.json: with user_stream it predicts more than its base.
+    if found.is_adapter and found.config is None:
+        return size_of(_adapters(found).base)
+    return _size(found, name)
 
 
 def load_weights(
