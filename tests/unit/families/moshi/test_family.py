@@ -11,7 +11,7 @@ from csm_ft.families.moshi.config import MoshiConfig
 from csm_ft.families.moshi.family import EMBEDDED_BASE, HUB_NAME, MoshiFamily
 
 DEMO = json.loads((EMBEDDED_BASE / "speech.json").read_text())
-MIMI = {**DEMO, "codec": "mimi", "tokenizer": "kyutai"}
+MIMI = {**DEMO, "codec": "mimi", "codec_fingerprint": "mimi", "tokenizer": "kyutai"}
 
 
 @pytest.mark.parametrize(
