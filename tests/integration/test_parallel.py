@@ -13,6 +13,7 @@ import pytest
 import pretokenize
 import train
 from csm_ft.data.token_file import write_store
+from csm_ft.export.__main__ import main as export
 from csm_ft.runs.checkpoint import save_weights
 from tests.conftest import write_metadata
 from tests.helpers.dialogues import write_dialogues
@@ -161,7 +162,7 @@ WINDOWS += "--gen_every 3 --gen_prompt_sec 2 --gen_sec 1".split()
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_moshi_on_ranks(dialogues: Path, tmp_path: Path, ranks: int) -> None:
-    """Full and adapters, with samples of the last step."""
+    """Full, and adapters beside embeddings; sharded with recomputed activations; exported."""
 
     def arguments(name: str, *more: str) -> list[str]:
         paths = ["--data", str(dialogues), "--output_dir", str(tmp_path / name)]
@@ -169,16 +170,21 @@ def test_moshi_on_ranks(dialogues: Path, tmp_path: Path, ranks: int) -> None:
 
     assert train.main(arguments("base", *MOSHI)) == 0
     base = ["--model_name_or_checkpoint_path", str(tmp_path / "base")]
-    kinds = {"full": base, "lora": [*base, *LORA]}
+    kinds = {
+        "full": [*base, "--method", "full"],
+        "lora": [*base, *LORA, "--lora_embeddings"],
+    }
+    modes = {"ddp": [], "fsdp": ["--activation_checkpointing", "full"]}
     runs = []
     for name, options in kinds.items():
         assert train.main(arguments(name, *options)) == 0
-        modes = ("ddp", "fsdp")
-        runs += [arguments(f"{name}-{mode}", *options, "--parallel", mode) for mode in modes]
+        for mode, more in modes.items():
+            runs.append(arguments(f"{name}-{mode}", *options, "--parallel", mode, *more))
     finish(torchrun(ranks, *runs))
     for name in kinds:
-        for mode in ("ddp", "fsdp"):
+        for mode in modes:
             check_same_family_run(tmp_path / f"{name}-{mode}", tmp_path / name)
+        assert export([str(tmp_path / f"{name}-fsdp"), "--format", "moshi"]) == 0
 
 
 def check_same_family_run(ours: Path, theirs: Path) -> None:
