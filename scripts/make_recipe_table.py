@@ -1,31 +1,39 @@
-"""Write into docs/scaling.md on which GPU CSM-1B trains with which options, as predicted.
+"""Write into docs/scaling.md on which GPU CSM-1B and Moshi train with which options, as predicted.
 
 `--check` says by its exit code whether the page is current, and writes nothing.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
+
 from benchmarks.clips import split_of  # noqa: E402
 from benchmarks.counts import CSM_1B  # noqa: E402
 from csm_ft.data.batches import fill  # noqa: E402
-from csm_ft.families.base import Draw  # noqa: E402
+from csm_ft.families.base import Draw, Family  # noqa: E402
 from csm_ft.families.csm.arrange import arrange  # noqa: E402
 from csm_ft.families.csm.config import CsmConfig  # noqa: E402
 from csm_ft.families.csm.data import CsmBatch, collate  # noqa: E402
 from csm_ft.families.csm.family import CsmFamily  # noqa: E402
 from csm_ft.families.csm.model import empty_model  # noqa: E402
+from csm_ft.families.model import Batch, SpeechModel  # noqa: E402
+from csm_ft.families.moshi import data as moshi_data  # noqa: E402
+from csm_ft.families.moshi import model as moshi_model  # noqa: E402
+from csm_ft.families.moshi.family import MoshiFamily  # noqa: E402
+from csm_ft.families.moshi.size import MoshiSize, published_delays  # noqa: E402
 from csm_ft.training.dry_run import describe_card  # noqa: E402
 from csm_ft.training.memory import measure_step, prepare  # noqa: E402
 
 PAGE = ROOT / "docs/scaling.md"
-BEGIN, END = "<!-- recipes: written by scripts/make_recipe_table.py -->", "<!-- end -->"
+BEGIN, END = "<!-- {}: written by scripts/make_recipe_table.py -->", "<!-- end of {} -->"
 CHECKPOINTING = "--activation_checkpointing full"
-RECIPES = (
+CSM_RECIPES = (
     ("--dtype bf16 --micro_batch_tokens 16384", 16384),
     ("--dtype bf16 --micro_batch_tokens 4096", 4096),
     (f"--dtype bf16 --micro_batch_tokens 4096 {CHECKPOINTING}", 4096),
@@ -37,6 +45,40 @@ RECIPES = (
     (f"--method lora --dtype bf16_pure --micro_batch_tokens 4096 {CHECKPOINTING}", 4096),
 )
 
+PURE = "--dtype bf16_pure"
+MOSHI_RECIPES = (  # and windows of 100 s in a micro-batch
+    ("--lora_rank 128 --dtype bf16", 1),
+    (f"--lora_rank 128 --dtype bf16 {CHECKPOINTING}", 1),
+    (f"--lora_rank 128 {PURE} {CHECKPOINTING}", 4),
+    (f"--lora_rank 128 {PURE} {CHECKPOINTING}", 1),
+    (f"--lora_rank 32 {PURE} {CHECKPOINTING}", 1),
+    (f"--method full --dtype bf16 {CHECKPOINTING}", 1),
+    (f"--method full {PURE} --optimizer adamw8bit {CHECKPOINTING}", 1),
+)
+MOSHI = MoshiSize(delays=published_delays(8))
+WINDOW_FRAMES = 1250
+
+
+class Table(NamedTuple):
+    """A table of the page."""
+
+    name: str
+    family: Family
+    recipes: Sequence[tuple[str, int]]  # options, and what fills a micro-batch
+    make_model: Callable[[], SpeechModel]
+    make_batch: Callable[[int], Batch]
+
+
+def windows(count: int) -> Batch:
+    """Make a micro-batch of full windows of dialogues."""
+    rows = np.random.default_rng(0).integers(0, MOSHI.card, (count, MOSHI.num_rows, WINDOW_FRAMES))
+    layout = moshi_data.Layout(
+        MOSHI.delays, MOSHI.num_own, MOSHI.text_padding_id, MOSHI.text_end_id
+    )
+    batch = moshi_data.make_batch(list(rows), layout, WINDOW_FRAMES)
+    moshi_data.draw_depth(batch, 1.0, [None] * count)
+    return batch
+
 
 def batch_of(positions: int) -> CsmBatch:
     """Make the largest micro-batch of read sentences within so many padded positions."""
@@ -47,28 +89,47 @@ def batch_of(positions: int) -> CsmBatch:
     return collate(examples, indices, depth_fraction=config.depth_fraction, draw=Draw(0, 0))
 
 
-def rows() -> Iterator[str]:
-    """Yield the table."""
-    yield "| options | weights | gradients | averages | activations | all | fits on |"
-    yield "|---|---|---|---|---|---|---|"
-    for words, positions in RECIPES:
+TABLES = (
+    Table("recipes", CsmFamily(), CSM_RECIPES, lambda: empty_model(CSM_1B), batch_of),
+    Table(
+        "recipes of Moshi",
+        MoshiFamily(),
+        MOSHI_RECIPES,
+        lambda: moshi_model.empty_model(MOSHI),
+        windows,
+    ),
+)
+
+
+def rows(table: Table) -> Iterator[str]:
+    """Yield a table."""
+    is_csm = table.recipes is CSM_RECIPES
+    amounts = "" if is_csm else " windows |"
+    yield f"| options |{amounts} weights | gradients | averages | activations | all | fits on |"
+    yield "|---|" + "---|" * (6 if is_csm else 7)
+    for words, amount in table.recipes:
         pairs = words.replace("--", "").split()
-        options = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        config = CsmConfig.model_validate({"device": "cpu", **options})
-        model = empty_model(CSM_1B)
-        prepare(model, CsmFamily(), config)
-        found = measure_step(model, batch_of(positions), CsmFamily().loss_terms(config), config)
+        options: dict[str, Any] = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        config = table.family.train_config.model_validate({"device": "cpu", **options})
+        model = table.make_model()
+        prepare(model, table.family, config)
+        terms = table.family.loss_terms(config)
+        found = measure_step(model, table.make_batch(amount), terms, config)
         parts = (found.weights, found.gradients, found.optimizer, found.activations, found.total)
         sizes = " | ".join(f"{size / 1e9:.1f} GB" for size in parts)
-        yield f"| `{words}` | {sizes} | {describe_card(found)} |"
+        count = "" if is_csm else f" {amount} |"
+        yield f"| `{words}` |{count} {sizes} | {describe_card(found)} |"
 
 
 def make_page(page: str) -> str:
-    """Return the page with the table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    table = "\n".join(rows())
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    """Return the page with the tables between their marks."""
+    for table in TABLES:
+        begin, end = BEGIN.format(table.name), END.format(table.name)
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        lines = "\n".join(rows(table))
+        page = f"{before}{begin}\n\n{lines}\n\n{end}{after}"
+    return page
 
 
 def main() -> int:
