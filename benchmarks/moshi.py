@@ -43,7 +43,7 @@ from csm_ft.training.step import optimizer_step
 MAX_DIFFERENCE = 1e-5  # of losses, beyond which nothing is timed
 NUM_WINDOWS = 2
 FAMILY = MoshiFamily()
-OPTIONS = MoshiConfig(device="cpu", dtype="fp32", threads=1, learning_rate=1e-12)
+OPTIONS = MoshiConfig(method="full", device="cpu", dtype="fp32", threads=1, learning_rate=1e-12)
 SMALL = MoshiSize(
     dim=256,
     layers=6,

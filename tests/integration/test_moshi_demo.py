@@ -1,5 +1,8 @@
 """The Moshi demo: a base that knows the words learns to answer questions that it never heard."""
 
+import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,3 +54,23 @@ def test_training_questions_get_their_answers(
     assert share_right(questions, answers) >= 0.8
     assert share_right(shuffled, answers) <= 0.2
     assert np.mean([one <= 1.0 for one in late]) >= 0.8
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_the_page(tmp_path: Path) -> None:
+    """Every command of docs/moshi.md, Moshi in ten minutes, as it stands there."""
+    page = (ROOT / "docs/moshi.md").read_text(encoding="utf-8")
+    section = page.split("## Moshi in ten minutes")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    commands = [line for block in blocks for line in block.splitlines()]
+    for name in ("csm_ft", "configs", "demo", "pretokenize.py", "train.py", "sweep.py"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "python"
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    assert (tmp_path / "exp/demo-moshi/report.html").is_file()
+    assert (tmp_path / "exp/demo-moshi/export-moshi/model.safetensors").is_file()
