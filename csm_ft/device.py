@@ -3,9 +3,9 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch.utils import deterministic
 
 from csm_ft.errors import MachineError, first_line
 
@@ -52,20 +52,21 @@ def reproducible(device: str, threads: int, seed: int) -> Iterator[None]:
     """Set threads, seed and deterministic algorithms; restores torch's settings afterwards."""
     threads_before, flushed_before = torch.get_num_threads(), _flushes_denormals()
     deterministic_before = torch.are_deterministic_algorithms_enabled()
-    fills_before = deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic  # whose attributes are properties of a class
+    fills_before = settings.fill_uninitialized_memory
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)  # peaked logits give denormals, 20 times slower on CPUs
     if device == "cpu":
         torch.use_deterministic_algorithms(True)
         # It would clear every tensor before an operation writes it: a tenth of a training step.
-        deterministic.fill_uninitialized_memory = False
+        settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(deterministic_before)
-        deterministic.fill_uninitialized_memory = fills_before
+        settings.fill_uninitialized_memory = fills_before
         torch.set_flush_denormal(flushed_before)
 
 

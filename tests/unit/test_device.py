@@ -4,10 +4,10 @@ import ctypes
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch.utils import deterministic
 
 from csm_ft.device import reproducible
 
@@ -30,11 +30,12 @@ def test_denormals_are_as_before_a_run(before: bool) -> None:
 
 
 def test_operations_are_deterministic_without_clearing_memory_first() -> None:
-    before = deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    before = settings.fill_uninitialized_memory
     with reproducible("cpu", 1, 0):
         assert torch.are_deterministic_algorithms_enabled()
-        assert not deterministic.fill_uninitialized_memory
-    assert deterministic.fill_uninitialized_memory is before
+        assert not settings.fill_uninitialized_memory
+    assert settings.fill_uninitialized_memory is before
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
