@@ -6,12 +6,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 
+from csm_ft.sweep.mirror import COPY_EVERY_SEC
 from tests.integration.test_sweep_chaos import Sweep, wait_for
 
 pytestmark = pytest.mark.slow
@@ -112,6 +114,7 @@ def test_outage_is_caught_up_with(tmp_path: Path, server: Postgres) -> None:
         server.stop()
         num_ended = len(sweep.events("ended"))
         wait_for(lambda: len(sweep.events("ended")) >= num_ended + 2, sec=60)
+        time.sleep(2 * COPY_EVERY_SEC + 1)  # at least one copy is tried meanwhile
         server.start()
         output = process.communicate(timeout=100)[0]
     assert process.returncode == 0, output
