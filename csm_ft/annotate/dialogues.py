@@ -1,5 +1,6 @@
 """Dialogues that are to be heard: those with words of this program and options are left out."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,5 +92,8 @@ def _open(config: AnnotateConfig, sound: Path, place: Path, made_by: Mapping[str
     sides = sides_of(sound)
     given = find_transcript(Path(config.transcripts), sound) if config.transcripts else None
     turns = read_transcript(given, is_mono=len(sides) == 1) if given else []
-    facts = {"sound_bytes": sound.stat().st_size, "transcript": given.name if given else ""}
+    facts: dict[str, Any] = {"sound_bytes": sound.stat().st_size, "transcript": ""}
+    if given:
+        digest = hashlib.blake2b(given.read_bytes(), digest_size=8).hexdigest()
+        facts |= {"transcript": given.name, "transcript_hash": digest}
     return Dialogue(sound, place, sides, turns, {**made_by, **facts})

@@ -136,6 +136,9 @@ def test_transcripts_are_aligned(calls: Path, recogniser: ToneRecogniser, tmp_pa
     assert found["made_by"]["transcript"] == "a.txt"
     assert found["made_by"]["letters_heard"] == pytest.approx(18 / 22, abs=1e-3)
     assert read(calls / "b.json")["made_by"]["transcript"] == ""
+    (texts / "a.txt").write_text("A: 300 300\nB: 500, 600 600!\nA: 400\n")
+    assert main([str(calls), "--transcripts", str(texts)]) == 0
+    assert "Four" not in [text for text, *_ in read(calls / "a.json")["alignments"]]
 
 
 def failures(calls: Path) -> dict[str, str]:
