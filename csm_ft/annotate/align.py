@@ -148,8 +148,8 @@ def _anchors(
             times += [one[1:] for one in spoken[match.dest_start : match.dest_end]]
     both = np.array(times, dtype=np.float64).reshape(-1, 2)
     # Words of a recogniser may overlap by a little; times that went back would order words anew.
-    both = np.maximum.accumulate(both, axis=0)
-    return np.array(places, dtype=np.int64), both
+    in_order = np.maximum.accumulate(both.ravel()).reshape(-1, 2)
+    return np.array(places, dtype=np.int64), in_order
 
 
 def _timed_letters(heard: Sequence[HeardWord]) -> Iterator[tuple[str, float, float]]:

@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from csm_ft.annotate.align import SpeechClock, Turn, align
 from csm_ft.evaluate.recognise import Word
@@ -75,6 +75,7 @@ def test_share_of_heard_letters_tells_another_text() -> None:
 LETTERS = st.sampled_from("abcdeé ''")
 
 
+@example(["é a", "b"], [("é", 0.0, 1.0), ("b", 0.0, 0.0)])
 @given(
     st.lists(st.text(LETTERS, max_size=8), max_size=6),
     st.lists(st.tuples(st.text(LETTERS, max_size=6), st.floats(0, 9), st.floats(0, 2)), max_size=8),
