@@ -67,6 +67,7 @@ class Table(NamedTuple):
     recipes: Sequence[tuple[str, int]]  # options, and what fills a micro-batch
     make_model: Callable[[], SpeechModel]
     make_batch: Callable[[int], Batch]
+    amounts: str = ""  # heading of what fills a micro-batch, where no option says it
 
 
 def windows(count: int) -> Batch:
@@ -97,16 +98,16 @@ TABLES = (
         MOSHI_RECIPES,
         lambda: moshi_model.empty_model(MOSHI),
         windows,
+        amounts=" windows |",
     ),
 )
 
 
 def rows(table: Table) -> Iterator[str]:
     """Yield a table."""
-    is_csm = table.recipes is CSM_RECIPES
-    amounts = "" if is_csm else " windows |"
-    yield f"| options |{amounts} weights | gradients | averages | activations | all | fits on |"
-    yield "|---|" + "---|" * (6 if is_csm else 7)
+    heading = f"| options |{table.amounts} weights | gradients | averages | activations | all |"
+    yield f"{heading} fits on |"
+    yield "|" + "---|" * heading.count("|")
     for words, amount in table.recipes:
         pairs = words.replace("--", "").split()
         options: dict[str, Any] = dict(zip(pairs[::2], pairs[1::2], strict=True))
@@ -117,7 +118,7 @@ def rows(table: Table) -> Iterator[str]:
         found = measure_step(model, table.make_batch(amount), terms, config)
         parts = (found.weights, found.gradients, found.optimizer, found.activations, found.total)
         sizes = " | ".join(f"{size / 1e9:.1f} GB" for size in parts)
-        count = "" if is_csm else f" {amount} |"
+        count = f" {amount} |" if table.amounts else ""
         yield f"| `{words}` |{count} {sizes} | {describe_card(found)} |"
 
 

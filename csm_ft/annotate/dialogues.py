@@ -29,11 +29,6 @@ class Dialogue:
     turns: Sequence[Turn] = ()  # of its transcript
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def duration_sec(self) -> float:
-        """Length of the file."""
-        return self.sides[0].duration_sec
-
 
 def place_words(config: AnnotateConfig, sounds: Sequence[Path]) -> dict[Path, Path]:
     """Return where the words of each sound go; ConfigError where two go to one file."""

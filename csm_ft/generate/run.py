@@ -89,7 +89,7 @@ def run(config: GenerateConfig, source: Source, family: Family) -> int:
         for path in generate(generator, prompts, options, config):
             print(path, flush=True)
             num_written += 1
-    return 0 if num_written or config.resume else 1
+    return 0 if num_written or config.resume else 1  # with resume, all may be there
 
 
 def _check_family(record: EncoderRecord, family: Family) -> None:
