@@ -194,6 +194,13 @@ class TrainConfig(RunOptions):
         group="schedule",
         trains=False,
     )
+    gen_asr: str = option(
+        "none",
+        "Recogniser that hears the samples, as --asr of csm_ft.evaluate: what it hears and the"
+        " word error rate stand beside each.",
+        group="schedule",
+        trains=False,
+    )
     keep_last: int = option(
         2,
         "Checkpoints to keep, in addition to the best weights.",

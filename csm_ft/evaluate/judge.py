@@ -104,15 +104,21 @@ def open_judges(
     asr: str, embedder: str, classifier: str = "none", *, language: str = "", device: str = "cpu"
 ) -> Judges:
     """Open the judges that are asked for. ConfigError for a named one that cannot be opened."""
-    recogniser = open_recogniser(asr, language, device)
-    known = () if isinstance(recogniser, str) else recogniser.languages
+    recogniser, rules = open_hearing(asr, language, device)
     return Judges(
         recogniser,
         open_embedder(embedder, device),
         open_dnsmos(),
         open_classifier(classifier, device),
-        open_spoken_normaliser(language or (known[0] if len(known) == 1 else "")),
+        rules,
     )
+
+
+def open_hearing(asr: str, language: str, device: str) -> tuple[Recogniser | str, Normaliser]:
+    """Open a recogniser, as open_recogniser does, and the rules that words are compared by."""
+    recogniser = open_recogniser(asr, language, device)
+    known = () if isinstance(recogniser, str) else recogniser.languages
+    return recogniser, open_spoken_normaliser(language or (known[0] if len(known) == 1 else ""))
 
 
 def judge(clips: Iterable[SpokenClip], judges: Judges, references: References) -> list[JudgedClip]:

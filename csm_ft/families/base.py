@@ -110,6 +110,7 @@ class Prompt:
     arrays: Arrays = field(default_factory=dict)  # what the model hears
     name: str = ""  # for the file
     tags: Mapping[str, str] = field(default_factory=dict)  # how: emotion, style, ...
+    real: Arrays = field(default_factory=dict)  # of a sample: what was really said; {} = not known
 
 
 @dataclass(frozen=True)

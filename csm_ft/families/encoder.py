@@ -30,6 +30,13 @@ class Segment(NamedTuple):
     text: Arrays  # as Encoder.encode_text returned it
 
 
+class Caption(NamedTuple):
+    """A word of a sample as text that runs along with its sound."""
+
+    start_sec: float  # in the sound, where it begins
+    text: str  # with the blank before it, where there is one
+
+
 class Encoder(ABC):
     """Turns sound and text into the arrays of a token file, and back; frozen while it does so.
 
@@ -105,6 +112,18 @@ class Encoder(ABC):
     def measure(self, sample: Sample, wave: Wave) -> Mapping[str, float]:
         """Return what only the family measures on the sound of a sample, as `decode` gives it."""
         return {}
+
+    def prompt_sec(self, sample: Sample) -> float:
+        """Return the seconds at the beginning of a sample's sound that the prompt gave."""
+        return 0.0
+
+    def captions(self, sample: Sample) -> Sequence[Caption]:
+        """Return the words of a sample with their times; () where these are not known."""
+        return ()
+
+    def said(self, sample: Sample, wave: Wave) -> tuple[str, Wave]:
+        """Return the text that a recogniser should hear in a sample, and the sound of it, [N]."""
+        return sample.prompt.text, wave
 
     def fit_text(self, rows: Sequence[Row]) -> None:  # noqa: B027 - few encoders are fitted
         """Fit the text half on the training rows, before any is encoded."""

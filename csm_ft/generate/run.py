@@ -22,7 +22,7 @@ from csm_ft.families.base import EncoderRecord, Family, Prompt, Sample, Sampling
 from csm_ft.families.encoder import Encoder
 from csm_ft.families.model import SpeechModel
 from csm_ft.generate.done import is_done, read_facts
-from csm_ft.generate.recordings import write_sample
+from csm_ft.generate.recordings import Recorder
 from csm_ft.generate.tokens import save_tokens
 from csm_ft.report.spoken import build_index
 from csm_ft.runs.encoder_record import find_record
@@ -162,6 +162,7 @@ def _write(
     generator: Generator, jobs: Sequence[Job], options: SamplingOptions, config: GenerateConfig
 ) -> Iterator[Take]:
     folder = Path(config.output)
+    recorder = Recorder(generator.encoder, generator.watermark)
     for job in jobs:
         sampling = replace(options, seed=options.seed + job.take)
         began = time.perf_counter()
@@ -177,8 +178,7 @@ def _write(
             stem = folder / f"{job.number + place:03d}-{slug}{suffix}"
             if config.save_tokens:
                 save_tokens(stem, sample, generator.encoder)
-            encoder, watermark = generator.encoder, generator.watermark
-            yield Take(stem, sample, write_sample(stem, sample, encoder, facts, watermark))
+            yield Take(stem, sample, recorder.write(stem, sample, facts))
 
 
 def _describe(progress: str, take: Take, model: SpeechModel) -> Path | None:

@@ -20,8 +20,9 @@ from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.datasets.words import WordLists
 from csm_ft.errors import DataError, TokenizerError
 from csm_ft.families.base import Sample
-from csm_ft.families.encoder import Encoder
+from csm_ft.families.encoder import Caption, Encoder
 from csm_ft.families.moshi import turns
+from csm_ft.families.moshi.captions import read_captions
 from csm_ft.families.moshi.config import (
     MIMI_CARD,
     SILENT_USER,
@@ -75,7 +76,6 @@ class MoshiEncoder(Encoder):
         self.template = TextTemplate(str(self._settings["text_template"]))
         self.columns = self.template.columns
         self._fitted_size = 0
-        self._real: dict[str, Mapping[str, float]] = {}  # measures of real continuations, by prompt
         self.sample_rate_hz = codec.sample_rate_hz
         self.frame_sec = codec.frame_samples / codec.sample_rate_hz
         self._lead_sec = float(self._settings["lead_sec"])
@@ -323,17 +323,29 @@ class MoshiEncoder(Encoder):
         return {"codes": codes.T.astype(np.uint16)}
 
     def measure(self, sample: Sample, wave: Wave) -> Mapping[str, float]:
-        """Measure turns behind the prompt, and those of what was really said there (real_...)."""
+        """Measure turns behind the prompt, and how fast words are written there."""
+        start_sec = self.prompt_sec(sample)
+        wave = wave[:, round(start_sec * self.sample_rate_hz) :]
+        words = [word for word in self.captions(sample) if word.start_sec >= start_sec]
+        seconds = max(self.frame_sec, wave.shape[1] / self.sample_rate_hz)
+        return {**turns.measure(wave, self.sample_rate_hz), "words_per_sec": len(words) / seconds}
+
+    def prompt_sec(self, sample: Sample) -> float:
+        """Return the seconds that Moshi's side was given for."""
         is_generated = sample.prompt.arrays["tokens"][0] == HOLE
-        start = int(np.argmax(is_generated)) * self.codec.frame_samples
-        facts = turns.measure(wave[:, start:], self.sample_rate_hz)
-        codes = sample.prompt.arrays.get("real")
-        if codes is not None:
-            if sample.prompt.id not in self._real:
-                real = self.decode({"codes": codes})[:, start:]
-                self._real[sample.prompt.id] = turns.measure(real, self.sample_rate_hz)
-            facts |= {f"real_{name}": v for name, v in self._real[sample.prompt.id].items()}
-        return facts
+        return float(np.argmax(is_generated)) * self.frame_sec
+
+    def captions(self, sample: Sample) -> Sequence[Caption]:
+        """Return Moshi's words."""
+        text = sample.arrays["text"][: len(sample.arrays["codes"])]
+        delay_sec = float(self._settings["text_delay_sec"])
+        return read_captions(text, self.tokenizer, self.silent_ids, self.frame_sec, delay_sec)
+
+    def said(self, sample: Sample, wave: Wave) -> tuple[str, Wave]:
+        """Return what is written behind the prompt, and Moshi's sound there."""
+        start_sec = self.prompt_sec(sample)
+        text = sample.arrays["text"][round(start_sec / self.frame_sec) :]
+        return self.text_of(text), wave[0, round(start_sec * self.sample_rate_hz) :]
 
     def text_of(self, ids: Sequence[int] | NDArray[np.int64]) -> str:
         """Return what is written in a text stream, without its paddings."""

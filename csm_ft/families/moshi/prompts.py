@@ -34,10 +34,10 @@ def opening(split: Split, row: int, config: MoshiConfig) -> Prompt:
     codes = _turned(split.array("codes", row), side)
     num_known = min(len(codes), round(config.gen_prompt_sec / frame_sec))
     codes = codes[: num_known + max(1, round(config.gen_sec / frame_sec))]
-    text = text_of(split, row, side, (0, num_known))
+    text = text_of(split, row, side, (0, len(codes)))
     clip = split.clip(row)
-    prompt = prompt_of(codes, text, reference=clip.text, name=Path(clip.source).stem)
-    return replace(prompt, arrays={**prompt.arrays, "real": codes})
+    prompt = prompt_of(codes, text[:num_known], reference=clip.text, name=Path(clip.source).stem)
+    return replace(prompt, real={"codes": codes, "text": text})
 
 
 def asked(
@@ -88,7 +88,7 @@ def prompts_of_test_set(config: MoshiGenerateConfig, encoder: MoshiEncoder) -> l
         codes = _turned(codes, side)[:stop]
         num_known = min(known, len(codes))
         prompt = prompt_of(codes, text[:num_known], name=name)
-        prompts.append(replace(prompt, arrays={**prompt.arrays, "real": codes}))
+        prompts.append(replace(prompt, real={"codes": codes, "text": text[: len(codes)]}))
     return prompts
 
 

@@ -14,6 +14,7 @@ from csm_ft.errors import TokenizerError
 HUB_NAME = "kyutai/moshiko-pytorch-bf16"
 FILE = "tokenizer_spm_32k_3.model"  # there
 FITTED = "fitted"  # facts["tokenizer"] of one that only the token file holds
+_BLANK = "\u2581"  # SentencePiece's
 _SMALLEST_FIT = 300  # 256 bytes, four special ids, and some letters
 _OTHERWISE = "name a local .model of SentencePiece, or fit one with --fit_tokenizer 4000"
 
@@ -57,6 +58,10 @@ class TextTokenizer:
             place = letter_of_byte[min(piece.begin, len(letter_of_byte) - 1)]
             found.append(PieceAt(piece.id, place))
         return found
+
+    def begins_word(self, id_: int) -> bool:
+        """Tell whether a piece has the blank before a word."""
+        return id_ < self.vocab_size and self._model.id_to_piece(id_).startswith(_BLANK)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""

@@ -13,7 +13,7 @@ from csm_ft.data.rows import Row
 from csm_ft.data.split import ArrayKind, Arrays
 from csm_ft.families.base import Prompt, Sample, Turn
 from csm_ft.families.encoder import Encoder
-from csm_ft.generate.recordings import measure, write_sample
+from csm_ft.generate.recordings import Recorder, measure
 
 CODES = np.full((10, 1), 7, np.uint16)
 QUESTION = Turn("Well?", "ben", {"codes": CODES}, seconds=1.0, path="q.wav")
@@ -40,7 +40,7 @@ class Steady(Encoder):
 def test_sound_is_written_with_its_facts(tmp_path: Path) -> None:
     prompt = Prompt("id", "Hello.", "anna", (QUESTION,))
     sample = Sample(prompt, {"codes": CODES}, is_complete=False, turns_left_out=1)
-    facts = write_sample(tmp_path / "a", sample, Steady(), {"step": 1})
+    facts = Recorder(Steady()).write(tmp_path / "a", sample, {"step": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == facts
     assert facts == {
         "step": 1,
@@ -62,7 +62,7 @@ def test_sound_is_written_with_its_facts(tmp_path: Path) -> None:
 
 def test_empty_sound_is_a_silent_frame(tmp_path: Path) -> None:
     sample = Sample(Prompt("id", "Hello."), {"codes": CODES[:0]})
-    facts = write_sample(tmp_path / "a", sample, Steady(), {})
+    facts = Recorder(Steady()).write(tmp_path / "a", sample, {})
     wave, _ = soundfile.read(tmp_path / "a.wav")
     assert (len(wave), np.abs(wave).max()) == (100, 0)
     assert (facts["seconds"], facts["silence_share"]) == (0.0, 1.0)
@@ -70,7 +70,7 @@ def test_empty_sound_is_a_silent_frame(tmp_path: Path) -> None:
 
 def test_text_is_written_without_sound(tmp_path: Path) -> None:
     sample = Sample(Prompt("id", "The reference."), text="The answer.")
-    facts = write_sample(tmp_path / "a", sample, Steady(), {"take": 1})
+    facts = Recorder(Steady()).write(tmp_path / "a", sample, {"take": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert facts == {
         "take": 1,
@@ -83,7 +83,7 @@ def test_text_is_written_without_sound(tmp_path: Path) -> None:
 
 def test_answers_in_sound_and_text_have_both(tmp_path: Path) -> None:
     sample = Sample(Prompt("id", ""), {"codes": CODES}, text="The answer.")
-    facts = write_sample(tmp_path / "a", sample, Steady(), {})
+    facts = Recorder(Steady()).write(tmp_path / "a", sample, {})
     assert (facts["answer"], facts["seconds"]) == ("The answer.", 1.0)
     assert (tmp_path / "a.wav").is_file()
 

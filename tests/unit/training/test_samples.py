@@ -18,7 +18,7 @@ from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.encoder import CsmEncoder
 from csm_ft.families.stores import open_store
-from csm_ft.generate.recordings import write_sample
+from csm_ft.generate.recordings import Recorder
 from csm_ft.runs.checkpoint import TrainState
 from csm_ft.runs.folder import RunFolder
 from csm_ft.training.samples import Sampler, open_sampler
@@ -122,7 +122,7 @@ def test_samples_follow_their_context(tokens: Path, tmp_path: Path) -> None:
     opened = sampler(tokens, tmp_path, gen_prompts=path, gen_speaker="ben")
     after, alone = opened.prompts
     (turn,) = after.context
-    (arrays,) = opened.encoder.encode_audio([soundfile.read(CLIP, dtype="float32")[0]])
+    (arrays,) = opened.recorder.encoder.encode_audio([soundfile.read(CLIP, dtype="float32")[0]])
     assert not isinstance(arrays, str)
     np.testing.assert_array_equal(turn.arrays["codes"], arrays["codes"])
     speakers = (after.speaker, turn.speaker, alone.speaker, alone.context)
@@ -192,7 +192,7 @@ def test_speaker_with_brackets_is_refused(tokens: Path) -> None:
 def test_silence_is_a_playable_frame(tokens: Path, tmp_path: Path) -> None:
     encoder = CSM.open_encoder(open_store(tokens), "cpu")
     sample = Sample(Prompt("id", "Hello.", "anna"), {"codes": np.zeros((0, 8), np.uint16)})
-    facts = write_sample(tmp_path / "a", sample, encoder, {"step": 1})
+    facts = Recorder(encoder).write(tmp_path / "a", sample, {"step": 1})
     wave, rate = soundfile.read(tmp_path / "a.wav")
     assert (len(wave), rate, np.abs(wave).max()) == (1280, 16000, 0)
     assert (facts["seconds"], facts["silence_share"], facts["step"]) == (0.0, 1.0, 1)
