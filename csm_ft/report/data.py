@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -50,6 +50,9 @@ class Take:
     turns_left_out: int = 0  # oldest turns of the context, too long for the model
     notes: Sequence[str] = ()  # what to listen for
     facts: Sequence[str] = ()  # what was measured beyond the fields above, in words
+    prompt_sec: float = 0.0  # of the sound that the prompt gave
+    captions: Sequence[tuple[float, str]] = ()  # words with the seconds at which they begin
+    heard: str | None = None  # by a recogniser; None: there was none
 
     @property
     def wav(self) -> Path | None:
@@ -192,9 +195,28 @@ def _take(path: Path, facts: dict[str, Any]) -> Take:
         context=tuple(_turn(turn) for turn in facts.get("context", ())),
         turns_left_out=int(facts.get("turns_left_out", 0)),
         notes=tuple(str(note) for note in facts.get("notes", ())),
-        facts=tuple(str(fact) for fact in facts.get("facts", ())),
+        facts=(*(str(fact) for fact in facts.get("facts", ())), *_beside_real(facts)),
+        prompt_sec=float(facts.get("prompt_sec", 0)),
+        captions=tuple((float(start), str(word)) for start, word in facts.get("captions", ())),
+        heard=None if facts.get("heard") is None else str(facts["heard"]),
         **measures,
     )
+
+
+def _beside_real(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each measure of which the real recording has one, too: `gap 0.32 s (real 0.41 s)`."""
+    for name, value in facts.items():
+        real = facts.get(f"real_{name}")
+        if _is_number(value) and _is_number(real):
+            label = name.replace("_per_sec", "/s").removesuffix("_sec").replace("_", " ")
+            yield f"{label} {_in_unit(name, value)} (real {_in_unit(name, real)})"
+
+
+def _in_unit(name: str, value: float) -> str:
+    if name.endswith("_share"):
+        return f"{100 * value:.0f} %"
+    is_time = name.endswith("_sec") and not name.endswith("_per_sec")
+    return f"{value:.2f} s" if is_time else f"{value:.2g}"
 
 
 def _turn(turn: dict[str, Any]) -> str:
@@ -208,7 +230,7 @@ def _speaker(facts: Mapping[str, Any]) -> str:
     return ", ".join(str(word) for word in words if word)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -24,9 +24,11 @@ class Sound:
 
 
 def load(wav: Path) -> Sound:
-    """Compress one sound file; OSError or soundfile.LibsndfileError if it cannot be read."""
+    """Compress one sound file, mono or stereo; OSError or soundfile.LibsndfileError."""
     wave, sample_rate_hz = soundfile.read(wav, dtype="float32", always_2d=True)
-    wave = np.nan_to_num(wave.mean(axis=1)).clip(-1, 1)
+    if wave.shape[1] > 2:
+        wave = wave.mean(axis=1, keepdims=True)
+    wave = np.nan_to_num(wave).clip(-1, 1)
     file = io.BytesIO()
     if sample_rate_hz in MP3_RATES_HZ and len(wave):
         kind = "audio/mpeg"
@@ -46,12 +48,13 @@ def load(wav: Path) -> Sound:
 
 
 def outline(wave: np.ndarray) -> str:
-    """Return one bar per NUM_BARS-th of a wave [N], as high as its peak, as an SVG path.
+    """Return one bar per NUM_BARS-th of a wave [N, C], as high as its peak, as an SVG path.
 
-    The page stretches it to the width of the player.
+    Of two channels, the left one is the upper half. The page stretches it to the width of the
+    player.
     """
     parts = np.array_split(wave, NUM_BARS)
-    peaks = [float(np.abs(part).max()) if len(part) else 0.0 for part in parts]
-    top = max(max(peaks), 0.05)  # so that near-silence looks like silence
-    heights = (max(0.04, peak / top) for peak in peaks)
-    return "".join(f"M{i + 0.5:g} {-h:.2f}V{h:.2f}" for i, h in enumerate(heights))
+    peaks = np.array([np.abs(p).max(axis=0) if len(p) else np.zeros(wave.shape[1]) for p in parts])
+    top = max(peaks.max(initial=0.0), 0.05)  # so that near-silence looks like silence
+    heights = np.maximum(0.04, peaks / top)
+    return "".join(f"M{i + 0.5:g} {-h[0]:.2f}V{h[-1]:.2f}" for i, h in enumerate(heights))

@@ -1,5 +1,6 @@
 """index.html of a folder of samples: every prompt with its takes side by side."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,14 +20,24 @@ def build_index(folder: Path, title: str = "") -> Path:
     be sent to somebody; those beyond 10 MB are links to the files.
     """
     notes: list[str] = []
+    players = [
+        Player("best", take.file.name, take, quote(take.file.name) if take.wav else "")
+        for take in read_takes(folder, notes)
+    ]
+    page = render(players, title or folder.resolve().name, notes)
+    write_whole(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def render(players: Iterable[Player], title: str, notes: list[str]) -> str:
+    """Return the page of players, those of one prompt side by side; `notes` are what is wrong."""
     rows: dict[tuple[object, ...], Row] = {}
     space_bytes, has_sound = PAGE_BYTES, False
-    for take in read_takes(folder, notes):
-        name = take.file.name
-        player = Player("best", name, take, quote(name) if take.wav else "")
+    for player in players:
+        take = player.take
         key = (take.text, take.speaker, take.context)
         row = rows.setdefault(key, Row(take.text, take.speaker, take.context))
-        row.players[name] = player
+        row.players[player.who] = player
         has_sound |= take.wav is not None
         sound = load_player(player, notes) if take.wav else None
         if sound is not None:
@@ -34,8 +45,8 @@ def build_index(folder: Path, title: str = "") -> Path:
             player.sound = sound if space_bytes >= 0 else None
     environment = templating.environment()
     script, script_hash = templating.script(templating.template_text(environment, "players.js"))
-    page = environment.get_template("spoken.html.j2").render(
-        title=title or folder.resolve().name,
+    return environment.get_template("spoken.html.j2").render(
+        title=title,
         rows=list(rows.values()),
         has_sound=has_sound,
         notes=notes,
@@ -43,5 +54,3 @@ def build_index(folder: Path, title: str = "") -> Path:
         script=script,
         script_hash=script_hash,
     )
-    write_whole(folder / "index.html", page)
-    return folder / "index.html"

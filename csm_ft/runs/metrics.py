@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -111,6 +111,10 @@ class Tracker:
                 self._mirror.sound(f"speech/{row['prompt']}", wav, caption=row["text"], step=step)
         if not self._mirror.is_offline:
             self._mirror.tables(self._samples, step)
+
+    def page(self, key: str, make: Callable[[], str], step: int) -> None:
+        """Show an HTML page in W&B, if there is one; it is not made without W&B."""
+        self._mirror.page(key, make, step)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set the summary values of the W&B run."""

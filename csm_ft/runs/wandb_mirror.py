@@ -72,6 +72,18 @@ class Mirror:
 
         self._do(log)
 
+    def page(self, key: str, make: Callable[[], str], step: int) -> None:
+        """Make an HTML page and log it at a step; an empty one is left out."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            page = make()
+            if page:
+                run.log({key: wandb.Html(page)}, step=step)
+
+        self._do(log)
+
     def tables(self, make: Callable[[], Mapping[str, Table]], step: int | None = None) -> None:
         """Make tables and log each whole: it takes the place of the one before.
 

@@ -22,6 +22,9 @@ from csm_ft.families.base import Family, Prompt, SamplingOptions
 from csm_ft.families.encoder import Encoder
 from csm_ft.families.model import SpeechModel
 from csm_ft.generate.recordings import Recorder, measure
+from csm_ft.report.data import read_takes
+from csm_ft.report.listen import Player
+from csm_ft.report.spoken import render
 from csm_ft.runs.checkpoint import TrainState
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.metrics import Tracker
@@ -54,9 +57,28 @@ class Sampler:
                 facts = self.recorder.write(stem, sample, reached)
             tracker.row("sample", state.step, facts)
         tracker.samples(state.step)
+        tracker.page("players", lambda: self._page(folder, state.step), state.step)
         console.print(
             f"step {state.step}  {len(samples)} samples in {folder.samples}", markup=False
         )
+
+    def _page(self, folder: RunFolder, step: int) -> str:
+        """Return a page of the samples of a step beside what was really said.
+
+        "" where no words run along with them: then plain recordings show as much.
+        """
+        notes: list[str] = []
+        real = {take.file.stem: take for take in read_takes(folder.references, notes)}
+        players = []
+        for prompt in self.prompts:
+            if prompt.id in real:
+                players.append(Player("reference", "real", real[prompt.id], ""))
+            of_prompt = read_takes(folder.sample_stem(prompt.id, step).parent, notes)
+            takes = [take for take in of_prompt if take.step == step]
+            players += [Player("best", f"step {step}", take, "") for take in takes]
+        if not any(player.take.captions for player in players):
+            return ""
+        return render(players, f"Samples of step {step}", notes)
 
 
 def open_sampler(

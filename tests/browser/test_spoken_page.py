@@ -1,5 +1,6 @@
 """The page of csm_ft.generate in a real browser, opened from a file."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ def watched(
     for number in (1, 2):
         take(tmp_path, f"001-nasty-take{number}", NASTY, number=number)
     take(tmp_path, "002-yes", "Yes.", context=[{"speaker": "ben", "text": NASTY}])
+    facts = json.loads((tmp_path / "002-yes.json").read_text())
+    facts |= {"prompt_sec": 0.4, "captions": [[0.0, "Yes"], [0.5, " indeed"], [30.0, " never"]]}
+    (tmp_path / "002-yes.json").write_text(json.dumps(facts))
     opened = Watched(browser, build_index(tmp_path))
     yield opened
     opened.close()
@@ -58,6 +62,19 @@ def test_one_plays_and_arrows_walk(watched: Watched) -> None:
     buttons.nth(0).focus()
     watched.page.keyboard.press("ArrowDown")
     expect(buttons.nth(2)).to_be_focused()
+
+
+def test_words_run_along_and_lead_to_their_sound(watched: Watched) -> None:
+    wait_until_loaded(watched.page)
+    words = watched.page.locator(".captions span")
+    words.nth(1).click()
+    wait_for(watched.page, "!document.querySelectorAll('audio')[2].paused")
+    expect(words.nth(1)).to_have_class("now")
+    assert watched.page.evaluate("document.querySelectorAll('audio')[2].currentTime") >= 0.5
+    # At the end nothing is said.
+    wait_for(watched.page, "document.querySelectorAll('audio')[2].paused")
+    expect(watched.page.locator(".captions .now")).to_have_count(0)
+    assert words.nth(0).get_attribute("class") == "given"
 
 
 @pytest.mark.parametrize("width", [390, 1280])

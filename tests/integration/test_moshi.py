@@ -23,6 +23,7 @@ from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
 from tests.helpers.dialogues import RATE_HZ, WORDS, write_dialogues
 from tests.helpers.killed import check_resume
+from tests.helpers.wandb_files import offline_runs
 
 SMALL = "--model_dim 32 --model_layers 1 --model_heads 2 --model_depth_dim 16".split()
 SMALL += "--model_depth_layers 1 --model_depth_heads 2".split()
@@ -108,6 +109,37 @@ def test_samples_are_stereo_with_the_users_channel(tokens: Path, trained: Path) 
     assert isinstance(facts["answer"], str)
     assert 0 < facts["real_user_share"] + facts["real_moshi_share"] < 2
     assert facts["user_share"] == facts["real_user_share"]
+    assert facts["prompt_sec"] == 2.0
+    said = "".join(word for start, word in facts["captions"] if start >= 2).split()
+    assert " ".join(said) == facts["answer"]
+    # What was really said after each prompt is the reference beside it.
+    real = {path.stem for path in trained.glob("samples/reference/*.wav")}
+    assert real == {path.parent.name for path in sounds}
+    real_facts = json.loads((trained / f"samples/reference/{facts['prompt']}.json").read_text())
+    assert real_facts["words_per_sec"] == facts["real_words_per_sec"] > 0
+    assert real_facts["captions"][0] == facts["captions"][0]
+
+
+def test_samples_are_heard_and_shown_with_running_text(tokens: Path, tmp_path: Path) -> None:
+    options = (
+        "--train_from_scratch",
+        *SMALL,
+        "--max_steps",
+        "1",
+        "--gen_asr",
+        "pocketsphinx:en-us",
+    )
+    assert run(tokens, tmp_path, *options, "--wandb", "offline") == 0
+    found = [json.loads(p.read_text()) for p in tmp_path.glob("samples/*/step_000001.json")]
+    assert all(isinstance(facts["heard"], str) for facts in found)
+    # The sounds of this test are no words; where no word is written, there is nothing to compare.
+    assert any(facts.get("real_wer", 0) > 0 for facts in found)
+    (mirrored,) = offline_runs(tmp_path)
+    paths = [row["players.path"] for row in mirrored.history if "players.path" in row]
+    page = (mirrored.folder / "files" / paths[-1]).read_text()
+    assert page.count("<audio") == page.count('src="data:audio/mpeg') == 4
+    assert 'class="answer captions"' in page
+    assert page.count("after a prompt of 2.0 s, shaded") == 4
 
 
 def test_resumed_run_equals_uninterrupted(tokens: Path, trained: Path, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ function setUp(player) {
   if (!audio) return; // its answer is text
   const played = wave.querySelector(".played");
   const length = clock.textContent;
+  const captions = player.querySelector(".captions");
+  const words = [...player.querySelectorAll(".captions span")];
+  let now = null; // the word that is said
   audio.controls = false;
   for (const part of [button, wave]) part.removeAttribute("hidden");
   const show = () => {
@@ -21,6 +24,12 @@ function setUp(player) {
     const share = total ? audio.currentTime / total : 0;
     played.style.clipPath = `inset(0 ${100 - 100 * share}% 0 0)`;
     clock.textContent = audio.currentTime ? audio.currentTime.toFixed(1) + " s" : length;
+    const word = audio.currentTime ? words.findLast((word) => Number(word.dataset.at) <= audio.currentTime) : null;
+    if (word === now) return;
+    now?.classList.remove("now");
+    word?.classList.add("now");
+    if (word) captions.scrollTop = word.offsetTop - captions.clientHeight / 2;
+    now = word;
   };
   const follow = () => {
     show();
@@ -49,6 +58,12 @@ function setUp(player) {
   wave.addEventListener("click", (event) => {
     if (!Number.isFinite(audio.duration)) return;
     audio.currentTime = (event.offsetX / wave.clientWidth) * audio.duration;
+    play(player);
+  });
+  captions?.addEventListener("click", (event) => {
+    const word = event.target.closest("span");
+    if (!word) return;
+    audio.currentTime = Number(word.dataset.at);
     play(player);
   });
   show();

@@ -36,10 +36,10 @@ def test_recordings_survive_compression(tmp_path: Path, rate_hz: int, kind: str)
 
 @given(st.lists(st.floats(-1, 1, width=32), max_size=400))
 def test_outline_is_peak_per_part(values: list[float]) -> None:
-    wave = np.array(values, dtype=np.float32)
+    wave = np.array(values, dtype=np.float32)[:, None]
     heights = [float(bar) for bar in re.findall(r"V([\d.]+)", sound.outline(wave))]
     peaks = [
-        max((abs(float(x)) for x in part), default=0.0)
+        max((abs(float(x)) for x in part[:, 0]), default=0.0)
         for part in np.array_split(wave, sound.NUM_BARS)
     ]
     top = max([*peaks, 0.05])
@@ -49,3 +49,16 @@ def test_outline_is_peak_per_part(values: list[float]) -> None:
 def test_empty_recording_is_no_error(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(0, np.float32), SAMPLE_RATE_HZ)
     assert sound.load(tmp_path / "a.wav").seconds == 0
+
+
+def test_both_sides_of_a_dialogue_stay_apart(tmp_path: Path) -> None:
+    left = speech(2.0, 1.0, np.random.default_rng(0))
+    wave = np.stack([left, np.zeros_like(left)], axis=1)
+    soundfile.write(tmp_path / "a.wav", wave, 24000)
+    loaded = sound.load(tmp_path / "a.wav")
+    (tmp_path / "b").write_bytes(base64.b64decode(loaded.uri.split(",")[1]))
+    back, _ = soundfile.read(tmp_path / "b")
+    assert np.abs(back[:, 0]).max() > 0.3 > 0.01 > np.abs(back[:, 1]).max()
+    heights = re.findall(r"M\S+ -([\d.]+)V([\d.]+)", loaded.outline)
+    assert max(float(above) for above, _ in heights) == 1.0
+    assert {below for _, below in heights} == {"0.04"}

@@ -116,3 +116,23 @@ def test_text_takes_need_no_player(tmp_path: Path) -> None:
     assert page.count('<article class="sentence">') == 1
     assert "<audio" not in page
     assert "plays" not in page.split("<main>")[1].split("</main>")[0]
+
+
+def test_words_and_measures_stand_beside_the_sound(tmp_path: Path) -> None:
+    facts = {"captions": [[0.2, " Well"], [0.6, NASTY]], "prompt_sec": 0.5, "heard": "well well"}
+    facts |= {"gap_sec": 0.315, "real_gap_sec": 0.4, "user_share": 0.5, "real_user_share": 0.25}
+    facts |= {"words_per_sec": 2.25, "real_words_per_sec": 2, "seconds": 1.0}
+    asked = {"text": "Hello.", "take": 1, "is_complete": True, "answer": "Well"}
+    write_take(tmp_path / "001-a", speech(1.0, 0.9, np.random.default_rng(0)), asked | facts)
+    page = build_index(tmp_path).read_text()
+    assert '<span data-at="0.2" class="given"> Well</span><span data-at="0.6">&lt;/script' in page
+    assert '<rect class="given" y="-1" width="36.00" height="2"/>' in page
+    assert "<blockquote" not in page
+    for fact in (
+        "after a prompt of 0.5 s, shaded",
+        "heard “well well”",
+        "gap 0.32 s (real 0.40 s)",
+        "user share 50 % (real 25 %)",
+        "words/s 2.2 (real 2)",
+    ):
+        assert f"<li>{fact}</li>" in page
