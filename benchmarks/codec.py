@@ -9,11 +9,12 @@ from transformers import MimiConfig, MimiModel
 from benchmarks.clips import durations_sec
 from benchmarks.config import BenchmarkConfig
 from benchmarks.figures import Found, exact, median, ratio
-from benchmarks.timing import interleave
+from benchmarks.timing import Times, interleave
 from csm_ft.codecs.mimi import Mimi
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.device import keep_freed_memory
 from csm_ft.families.csm.export.transformers import random_codec
+from csm_ft.families.moshi.encoder import MoshiEncoder
 from csm_ft.pretokenize.encode import group_by_length
 
 NUM_CLIPS = 2000  # that padding is computed of
@@ -51,13 +52,30 @@ def measure(config: BenchmarkConfig) -> Found:
     system_share.clear()
     times = interleave(variants, rounds=rounds, warm_up=False)
     audio_sec = sum(group)
+    dialogues = _dialogues(model, 4 if config.size == "small" else 1, rounds)
     return {
+        "codec.dialogue_ratio": ratio(dialogues["clips"], dialogues["dialogues"]),
         "codec.kept_memory_ratio": ratio(before["batched"], times["batched"]),
         "codec.batched_ratio": ratio(times["alone"], times["batched"]),
         "codec.system_percent": median(system_share),
         "codec.times_real_time": median([audio_sec / sec for sec in times["batched"]]),
         "codec.padding_percent": exact(_padding(groups)),
     }
+
+
+def _dialogues(model: MimiModel, seconds: int, rounds: int) -> Times:
+    """Encode stereo dialogues for Moshi, and as much sound as clips for CSM."""
+    for_clips, for_dialogues = (
+        Mimi(model, num_codebooks=number, source="random", weights_digest="") for number in (32, 8)
+    )
+    encoder = MoshiEncoder(for_dialogues, None, {})
+    shape = (2, 2, seconds * for_clips.sample_rate_hz)  # dialogues, channels, samples
+    sounds = np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
+    variants = {
+        "clips": lambda _: for_clips.encode(list(sounds.reshape(4, -1))),
+        "dialogues": lambda _: encoder.encode_audio(list(sounds)),
+    }
+    return interleave(variants, rounds=rounds)
 
 
 def _groups(codec: Mimi) -> list[list[float]]:

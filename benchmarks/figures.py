@@ -94,6 +94,9 @@ FIGURES: Mapping[str, Figure] = {
         "freed memory returned to the system / kept, in batches", "x", "high"
     ),
     "codec.system_percent": Figure("system time of the batches' CPU time", "%", "low", 5),
+    "codec.dialogue_ratio": Figure(
+        "Moshi's dialogues per second and channel, against CSM's clips", "x", "high", 1.0
+    ),
     "codec.times_real_time": Figure("seconds of sound encoded per CPU-second", "x", "high"),
     "codec.padding_percent": Figure(
         "padding of pretokenize.py's batches, read sentences", "%", "low", 2

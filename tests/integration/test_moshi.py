@@ -160,10 +160,12 @@ def test_sweep_runs_unchanged(tokens: Path, trained: Path, tmp_path: Path) -> No
     argv = [word for pair in options.items() for word in pair]
     argv += ["--data", str(tokens), "--output_dir", str(tmp_path / "sweep")]
     argv += ["--sweep_config", str(space), "--n_trials", "2", "--n_epochs", "1"]
+    argv += ["--val_dialogues", "2", "--constraint", "val_overlap_error<=1"]
     argv += ["--model_name_or_checkpoint_path", str(trained)]
     assert sweep.main(argv) == 0
     summary = json.loads((tmp_path / "sweep/summary.json").read_text())
     assert summary["best"] is not None
+    assert all(0 <= trial["metrics"]["val_moshi_share"] <= 1 for trial in summary["trials"])
     assert "nats per frame" in (tmp_path / "sweep/report.html").read_text()
 
 
@@ -361,6 +363,12 @@ def test_user_is_predicted_invented_and_cut_off(
     assert row["user_c0"] > 0
     before, after = (rows(one, "val") for one in (trained, folder))
     assert after[0]["val_loss"] == pytest.approx(before[-1]["val_loss"], abs=1e-5)
+    # Each opening is continued against its user, and by both sides.
+    facts = [json.loads(p.read_text()) for p in folder.glob("samples/*/step_000002.json")]
+    is_alone = [one["text"].endswith("(both sides generated)") for one in facts]
+    hears_real = [one["user_share"] == one["real_user_share"] for one in facts]
+    assert (len(facts), sum(is_alone)) == (4, 2)
+    assert all(hears_real[place] for place, alone in enumerate(is_alone) if not alone)
     sound = str(tokens.parent / "val/0.wav")
     argv = ["--model", str(folder), "--dialogue", sound, "--prompt_sec", "1", "--max_sec", "1"]
     assert generate([*argv, "--invent_user", "--output", str(out), "--device", "cpu"]) == 0

@@ -55,6 +55,7 @@ class MoshiConfig(TrainConfig):
     not_searchable: ClassVar[Mapping[str, str]] = {
         **TrainConfig.not_searchable,
         "val_window_sec": "trials validated on other windows cannot be compared; give it for all",
+        "val_dialogues": "trials scored on other dialogues cannot be compared; give it for all",
         "moshi_channel": "another speaker has other targets; give it for all trials",
         "delays": "they are those of the weights",
         "init_text_embeddings": "it belongs to the tokenizer; give it for all trials",
@@ -124,6 +125,14 @@ class MoshiConfig(TrainConfig):
     )
     val_window_sec: float = option(
         100.0, "Window of validation, in seconds; the same for all trials.", group="windows", gt=0
+    )
+    val_dialogues: int = option(
+        0,
+        "Dialogues that each validation continues, as samples are, for val_gap_sec,"
+        " val_overlap_share, val_moshi_share and their distances to the real ones.",
+        group="windows",
+        trains=False,
+        ge=0,
     )
     moshi_channel: Literal["left", "right", "both"] = option(
         "left", "Whose side Moshi speaks; both = each dialogue twice.", group="windows"

@@ -62,6 +62,7 @@ class MoshiFamily(Family):
         unit="nats per frame",
         formula="text, paddings included, plus the mean over Moshi's codebooks, on all frames of"
         " the validation windows",
+        metric_units={"val_gap_sec": "s", "val_gap_error_sec": "s"},
     )
     fact_names = (
         *("codec", "codec_source", "codec_fingerprint", "num_codebooks", "card", "frame_sec"),
@@ -136,11 +137,10 @@ class MoshiFamily(Family):
         self, config: TrainConfig, store: Store, encoder: Encoder
     ) -> tuple[list[Prompt], SamplingOptions]:
         """Return the openings of validation dialogues, to be continued."""
-        from csm_ft.families.moshi.prompts import opening
+        from csm_ft.families.moshi.prompts import openings
         from csm_ft.families.moshi.sample import MoshiSamplingOptions
 
-        split, own = store.splits["val"], _moshi(config)
-        rows = range(min(own.gen_clips, len(split)))
+        own = _moshi(config)
         options = MoshiSamplingOptions(
             seed=own.seed,
             temperature=own.gen_temperature,
@@ -149,7 +149,7 @@ class MoshiFamily(Family):
             text_temperature=own.gen_text_temperature,
             text_topk=own.gen_text_topk,
         )
-        return [opening(split, row, own) for row in rows], options
+        return openings(store.splits["val"], own), options
 
     def generate_prompts(
         self, config: GenerateConfig, record: EncoderRecord, encoder: Encoder
@@ -244,6 +244,20 @@ class MoshiFamily(Family):
             text = Term(1.0, {"text": 1.0, "text_end": 1.0})
             return (text, Term(padding, {"text_padding": 1.0}), codes)
         return (Term(1.0, {"text": 1.0, "text_padding": padding, "text_end": padding}), codes)
+
+    def score(
+        self, model: SpeechModel, examples: Examples, config: TrainConfig
+    ) -> Mapping[str, float]:
+        """Return gaps, overlap and shares of speech of continued dialogues, if they are asked for.
+
+        Nearest to the real ones is best; only the distances (..._error) are better where lower.
+        """
+        from csm_ft.families.moshi.model import MoshiModel
+        from csm_ft.families.moshi.score import score_dialogues
+
+        assert isinstance(model, MoshiModel), "a model of this family"
+        own = _moshi(config)
+        return score_dialogues(model, examples.split, own) if own.val_dialogues else {}
 
     def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
         """Return the learning rate factor; embeddings do not decay."""

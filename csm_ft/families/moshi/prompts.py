@@ -27,17 +27,32 @@ from csm_ft.families.tags import Counts, check_tags, given_tags
 _MUST_FIT = ("codec_fingerprint", "tokenizer_fingerprint")  # of a test set and the model
 
 
-def opening(split: Split, row: int, config: MoshiConfig) -> Prompt:
-    """Return the opening of a dialogue, to be continued for gen_sec against its user."""
+def openings(split: Split, config: MoshiConfig) -> list[Prompt]:
+    """Return openings of dialogues, to be continued for gen_sec against the user as recorded.
+
+    The dialogues are those of the smallest ids, which are hashes. At most half of a dialogue is its
+    opening. A model that predicts the user continues each a second time, both sides by itself.
+    """
+    rows = sorted(range(len(split)), key=lambda row: split.ids[row])[: config.gen_clips]
+    return [prompt for row in rows for prompt in _openings_of(split, row, config)]
+
+
+def _openings_of(split: Split, row: int, config: MoshiConfig) -> Iterator[Prompt]:
     frame_sec = float(split.facts["frame_sec"])
     side = SIDES[config.moshi_channel][0]
     codes = _turned(split.array("codes", row), side)
-    num_known = min(len(codes), round(config.gen_prompt_sec / frame_sec))
+    num_known = min(len(codes) // 2, round(config.gen_prompt_sec / frame_sec))
     codes = codes[: num_known + max(1, round(config.gen_sec / frame_sec))]
     text = text_of(split, row, side, (0, len(codes)))
     clip = split.clip(row)
-    prompt = prompt_of(codes, text[:num_known], reference=clip.text, name=Path(clip.source).stem)
-    return replace(prompt, real={"codes": codes, "text": text})
+    real = {"codes": codes, "text": text}
+    name = Path(clip.source).stem
+    prompt = prompt_of(codes, text[:num_known], reference=clip.text, name=name)
+    yield replace(prompt, real=real)
+    if config.user_stream:
+        reference = f"{clip.text} (both sides generated)"
+        hears = {"num_heard": num_known, "reference": reference, "name": name}
+        yield replace(prompt_of(codes, text[:num_known], **hears), real=real)
 
 
 def asked(
