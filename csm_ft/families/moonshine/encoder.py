@@ -200,6 +200,10 @@ class TextTokenizer:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.array([*ids, END], dtype=np.uint32)
 
+    def piece(self, token: int) -> str:
+        """Return how the tokenizer writes one id, "" for an id that it leaves out."""
+        return self._tokenizer.id_to_token(token) or ""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from csm_ft.families.exporter import Exporter
 
-_CLASSES = {"transformers": "TransformersExporter", "onnx": "OnnxExporter"}
+_CLASSES = {
+    "transformers": ("transformers", "TransformersExporter"),
+    "onnx": ("onnx", "OnnxExporter"),
+    "moonshine-voice": ("voice", "VoiceExporter"),
+}
 
 
 class _Exporters(Mapping[str, "type[Exporter]"]):
     """The exporters by --format; one is imported when it is looked up."""
 
     def __getitem__(self, name: str) -> "type[Exporter]":
-        return getattr(import_module(f"{__name__}.{name}"), _CLASSES[name])
+        module, class_ = _CLASSES[name]
+        return getattr(import_module(f"{__name__}.{module}"), class_)
 
     def __iter__(self) -> Iterator[str]:
         return iter(_CLASSES)

@@ -42,7 +42,7 @@ def write_configs(
     """Write config.json, those of generation and preprocessor, and the tokenizer if known."""
     processor = {"processor_class": _PROCESSORS[streams]}
     write_json(folder / "config.json", config)
-    max_length = math.ceil(_TRAINED_SEC * _max_tokens_per_sec(source))
+    max_length = math.ceil(_TRAINED_SEC * max_tokens_per_sec(source))
     generation = {"bos_token_id": START, "decoder_start_token_id": START}
     generation |= {"eos_token_id": END, "pad_token_id": END, "max_length": max_length}
     write_json(folder / "generation_config.json", generation)
@@ -73,7 +73,8 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_whole(path, json.dumps(values, indent=2))
 
 
-def _max_tokens_per_sec(source: Exportable) -> float:
+def max_tokens_per_sec(source: Exportable) -> float:
+    """Return the cap on transcripts that the run had."""
     config = source.config
     return (
         config.max_tokens_per_sec if isinstance(config, MoonshineConfig) else DEFAULT_TOKENS_PER_SEC

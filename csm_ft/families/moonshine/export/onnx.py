@@ -4,9 +4,6 @@ They are written by torch's own exporter from the model that transformers builds
 are those of the published graphs. onnxruntime reads them back and must write the same text.
 """
 
-import importlib.util
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from csm_ft.errors import CheckError, ConfigError
 from csm_ft.families.exporter import Exportable, Exporter, Proof
 from csm_ft.families.moonshine.data import collate_clips
 from csm_ft.families.moonshine.export.files import GREEDY_TOKENS, PROBED_SEC, probe, write_configs
+from csm_ft.families.moonshine.export.graph_file import Graph, check_can_write, write_graph
 from csm_ft.families.moonshine.family import HUB_NAME
 from csm_ft.families.moonshine.model import MoonshineModel
 from csm_ft.families.moonshine.sample import transcribe
@@ -29,7 +27,6 @@ from csm_ft.families.moonshine.streaming import StreamingModel
 from csm_ft.families.moonshine.weights import load_model
 
 ENCODER, DECODER = "encoder_model.onnx", "decoder_model.onnx"
-_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCE = 5e-4  # on logits; float32 by other kernels
 _MOST_SAMPLES, _MOST_TOKENS, _MOST_FRAMES = 2**24, 2**16, 2**16  # of the exported shapes
 
@@ -44,16 +41,7 @@ class OnnxExporter(Exporter):
 
     def __init__(self, source: Exportable) -> None:
         super().__init__(source)
-        missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ConfigError(
-                f"--format onnx needs {', '.join(missing)}; pip install -r requirements-onnx.txt"
-            )
-        if source.dtype != "fp32":
-            raise ConfigError(
-                f"--format onnx writes fp32, not {source.dtype}; leave --dtype out, or quantise"
-                " the graphs with onnxruntime"
-            )
+        check_can_write(source, "onnx")
 
     @property
     def licence(self) -> str:
@@ -66,29 +54,29 @@ class OnnxExporter(Exporter):
         if isinstance(self.model, StreamingModel):
             raise ConfigError(
                 "--format onnx is for the first generation; of a streaming model export"
-                " --format transformers"
+                " --format moonshine-voice or --format transformers"
             )
         theirs = _in_transformers(self.model)
-        _write_graph(
-            _Encoder(theirs).eval(),
+        encoder = Graph(
+            _Encoder(theirs),
             {"input_values": torch.zeros(1, 16000)},
             {"input_values": {1: Dim("num_samples", min=MIN_SAMPLES, max=_MOST_SAMPLES)}},
-            "last_hidden_state",
-            folder / ENCODER,
+            ["last_hidden_state"],
         )
+        write_graph(encoder, folder / ENCODER)
         tokens = {"input_ids": torch.tensor([[START, END, END]])}
         width = self.model.decoder.embed_tokens.embedding_dim
         states = {"encoder_hidden_states": torch.zeros(1, 40, width)}
-        _write_graph(
-            _Decoder(theirs).eval(),
+        decoder = Graph(
+            _Decoder(theirs),
             {**tokens, **states},
             {
                 "input_ids": {1: Dim("num_tokens", min=1, max=_MOST_TOKENS)},
                 "encoder_hidden_states": {1: Dim("num_frames", min=1, max=_MOST_FRAMES)},
             },
-            "logits",
-            folder / DECODER,
+            ["logits"],
         )
+        write_graph(decoder, folder / DECODER)
         write_configs(folder, self.source, self.model.size.to_json())
 
     def read_back(self, folder: Path) -> Proof:
@@ -209,32 +197,3 @@ def _in_transformers(model: MoonshineModel) -> Any:
     theirs.load_state_dict(model.state_dict(), strict=False)
     theirs.tie_weights()
     return theirs.eval()
-
-
-def _write_graph(
-    module: nn.Module,
-    inputs: dict[str, Tensor],
-    dynamic_shapes: dict[str, dict[int, Any]],
-    output: str,
-    path: Path,
-) -> None:
-    """Write one graph; the exporter's own advice on other libraries is left out."""
-    registry = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registry.level
-    registry.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module,
-                kwargs=inputs,
-                f=str(path),
-                input_names=list(inputs),
-                output_names=[output],
-                dynamic_shapes=dynamic_shapes,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        registry.setLevel(level)
