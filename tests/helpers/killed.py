@@ -1,5 +1,7 @@
 """A run that is killed, and resumed."""
 
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,3 +43,14 @@ def _killed_after_step(step: int) -> Callable[..., bool]:
         return before(plan, state, metrics)
 
     return kill
+
+
+def wait_until_it_tells(process: subprocess.Popen[bytes], metrics: Path, num_changes: int) -> None:
+    """Return when a run's metrics have changed so many times."""
+    before = metrics.stat().st_size if metrics.exists() else 0
+    while num_changes:
+        time.sleep(0.005)
+        assert process.poll() is None, "the run ended before it could be killed"
+        now = metrics.stat().st_size if metrics.exists() else 0
+        num_changes -= now != before
+        before = now

@@ -27,6 +27,7 @@ from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.model import Batch
 from csm_ft.runs.metrics import CLOCKS
 from csm_ft.sweep.messages import Doing
+from tests.helpers.killed import wait_until_it_tells
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = """
@@ -220,17 +221,6 @@ def test_kill_9_at_random_moments(tokens: Path, tmp_path: Path) -> None:
     assert rows(chaos) == rows(whole)
     a, b = weights(whole), weights(chaos)
     assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def wait_until_it_tells(process: subprocess.Popen[bytes], metrics: Path, num_changes: int) -> None:
-    """Return when a run's metrics have changed so many times."""
-    before = metrics.stat().st_size if metrics.exists() else 0
-    while num_changes:
-        time.sleep(0.005)
-        assert process.poll() is None, "the run ended before it could be killed"
-        now = metrics.stat().st_size if metrics.exists() else 0
-        num_changes -= now != before
-        before = now
 
 
 def test_main_restores_signals_and_denormals(tokens: Path, tmp_path: Path) -> None:
