@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-PARTS = ("counts", "data", "startup", "step", "generate", "moshi", "sweep", "codec")
+PARTS = ("counts", "data", "startup", "step", "generate", "moshi", "moonshine", "sweep", "codec")
 
 
 class Figure(NamedTuple):
@@ -127,6 +127,27 @@ FIGURES: Mapping[str, Figure] = {
     "moshi.generate.batch1_ratio": Figure("Moshi answers one user, LMGen / ours", "x", "high", 1.5),
     "moshi.generate.batch16_ratio": Figure(
         "the same, a dialogue of LMGen / one of sixteen together", "x", "high", 5
+    ),
+    "moonshine.step.random_ratio": Figure(
+        "Moonshine, training step, clips of 4 to 30 s, Seq2SeqTrainer with random batches / ours",
+        *("x", "high", 1.3),
+    ),
+    "moonshine.step.grouped_ratio": Figure("the same, batches grouped by length", "x", "high", 1.1),
+    "moonshine.step.audio_sec_per_cpu_sec": Figure(
+        "seconds of sound trained on per CPU-second, ours", "x", "high"
+    ),
+    "moonshine.step.loader_percent": Figure(
+        "making its batches, as a share of the training step", "%", "low", 3
+    ),
+    "moonshine.decode.single_ratio": Figure(
+        "greedy texts of 64 clips of 0.5 to 8 s, transformers one by one / ours",
+        *("x", "high", 5),
+    ),
+    "moonshine.decode.batched_ratio": Figure(
+        "the same, transformers in batches of 16 of similar length / ours", "x", "high", 1.5
+    ),
+    "moonshine.lora.vendor_ratio": Figure(
+        "streaming Moonshine, adapters, moonshine-voice's trainer / ours", "x", "high", 1.2
     ),
     "sweep.gap_ms": Figure(
         "wall time between the end of a trial that does nothing and the next", "ms", "low", 50

@@ -25,7 +25,7 @@ def score(
     rules = open_normaliser(language_of(split, config)).apply
     texts: list[tuple[str, str]] = []  # reference and hypothesis
     num_capped = 0
-    for batch in _batches(split, rows):
+    for batch in batches_of(split.lengths("samples").tolist(), rows):
         clips = [split.array("samples", row) for row in batch]
         for row, found in zip(
             batch, transcribe(model, clips, config.max_tokens_per_sec), strict=True
@@ -51,9 +51,8 @@ def language_of(split: Split, config: MoonshineConfig) -> str:
     return languages.most_common(1)[0][0] if languages else ""
 
 
-def _batches(split: Split, rows: Sequence[int]) -> Iterator[list[int]]:
-    """Yield clips of similar lengths, at most _BATCH_SEC of the longest times their number."""
-    lengths = split.lengths("samples")
+def batches_of(lengths: Sequence[int], rows: Sequence[int]) -> Iterator[list[int]]:
+    """Yield rows of similar lengths in samples, at most 120 s of sound with its padding at once."""
     budget = _BATCH_SEC * SAMPLE_RATE_HZ
     batch: list[int] = []
     for row in sorted(rows, key=lengths.__getitem__):

@@ -104,3 +104,11 @@ def test_moshi_beside_its_package(tmp_path: Path) -> None:
     assert main(argv) == 0
     found = read_results(tmp_path)[0].figures
     assert {name for name in figures.FIGURES if name.startswith("moshi.")} <= found.keys()
+
+
+@pytest.mark.slow
+def test_moonshine_beside_its_peers(tmp_path: Path) -> None:
+    argv = ["--only", "moonshine", "--size", "tiny", "--rounds", "1", "--output", str(tmp_path)]
+    assert main(argv) == 0
+    found = read_results(tmp_path)[0].figures
+    assert {name for name in figures.FIGURES if name.startswith("moonshine.")} <= found.keys()
