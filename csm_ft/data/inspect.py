@@ -17,6 +17,8 @@ class SoundFile:
 
     info: audio.AudioInfo
     digest: str  # of its bytes
+    size: int = 0
+    mtime_ns: int = 0
 
 
 def inspect_files(paths: Iterable[Path], num_workers: int) -> dict[Path, SoundFile | str]:
@@ -29,7 +31,8 @@ def inspect_files(paths: Iterable[Path], num_workers: int) -> dict[Path, SoundFi
 
 def _inspect(path: Path) -> SoundFile | str:
     try:
-        return SoundFile(audio.probe(path), audio.digest(path))
+        info, stat = audio.probe(path), path.stat()
+        return SoundFile(info, audio.digest(path), stat.st_size, stat.st_mtime_ns)
     except AudioError as error:
         is_there = os.path.lexists(path)
         return f"{error}" if is_there else f"{error}; paths are relative to the metadata file"

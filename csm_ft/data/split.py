@@ -132,6 +132,10 @@ class Split:
         """Return one array of one clip, [T] or [T, width]."""
         return self._ragged(name, index)
 
+    def many(self, name: str, rows: Sequence[int], num_workers: int = 0) -> dict[int, NDArray[Any]]:
+        """Return one array of several clips, by row; processes help where it must be decoded."""
+        return {row: self.array(name, row) for row in rows}
+
     def arrays(self, index: int) -> Arrays:
         """Return all arrays of one clip."""
         return {name: self._ragged(name, index) for name in self.kinds}
@@ -254,20 +258,23 @@ class ContentHash:
         """Add the next rows of an array."""
         self._arrays[array].update(block.tobytes())
 
-    def digest(self) -> bytes:
-        """Return the hash of what was added."""
-        return b"".join([self._clips.digest(), *(h.digest() for h in self._arrays.values())])
+    def digest(self, without: str = "") -> bytes:
+        """Return the hash of what was added, but for the array `without`."""
+        arrays = [h.digest() for name, h in self._arrays.items() if name != without]
+        return b"".join([self._clips.digest(), *arrays])
 
 
-def combine(hashes: Sequence[ContentHash]) -> str:
+def combine(hashes: Sequence[ContentHash], without: str = "") -> str:
     """Return the content fingerprint of the splits in the order of SPLITS, 32 hex digits."""
-    return hashlib.blake2b(b"".join(h.digest() for h in hashes), digest_size=16).hexdigest()
+    digests = b"".join(h.digest(without) for h in hashes)
+    return hashlib.blake2b(digests, digest_size=16).hexdigest()
 
 
-def content_fingerprint(splits: Mapping[str, Split]) -> str:
+def content_fingerprint(splits: Mapping[str, Split], without: str = "") -> str:
     """Read all splits and return their content fingerprint, 32 hex digits.
 
-    It is the same for the same ids, arrays, conversations and weights in the same order.
+    It is the same for the same ids, arrays, conversations and weights in the same order. The array
+    `without` is not read, and not in it.
     """
     hashes = []
     for split in (splits[name] for name in SPLITS):
@@ -277,8 +284,8 @@ def content_fingerprint(splits: Mapping[str, Split]) -> str:
             rows = range(len(split))
             content.add_conversations((split.conversation(i), int(split.turns[i])) for i in rows)
         content.add_weights(split.weights.tolist())
-        for name in split.kinds:
+        for name in (name for name in split.kinds if name != without):
             for _, block in split.blocks(name):
                 content.add_block(name, block)
         hashes.append(content)
-    return combine(hashes)
+    return combine(hashes, without)

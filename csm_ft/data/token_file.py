@@ -7,6 +7,8 @@ Each split is a group of contiguous, uncompressed data sets:
   `id` `text` `speaker` `source` `conversation`, as UTF-8 bytes;
 - the numbers of the clip table, `start_sec` `end_sec` `duration_sec` `flags` `turn` [n];
 - `tags` (JSON) and `weight` of each clip, which older files lack;
+- where the sound comes from, if an array of it is left out: `source_size` `source_mtime_ns` [n],
+  `source_digest`, `channel`; that array has its offsets only;
 - what was measured on the sound, `level_dbfs` `peak` and the other fields of Measures, float32 [n],
   NaN = not measured. Files without them open, and no hash covers them.
 
@@ -26,13 +28,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from csm_ft.atomic import fsync, whole_file
+from csm_ft.data.references import (
+    SOURCE_NUMBERS,
+    SOURCE_TEXTS,
+    ReferencedSplit,
+    ReferencedTable,
+    source_columns,
+)
 from csm_ft.data.split import (
     LATER_NUMBER_COLUMNS,
     LATER_TEXT_COLUMNS,
@@ -68,6 +77,8 @@ _RESERVED = (
     *NUMBER_COLUMNS,
     *LATER_NUMBER_COLUMNS,
     *MEASURE_COLUMNS,
+    *SOURCE_NUMBERS,
+    *SOURCE_TEXTS,
 )  # names that no array of a family can have
 
 
@@ -133,10 +144,12 @@ def write_store(
     info: StoreInfo,
     splits: Mapping[str, ClipTable],
     assets: Mapping[str, bytes] | None = None,
+    referenced: str = "",
 ) -> StoreInfo:
     """Write a token file atomically, and read it back to compare it before it is renamed.
 
-    A kill at any moment leaves the previous file at `path`. Returns `info` with the content
+    The array `referenced` is left out: its tables are ReferencedTables, which say where it comes
+    from. A kill at any moment leaves the previous file at `path`. Returns `info` with the content
     fingerprint. Raises StoreError for a text that HDF5 cannot hold and for a disk that does not
     return what was written, MachineError for a full disk.
     """
@@ -146,7 +159,7 @@ def write_store(
         try:
             with h5py.File(draft, "w", libver="latest", locking=False) as file:
                 hashes = [
-                    _write_split(file.create_group(name), splits.get(name), info.arrays)
+                    _write_split(file.create_group(name), splits.get(name), info.arrays, referenced)
                     for name in SPLITS
                 ]
                 fingerprint = combine(hashes)
@@ -161,7 +174,8 @@ def write_store(
             text = os.strerror(errno.ENOSPC) if is_full else first_line(error)
             raise OSError(errno.ENOSPC if is_full else errno.EIO, text) from error
         fsync(draft)
-        if content_fingerprint(open_store(draft, in_memory=False).splits) != fingerprint:
+        written = open_store(draft, in_memory=False).splits
+        if content_fingerprint(written, referenced) != combine(hashes, referenced):
             raise StoreError(
                 f"the disk of {path} gave back other bytes than were written; {path} is as it was."
                 " Check the disk"
@@ -272,10 +286,14 @@ def _write_info(file: h5py.File, info: StoreInfo) -> None:
 def _read_split(path: Path, group: Any, info: StoreInfo, mapped: Any) -> Split:
     """Read one split; `mapped`, the same file as a plain one, maps its ragged arrays instead."""
     texts = (*TEXT_COLUMNS, *LATER_TEXT_COLUMNS)
+    referenced = next((name for name in info.arrays if name not in group), "")
+    texts += SOURCE_TEXTS if referenced else ()
     ragged = {**dict.fromkeys(texts, ArrayKind("|u1")), **info.arrays}
     offsets = {f"{name}_offsets": ArrayKind("<i8") for name in ragged}
+    ragged.pop(referenced, None)
     later = {name: dtype for name, (dtype, _) in LATER_NUMBER_COLUMNS.items()}
     per_clip = {**NUMBER_COLUMNS, **later, **MEASURE_COLUMNS}
+    per_clip |= SOURCE_NUMBERS if referenced else {}
     numbers = {name: ArrayKind(dtype) for name, dtype in per_clip.items()}
     kinds = {**ragged, **numbers, **offsets}
     num_clips = len(group["flags"])
@@ -296,7 +314,8 @@ def _read_split(path: Path, group: Any, info: StoreInfo, mapped: Any) -> Split:
             f"{path} {group.name[1:]}: offsets, arrays and clip table do not fit each other; it is"
             " damaged, pretokenise again"
         )
-    return Split(group.name[1:], columns, info.arrays, info.facts)
+    about = (group.name[1:], columns, info.arrays, info.facts)
+    return ReferencedSplit(*about, referenced) if referenced else Split(*about)
 
 
 def _missing_columns(group: Any, num_clips: int) -> dict[str, NDArray[Any]]:
@@ -356,7 +375,7 @@ def _read_assets(file: h5py.File) -> dict[str, bytes]:
 
 
 def _write_split(
-    group: Any, table: ClipTable | None, kinds: Mapping[str, ArrayKind]
+    group: Any, table: ClipTable | None, kinds: Mapping[str, ArrayKind], referenced: str
 ) -> ContentHash:
     """Fill the group of one split, block by block; None is an empty split."""
     content = ContentHash(kinds)
@@ -369,6 +388,10 @@ def _write_split(
         raise StoreError(
             f"{group.name}: a text is not valid Unicode ({error}); drop or fix that row"
         ) from error
+    if referenced:
+        known = cast("ReferencedTable", table)
+        for name, column in source_columns([known.reference(i) for i in range(num_clips)]).items():
+            group.create_dataset(name, data=column)
     none = np.zeros(0, np.int64)
     lengths = {name: table.lengths(name) if table is not None else none for name in kinds}
     content.add_clips([clip.id for clip in clips], list(lengths.values()))
@@ -378,14 +401,15 @@ def _write_split(
         # Created at its full size, as only a contiguous data set can be mapped.
         offsets = np.cumsum([0, *lengths[name].tolist()], dtype=np.int64)
         shape = (int(offsets[-1]), kind.width) if kind.width else (int(offsets[-1]),)
-        dataset = group.create_dataset(name, shape, kind.dtype)
+        dataset = group.create_dataset(name, shape, kind.dtype) if name != referenced else None
         group.create_dataset(f"{name}_offsets", data=offsets)
         for start in range(0, num_clips, _BLOCK_CLIPS):
             assert table is not None
             stop = min(start + _BLOCK_CLIPS, num_clips)
             block = np.concatenate([table.array(name, i) for i in range(start, stop)])
             block = block.astype(kind.dtype, casting="same_kind", copy=False)
-            dataset[offsets[start] : offsets[stop]] = block
+            if dataset is not None:
+                dataset[offsets[start] : offsets[stop]] = block
             content.add_block(name, block)
     return content
 

@@ -6,7 +6,7 @@ Imports no torch. Shapes: C channels, N samples, T rows of an array.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from csm_ft.errors import DataError
@@ -62,6 +62,10 @@ class Encoder(ABC):
     # between them included; 0 = each row is a clip, and join_text is never called.
     max_gap_sec: float = 0.0
 
+    # An array of the sound that the token file leaves out: it is made again from the source files
+    # whenever it is read, by what `reader` returns. "" = all are kept.
+    referenced: str = ""
+
     @abstractmethod
     def encode_audio(self, waves: Sequence[Wave]) -> list[Arrays | str]:
         """Encode waves ([N], or [2, N]) as one batch; the expensive half, cached by clip.
@@ -82,6 +86,10 @@ class Encoder(ABC):
         `lengths` are the rows of each array: expected before the sound is encoded, then true ones.
         """
         return ""
+
+    def reader(self) -> Callable[[Wave], NDArray[Any]]:
+        """Return what makes the array `referenced` of a wave; worker processes import it."""
+        raise NotImplementedError
 
     def join_text(self, segments: Sequence[Segment]) -> Arrays:
         """Return the text arrays of a clip that is made of one or several rows, in order."""

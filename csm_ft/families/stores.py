@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from csm_ft.data import token_file
+from csm_ft.data.references import ReferencedSplit
 from csm_ft.data.split import SPLITS, Split, Store, content_fingerprint
 from csm_ft.errors import MachineError, StoreError
 from csm_ft.families import names, open_family
@@ -23,14 +24,15 @@ def open_store(path: Path, *, in_memory: bool = True) -> Store:
     """
     family, key = _foreign_family(path)
     if family is None:
-        return _with_facts(token_file.open_store(path, in_memory=in_memory))
+        return _readable(_with_facts(token_file.open_store(path, in_memory=in_memory)))
     return family.open_foreign(path) if in_memory else _mapped_copy(path, family, key)
 
 
 def open_tokens(path: Path, family: str = "", *, in_memory: bool) -> Store:
     """Open a token file to train on.
 
-    Raises StoreError as open_store does, when a split is empty, and when the file was written for
+    Raises StoreError as open_store does, when a source file that it refers to is missing or has
+    changed, when a split is empty, and when the file was written for
     another family than `family` ("" = any); a missing file comes with the command that makes it.
     """
     if not path.is_file():
@@ -46,6 +48,8 @@ def open_tokens(path: Path, family: str = "", *, in_memory: bool) -> Store:
             f" use --family {store.info.family}, or pretokenise again with --family {family}"
         )
     for name, split in store.splits.items():
+        if isinstance(split, ReferencedSplit):
+            split.check_sources()
         if not len(split):
             raise StoreError(
                 f"{path} has no {name} clips; pretokenise with --train_data and --val_data (or"
@@ -67,6 +71,12 @@ def verify(path: Path) -> list[str]:
         return [str(error)]
     family = open_family(store.info.family)
     problems = []
+    try:
+        for split in store.splits.values():
+            if isinstance(split, ReferencedSplit):
+                split.check_sources()
+    except StoreError as error:
+        return [str(error)]
     for split in store.splits.values():
         found = {**_find_problems(split), **family.find_problems(split, store)}
         for what, rows in found.items():
@@ -83,6 +93,16 @@ def verify(path: Path) -> list[str]:
             " have changed; pretokenise again"
         )
     return problems
+
+
+def _readable(store: Store) -> Store:
+    """Return the store; splits that keep no sound learn how to read it from its files."""
+    referenced = [split for split in store.splits.values() if isinstance(split, ReferencedSplit)]
+    if referenced:
+        encoder = open_family(store.info.family).open_encoder(store, "cpu")
+        for split in referenced:
+            split.read_with(encoder.reader(), encoder.sample_rate_hz)
+    return store
 
 
 def _with_facts(store: Store) -> Store:

@@ -21,6 +21,7 @@ from csm_ft.data import audio
 from csm_ft.data.groups import joined
 from csm_ft.data.inspect import SoundFile
 from csm_ft.data.measures import Measures
+from csm_ft.data.references import SourceFile
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.data.split import Arrays
 from csm_ft.errors import ConfigError, TooManyRejectedError
@@ -35,13 +36,18 @@ class Span:
     """One checked row: where its sound is, and the arrays of its text."""
 
     row: Row  # with its speaker resolved
-    file_digest: str
+    file: SourceFile
     key: str  # hash of the file, span in samples and channel; names the sound, not the encoder
     start_sec: float
     end_sec: float
     num_rows: int  # of the first array, as expected; the resampler may give one more or less
     text: Arrays
     parts: tuple["Span", ...] = ()  # rows that it was joined from; () = it is one row
+
+    @property
+    def file_digest(self) -> str:
+        """Name of the bytes of its file."""
+        return self.file.digest
 
     @property
     def rows(self) -> list[Row]:
@@ -229,7 +235,7 @@ def make_span(
     at_level = f" {level_dbfs:g} dBFS" if level_dbfs else ""
     return Span(
         row,
-        file.digest,
+        SourceFile(file.digest, file.size, file.mtime_ns),
         f"{file.digest} {start_sample}-{end_sample} {channel_name}{at_level}",
         start_sec,
         end_sec,

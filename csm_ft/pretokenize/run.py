@@ -24,6 +24,7 @@ from csm_ft.console import console, track
 from csm_ft.data.audio import TOLERANCE_SEC, Wave
 from csm_ft.data.describe import LEVEL_FACT, describe_store, summarise
 from csm_ft.data.inspect import inspect_files
+from csm_ft.data.references import Reference
 from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
 from csm_ft.data.token_file import write_store
@@ -82,6 +83,7 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
         encoder = family.open_encoder(config, device)
         job = Job(config, family.name, encoder)
         _check_channel(job)
+        _check_level(job)
         rejections = Rejections(config)
         imported = family.import_tokens(config, encoder)
         if imported is not None:
@@ -101,10 +103,10 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
         cache.find([name for name in encoder.arrays if name not in text])
         encoded = encode_missing(wanted, cache, job)
         spans = _encoded_rows(job, spans, cache, encoded, rejections)
-        tables = {name: Table(name, spans[name], fingerprint, cache) for name in SPLITS}
+        tables = {name: Table(name, spans[name], job, cache) for name in SPLITS}
         places = [place for table in tables.values() for place in table.places()]
         notes = _find_notes(config, places)
-        write_store(output, _info(job), tables, encoder.assets)
+        write_store(output, _info(job), tables, encoder.assets, encoder.referenced)
         cache.remove()
     _report(family, output, rejections, encoded, notes)
     for line in describe_tags(encoder.columns, spans["train"]):
@@ -124,11 +126,9 @@ class Table:
     Arrays of the sound come from the cache as they are asked for, those of the text from memory.
     """
 
-    def __init__(
-        self, split: str, spans: Sequence[Span], audio_fingerprint: str, cache: ClipCache
-    ) -> None:
-        self._split, self._spans, self._cache = split, spans, cache
-        self._ids = [span.clip_id(audio_fingerprint) for span in spans]
+    def __init__(self, split: str, spans: Sequence[Span], job: Job, cache: ClipCache) -> None:
+        self._split, self._spans, self._job, self._cache = split, spans, job, cache
+        self._ids = [span.clip_id(job.encoder.audio_fingerprint) for span in spans]
         seen: set[tuple[str, ...]] = set()
         self._flags = []
         for id_, span in zip(self._ids, spans, strict=True):
@@ -158,7 +158,7 @@ class Table:
             id=self._ids[index],
             text=row.text,
             speaker=row.speaker or "",
-            source=str(row.path),
+            source=str(row.path.absolute() if self._job.encoder.referenced else row.path),
             start_sec=span.start_sec,
             end_sec=span.end_sec,
             duration_sec=span.duration_sec,
@@ -170,6 +170,11 @@ class Table:
             measures=self._cache.measures(self._ids[index]),
         )
 
+    def reference(self, index: int) -> Reference:
+        """Return where the sound of a clip comes from."""
+        span = self._spans[index]
+        return Reference(span.file, self._job.channel(span.row))
+
     def places(self) -> Iterator[Place]:
         """Yield every clip with the row that it comes from."""
         for index, span in enumerate(self._spans):
@@ -178,6 +183,14 @@ class Table:
     def _length(self, index: int, array: str) -> int:
         text = self._spans[index].text
         return len(text[array]) if array in text else self._cache.lengths(self._ids[index])[array]
+
+
+def _check_level(job: Job) -> None:
+    if job.encoder.referenced and job.config.level_dbfs:
+        raise ConfigError(
+            f"level_dbfs {job.config.level_dbfs:g} changes the sound, and keep_audio reference"
+            " keeps none; leave one of them out"
+        )
 
 
 def _check_channel(job: Job) -> None:

@@ -114,6 +114,14 @@ class MoonshineConfig(TrainConfig):
     decoder_lr_factor: float = option(
         1.0, "The same for the decoder.", group="what is trained", ge=0
     )
+    decode_workers: int = option(
+        2,
+        "Processes that decode sound files for a token file made with --keep_audio reference; 0 ="
+        " the thread that makes the batches.",
+        group="examples",
+        trains=False,
+        ge=0,
+    )
     max_tokens_per_sec: float = option(
         6.5,
         "Maximum tokens of a transcript per second of sound (13 for scripts other than Latin).",
@@ -189,6 +197,12 @@ class MoonshinePretokenizeConfig(PretokenizeConfig):
     amplitude: Literal["none", "peak"] = option(
         "none",
         "Normalisation of each clip's level; the published models were trained with none.",
+        group="audio",
+    )
+    keep_audio: Literal["copy", "reference"] = option(
+        "copy",
+        "copy = the token file keeps the sound; reference = only where it is in the sound files,"
+        " which are decoded in training and must stay as they are.",
         group="audio",
     )
     stretch_gap_sec: float = option(

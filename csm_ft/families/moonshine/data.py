@@ -86,9 +86,12 @@ def collate(
 ) -> MoonshineBatch:
     """Make the micro-batch of `indices`; draw=None: the sound as it is."""
     sounds, texts = [], []
-    for place, index in enumerate(indices):
-        pieces = list(examples.of(index))
-        sound, tokens = _clip(examples.split, pieces)
+    pieces_of = [list(examples.of(index)) for index in indices]
+    rows = [piece.row for pieces in pieces_of for piece in pieces]
+    samples = examples.split.many("samples", rows, config.decode_workers)
+    for place, pieces in enumerate(pieces_of):
+        sound = np.concatenate([samples[one.row][one.start : one.stop] for one in pieces])
+        tokens = _text(examples.split, pieces)
         if draw is not None and augments(config):
             first = pieces[0]
             key = f"{draw.key(place)}/{examples.split.ids[first.row]}/{first.start}"
@@ -98,11 +101,10 @@ def collate(
     return collate_clips(sounds, texts)
 
 
-def _clip(split: Split, pieces: Sequence[Piece]) -> tuple[NDArray[np.int16], NDArray[np.uint32]]:
-    """Return the samples of an example and its tokens, with one </s> at the end."""
-    sounds = [split.array("samples", one.row)[one.start : one.stop] for one in pieces]
+def _text(split: Split, pieces: Sequence[Piece]) -> NDArray[np.uint32]:
+    """Return the tokens of an example, with one </s> at the end."""
     tokens = np.concatenate([tokens_of(split, piece) for piece in pieces])
-    return np.concatenate(sounds), np.append(tokens[tokens != END], np.uint32(END))
+    return np.append(tokens[tokens != END], np.uint32(END))
 
 
 def collate_clips(

@@ -5,7 +5,8 @@ There is no codec: the model's own convolutions are trained, so the token file k
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,10 @@ class MoonshineEncoder(Encoder):
         amplitude: str,
         text_case: str,
         max_gap_sec: float = 0.0,
+        keep_audio: str = "copy",
     ) -> None:
         self.amplitude, self.text_case, self.max_gap_sec = amplitude, text_case, max_gap_sec
+        self.referenced = "samples" if keep_audio == "reference" else ""
         if max_gap_sec:
             self.arrays = {**self.arrays, SEGMENTS: ArrayKind("<u4", 4)}
         self.audio_fingerprint = f"samples-16khz-{amplitude}-1"
@@ -71,6 +74,7 @@ class MoonshineEncoder(Encoder):
             amplitude=options.amplitude,
             text_case=options.text_case,
             max_gap_sec=options.stretch_gap_sec,
+            keep_audio=options.keep_audio,
         )
         encoder._fitted_size, encoder._max_sec = options.fit_tokenizer, options.max_sec
         return encoder
@@ -110,7 +114,11 @@ class MoonshineEncoder(Encoder):
 
     def encode_audio(self, waves: Sequence[Wave]) -> list[Arrays | str]:
         """Return the samples of each wave, [N] int16."""
-        return [{"samples": self._to_int16(wave)} for wave in waves]
+        return [{"samples": to_int16(wave, self.amplitude)} for wave in waves]
+
+    def reader(self) -> Callable[[Wave], NDArray[np.int16]]:
+        """Return what makes the samples of a wave."""
+        return partial(to_int16, amplitude=self.amplitude)
 
     def encode_text(self, row: Row) -> Arrays:
         """Return the tokens of a row and </s>, [L]."""
@@ -162,10 +170,12 @@ class MoonshineEncoder(Encoder):
             f" {self.text_case}; amplitude {self.amplitude}"
         ]
 
-    def _to_int16(self, wave: Wave) -> NDArray[np.int16]:
-        if self.amplitude == "peak":
-            wave = wave / (np.abs(wave).max() + _PEAK_EPS)
-        return np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16)
+
+def to_int16(wave: Wave, amplitude: str) -> NDArray[np.int16]:
+    """Return the samples of a wave [N], at its own level or, for `peak`, at full scale."""
+    if amplitude == "peak":
+        wave = wave / (np.abs(wave).max() + _PEAK_EPS)
+    return np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16)
 
 
 class TextTokenizer:

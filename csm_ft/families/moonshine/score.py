@@ -26,7 +26,8 @@ def score(
     texts: list[tuple[str, str]] = []  # reference and hypothesis
     num_capped = 0
     for batch in batches_of(split.lengths("samples").tolist(), rows):
-        clips = [split.array("samples", row) for row in batch]
+        samples = split.many("samples", batch, config.decode_workers)
+        clips = [samples[row] for row in batch]
         for row, found in zip(
             batch, transcribe(model, clips, config.max_tokens_per_sec), strict=True
         ):

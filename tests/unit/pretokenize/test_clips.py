@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from csm_ft.data import audio
 from csm_ft.data.measures import Measures
+from csm_ft.data.references import SourceFile
 from csm_ft.data.rows import Row
 from csm_ft.errors import AudioError, ConfigError
 from csm_ft.pretokenize.clips import Span, hold_out
@@ -235,7 +236,8 @@ def make_spans(files: list[int]) -> list[Span]:
     for number, count in enumerate(files):
         row = Row(f"row {number}", Path(f"{number}.wav"), "Text.", None, None, None)
         spans += [
-            Span(row, f"digest-{number}", f"{number}-{i}", 0.0, 1.0, 12, {}) for i in range(count)
+            Span(row, SourceFile(f"digest-{number}", 0, 0), f"{number}-{i}", 0.0, 1.0, 12, {})
+            for i in range(count)
         ]
     return spans
 
@@ -277,7 +279,7 @@ def make_turns(places: list[tuple[int, int]]) -> list[Span]:
             f"talk {talk}" if talk else "",
             i,
         )
-        spans.append(Span(row, f"digest-{file}", f"{file}-{i}", 0.0, 1.0, 12, {}))
+        spans.append(Span(row, SourceFile(f"digest-{file}", 0, 0), f"{file}-{i}", 0.0, 1.0, 12, {}))
     return spans
 
 
