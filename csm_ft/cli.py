@@ -95,6 +95,9 @@ def _with_config(argv: Sequence[str]) -> list[str]:
 
 def _unknown_argument(word: str, config_class: type[Options]) -> str:
     if word.startswith("-"):
+        answer = config_class.answers.get(word.lstrip("-").split("=")[0])
+        if answer:
+            return f"{word}: {answer}"
         return unknown(word, [f"--{name}" for name in names_of(config_class)], "flag")
     way_out = "options are --name value"
     if word.lower().endswith((".yaml", ".yml")):

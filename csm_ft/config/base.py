@@ -65,6 +65,8 @@ class Options(BaseModel):
     aliases: ClassVar[Mapping[str, str]] = {}  # other names of options
     # Booleans that a validator translates; not in --help.
     legacy_flags: ClassVar[Sequence[str]] = ()
+    # Flags of other programs that have no counterpart, and what to do instead.
+    answers: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def translate(cls, values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -145,10 +145,15 @@ class ReferencedSplit(Split):
         return self._encode
 
     def _span(self, row: int) -> Span:
-        times = (self._columns[name][row].item() for name in ("start_sec", "end_sec"))
-        channel = cast("audio.Channel", self._text("channel", row))
-        path, num_rows = Path(self._text("source", row)), int(self.lengths(self.referenced)[row])
-        return Span(path, *times, channel, self._sample_rate_hz, num_rows)
+        start_sec, end_sec = (self._columns[name][row].item() for name in ("start_sec", "end_sec"))
+        return Span(
+            Path(self._text("source", row)),
+            start_sec,
+            end_sec,
+            cast("audio.Channel", self._text("channel", row)),
+            self._sample_rate_hz,
+            int(self.lengths(self.referenced)[row]),
+        )
 
     def _pool(self, num_workers: int) -> ProcessPoolExecutor:
         pools = self._pools

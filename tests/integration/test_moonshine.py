@@ -18,6 +18,8 @@ from csm_ft.data.token_file import open_store
 from csm_ft.evaluate.__main__ import main as evaluate
 from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
 from csm_ft.export.__main__ import main as export
+from csm_ft.families.moonshine.config import MoonshineConfig as Config
+from csm_ft.families.moonshine.family import MoonshineFamily
 from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
 from tests.conftest import ROOT, write_metadata
@@ -68,6 +70,16 @@ def test_token_file_keeps_sound_and_tokenizer(tokens: Path) -> None:
     assert split.lengths("samples")[0] == round(split.durations_sec[0] * 16000)
 
 
+def test_cap_is_that_of_the_training_set(tokens: Path) -> None:
+    store = open_store(tokens)
+    split = store.splits["train"]
+    rates = split.lengths("text_tokens") / (split.lengths("samples") / 16000)
+    found = MoonshineFamily().choices(Config(), store)
+    assert max(rates) <= found["max_tokens_per_sec"] <= max(rates) + 0.1
+    assert found["max_tokens_per_sec"] > 6
+    assert MoonshineFamily().choices(Config(max_tokens_per_sec=3), store) == {}
+
+
 def test_same_command_encodes_nothing_again(
     tokens: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +99,9 @@ def test_validation_has_error_rates(trained: Path) -> None:
     assert 0 <= metrics["val_capped"] <= 1
     assert metrics["val_wer"] > 0
     assert metrics["val_wer_raw"] > 0
+    parts = [metrics[f"val_{kind}"] for kind in ("insertions", "deletions", "substitutions")]
+    assert sum(parts) == pytest.approx(metrics["val_wer"])
+    assert 0 <= metrics["val_repeated"] <= 1
     record = json.loads((trained / "env.json").read_text())
     assert "rules basic of whisper-normalizer" in record["scored_by"]
 

@@ -10,6 +10,7 @@ from csm_ft.config.base import option
 from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.config.train import TrainConfig
+from csm_ft.families.moonshine.size import DEFAULT_TOKENS_PER_SEC
 
 Case = Literal["keep", "lower", "sentence"]  # of the texts
 ModelSize = Literal["tiny", "base", "streaming-tiny", "streaming-small", "streaming-medium"]
@@ -22,11 +23,21 @@ _SIZE = "0 = that of model_size."
 _OTHER_EXAMPLES = "it changes what an example is; give it as a flag for all trials"
 
 
+_PRETOKENIZE = (
+    "sound is read once, before training: python pretokenize.py --family moonshine --train_manifest"
+    " FILE --val_manifest FILE --output asr.hdf5, then name asr.hdf5 with --data"
+)
+
+
 class MoonshineConfig(TrainConfig):
     """Options of train.py for Moonshine."""
 
     # Names of the Moonshine training guide.
     aliases: ClassVar[Mapping[str, str]] = {"model": "model_size", "num_steps": "max_steps"}
+    answers: ClassVar[Mapping[str, str]] = {
+        "resume_from": "not needed: the same command resumes the run in --output_dir",
+        **dict.fromkeys(("train_manifest", "val_manifest"), _PRETOKENIZE),
+    }
     methods: ClassVar[Sequence[str]] = ("full", "lora", "encoder_only", "decoder_only")
     not_searchable: ClassVar[Mapping[str, str]] = {
         **TrainConfig.not_searchable,
@@ -123,11 +134,12 @@ class MoonshineConfig(TrainConfig):
         ge=0,
     )
     max_tokens_per_sec: float = option(
-        6.5,
-        "Maximum tokens of a transcript per second of sound (13 for scripts other than Latin).",
+        0.0,
+        "Maximum tokens of a transcript per second of sound; 0 = what 99.9 % of the training clips"
+        " keep to, at least 6.",
         group="samples",
         trains=False,
-        gt=0,
+        ge=0,
     )
     language: str = option(
         "auto",
@@ -146,6 +158,11 @@ class MoonshineConfig(TrainConfig):
     gen_clips: int = option(
         4, "Validation clips whose transcripts are kept.", group="samples", trains=False, ge=0
     )
+
+    @property
+    def cap(self) -> float:
+        """Tokens of a transcript per second of sound, where no training set has been asked."""
+        return self.max_tokens_per_sec or DEFAULT_TOKENS_PER_SEC
 
     @model_validator(mode="after")
     def _lengths_of_examples(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from csm_ft.families.moonshine.config import (
 )
 from csm_ft.families.moonshine.export import EXPORTERS
 from csm_ft.families.moonshine.size import (
+    LEAST_TOKENS_PER_SEC,
     SAMPLE_RATE_HZ,
     MoonshineSize,
     check_flags,
@@ -73,6 +75,11 @@ class MoonshineFamily(Family):
             "val_cer": "character error rate",
             "val_wer_raw": "word error rate of the texts as they are",
             "val_capped": "share of transcripts that hit the cap",
+            "val_repeated": "share of transcripts that say a phrase four times or more",
+            **{
+                f"val_{kind}": f"{kind} per word of the references"
+                for kind in ("insertions", "deletions", "substitutions")
+            },
         },
     )
     exporters = EXPORTERS
@@ -130,7 +137,7 @@ class MoonshineFamily(Family):
         """Return the first validation clips, to be transcribed."""
         split = store.splits["val"]
         config = _moonshine(config)
-        _own(encoder).max_tokens_per_sec = config.max_tokens_per_sec
+        _own(encoder).max_tokens_per_sec = config.cap
         prompts = []
         for row in range(min(config.gen_clips, len(split))):
             clip = split.clip(row)
@@ -145,7 +152,7 @@ class MoonshineFamily(Family):
             )
         encoder = self.open_encoder(record.store, device)
         if isinstance(record.config, MoonshineConfig):
-            encoder.max_tokens_per_sec = record.config.max_tokens_per_sec
+            encoder.max_tokens_per_sec = record.config.cap
         return encoder
 
     def generate_prompts(
@@ -196,6 +203,15 @@ class MoonshineFamily(Family):
         model.label_smoothing = config.label_smoothing
         model.tokenizer = MoonshineEncoder.from_store(store).tokenizer
         return model
+
+    def choices(self, config: TrainConfig, store: Store) -> Mapping[str, Any]:
+        """Return the cap on transcripts that the training set suggests, unless one is chosen."""
+        from csm_ft.families.moonshine.describe import tokens_per_sec_p999
+
+        if _moonshine(config).max_tokens_per_sec:
+            return {}
+        most = tokens_per_sec_p999(store.splits["train"])
+        return {"max_tokens_per_sec": max(LEAST_TOKENS_PER_SEC, math.ceil(10 * most) / 10)}
 
     def load_weights(self, model: SpeechModel, config: TrainConfig) -> None:
         """Load base or random weights."""

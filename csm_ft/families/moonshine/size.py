@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE_HZ = 16000
 START, END = 1, 2  # ids of <s> and </s> in every Moonshine tokenizer
 DEFAULT_TOKENS_PER_SEC = 6.5  # of speech; what transformers' configs and the C++ library allow
+LEAST_TOKENS_PER_SEC = 6.0  # of a cap that a training set suggests; that of the paper
 # (kernel, stride) of the three convolutions of the front end
 CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))
 FRAME_SAMPLES = 384  # product of the strides

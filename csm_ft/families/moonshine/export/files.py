@@ -76,6 +76,4 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def max_tokens_per_sec(source: Exportable) -> float:
     """Return the cap on transcripts that the run had."""
     config = source.config
-    return (
-        config.max_tokens_per_sec if isinstance(config, MoonshineConfig) else DEFAULT_TOKENS_PER_SEC
-    )
+    return config.cap if isinstance(config, MoonshineConfig) else DEFAULT_TOKENS_PER_SEC
