@@ -7,6 +7,7 @@ from pydantic import field_validator, model_validator
 
 from csm_ft.config.base import Options, option
 from csm_ft.config.notes import NoteLimits
+from csm_ft.config.shard import WHOLE, Shard, parse_shard
 
 Channel = Literal["mix", "left", "right"]
 # What a row of metadata can say.
@@ -100,6 +101,12 @@ class PretokenizeConfig(Options):
         ge=0,
         le=1,
     )
+    verify: bool = option(
+        False,
+        "Read every sound file again; otherwise those whose size and times are those of the run"
+        " before are not.",
+        group="checks",
+    )
     max_rejected: str = option(
         "5%",
         "Maximum share of rejected rows; above it, the program fails and writes nothing.",
@@ -147,12 +154,35 @@ class PretokenizeConfig(Options):
         "Device of the encoder: cpu, cuda or cuda:N; auto = cuda if available.",
         group="speed",
     )
-    num_workers: int = option(4, "Threads that read, hash and resample audio.", group="speed", gt=0)
+    num_workers: int = option(
+        4,
+        "Processes that read sound and, where the encoder runs on the CPU, encode it; at most one"
+        " for each core. As many threads hash files.",
+        group="speed",
+        gt=0,
+    )
     batch_sec: float = option(120.0, "Seconds of audio per encoder batch.", group="speed", gt=0)
     save_every: int = option(
         100, "Clips between saves; a killed run loses at most these.", group="speed", gt=0
     )
+    shard: str = option(
+        WHOLE,
+        "Encode one share of the clips, i/n, beside other machines; the same command without it"
+        " merges all of them.",
+        group="speed",
+    )
     seed: int = option(0, "Seed of the held-out split and of a fitted codec.", group="data")
+
+    @property
+    def part(self) -> Shard:
+        """The share of the clips that is encoded."""
+        return parse_shard(self.shard)
+
+    @field_validator("shard")
+    @classmethod
+    def _is_share(cls, value: str) -> str:
+        parse_shard(value)
+        return value
 
     @field_validator("columns")
     @classmethod

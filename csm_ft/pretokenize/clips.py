@@ -72,6 +72,7 @@ class Job:
     config: PretokenizeConfig
     family: str
     encoder: Encoder
+    device: str = "cpu"  # of the encoder
 
     def channel(self, row: Row) -> audio.Channel:
         """Return what is read of a stereo file."""
@@ -119,7 +120,7 @@ class Job:
 class Rejections:
     """The rows that cannot be used, each with its split and reason.
 
-    Kept in `<output>.rejected.jsonl`.
+    Kept in `<output>.rejected.jsonl`, or wherever `path` is set to.
     """
 
     def __init__(self, config: PretokenizeConfig) -> None:
@@ -160,6 +161,7 @@ class Rejections:
             for split, rejection in self._found
         ]
         if lines:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, "".join(f"{line}\n" for line in lines))
         else:
             self.path.unlink(missing_ok=True)  # of an earlier run

@@ -3,17 +3,18 @@
 `<output>.parts/plan.json` holds the groups of clips that are encoded together, made before the
 first is encoded, so that a resumed run encodes the same groups. `part_00012.safetensors` holds the
 arrays of some groups, by clip id (the first array of a clip), `id/name` (its further ones) and
-`id/.measures` (what was measured on its sound, float32, in the order of Measures).
+`id/.measures` (what was measured on its sound, float32, in the order of Measures). A share has such
+a folder of its own (shards.py).
 `fitted.safetensors` holds an encoder that was fitted for this output. Each file is written whole or
 not at all.
 """
 
+import functools
 import itertools
 import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from csm_ft.atomic import write_whole
+from csm_ft.config.shard import Shard
 from csm_ft.console import console, track
 from csm_ft.data.audio import Wave
 from csm_ft.data.measures import Measures
 from csm_ft.data.split import SPLITS, Arrays, Split, Store
 from csm_ft.errors import AudioError
 from csm_ft.pretokenize.clips import Job, Span
+from csm_ft.pretokenize.shards import find_shards, folder_of
+from csm_ft.pretokenize.workers import call_in_processes, num_cores
 
 Group = list[str]  # clip ids
 Heard = tuple[Wave, Measures]
-_MAX_GROUPS_AHEAD = 3  # read while one is encoded
+_LEAST_SEC = 60.0  # of sound for each process: to start one takes a second or two
 _MEASURES = ".measures"  # as an array of a clip, in the parts
 
 
@@ -43,9 +47,13 @@ class ClipCache:
     Those of the token file that is about to be replaced, and those of the parts.
     """
 
-    def __init__(self, output: Path, old: Store | None) -> None:
-        """Take the token file at `output`, opened, or None if there is none."""
-        self.folder = Path(f"{output}.parts")
+    def __init__(self, output: Path, old: Store | None, part: Shard) -> None:
+        """Take the token file at `output`, opened, or None if there is none.
+
+        A share knows its own parts only, the whole those of all shares.
+        """
+        self.folder = folder_of(output, part)
+        self._shards = list(find_shards(output).values()) if part.num_parts == 1 else []
         self._store = old
         self._arrays: Sequence[str] = ()  # that come from the sound, the first array first
         self._old: dict[str, tuple[Split, int]] = {}
@@ -62,8 +70,13 @@ class ClipCache:
         if store is not None and set(arrays) <= set(store.info.arrays):
             for split in (store.splits[name] for name in SPLITS):
                 self._old |= {id_: (split, i) for i, id_ in enumerate(split.ids)}
-        for path in sorted(self.folder.glob("part_*.safetensors")):
-            self._add_part(path)
+        for folder in (self.folder, *self._shards):
+            for path in sorted(folder.glob("part_*.safetensors")):
+                self._add_part(path)
+
+    def is_old(self, clip_id: str) -> bool:
+        """Tell whether the old token file has a clip."""
+        return clip_id in self._old
 
     def __contains__(self, clip_id: str) -> bool:
         return self._is_in_parts(clip_id) or clip_id in self._old
@@ -151,7 +164,8 @@ class ClipCache:
 
     def remove(self) -> None:
         """Remove the parts, once the token file has it all."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, *self._shards):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _tensor(self, clip_id: str, name: str) -> str:
         return clip_id if name == self._arrays[0] else f"{clip_id}/{name}"
@@ -206,9 +220,10 @@ def encode_missing(wanted: Mapping[str, Span], cache: ClipCache, job: Job) -> En
     started = time.monotonic()
     clips: dict[str, Arrays] = {}  # encoded, and not yet in a part
     rejected: dict[str, str] = {}
-    waves = _load_groups(groups, missing, job)
-    for group in track(waves, "encoding", sum(seconds), weights=seconds):
-        for id_, outcome in _encode_group(group, job).items():
+    num_processes = choose_processes(job.config.num_workers, sum(seconds))
+    outcomes = _encode_groups(groups, missing, job, num_processes)
+    for outcome_of in track(outcomes, "encoding", sum(seconds), weights=seconds):
+        for id_, outcome in outcome_of.items():
             if isinstance(outcome, str):
                 rejected[id_] = outcome
             else:
@@ -233,6 +248,28 @@ def group_by_length(num_rows: Mapping[str, int], *, max_rows: float) -> list[Gro
     return [*groups, group] if group else groups
 
 
+def choose_processes(num_workers: int, total_sec: float) -> int:
+    """Return how many processes repay their start, for so many seconds of sound."""
+    return max(1, min(num_workers, num_cores(), int(total_sec / _LEAST_SEC)))
+
+
+def _encode_groups(
+    groups: Sequence[Group], spans: Mapping[str, Span], job: Job, num_processes: int
+) -> Iterator[dict[str, Arrays | str]]:
+    """Yield the outcomes of each group; a GPU encodes in this process what the others have read."""
+    load = functools.partial(_load_group, spans, job)
+    if job.device == "cpu":
+        encode = functools.partial(_load_and_encode, spans, job)
+        yield from call_in_processes(encode, groups, num_processes)
+    else:
+        for group in call_in_processes(load, groups, num_processes):
+            yield _encode_group(group, job)
+
+
+def _load_and_encode(spans: Mapping[str, Span], job: Job, group: Group) -> dict[str, Arrays | str]:
+    return _encode_group(_load_group(spans, job, group), job)
+
+
 def _encode_group(group: Mapping[str, Heard | str], job: Job) -> dict[str, Arrays | str]:
     """Return the arrays of each clip, its measures among them, or why it cannot be used."""
     outcomes: dict[str, Arrays | str] = {
@@ -246,26 +283,12 @@ def _encode_group(group: Mapping[str, Heard | str], job: Job) -> dict[str, Array
     return outcomes
 
 
-def _load_groups(
-    groups: Sequence[Group], spans: Mapping[str, Span], job: Job
-) -> Iterator[dict[str, Heard | str]]:
-    """Yield the waves of each group with their measures (or why one cannot be read).
-
-    The next groups are read while one is encoded.
-    """
-
-    def load(id_: str) -> Heard | str:
+def _load_group(spans: Mapping[str, Span], job: Job, group: Group) -> dict[str, Heard | str]:
+    """Return the waves of a group with their measures, or why one cannot be read."""
+    heard: dict[str, Heard | str] = {}
+    for id_ in group:
         try:
-            return job.load(spans[id_])
+            heard[id_] = job.load(spans[id_])
         except AudioError as error:
-            return f"{error}; fix the span or drop the row"
-
-    with ThreadPoolExecutor(job.config.num_workers) as pool:
-        ahead: list[dict[str, Future[Heard | str]]] = []
-        coming = iter(groups)
-        while True:
-            for group in itertools.islice(coming, _MAX_GROUPS_AHEAD - len(ahead)):
-                ahead.append({id_: pool.submit(load, id_) for id_ in group})
-            if not ahead:
-                return
-            yield {id_: future.result() for id_, future in ahead.pop(0).items()}
+            heard[id_] = f"{error}; fix the span or drop the row"
+    return heard

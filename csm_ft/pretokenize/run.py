@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.console import console, track
 from csm_ft.data.audio import TOLERANCE_SEC, Wave
 from csm_ft.data.describe import LEVEL_FACT, describe_store, summarise
-from csm_ft.data.inspect import inspect_files
+from csm_ft.data.inspect import SoundFile, inspect_files, read_known
 from csm_ft.data.references import Reference
 from csm_ft.data.rows import Row
 from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
@@ -54,6 +54,13 @@ from csm_ft.pretokenize.notes import (
     write_notes,
 )
 from csm_ft.pretokenize.read_rows import read_rows
+from csm_ft.pretokenize.shards import (
+    check_shards,
+    find_shards,
+    folder_of,
+    mark_done,
+    share_of,
+)
 from csm_ft.pretokenize.spread import spread_texts
 from csm_ft.pretokenize.stretches import join_rows
 from csm_ft.pretokenize.trim import trim_silence
@@ -70,28 +77,34 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
     Raises UserError for mistakes of the user and of the machine; TooManyRejectedError when too few
     rows are good. Whatever is raised, the old output stays as it was.
     """
-    output = Path(config.output)
-    lock = output.with_name(f".{output.name}.lock")
+    output, part = Path(config.output), config.part
+    lock = output.with_name(f".{output.name}{part.suffix}.lock")
     busy = (
-        f"{output}: another pretokenize.py is writing it; wait for it, or choose another --output"
+        f"{output}{part.suffix}: another pretokenize.py is writing it; wait for it, or choose"
+        " another --output"
     )
     with exclusive(lock, busy):
-        cache = ClipCache(output, _open_old(output, family))
+        cache = ClipCache(output, _open_old(output, family), part)
         device = choose_device(config.device)
         if device == "cpu":
             keep_freed_memory()
         encoder = family.open_encoder(config, device)
-        job = Job(config, family.name, encoder)
+        job = Job(config, family.name, encoder, device)
         _check_channel(job)
         _check_level(job)
         rejections = Rejections(config)
+        if part.suffix:
+            rejections.path = cache.folder / "rejected.jsonl"
         imported = family.import_tokens(config, encoder)
+        if imported is not None and part.suffix:
+            raise ConfigError(f"--shard {config.shard}: nothing is to be encoded; leave it out")
         if imported is not None:
             write_store(output, _info(job), imported, encoder.assets)
             _report(family, output, rejections, Encoded(), Notes({}, 0))
             return
+        is_fitted = not encoder.fit_sec or _restore(job, cache)
         spans = _usable_rows(job, rejections)
-        if encoder.fit_sec:
+        if not is_fitted:
             _fit(job, cache, spans["train"])
         for line in encoder.describe():
             console.print(line, markup=False)
@@ -101,6 +114,11 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
         wanted = {span.clip_id(fingerprint): span for span in every_span}
         text = next(iter(wanted.values())).text
         cache.find([name for name in encoder.arrays if name not in text])
+        new = {id_: span for id_, span in wanted.items() if not cache.is_old(id_)}
+        if part.suffix:
+            _encode_share(job, new, cache)
+            return
+        check_shards(output, new)
         encoded = encode_missing(wanted, cache, job)
         spans = _encoded_rows(job, spans, cache, encoded, rejections)
         tables = {name: Table(name, spans[name], job, cache) for name in SPLITS}
@@ -111,6 +129,21 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
     _report(family, output, rejections, encoded, notes)
     for line in describe_tags(encoder.columns, spans["train"]):
         console.print(line, markup=False)
+
+
+def _encode_share(job: Job, new: Mapping[str, Span], cache: ClipCache) -> None:
+    """Encode a share of what no token file has, and say how it becomes one."""
+    own, shard = share_of(new, job.config.part), job.config.shard
+    encoded = encode_missing(own, cache, job)
+    for id_, reason in encoded.rejected.items():
+        console.print(f"rejected {own[id_].row.where}: {reason}", markup=False, style="yellow")
+    mark_done(cache.folder, new, len(encoded.rejected))
+    console.print(
+        f"--shard {shard} is done: {len(own) - len(encoded.rejected)} of {len(new)} clips are in"
+        f" {cache.folder}. When all are beside each other, the same command without --shard merges"
+        " them",
+        markup=False,
+    )
 
 
 class Notes(NamedTuple):
@@ -212,7 +245,7 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     labels.report()
     good = [row for row in rows.get("train", []) if not labels.rejects(row)]
     job.encoder.fit_text(good)
-    files = inspect_files((row.path for row in every_row), config.num_workers)
+    files = _inspect(config, every_row)
     if job.encoder.word_lists is not None:
         rows = spread_texts(rows, files, config.num_workers)
     spans: Spans = {name: [] for name in rows}
@@ -244,6 +277,17 @@ def _usable_rows(job: Job, rejections: Rejections) -> Spans:
     return spans
 
 
+def _inspect(config: PretokenizeConfig, rows: Sequence[Row]) -> dict[Path, SoundFile | str]:
+    """Read what no run before has read of the sound files, or with --verify all of them."""
+    output = Path(config.output)
+    folders = find_shards(output).values()
+    kept, own = Path(f"{output}.files.json"), folder_of(output, config.part) / "files.json"
+    known = {} if config.verify else read_known([kept, *(one / own.name for one in folders)])
+    keep = own if config.part.suffix else kept
+    paths = (row.path for row in rows)
+    return inspect_files(paths, config.num_workers, known=known, keep=keep)
+
+
 def _print_default_speaker(config: PretokenizeConfig, rows: Sequence[Row]) -> None:
     num_unnamed = sum(row.speaker is None for row in rows)
     is_chosen = "default_speaker" in config.model_fields_set
@@ -270,13 +314,24 @@ def _need_both(config: PretokenizeConfig, spans: Spans) -> None:
             )
 
 
-def _fit(job: Job, cache: ClipCache, spans: Sequence[Span]) -> None:
-    """Restore the encoder that was fitted for this output before, or fit it on training clips."""
-    encoder = job.encoder
+def _restore(job: Job, cache: ClipCache) -> bool:
+    """Take the encoder that was fitted for this output before; tell whether there is one."""
     for facts, assets in cache.fitted():
-        if encoder.restore(facts, assets):
+        if job.encoder.restore(facts, assets):
             console.print("the encoder that was fitted for this file before is used again")
-            return
+            return True
+    if job.config.part.suffix:
+        raise ConfigError(
+            f"--shard {job.config.shard}: every machine would fit an encoder of its own; run the"
+            f" command without --shard on some of the rows first, and copy {job.config.output} to"
+            " all machines, whose encoder is then used"
+        )
+    return False
+
+
+def _fit(job: Job, cache: ClipCache, spans: Sequence[Span]) -> None:
+    """Fit the encoder on training clips."""
+    encoder = job.encoder
     seed = job.config.seed
     chosen: list[Span] = []
     total_sec = 0.0
