@@ -97,6 +97,14 @@ class TrainConfig(RunOptions):
     adam_beta1: float = option(0.9, "AdamW beta 1.", group="optimisation", ge=0, lt=1)
     adam_beta2: float = option(0.95, "AdamW beta 2.", group="optimisation", ge=0, lt=1)
     adam_eps: float = option(1e-8, "AdamW epsilon.", group="optimisation", gt=0)
+    ema_decay: float = option(
+        0.0,
+        "Keep a moving average of the trained weights, ema_decay of which stays in each step (as"
+        " 0.999); validation, samples and saved weights are of it. 0 = none.",
+        group="optimisation",
+        ge=0,
+        lt=1,
+    )
     max_grad_norm: float = option(
         1.3, "Clip the gradient to this norm; 0 disables.", group="optimisation", ge=0
     )
@@ -366,6 +374,20 @@ class TrainConfig(RunOptions):
             raise ValueError(
                 "optimizer schedulefree averages weights by adam_beta1, which is 0; give one above"
                 " 0, such as 0.9"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _averages_once(self) -> Self:
+        if self.ema_decay and self.optimizer == "schedulefree":
+            raise ValueError(
+                f"ema_decay {self.ema_decay}: optimizer schedulefree averages weights by itself;"
+                " drop one of the two"
+            )
+        if self.ema_decay and self.dtype == "bf16_pure" and self.method != "lora":
+            raise ValueError(
+                f"ema_decay {self.ema_decay}: an average in bf16 loses small steps; use --dtype"
+                " bf16 beside it, or --method lora"
             )
         return self
 

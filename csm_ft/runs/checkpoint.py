@@ -1,10 +1,10 @@
 """Checkpoints: folders of safetensors and JSON, written atomically, without pickle.
 
 Runs resume from `step_000500/{model.safetensors, optimizer.safetensors, config.json, state.json}`;
-`best/` has no optimiser. With a schedule-free optimiser, model.safetensors holds the averaged
-weights, and optimizer.safetensors those that training goes on at. With method lora, adapters in
-peft's format replace model.safetensors. Of a run of several ranks the files are the same, whole and
-written by one of them, so that any number of ranks resumes from them.
+`best/` has no optimiser. With a schedule-free optimiser or --ema_decay, model.safetensors holds the
+averaged weights, and optimizer.safetensors those that training goes on at. With method lora,
+adapters in peft's format replace model.safetensors. Of a run of several ranks the files are the
+same, whole and written by one of them, so that any number of ranks resumes from them.
 """
 
 import json
@@ -22,6 +22,7 @@ from csm_ft.atomic import check_room, whole_folder, write_whole
 from csm_ft.families import lora
 from csm_ft.families.model import SpeechModel, save_tensors
 from csm_ft.ranks import ALONE, Ranks
+from csm_ft.runs.averaging import AVERAGE, TRAINED, exchange, has_average
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.loss_scale import LossScale
 from csm_ft.runs.stopping import Improvement
@@ -199,14 +200,16 @@ def load_optimizer_tensors(
 ) -> None:
     """Restore the tensors of `optimizer_tensors`; raises KeyError when one is missing.
 
-    A schedule-free optimiser goes on in training mode, at the weights it was saved beside.
+    With averaged weights, training goes on at those that they were saved beside.
     """
     numbers = list(_numbers(optimizer))
-    entries = ("z", "exp_avg_sq", "y") if numbers else ("step", "exp_avg", "exp_avg_sq")
+    entries = ("z", "exp_avg_sq", TRAINED) if numbers else ("step", "exp_avg", "exp_avg_sq")
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         state = _empty_state(optimizer, parameter, entries)
+        if has_average(optimizer):
+            state[TRAINED] = torch.zeros_like(parameter.detach())
         for entry, tensor in state.items():
             for part, values in _parts(tensor):
                 found = tensors[f"{name}.{entry}{part}"] if ranks.is_writer else None
@@ -221,6 +224,8 @@ def load_optimizer_tensors(
         for group in optimizer.param_groups:
             group["train_mode"] = False  # the model was saved with the averaged weights
         mode.train()
+    else:
+        exchange(optimizer, TRAINED, AVERAGE)
 
 
 def _empty_state(

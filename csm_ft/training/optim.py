@@ -18,8 +18,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.families.base import Family
 from csm_ft.families.lora import add_adapters, is_adapter
 from csm_ft.families.model import SpeechModel
-
-_Y = "y"  # entry of a parameter's state while the parameter holds x
+from csm_ft.runs.averaging import AVERAGE, TRAINED, exchange
 
 
 class ScheduleFree(AdamWScheduleFree):
@@ -36,7 +35,7 @@ class ScheduleFree(AdamWScheduleFree):
     def eval(self) -> None:
         """Put the averaged weights x in the place of y."""
         for group, parameter, state in self._stepped(is_training=True):
-            state[_Y] = parameter.detach().clone()
+            state[TRAINED] = parameter.detach().clone()
             # x = y + (1 - 1 / beta1) (z - y), as y = (1 - beta1) z + beta1 x
             parameter.lerp_(state["z"], 1 - 1 / group["betas"][0])
         self._set_mode(is_training=False)
@@ -45,7 +44,7 @@ class ScheduleFree(AdamWScheduleFree):
     def train(self) -> None:
         """Put y back; also after a checkpoint was loaded, which holds both."""
         for _, parameter, state in self._stepped(is_training=False):
-            parameter.copy_(state.pop(_Y))
+            parameter.copy_(state.pop(TRAINED))
         self._set_mode(is_training=True)
 
     def _stepped(self, *, is_training: bool) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
@@ -63,14 +62,17 @@ class ScheduleFree(AdamWScheduleFree):
 @contextmanager
 def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Let the model have the weights that are evaluated and saved; the run is not changed by it."""
-    if not isinstance(optimizer, ScheduleFree):
-        yield
-        return
-    optimizer.eval()
+    if isinstance(optimizer, ScheduleFree):
+        optimizer.eval()
+    else:
+        exchange(optimizer, AVERAGE, TRAINED)
     try:
         yield
     finally:
-        optimizer.train()
+        if isinstance(optimizer, ScheduleFree):
+            optimizer.train()
+        else:
+            exchange(optimizer, TRAINED, AVERAGE)
 
 
 def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -> None:
@@ -99,7 +101,12 @@ def build_optimizer(
             key = (rule.lr_factor, config.weight_decay if decays else 0.0)
             groups.setdefault(key, []).append(parameter)
     listed = [
-        {"params": members, "weight_decay": decay, "lr_factor": factor}
+        {
+            "params": members,
+            "weight_decay": decay,
+            "lr_factor": factor,
+            "ema_decay": config.ema_decay,
+        }
         for (factor, decay), members in groups.items()
     ]
     betas = (config.adam_beta1, config.adam_beta2)

@@ -34,6 +34,7 @@ def sizes_of(model: SpeechModel, config: TrainConfig) -> Sizes:
     trained = [p for p in model.parameters() if p.requires_grad]
     trained_bytes = sum(p.numel() * p.element_size() for p in trained)
     optimizer_bytes = sum(_STATES[config.optimizer] * _state_bytes(p, config) for p in trained)
+    optimizer_bytes += trained_bytes if config.ema_decay else 0
     all_bytes = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     return Sizes(
         weights_bytes=weights_bytes(model),

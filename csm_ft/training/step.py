@@ -18,6 +18,7 @@ from csm_ft.families.base import Term, parts_of, weighted_loss
 from csm_ft.families.lora import seed_dropout
 from csm_ft.families.model import Batch, SpeechModel
 from csm_ft.ranks import ALONE, Ranks
+from csm_ft.runs.averaging import update_average
 from csm_ft.runs.loss_scale import LossScale
 from csm_ft.training.precision import seed_rounding, unscale
 
@@ -81,6 +82,7 @@ def optimizer_step(
             seed_rounding(config.seed, step.number)
         with _named_memory_errors(step.number, None):
             optimizer.step()
+            update_average(optimizer)
     return {
         **{f"nats_{part}": value for part, value in total_nats.items()},
         **{f"count_{part}": count for part, count in counts.items()},

@@ -106,8 +106,8 @@ def test_three_ranks_train_the_model_of_one(folder: Path, run: Run, alone: Path)
 
 
 @pytest.mark.slow
-def test_adapters_and_schedulefree_on_ranks(folder: Path, run: Run) -> None:
-    kinds = {"lora": LORA, "free": ["--optimizer", "schedulefree"]}
+def test_adapters_and_averages_on_ranks(folder: Path, run: Run) -> None:
+    kinds = {"lora": LORA, "free": ["--optimizer", "schedulefree"], "ema": ["--ema_decay", "0.8"]}
     runs = []
     for name, options in kinds.items():
         assert train.main(run(name, *options)) == 0

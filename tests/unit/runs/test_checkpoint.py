@@ -13,6 +13,7 @@ from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.model import CsmModel
+from csm_ft.runs.averaging import update_average
 from csm_ft.runs.checkpoint import (
     Trained,
     TrainState,
@@ -41,18 +42,31 @@ def step(model: CsmModel, optimizer: torch.optim.Optimizer, seed: int) -> None:
     )
     (loss["c0"].sum() + loss["depth"].sum()).backward()
     optimizer.step()
+    update_average(optimizer)
 
 
 @pytest.mark.parametrize(
     "options",
     [
+        {"ema_decay": 0.7},
+        {"ema_decay": 0.7, "method": "lora", "lora_rank": 2},
+        {"ema_decay": 0.7, "optimizer": "adamw8bit"},
         {},
         {"method": "lora", "lora_rank": 2},
         {"method": "depth_only"},
         {"optimizer": "schedulefree"},
         {"optimizer": "schedulefree", "method": "lora", "lora_rank": 2},
     ],
-    ids=["full", "lora", "depth_only", "schedulefree", "schedulefree_lora"],
+    ids=[
+        "ema",
+        "ema_lora",
+        "ema_8bit",
+        "full",
+        "lora",
+        "depth_only",
+        "schedulefree",
+        "schedulefree_lora",
+    ],
 )
 def test_a_restored_run_goes_on_exactly(tmp_path: Path, options: dict[str, Any]) -> None:
     model, optimizer = make(0, **options)
@@ -73,6 +87,9 @@ def test_a_restored_run_goes_on_exactly(tmp_path: Path, options: dict[str, Any])
         step(other, other_optimizer, seed)
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+    with averaged(optimizer), averaged(other_optimizer):
+        for a, b in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
 
 
 def test_the_last_n_are_kept_by_number(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.model import empty_model, init_weights
 from csm_ft.families.csm.size import CsmSize, TransformerSize
+from csm_ft.runs.averaging import update_average
 from csm_ft.runs.checkpoint import optimizer_tensors, save_weights
 from csm_ft.training.memory import LiveBytes, StepMemory, measure_step, peak_of_pass, prepare
 from csm_ft.training.optim import build_optimizer, set_learning_rate
@@ -33,6 +34,7 @@ RECIPES: list[dict[str, Any]] = [
     {"dtype": "bf16", "activation_checkpointing": "selective"},
     {"dtype": "bf16", "activation_checkpointing": "full", "optimizer": "schedulefree"},
     {"dtype": "bf16_pure", "optimizer": "adamw8bit"},
+    {"dtype": "fp16", "optimizer": "adamw8bit", "ema_decay": 0.99},
     {"dtype": "bf16_pure", "method": "lora"},
 ]
 
@@ -54,6 +56,7 @@ def test_prediction_is_within_five_percent_of_real_tensors(options: dict[str, An
     optimizer = build_optimizer(model, CsmFamily(), config)
     set_learning_rate(optimizer, 1e-3)
     optimizer.step()
+    update_average(optimizer)
     state = optimizer_tensors(model, optimizer)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

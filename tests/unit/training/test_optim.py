@@ -9,6 +9,7 @@ from schedulefree import AdamWScheduleFree
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.model import CsmModel
+from csm_ft.runs.averaging import update_average
 from csm_ft.training.optim import (
     ScheduleFree,
     averaged,
@@ -74,6 +75,48 @@ def take_steps(
             random = torch.Generator().manual_seed(10 * number + place)
             parameter.grad = torch.randn(parameter.shape, generator=random)
         optimizer.step()
+        update_average(optimizer)
+
+
+AVERAGING: list[dict[str, Any]] = [
+    {"optimizer": "schedulefree"},
+    {"ema_decay": 0.9},
+    {"ema_decay": 0.9, "method": "lora", "lora_rank": 2},
+    {"ema_decay": 0.9, "optimizer": "adamw8bit"},
+]
+
+
+def test_average_is_exponential() -> None:
+    """As by the formula: a = decay * a + (1 - decay) * w, from the weights of the first step."""
+    model, optimizer = prepare(ema_decay=0.9)
+    parameters = list(model.parameters())
+    take_steps(optimizer, parameters, 1)
+    expected = [p.detach().clone() for p in parameters]
+    for number in range(4):
+        take_steps(optimizer, parameters, 1)
+        expected = [0.9 * a + 0.1 * p.detach() for a, p in zip(expected, parameters, strict=True)]
+        with averaged(optimizer):
+            for found, wanted in zip(parameters, expected, strict=True):
+                torch.testing.assert_close(found.detach(), wanted, msg=f"step {number}")
+
+
+def test_only_adapters_are_averaged() -> None:
+    model, optimizer = prepare(ema_decay=0.9, method="lora", lora_rank=2)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    take_steps(optimizer, trained, 2)
+    kept = [state["average"] for state in optimizer.state.values()]
+    assert [a.shape for a in kept] == [p.shape for p in trained]
+    assert len(trained) < len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"optimizer": "schedulefree"}, {"dtype": "bf16_pure"}],
+    ids=str,
+)
+def test_average_is_refused_where_it_cannot_be(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"ema_decay 0\.9"):
+        CsmConfig(ema_decay=0.9, **options)
 
 
 def test_schedulefree_steps_and_averages_as_the_library() -> None:
@@ -90,14 +133,16 @@ def test_schedulefree_steps_and_averages_as_the_library() -> None:
         assert all(map(torch.equal, ours, theirs))
 
 
-def test_averaged_weights_leave_the_trained_ones_bit_for_bit() -> None:
-    model, optimizer = prepare(optimizer="schedulefree")
-    take_steps(optimizer, list(model.parameters()), 3)
-    before = [p.detach().clone() for p in model.parameters()]
+@pytest.mark.parametrize("options", AVERAGING, ids=str)
+def test_averaged_weights_leave_the_trained_ones_bit_for_bit(options: dict[str, Any]) -> None:
+    model, optimizer = prepare(**options)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    take_steps(optimizer, trained, 3)
+    before = [p.detach().clone() for p in trained]
     for _ in range(20):
         with averaged(optimizer):
-            inside = [p.detach().clone() for p in model.parameters()]
-    assert all(map(torch.equal, model.parameters(), before))
+            inside = [p.detach().clone() for p in trained]
+    assert all(map(torch.equal, trained, before))
     assert not any(map(torch.equal, inside, before))
 
 
