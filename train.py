@@ -71,6 +71,7 @@ def run(
     from csm_ft.runs.metrics import add, training_line, training_row
     from csm_ft.training.optim import averaged, set_learning_rate
     from csm_ft.training.parallel import open_ranks
+    from csm_ft.training.profiling import profiled
     from csm_ft.training.setup import open_setup
     from csm_ft.training.step import after_each_forward, optimizer_step
 
@@ -80,6 +81,7 @@ def run(
         open_ranks(config) as (ranks, config),
         open_setup(config, ranks, only_measure=only_measure) as setup,
         watched,
+        profiled(setup.config, setup.folder, ranks) as after_step,
     ):
         config, family, plan, state = setup.config, setup.family, setup.plan, setup.state
         model, optimizer = setup.trained.model, setup.trained.optimizer
@@ -157,6 +159,7 @@ def run(
             sec = time.perf_counter() - began
             state.train_sec += sec
             add(state.window, {**sums, "steps": 1, "sec": sec, "data_sec": data_sec})
+            after_step()
             if reporter:
                 reporter.progress(state.step, state.examples)
             if plan.is_due("log", state, examples_before):

@@ -40,6 +40,14 @@ class RunOptions(Options):
         group="run",
         trains=False,
     )
+    profile: int = option(
+        0,
+        "Trace so many steps after the first ones with torch's profiler, into profile/ of the run"
+        " folder; 0 = none.",
+        group="run",
+        trains=False,
+        ge=0,
+    )
     dry_run: bool = option(
         False,
         "Only tell what the run would need: steps, disk, memory, and on which GPU it fits with"

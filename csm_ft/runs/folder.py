@@ -26,6 +26,9 @@ class RunFolder:
         self.judged = path / "judged"  # samples that were judged, and evaluation.json, by step
         self.judged_prompts = self.judged / "judge_prompts.json"
         self.report = path / "report.html"
+        self.profile = path / "profile"  # of --profile
+        self.trace = self.profile / "trace.json.gz"
+        self.operations = self.profile / "operations.txt"
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best"
         self.best_val_clips = self.best / "val_clips.json"
