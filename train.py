@@ -69,6 +69,7 @@ def run(
     from csm_ft.evaluate.validation import validate, validate_canary
     from csm_ft.runs.checkpoint import save_best, save_checkpoint
     from csm_ft.runs.metrics import add, training_line, training_row
+    from csm_ft.training.best import last_metrics, measure_best
     from csm_ft.training.optim import averaged, set_learning_rate
     from csm_ft.training.parallel import open_ranks
     from csm_ft.training.profiling import profiled
@@ -100,7 +101,9 @@ def run(
                 if is_first or hears or plan.is_due("val", state, examples_before):
                     alive("validation")
                     with averaged(optimizer):
-                        result = validate(model, family, setup.val, config, ranks)
+                        result = validate(
+                            model, family, setup.val, config, ranks, all_targets=only_measure
+                        )
                         if not math.isfinite(result.loss):
                             raise Diverged(state.step, "validation loss")
                         metrics = result.metrics
@@ -170,13 +173,17 @@ def run(
                 tracker.row("train", state.step, row)
                 console.print(training_line(state.step, plan.total_steps, row, terms))
                 state.window = {}
+        best = state.best
+        if status != "interrupted":
+            best = measure_best(setup, alive)
         if setup.judge and not reporter:  # a sweep has a page of its own
             _build_page(folder.path)
-        tracker.summary({"status": status, **(state.best or {}), "last": state.metrics})
-        if state.best and status != "interrupted":
-            _announce_best(config, state.best, folder.best)
+        metrics = last_metrics(state, best)
+        tracker.summary({"status": status, **(best or {}), "last": metrics})
+        if best and status != "interrupted":
+            _announce_best(config, best, folder.best)
         reason = plan.early_stop(state)
-    return RunResult(status, state.step, state.examples, state.best, state.metrics, reason)
+    return RunResult(status, state.step, state.examples, best, metrics, reason)
 
 
 def run_baseline(config: TrainConfig, reporter: Reporter | None = None) -> RunResult:

@@ -120,9 +120,7 @@ def _window(size: MoshiSize, num_frames: int, seed: int) -> NDArray[np.int64]:
 
 def _batch(size: MoshiSize, windows: Sequence[NDArray[np.int64]], full: int) -> MoshiBatch:
     layout = Layout(size.delays, size.num_own, size.text_padding_id, size.text_end_id)
-    batch = make_batch(windows, layout, full)
-    draw_depth(batch, 1.0, [None] * len(windows))
-    return batch
+    return make_batch(windows, layout, full)
 
 
 def _steps(

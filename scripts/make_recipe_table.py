@@ -76,9 +76,7 @@ def windows(count: int) -> Batch:
     layout = moshi_data.Layout(
         MOSHI.delays, MOSHI.num_own, MOSHI.text_padding_id, MOSHI.text_end_id
     )
-    batch = moshi_data.make_batch(list(rows), layout, WINDOW_FRAMES)
-    moshi_data.draw_depth(batch, 1.0, [None] * count)
-    return batch
+    return moshi_data.make_batch(list(rows), layout, WINDOW_FRAMES)
 
 
 def batch_of(positions: int) -> CsmBatch:

@@ -104,6 +104,14 @@ class RunOptions(Options):
         " frozen ones); auto = bf16 where the hardware supports it, else fp32.",
         group="run",
     )
+    val_dtype: Literal["auto", "fp32", "fp16", "bf16"] = option(
+        "auto",
+        "Precision of validation, whatever dtype trains (weights in bf16 are not measured in fp32):"
+        " autocast, or fp32; auto = bf16 where the hardware supports it, else fp32. One for all"
+        " validations of a run, and for all trials of a sweep.",
+        group="run",
+        trains=False,
+    )
     activation_checkpointing: Literal["off", "selective", "full"] = option(
         "off",
         "Memory of activations: selective = layers keep only the results of matrix products and"

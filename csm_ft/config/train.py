@@ -35,7 +35,12 @@ class TrainConfig(RunOptions):
         "n_epochs": _EQUAL_EXAMPLES,
         "max_steps": _EQUAL_EXAMPLES,
         "extend": "trials are new runs",
+        "val_dtype": "trials measured in other precisions cannot be compared; give it as a flag for"
+        " all trials",
     }
+    # Options that decide how validations measure, and what runs had that are older than the option.
+    # A run keeps its own when it is resumed, and a sweep has one for all trials.
+    measured_by: ClassVar[Mapping[str, Any]] = {"val_dtype": "fp32"}
 
     # Optimisation
     n_epochs: float = option(5, "Passes over the training data.", group="optimisation", gt=0)

@@ -84,6 +84,10 @@ MAIN = (
 # How the metrics of validation begin, those of every family, and those of the second set.
 VALIDATION, CANARY = "val_", "val_canary_"
 
+# Of a loss that was estimated on a share of the targets: its standard error and, beside the loss on
+# all targets, what the estimate had been. Nothing is chosen by them.
+ERROR, ESTIMATE = "val_loss_se", "val_loss_estimate"
+
 
 def canary_name(name: str) -> str:
     """Return what a metric of validation is called on the canary: val_wer, val_canary_wer."""
@@ -125,6 +129,8 @@ def check_best_by(name: str, *, judge_every: str) -> None:
     Other names are those of a family's validation, and known once it has run.
     """
     what = f"best_by {name}"
+    if name in (ERROR, ESTIMATE):
+        raise ConfigError(f"{what}: it says how near val_loss is; choose val_loss")
     check_judged(name, what=what, judge_every=judge_every)
     if name in METRICS and METRICS[name].judge == "emotion":
         raise ConfigError(

@@ -175,7 +175,12 @@ def _score(value: Any) -> str:
 
 
 def _validations(run: RunFolder) -> dict[int, dict[str, Any]]:
-    return {row["step"]: row for row in run.rows("val")}
+    """Return the validations by step, that of the best as measured on all targets at the end."""
+    rows = {row["step"]: row for row in run.rows("val")}
+    for row in run.rows("best"):
+        step = row["best_step"]
+        rows[step] = {**rows.get(step, {}), **row, "step": step}
+    return rows
 
 
 def _trials(source: Source) -> dict[str, Any]:

@@ -311,6 +311,24 @@ class Family(ABC):
     ) -> Batch:
         """Make one micro-batch; draw=None: all targets, each with weight 1 (evaluation)."""
 
+    def scored_share(self, config: TrainConfig) -> float:
+        """Return the share of the targets that validations score while a run goes on; 1 = all.
+
+        For families where some targets cost far more than others: of these, a share tells the loss
+        well enough. The best weights are measured on all at the end.
+        """
+        return 1.0
+
+    def collate_scored(
+        self, examples: Examples, indices: Sequence[int], config: TrainConfig
+    ) -> Batch:
+        """Make one micro-batch of validation with that share, chosen by the examples alone.
+
+        Its nats are weighted so that their expectation is that of all targets. It is an estimate:
+        beside them the model returns the variance that this adds, as `<part>_variance`.
+        """
+        return self.collate(examples, indices, config, draw=None)
+
     @abstractmethod
     def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
         """Return the terms of the training loss."""

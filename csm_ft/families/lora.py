@@ -121,6 +121,15 @@ def read_adapters(folder: Path) -> Adapters:
         raise WeightsError(f"{path}: not readable as adapters ({error}); fetch it again") from error
 
 
+def read_named(folder: Path) -> dict[str, Tensor]:
+    """Read the adapters in a folder by the names of `tensors_of`; raises as read_adapters."""
+    return _named(read_adapters(folder))
+
+
+def _named(adapters: Adapters) -> dict[str, Tensor]:
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in adapters.tensors.items()}
+
+
 def put_back(adapters: Adapters, model: SpeechModel) -> None:
     """Load saved adapters into a model that already has adapters of the same shape.
 
@@ -134,7 +143,7 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
             f" ({adapters.base_fingerprint[:12]}, not {model.base_fingerprint[:12]}); give the base"
             f" that {CONFIG} names, {adapters.base}, as it was then"
         )
-    tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in adapters.tensors.items()}
+    tensors = _named(adapters)
     expected = tensors_of(model)
     way_out = (
         f"{CONFIG} describes other adapters, or the base is of another size: fetch both files"

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from csm_ft.errors import WeightsError, first_line
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 
-Loss = Mapping[str, Tensor]  # per part: nats summed per sequence, [B] fp32; never a mean
+# Per part: nats summed per sequence, [B] fp32; never a mean. Of a batch that is an estimate, beside
+# each part whose targets were drawn its `<part>_variance`, [B].
+Loss = Mapping[str, Tensor]
 
 
 @dataclass
@@ -25,6 +27,8 @@ class Batch:
     audio_sec: float  # sound that is trained on
     num_positions: int  # real positions, without padding
     num_padded: int  # B * longest
+    # Whether it is one of validation that scores a share of the targets.
+    is_estimate: bool = field(default=False, kw_only=True)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with its tensors (but not its counts) on `device`."""

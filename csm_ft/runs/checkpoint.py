@@ -27,7 +27,7 @@ from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.loss_scale import LossScale
 from csm_ft.runs.stopping import Improvement
 
-_STATE = "state.json"
+_STATE, _WEIGHTS = "state.json", "model.safetensors"
 
 
 @dataclass
@@ -116,10 +116,27 @@ def save_best(
         write_whole(folder / run.best_val_clips.name, json.dumps(val_clips))
 
 
+def load_best(run: RunFolder, model: SpeechModel, ranks: Ranks = ALONE) -> None:
+    """Put the weights of the best validation into the model; only the writer has them; collective.
+
+    Raises WeightsError for adapters that cannot be read.
+    """
+    saved: Mapping[str, Tensor] = {}
+    if ranks.is_writer:
+        has_adapters = lora.has_adapters(model)
+        saved = lora.read_named(run.best) if has_adapters else load_file(run.best / _WEIGHTS)
+    with torch.no_grad():
+        for name, tensor in _kept(model).items():
+            tensor.copy_(ranks.spread(saved.get(name), tensor))
+
+
 def weights_of(model: SpeechModel, ranks: Ranks = ALONE) -> dict[str, Tensor]:
     """Return the weights, or adapters, that a checkpoint keeps, whole on the writer; collective."""
-    tensors = lora.tensors_of(model) if lora.has_adapters(model) else model.state_dict()
-    return {name: ranks.whole(tensor) for name, tensor in tensors.items()}
+    return {name: ranks.whole(tensor) for name, tensor in _kept(model).items()}
+
+
+def _kept(model: SpeechModel) -> Mapping[str, Tensor]:
+    return lora.tensors_of(model) if lora.has_adapters(model) else model.state_dict()
 
 
 def save_weights(
@@ -136,7 +153,7 @@ def save_weights(
     if lora.has_adapters(model):
         lora.save_adapters(folder, model, weights)
     else:
-        save_tensors(weights, folder / "model.safetensors", format="pt")
+        save_tensors(weights, folder / _WEIGHTS, format="pt")
     write_whole(folder / "config.json", json.dumps(dict(config), indent=2))
 
 
@@ -156,7 +173,7 @@ def load_weights(folder: Path, model: SpeechModel) -> None:
     if lora.has_adapters(model):
         lora.put_back(lora.read_adapters(folder), model)
     else:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load_file(folder / _WEIGHTS))
 
 
 def load_optimizer(

@@ -32,6 +32,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best"
         self.best_val_clips = self.best / "val_clips.json"
+        self.best_measured = self.best / "measured.json"  # its metrics on all targets, at the end
         self.val_clips = path / "val_clips.json"  # of the best, where it outlives the weights
         self.wandb_id = path / "wandb_id.txt"
         self.lock = path / ".lock"
@@ -70,7 +71,7 @@ class RunFolder:
         write_whole(self.environment, json.dumps(facts, indent=2))
 
     def rows(self, kind: str, notes: list[str] | None = None) -> list[dict[str, Any]]:
-        """Return the rows of one kind (train, val, sample) in metrics.jsonl.
+        """Return the rows of one kind (train, val, sample, best) in metrics.jsonl.
 
         Lines that are not JSON objects (cut short by a kill, or still being written) are left out
         and counted in `notes`.

@@ -93,7 +93,7 @@ class Tracker:
         return self._path.stat().st_size
 
     def row(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Write one row; `kind` is train, val or sample. MachineError when the disk is full."""
+        """Write one row, of the kind train, val, sample or best; MachineError on a full disk."""
         append_line(self._path, json.dumps({"kind": kind, "step": step, **values}))
         numbers = {
             f"{kind}/{name}": value

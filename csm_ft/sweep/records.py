@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from csm_ft.evaluate.metrics import MAIN, METRICS, VALIDATION, as_cost, is_higher_better
+from csm_ft.evaluate.metrics import (
+    ERROR,
+    ESTIMATE,
+    MAIN,
+    METRICS,
+    VALIDATION,
+    as_cost,
+    is_higher_better,
+)
 from csm_ft.sweep.constraints import Constraint
 
 Outcome = Literal["completed", "stopped", "diverged", "infeasible", "poison"]
@@ -252,10 +260,11 @@ class Summary(_Record):
 
     @property
     def shown_metrics(self) -> list[str]:
-        """Those of the other metrics that stand in tables: not every judged number."""
+        """Those of the other metrics that stand in tables: not every judged number, no error."""
         constrained = {Constraint.parse(text).metric for text in self.constraints}
         shown = {*MAIN, *constrained}
-        return [name for name in self.other_metrics if name not in METRICS or name in shown]
+        names = [name for name in self.other_metrics if name not in (ERROR, ESTIMATE)]
+        return [name for name in names if name not in METRICS or name in shown]
 
     @property
     def objective_label(self) -> str:

@@ -13,6 +13,7 @@ from csm_ft.console import console, interruptible
 from csm_ft.errors import ConfigError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode
+from csm_ft.runs.yardstick import describe_kept, kept_options
 from csm_ft.sweep.broker import Broker
 from csm_ft.sweep.config import SweepConfig, SweepRequest
 from csm_ft.sweep.display import Display
@@ -114,6 +115,8 @@ def _prepare(
         console.print(warning, style="yellow", markup=False)
     base = space.base.replace(wandb=choose_reachable_wandb_mode(space.base.wandb))  # for all trials
     folder = SweepFolder(Path(options.output_dir))
+    if said := describe_kept(base, kept_options(base, folder.baseline.config)):
+        console.print(f"{said}; another --output_dir begins anew", style="yellow", markup=False)
     if options.cluster:
         machine = _open_cluster(options, base, folder, trainer)
     else:

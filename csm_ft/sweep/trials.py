@@ -11,6 +11,7 @@ from csm_ft.errors import SweepError
 from csm_ft.evaluate.metrics import check_best_by
 from csm_ft.families import open_family
 from csm_ft.runs.folder import RunFolder, SweepFolder
+from csm_ft.runs.yardstick import kept_options
 from csm_ft.schedule import Duration
 from csm_ft.sweep.asha import Rungs
 from csm_ft.sweep.config import SweepConfig
@@ -151,8 +152,12 @@ class Configs:
     longest_positions: int = 1  # of the longest training example
 
     def trial(self, number: int, params: Mapping[str, Any], *, threads: int) -> TrainConfig:
-        """Return the complete config of a trial; ConfigError if its parameters do not fit."""
-        return self._run(self.folder.trial(number), threads, params)
+        """Return the complete config of a trial; ConfigError if its parameters do not fit.
+
+        Its validations measure as that of the untrained model did, on whatever machine it runs.
+        """
+        config = self._run(self.folder.trial(number), threads, params)
+        return config.replace(**kept_options(config, self.folder.baseline.config))
 
     def baseline(self) -> TrainConfig:
         """Return the config under which the untrained model is measured."""

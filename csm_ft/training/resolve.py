@@ -41,6 +41,7 @@ def resolve(config: C, store: Store, family: Family) -> C:
     changes: dict[str, object] = {
         "device": device,
         "dtype": choose_dtype(config.dtype, device),
+        "val_dtype": choose_dtype(config.val_dtype, device),
         "threads": config.threads or torch.get_num_threads(),
     }
     if config.model_name_or_checkpoint_path == "auto" and not config.train_from_scratch:

@@ -21,6 +21,7 @@ from csm_ft.runs.checkpoint import Trained, TrainState, load_optimizer, load_wei
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.loss_scale import LossScale
 from csm_ft.runs.metrics import Tracker
+from csm_ft.runs.yardstick import describe_kept, kept_options
 from csm_ft.training.extension import read_extensions
 from csm_ft.training.judging import RunJudge, open_judge
 from csm_ft.training.optim import build_optimizer, choose_parameters
@@ -97,7 +98,7 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
     in_memory = not config.partial_data_loading
     store = open_tokens(Path(config.data), config.family, in_memory=in_memory)
     family = open_family(config.family)
-    config = resolve(config, store, family)
+    config = _as_it_began(resolve(config, store, family), ranks)
     train = family.arrange(store.splits["train"], config, evaluate=False)
     train = take_fraction(train, config.data_fraction, seed=config.seed)
     val = family.arrange(store.splits["val"], config, evaluate=True)
@@ -169,6 +170,16 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
                 console.print(rules, markup=False)
             _announce(setup)
             yield setup
+
+
+def _as_it_began(config: TrainConfig, ranks: Ranks) -> TrainConfig:
+    """Return the config with how a run that is resumed measures; collective."""
+    folder = RunFolder(Path(config.output_dir))
+    is_resumed = config.resume and bool(folder.step_folders())
+    kept = ranks.tell(lambda: kept_options(config, folder.config) if is_resumed else {})
+    if said := describe_kept(config, kept):
+        console.print(f"[yellow]{said}; --resume false begins anew[/]")
+    return config.replace(**kept)
 
 
 def _announce(setup: Setup) -> None:

@@ -92,9 +92,12 @@ def test_a_run_leaves_what_is_promised(tokens: Path, tmp_path: Path) -> None:
         assert facts["text"]
     best = json.loads((run / "checkpoints/best/val_clips.json").read_text())
     nats, frames = (sum(values) for values in zip(*best.values(), strict=True))
-    assert nats / frames == pytest.approx(min(val[1:]), rel=1e-6)
+    (measured,) = rows(run, "best")
+    assert nats / frames == pytest.approx(measured["val_loss"], rel=1e-6)
+    assert measured["val_loss_estimate"] == min(val[1:])
     assert train.main(argv) == 0, "the same command on a finished run changes nothing"
     assert [r["step"] for r in rows(run, "val")] == [0, 3, 6, 9]
+    assert rows(run, "best") == [measured]
 
 
 class Killed(BaseException):
@@ -282,7 +285,7 @@ def test_signs_of_life_within_validations_and_samples(tokens: Path, tmp_path: Pa
     train.run(config_of(argv), Watcher())
     parts = [(name, len(list(same))) for name, same in itertools.groupby(seen)]
     names = [name for name, _ in parts if name != "alive"]
-    assert names == ["step", "step", "validation", "saving", "samples", "saving"]
+    assert names == ["step", "step", "validation", "saving", "samples", "saving", "validation"]
     signs = {before: count for (before, _), (_, count) in itertools.pairwise(parts)}
     assert signs["validation"] >= 1
     assert signs["samples"] >= 10, "within the samples, not only around them"

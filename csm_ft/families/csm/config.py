@@ -37,6 +37,12 @@ class CsmConfig(TrainConfig):
         "context_positions": "it changes what an example is; give it as a flag for all trials",
         "val_turns": "trials validated on other turns cannot be compared; give it as a flag for all"
         " trials",
+        "val_depth_fraction": "trials validated on other frames cannot be compared; give it as a"
+        " flag for all trials",
+    }
+    measured_by: ClassVar[Mapping[str, Any]] = {
+        **TrainConfig.measured_by,
+        "val_depth_fraction": 1.0,
     }
 
     family: str = option("csm", "Model family; auto = that of the token file.", group="run")
@@ -91,6 +97,17 @@ class CsmConfig(TrainConfig):
         "Share of each clip's frames that train the depth decoder, drawn anew each epoch. The"
         " gradient is unbiased; the EOS frame is always included.",
         group="optimisation",
+        gt=0,
+        le=1,
+    )
+
+    val_depth_fraction: float = option(
+        0.1,
+        "Share of each validation clip's frames whose depth codebooks are scored while a run goes"
+        " on, the same ones in every validation of every trial; codebook 0 and the EOS frame always"
+        " are. The best weights are measured on all frames at the end. 1 = always all.",
+        group="schedule",
+        trains=False,
         gt=0,
         le=1,
     )

@@ -4,7 +4,6 @@ Shapes: B sequences, S padded positions, N audio frames incl. EOS frames, M fram
 depth decoder, K codebooks, L text tokens.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +14,10 @@ from torch import Tensor
 
 from csm_ft.data.examples import Examples
 from csm_ft.families.base import Draw
+from csm_ft.families.drawn import keyed_generator, num_drawn
 from csm_ft.families.model import Batch
+
+_LEAST_SCORED = 2  # frames of a clip, where validation draws some: an error needs two
 
 
 @dataclass
@@ -56,11 +58,13 @@ def collate(
     *,
     depth_fraction: float,
     tag_dropout: float = 0.0,
+    val_depth_fraction: float = 1.0,
     draw: Draw | None,
 ) -> CsmBatch:
     """Make the micro-batch of `indices`.
 
-    draw=None gives every target frame to the depth decoder with weight 1, and drops no tags.
+    draw=None is validation: no tags are dropped, and the depth decoder gets the share
+    `val_depth_fraction` of the target frames, chosen by the clip alone; 1 = all, with weight 1.
     """
     split, lengths = examples.split, examples.costs[np.asarray(indices)]
     width = int(lengths.max())
@@ -81,7 +85,12 @@ def collate(
             columns.sequence.append(np.full(num_frames, sequence))
             columns.is_target.append(np.full(num_frames, piece.is_target))
             if piece.is_target:
-                drawn, weights = depth_draw(len(frames), depth_fraction, key)
+                if key is not None:
+                    drawn, weights = depth_draw(len(frames), depth_fraction, key)
+                else:
+                    drawn, weights = scored_draw(
+                        len(frames), val_depth_fraction, split.ids[piece.row]
+                    )
                 columns.depth_rows.append(drawn + columns.num_rows)
                 columns.depth_weights.append(weights)
                 counts[sequence] += num_frames
@@ -105,39 +114,44 @@ def collate(
         frame_weights=_float32(columns.is_target),
         depth_rows=_int64(columns.depth_rows),
         depth_weights=_float32(columns.depth_weights),
+        is_estimate=draw is None and val_depth_fraction < 1,
     )
 
 
 def depth_draw(
-    num_frames: int, fraction: float, key: str | None
+    num_frames: int, fraction: float, key: str, least: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Choose the frames of one clip that train the depth decoder; return their rows and weights.
 
-    The EOS frame is row `num_frames`. Of n frames m = min(n, max(1, round(fraction * n))) are drawn
-    without replacement and weighted n/m, so the weighted sum is an unbiased estimate of the sum
-    over all frames; the EOS frame is always there with weight 1, as stopping needs all its codes.
-    The generator is keyed (seed/epoch/clip), not streamed, so micro-batch, worker and order do not
-    matter. None draws all frames.
+    The EOS frame is row `num_frames`. Of n frames m = min(n, max(least, round(fraction * n))) are
+    drawn without replacement and weighted n/m, so the weighted sum is an unbiased estimate of the
+    sum over all frames; the EOS frame is always there with weight 1, as stopping needs all its
+    codes. The generator is keyed (seed/epoch/clip), not streamed, so micro-batch, worker and order
+    do not matter.
     """
-    if key is None:
-        return np.arange(num_frames + 1), np.ones(num_frames + 1)
-    num_drawn = min(num_frames, max(1, round(fraction * num_frames)))
-    generator = _generator(key)
-    drawn = np.sort(generator.choice(num_frames, num_drawn, replace=False))
-    weights = np.full(num_drawn, num_frames / max(1, num_drawn))
+    count = num_drawn(num_frames, fraction, least)
+    drawn = np.sort(keyed_generator(key).choice(num_frames, count, replace=False))
+    weights = np.full(count, num_frames / max(1, count))
     return np.append(drawn, num_frames), np.append(weights, 1.0)
+
+
+def scored_draw(
+    num_frames: int, fraction: float, clip: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Choose the frames of one clip that validation scores, as depth_draw; 1 = all.
+
+    Neither the run's seed nor its step has a part in it: all validations of a clip are compared.
+    """
+    if fraction >= 1:
+        return np.arange(num_frames + 1), np.ones(num_frames + 1)
+    return depth_draw(num_frames, fraction, f"val/{clip}", _LEAST_SCORED)
 
 
 def _drops_tags(key: str | None, share: float) -> bool:
     """Draw whether a clip is read without its tags, keyed as depth_draw."""
     if key is None or not share:
         return False
-    return _generator(f"{key}/tags").random() < share
-
-
-def _generator(name: str) -> np.random.Generator:
-    key = hashlib.blake2b(name.encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
+    return keyed_generator(f"{key}/tags").random() < share
 
 
 def _target_sec(examples: Examples, indices: Sequence[int]) -> float:

@@ -245,6 +245,19 @@ class CsmFamily(Family):
             draw=draw,
         )
 
+    def collate_scored(
+        self, examples: Examples, indices: Sequence[int], config: TrainConfig
+    ) -> CsmBatch:
+        """Make one micro-batch whose depth decoder gets val_depth_fraction of the frames."""
+        from csm_ft.families.csm.data import collate
+
+        share = self.scored_share(config)
+        return collate(examples, indices, depth_fraction=1.0, val_depth_fraction=share, draw=None)
+
+    def scored_share(self, config: TrainConfig) -> float:
+        """Return val_depth_fraction."""
+        return _csm(config).val_depth_fraction
+
     def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
         """Return 2*((1-w)*c0 + w*depth), as the public CSM trainer; w = 0.5 is c0 + depth."""
         weight = _csm(config).decoder_loss_weight

@@ -19,6 +19,7 @@ from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.data import CsmBatch
 from csm_ft.families.csm.rope import ComplexRoPE
 from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
+from csm_ft.families.drawn import sampling_variance
 from csm_ft.families.model import Loss, SpeechModel
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class CsmModel(SpeechModel):
         """Return the nats of each sequence, [B] per part.
 
         `c0` is codebook 0 of every target frame. `depth` is codebooks 1..K-1 of the drawn frames,
-        weighted so that its expectation is the sum over all target frames.
+        weighted so that its expectation is the sum over all target frames; of an
+        estimate, `depth_variance` is the variance that this adds.
         """
         frames = self.embed_codes(batch.codes)
         hidden = self.backbone_hidden(self.embed(batch, frames))
@@ -80,14 +82,18 @@ class CsmModel(SpeechModel):
             .sum(1)
         )
         # Sums per sequence, not per batch: validation needs each example's share.
-        sequence = batch.frame_sequence
         zeros = hidden.new_zeros(batch.num_sequences, dtype=torch.float32)
-        return {
-            "c0": zeros.index_add(0, sequence, c0_nats * batch.frame_weights),
-            "depth": zeros.index_add(
-                0, sequence.index_select(0, batch.depth_rows), depth_nats * batch.depth_weights
-            ),
+        sequence = batch.frame_sequence.index_select(0, batch.depth_rows)
+        weights = batch.depth_weights
+        loss = {
+            "c0": zeros.index_add(0, batch.frame_sequence, c0_nats * batch.frame_weights),
+            "depth": zeros.index_add(0, sequence, depth_nats * weights),
         }
+        if batch.is_estimate:
+            loss["depth_variance"] = sampling_variance(
+                depth_nats, weights, sequence, batch.num_sequences
+            )
+        return loss
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """[N, K] codes -> [N, K, D]; the table holds the codebooks one after another."""

@@ -56,10 +56,16 @@ class MoshiConfig(TrainConfig):
         **TrainConfig.not_searchable,
         "val_window_sec": "trials validated on other windows cannot be compared; give it for all",
         "val_dialogues": "trials scored on other dialogues cannot be compared; give it for all",
+        "val_depth_fraction": "trials validated on other frames cannot be compared; give it for"
+        " all",
         "moshi_channel": "another speaker has other targets; give it for all trials",
         "delays": "they are those of the weights",
         "init_text_embeddings": "it belongs to the tokenizer; give it for all trials",
         "user_stream": "models with and without it are validated alike; give it for all trials",
+    }
+    measured_by: ClassVar[Mapping[str, Any]] = {
+        **TrainConfig.measured_by,
+        "val_depth_fraction": 1.0,
     }
 
     family: str = option("moshi", "Model family; auto = that of the token file.", group="run")
@@ -182,6 +188,16 @@ class MoshiConfig(TrainConfig):
         "Share of each window's columns that train the depth transformer, drawn anew each epoch;"
         " the gradient is unbiased.",
         group="optimisation",
+        gt=0,
+        le=1,
+    )
+    val_depth_fraction: float = option(
+        0.1,
+        "Share of each validation window's columns whose codes are scored while a run goes on, the"
+        " same ones in every validation of every trial; the text always is. The best weights are"
+        " measured on all columns at the end. 1 = always all.",
+        group="schedule",
+        trains=False,
         gt=0,
         le=1,
     )

@@ -13,7 +13,6 @@ codebooks but the first, n = 3; the first column is the initial one, - is no tok
 Shapes as in model.py.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from csm_ft.data.examples import Examples, Piece
 from csm_ft.data.split import Split
 from csm_ft.families.base import Draw
+from csm_ft.families.drawn import keyed_generator, num_drawn
 from csm_ft.families.model import Batch
 from csm_ft.families.moshi.arrange import LEFT, shifted
 from csm_ft.families.moshi.config import MoshiConfig
@@ -76,22 +76,32 @@ class Layout:
         return counts
 
 
+_LEAST_SCORED = 2  # columns of a window, where validation draws some: an error needs two
 PARTS = ("text", "text_padding", "text_end", "c0", "acoustic", "user_c0", "user_acoustic")
 
 
 def collate(
-    examples: Examples, indices: Sequence[int], config: MoshiConfig, *, draw: Draw | None
+    examples: Examples,
+    indices: Sequence[int],
+    config: MoshiConfig,
+    *,
+    val_depth_fraction: float = 1.0,
+    draw: Draw | None,
 ) -> MoshiBatch:
-    """Make the micro-batch of `indices`; draw=None: windows as they are, all columns."""
+    """Make the micro-batch of `indices`.
+
+    draw=None is validation: windows as they are, and the depth transformer sees the share
+    `val_depth_fraction` of their columns, chosen by clip, place and side alone.
+    """
     split = examples.split
     windows, keys = [], []
     for place, index in enumerate(indices):
         (piece,) = examples.of(index)
-        key = f"{draw.key(place)}/{split.ids[piece.row]}" if draw else None
+        key = f"{draw.key(place) if draw else 'val'}/{split.ids[piece.row]}"
         if draw is not None:
             piece = shifted(split, piece, config, f"{draw.seed}/{draw.epoch}")
         windows.append(window(split, piece))
-        keys.append(None if key is None else f"{key}/{piece.start}/{piece.side}")
+        keys.append(f"{key}/{piece.start}/{piece.side}")
     num_codebooks = split.kinds["codes"].width // 2
     facts = split.facts
     layout = Layout(
@@ -101,10 +111,11 @@ def collate(
         end_id=int(facts["end_of_text_padding_id"]),
     )
     longest = config.window_frames(facts, evaluate=draw is None)
-    depth_fraction = config.depth_fraction if draw else 1.0
+    depth_fraction = config.depth_fraction if draw else val_depth_fraction
     batch = make_batch(windows, layout, longest)
     batch.audio_sec = sum(w.shape[1] for w in windows) * float(facts["frame_sec"])
-    draw_depth(batch, depth_fraction, keys)
+    batch.is_estimate = draw is None and depth_fraction < 1
+    draw_depth(batch, depth_fraction, keys, least=1 if draw else _LEAST_SCORED)
     return batch
 
 
@@ -161,11 +172,11 @@ def make_batch(windows: Sequence[NDArray[np.int64]], layout: Layout, longest: in
     )
 
 
-def draw_depth(batch: MoshiBatch, fraction: float, keys: Sequence[str | None]) -> None:
+def draw_depth(batch: MoshiBatch, fraction: float, keys: Sequence[str], least: int = 1) -> None:
     """Choose the columns that the depth transformer sees.
 
-    Of the n columns of a sequence m = max(1, round(fraction * n)) are drawn and weighted n / m, so
-    that the weighted sum is an unbiased estimate of that over all. Generators are keyed, so that
+    Of the n columns of a sequence m = max(least, round(fraction * n)) are drawn and weighted n / m,
+    so that the weighted sum is an unbiased estimate of that over all. Generators are keyed, so that
     neither micro-batch nor order matters.
     """
     if fraction >= 1:
@@ -174,14 +185,9 @@ def draw_depth(batch: MoshiBatch, fraction: float, keys: Sequence[str | None]) -
     sequences = batch.sequence.numpy()
     for sequence, key in enumerate(keys):
         own = np.flatnonzero(sequences == sequence)
-        count = max(1, round(fraction * len(own)))
-        places.append(np.sort(_generator(f"{key}/depth").choice(own, count, replace=False)))
+        count = num_drawn(len(own), fraction, least)
+        places.append(np.sort(keyed_generator(f"{key}/depth").choice(own, count, replace=False)))
         weights.append(np.full(count, len(own) / count, dtype=np.float32))
     batch.depth_places = torch.from_numpy(np.concatenate(places))
     batch.depth_rows = batch.rows.index_select(0, batch.depth_places)
     batch.depth_weights = torch.from_numpy(np.concatenate(weights))
-
-
-def _generator(name: str) -> np.random.Generator:
-    key = hashlib.blake2b(name.encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))

@@ -233,6 +233,19 @@ class MoshiFamily(Family):
 
         return collate(examples, indices, _moshi(config), draw=draw)
 
+    def collate_scored(
+        self, examples: Examples, indices: Sequence[int], config: TrainConfig
+    ) -> MoshiBatch:
+        """Make one micro-batch whose depth transformer sees val_depth_fraction of the columns."""
+        from csm_ft.families.moshi.data import collate
+
+        own, share = _moshi(config), self.scored_share(config)
+        return collate(examples, indices, own, val_depth_fraction=share, draw=None)
+
+    def scored_share(self, config: TrainConfig) -> float:
+        """Return val_depth_fraction."""
+        return _moshi(config).val_depth_fraction
+
     def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
         """Return the losses of the text and of Moshi's codes, as kyutai's trainer or J-Moshi."""
         own = _moshi(config)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
+from csm_ft.families.drawn import sampling_variance
 from csm_ft.families.model import Loss, SpeechModel
 from csm_ft.families.moshi.size import ZERO, MoshiSize, gating_dim
 
@@ -212,15 +213,18 @@ class MoshiModel(SpeechModel):
         return self.out_norm.alpha.device
 
     def forward(self, batch: "MoshiBatch") -> Loss:
-        """Return the nats of each sequence, [B] per part; see MoshiBatch for the parts."""
+        """Return the nats of each sequence, [B] per part; see MoshiBatch for the parts.
+
+        Of an estimate, `<part>_variance` is the variance that the draw of columns adds.
+        """
         columns = self.delayed(batch.codes)
         hidden = self.hidden(columns[:, :, :-1]).flatten(0, 1)
         # Column j predicts column j + 1. Padding columns are left out from here on.
         targets = columns[:, :, 1:].transpose(1, 2).flatten(0, 1)  # [B * S, R]
         zeros = hidden.new_zeros(batch.num_sequences, dtype=torch.float32)
         nats = self._text_nats(hidden, targets, batch)
-        predicted = range(self.size.num_predicted)
-        parts = {part_of(codebook, self.size.num_own) for codebook in predicted}
+        num_own, predicted = self.size.num_own, range(self.size.num_predicted)
+        parts = {part_of(codebook, num_own) for codebook in predicted}
         loss = {part: zeros.clone() for part in parts}
         text = targets[:, 0].index_select(0, batch.rows)
         is_padding, is_end = text == self.size.text_padding_id, text == self.size.text_end_id
@@ -230,10 +234,16 @@ class MoshiModel(SpeechModel):
         hidden = hidden.index_select(0, batch.depth_rows)
         targets = targets.index_select(0, batch.depth_rows)
         sequence = batch.sequence.index_select(0, batch.depth_places)
+        drawn: dict[str, Tensor] = {}  # nats of each part in the columns that were drawn, [M]
         for codebook, logits in enumerate(self.depth_logits(hidden, targets)):
-            nats = _nats(logits, targets[:, 1 + codebook]) * batch.depth_weights
-            part = part_of(codebook, self.size.num_own)
-            loss[part] = loss[part].index_add(0, sequence, nats)
+            nats, part = _nats(logits, targets[:, 1 + codebook]), part_of(codebook, num_own)
+            loss[part] = loss[part].index_add(0, sequence, nats * batch.depth_weights)
+            if batch.is_estimate:
+                drawn[part] = nats + drawn.get(part, 0.0)
+        for part, nats in drawn.items():
+            loss[f"{part}_variance"] = sampling_variance(
+                nats, batch.depth_weights, sequence, batch.num_sequences
+            )
         return loss
 
     def delayed(self, codes: Tensor) -> Tensor:

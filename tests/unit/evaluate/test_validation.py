@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_ft.evaluate import validation
-from csm_ft.evaluate.validation import Validation, summarise, validate
+from csm_ft.evaluate.metrics import ERROR
+from csm_ft.evaluate.validation import Validation, standard_error, summarise, validate
 from csm_ft.families.base import Term, Yardstick, parts_of, weighted_loss
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
@@ -21,11 +22,12 @@ from csm_ft.families.csm.family import CsmFamily
 from tests.helpers.splits import examples_of, make_model, make_split
 
 SPLIT = make_split([12, 5, 30, 1, 17, 9, 22, 3])
+ALL = CsmConfig(val_depth_fraction=1.0)
 
 
 def test_it_is_the_mean_over_frames() -> None:
     model = make_model().train()
-    result = validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig())
+    result = validate(model, CsmFamily(), examples_of(SPLIT), ALL)
     nats = {"c0": 0.0, "depth": 0.0}
     for index in range(len(SPLIT)):
         with torch.no_grad():
@@ -42,7 +44,7 @@ def test_it_is_the_mean_over_frames() -> None:
 def test_shares_of_repeated_clips_add_up() -> None:
     split = make_split([12, 5, 30, 8])
     split.ids[1] = split.ids[0]
-    result = validate(make_model(), CsmFamily(), examples_of(split), CsmConfig())
+    result = validate(make_model(), CsmFamily(), examples_of(split), ALL)
     assert len(result.clips) == 4
     total, frames = np.sum(list(result.clips.values()), axis=0)
     assert total / frames == pytest.approx(result.loss, rel=1e-6)
@@ -55,19 +57,23 @@ def test_shares_of_repeated_clips_add_up() -> None:
         {"batch_size": 3},
         {"depth_fraction": 1.0},
         {"micro_batch_tokens": 50},
+        {"seed": 3},
+        {"dtype": "bf16"},
     ],
 )
 def test_no_swept_option_moves_it(changes: dict[str, float]) -> None:
     model = make_model()
-    same = validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig.model_validate(changes))
-    assert same.loss == validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).loss
+    for own in (ALL, CsmConfig()):
+        changed = own.replace(**changes)
+        same = validate(model, CsmFamily(), examples_of(SPLIT), changed)
+        assert same.metrics == validate(model, CsmFamily(), examples_of(SPLIT), own).metrics
 
 
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
-    whole = validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).loss
+    whole = validate(model, CsmFamily(), examples_of(SPLIT), ALL).loss
     monkeypatch.setattr(validation, "BUDGET_TOKENS", 40)
-    assert validate(model, CsmFamily(), examples_of(SPLIT), CsmConfig()).loss == pytest.approx(
+    assert validate(model, CsmFamily(), examples_of(SPLIT), ALL).loss == pytest.approx(
         whole, rel=1e-5
     )
 
@@ -80,10 +86,62 @@ def test_a_familys_own_metrics_join_it() -> None:
             return {"val_errors": 0.25}
 
     model = make_model().eval()
-    result = validate(model, Scoring(), examples_of(SPLIT), CsmConfig())
+    result = validate(model, Scoring(), examples_of(SPLIT), ALL)
     assert list(result.metrics) == ["val_loss", "val_c0", "val_depth", "val_errors"]
     assert result.metrics["val_errors"] == 0.25
     assert not model.training, "left as found"
+
+
+# A share of the targets
+
+SOME = CsmConfig(val_depth_fraction=0.25)
+
+
+def test_a_share_estimates_all_without_bias() -> None:
+    model, split, errors, losses = make_model(), make_split([12, 25, 30, 17]), [], []
+    whole = validate(model, CsmFamily(), examples_of(split), SOME, all_targets=True).metrics
+    assert whole == validate(model, CsmFamily(), examples_of(split), ALL).metrics
+    for draw in range(150):  # other ids, other frames
+        split.ids[:] = [f"{draw}/{place}" for place in range(4)]
+        found = validate(model, CsmFamily(), examples_of(split), SOME).metrics
+        assert found["val_c0"] == pytest.approx(whole["val_c0"], rel=1e-6), "all of codebook 0"
+        losses.append(found["val_loss"])
+        errors.append(found[ERROR])
+    deviation = np.std(losses)
+    assert deviation > 1e-3, "draws differ, or this test shows nothing"
+    assert abs(np.mean(losses) - whole["val_loss"]) < 4 * deviation / len(losses) ** 0.5
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(deviation, rel=0.2)
+
+
+def test_the_same_share_is_scored_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, examples = make_model(), examples_of(SPLIT)
+    whole = validate(model, CsmFamily(), examples, SOME)
+    monkeypatch.setattr(validation, "SHARE_BUDGET_TOKENS", 40)
+    cut = validate(model, CsmFamily(), examples, SOME)
+    assert cut.metrics == pytest.approx(whole.metrics, rel=1e-5)
+    for id_, own in whole.clips.items():
+        assert cut.clips[id_] == pytest.approx(own, rel=1e-5)
+
+
+def test_differences_between_models_are_nearer_than_their_losses() -> None:
+    """The same frames are scored of both, so most of the error is common to them."""
+    first, second, examples = make_model(), make_model(), examples_of(SPLIT)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.mul_(1.02)
+    whole, some = (
+        [validate(model, CsmFamily(), examples, config).loss for model in (first, second)]
+        for config in (ALL, SOME)
+    )
+    off = abs((some[1] - some[0]) - (whole[1] - whole[0]))
+    assert off < abs(some[0] - whole[0]) / 4
+
+
+def test_errors_of_parts_that_were_drawn_together_add_up() -> None:
+    terms = [Term(1.0, {"a": 1.0}), Term(2.0, {"b": 1.0, "c": 0.5})]
+    variances, counts = np.array([9.0, 4.0, 16.0]), np.array([10.0, 10.0, 20.0])
+    error = standard_error(Yardstick(terms, "nats", ""), variances, counts)
+    assert error == pytest.approx(((3 / 10) ** 2 + (2 * (2 + 0.5 * 4) / 20) ** 2) ** 0.5)
 
 
 # Several terms, some of several parts

@@ -9,6 +9,7 @@ from csm_ft.families.base import Draw
 from csm_ft.families.moshi.arrange import arrange, shifted
 from csm_ft.families.moshi.config import MoshiConfig
 from csm_ft.families.moshi.data import collate, window
+from csm_ft.families.moshi.family import MoshiFamily
 
 FACTS = {
     "frame_sec": 0.08,
@@ -108,6 +109,22 @@ def test_text_is_absent_where_sound_is() -> None:
     assert ((batch.codes == -1).all(1) == (batch.codes == -1).any(1)).all()
     assert (batch.codes[1, 0] == -1).tolist() == [False] * 3 + [True] * 4
     assert batch.num_positions == 7 + 4  # a column more than frames, for the delay
+
+
+def test_validation_scores_a_share_of_the_columns() -> None:
+    split, config = split_of(25, 14, 31), config_of(val_depth_fraction=0.25)
+    examples, family = arrange(split, config, evaluate=True), MoshiFamily()
+    together = family.collate_scored(examples, [0, 1, 2], config)
+    assert together.is_estimate
+    assert len(together.rows) == len(family.collate(examples, [0, 1, 2], config, draw=None).rows)
+    assert 0.2 < len(together.depth_rows) / len(together.rows) < 0.3
+    for place in range(3):
+        alone = family.collate_scored(examples, [place], config_of(val_depth_fraction=0.25, seed=5))
+        own = together.sequence[together.depth_places] == place
+        start = place * together.codes.shape[2]
+        assert (together.depth_rows[own] - start).tolist() == alone.depth_rows.tolist()
+        weights = together.depth_weights[own]
+        assert weights.sum().item() == pytest.approx(alone.num_positions)
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])

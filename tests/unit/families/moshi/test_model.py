@@ -146,6 +146,21 @@ def test_drawn_columns_estimate_the_loss_without_bias() -> None:
         torch.testing.assert_close(sums[part], nats, rtol=0.03, atol=0)
 
 
+@torch.no_grad()
+def test_estimated_variances_are_those_of_the_estimates() -> None:
+    model, windows, found = model_of(), [tokens(60)], []
+    for draw in range(300):
+        batch = batch_of(windows)
+        draw_depth(batch, 0.25, [str(draw)])
+        batch.is_estimate = True
+        found.append({part: nats.item() for part, nats in model(batch).items()})
+    for part in ("c0", "acoustic"):
+        variance = np.var([one[part] for one in found])
+        assert np.mean([one[f"{part}_variance"] for one in found]) == pytest.approx(
+            variance, rel=0.3
+        )
+
+
 def test_hub_names_and_back() -> None:
     own = model_of(replace(SIZE, schedule=(0, 1, 1))).state_dict()
     size = replace(SIZE, schedule=(0, 1, 1))

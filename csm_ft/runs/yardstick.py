@@ -1,0 +1,29 @@
+"""How validations of a run measure: decided when it begins, and kept by all that is compared."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from csm_ft.config.train import TrainConfig
+
+
+def kept_options(config: TrainConfig, recorded: Path) -> dict[str, Any]:
+    """Return the options of `config.measured_by` as a run began with them; {} without a run.
+
+    `recorded` is the run's config.yaml. One that is older than an option has what was done then.
+    """
+    if not recorded.is_file():
+        return {}
+    before = yaml.safe_load(recorded.read_text(encoding="utf-8"))
+    return {name: before.get(name, old) for name, old in config.measured_by.items()}
+
+
+def describe_kept(config: TrainConfig, kept: dict[str, Any]) -> str:
+    """Say which options were asked for and are not used, as others were measured before; or ""."""
+    changed = [
+        f"{name} {kept[name]}, not {getattr(config, name)}"
+        for name in kept
+        if getattr(config, name) not in (kept[name], "auto")
+    ]
+    return f"validations stay as they began: {', '.join(changed)}" if changed else ""
