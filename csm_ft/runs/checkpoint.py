@@ -10,7 +10,7 @@ same, whole and written by one of them, so that any number of ranks resumes from
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -114,6 +114,15 @@ def save_best(
         save_weights(folder, trained.model, trained.config, weights)
         write_whole(folder / _STATE, json.dumps(asdict(state)))
         write_whole(folder / run.best_val_clips.name, json.dumps(val_clips))
+
+
+def update_best(
+    run: RunFolder, best: Mapping[str, Any], val_clips: Mapping[str, tuple[float, float]]
+) -> None:
+    """Replace what is known of the best weights, once they have been measured again."""
+    state = replace(TrainState.read(run.best), best=dict(best))
+    write_whole(run.best_val_clips, json.dumps(val_clips))
+    write_whole(run.best / _STATE, json.dumps(asdict(state)))  # last: it says that all is there
 
 
 def load_best(run: RunFolder, model: SpeechModel, ranks: Ranks = ALONE) -> None:

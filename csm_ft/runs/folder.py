@@ -32,7 +32,6 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best"
         self.best_val_clips = self.best / "val_clips.json"
-        self.best_measured = self.best / "measured.json"  # its metrics on all targets, at the end
         self.val_clips = path / "val_clips.json"  # of the best, where it outlives the weights
         self.wandb_id = path / "wandb_id.txt"
         self.lock = path / ".lock"
