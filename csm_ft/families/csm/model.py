@@ -6,7 +6,7 @@ width, L text tokens of the micro-batch.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torchtune.modules import TransformerDecoder, TransformerSelfAttentionLayer
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.data import CsmBatch
+from csm_ft.families.csm.layers import CastRMSNorm, CausalAttention
 from csm_ft.families.csm.rope import ComplexRoPE
 from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
 from csm_ft.families.drawn import sampling_variance
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 ROPE_BASE, ROPE_SCALE = 500_000, 32
+NORM_EPS = 1e-5
 
 
 class CsmModel(SpeechModel):
@@ -185,11 +187,22 @@ def random_model(size: CsmSize, seed: int) -> CsmModel:
 
 def _transformer(size: TransformerSize) -> TransformerDecoder:
     """Build a transformer without embedding and head; CSM has its own, outside of it."""
-    transformer = llama(size)
+    transformer: Any = llama(size)
     rope = ComplexRoPE(size.dim // size.heads, MAX_POSITIONS, ROPE_BASE, ROPE_SCALE)
     for layer in transformer.layers:
-        layer.attn.pos_embeddings = rope  # pyright: ignore[reportAttributeAccessIssue]
-    transformer.tok_embeddings = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        attention = layer.attn
+        projections = ("q_proj", "k_proj", "v_proj", "output_proj")
+        layer.attn = CausalAttention(
+            embed_dim=size.dim,
+            num_heads=size.heads,
+            num_kv_heads=size.kv_heads,
+            head_dim=attention.head_dim,
+            pos_embeddings=rope,
+            **{name: getattr(attention, name) for name in projections},
+        )
+        layer.sa_norm = CastRMSNorm(size.dim, eps=NORM_EPS)
+        layer.mlp_norm = CastRMSNorm(size.dim, eps=NORM_EPS)
+    transformer.tok_embeddings = nn.Identity()
     transformer.output = nn.Identity()
     return transformer
 
@@ -205,7 +218,7 @@ def llama(size: TransformerSize) -> TransformerDecoder:
         max_seq_len=MAX_POSITIONS,
         intermediate_dim=size.ffn_dim,
         attn_dropout=0.0,
-        norm_eps=1e-5,
+        norm_eps=NORM_EPS,
         rope_base=ROPE_BASE,
         scale_factor=ROPE_SCALE,
     )

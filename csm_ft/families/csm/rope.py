@@ -13,21 +13,47 @@ from torchtune.models.llama3_1 import Llama3ScaledRoPE
 class ComplexRoPE(Llama3ScaledRoPE):
     """The rotation of Llama 3, with the angles of torchtune."""
 
+    def build_rope_cache(self, max_seq_len: int = 4096) -> None:
+        """Compute the rotation at each position, and those that turn gradients back."""
+        super().build_rope_cache(max_seq_len)
+        cache: Any = self.cache  # a buffer: [positions, E / 2, 2], cosines and sines
+        self.register_buffer("back", cache * cache.new_tensor([1.0, -1.0]), persistent=False)
+
     def forward(self, x: Tensor, *, input_pos: Tensor | None = None) -> Tensor:
         """Rotate [B, S, H, E] by the positions `input_pos` [B, S], by default 0, 1, 2, ..."""
-        rotations = self.rotations
+        tables: Any = self.cache, self.back
         if input_pos is None:
-            return rotate(x, rotations[None, : x.shape[1], None])
-        return rotate(x, rotations[input_pos][:, :, None])
+            there, back = (_complex(table)[None, : x.shape[1], None] for table in tables)
+        else:
+            there, back = (_complex(table)[input_pos][:, :, None] for table in tables)
+        turned: Tensor = _Rotation.apply(x, there, back)  # pyright: ignore[reportAssignmentType]
+        return turned
 
     @property
     def rotations(self) -> Tensor:
         """The rotation at each position, complex [positions, E / 2]."""
-        cache: Any = self.cache  # a buffer: [positions, E / 2, 2]
-        return torch.view_as_complex(cache.float())
+        cache: Any = self.cache
+        return _complex(cache)
+
+
+class _Rotation(torch.autograd.Function):
+    """`rotate`, whose gradient is turned back by a table: autograd would conjugate it each time."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rotations: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return rotate(values, rotations)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return rotate(grads[0], *ctx.saved_tensors), None, None
 
 
 def rotate(values: Tensor, rotations: Tensor) -> Tensor:
     """Turn pairs of neighbours in [B, S, H, E] by `rotations` [B, S, 1, E / 2], in fp32."""
     pairs = torch.view_as_complex(values.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotations).flatten(-2).type_as(values)
+
+
+def _complex(table: Tensor) -> Tensor:
+    return torch.view_as_complex(table.float())
