@@ -7,7 +7,7 @@ values, such as host reads, is counted on a model of the same depth and a small 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import get_total_norm
 
 from benchmarks.clips import split_of
 from benchmarks.config import BenchmarkConfig
@@ -23,6 +23,7 @@ from csm_ft.families.csm.model import CsmModel, empty_model, random_model
 from csm_ft.families.csm.sample import generate
 from csm_ft.families.csm.size import PRESETS, CsmSize, TransformerSize
 from csm_ft.training.optim import build_optimizer
+from csm_ft.training.step import clip_gradients
 
 CSM_1B = CsmSize(PRESETS["llama-1B"], PRESETS["llama-100M"], 128_256, 2051, 32)
 NARROW = CsmSize(  # as many layers and codebooks
@@ -65,19 +66,25 @@ def count_step() -> dict[str, float]:
 
 
 def count_update() -> dict[str, float]:
-    """Count the bytes of clipping and AdamW, once its moments exist."""
+    """Count the bytes of the gradient's norm, clipping and AdamW, once its moments exist."""
     model = empty_model(CSM_1B)
     with FakeTensorMode(allow_non_fake_inputs=True):
         give_weights(model)
-        for parameter in model.parameters():
+        weights = list(model.parameters())
+        num_weights = sum(parameter.numel() for parameter in weights)
+        for parameter in weights:
             parameter.grad = torch.empty_like(parameter)
         optimizer = build_optimizer(model, CsmFamily(), OPTIONS)
         optimizer.step()
-        with Operations() as counted:
-            clip_grad_norm_(model.parameters(), OPTIONS.max_grad_norm, foreach=True)
-            optimizer.step()
-    num_weights = sum(parameter.numel() for parameter in model.parameters())
-    return {"counts.csm1b.update_bytes_per_weight": counted.other_bytes / num_weights}
+        limit, counts = OPTIONS.max_grad_norm, []
+        for norm_value in (limit / 2, 2 * limit):
+            with Operations() as counted:
+                norm = get_total_norm([parameter.grad for parameter in weights], foreach=True)
+                clip_gradients(weights, norm, norm_value, limit)
+                optimizer.step()
+            counts.append(counted.other_bytes / num_weights)
+    name = "counts.csm1b.{}update_bytes_per_weight"
+    return {name.format(kind): count for kind, count in zip(("", "clipped_"), counts, strict=True)}
 
 
 @torch.no_grad()

@@ -173,7 +173,10 @@ FIGURES: Mapping[str, Figure] = {
         "MB kept for the backward pass per position", "MB", "low", 2.8
     ),
     "counts.csm1b.update_bytes_per_weight": Figure(
-        "bytes read and written per weight by clipping and AdamW", "B", "low", 32
+        "bytes read and written per weight by the norm of gradients and AdamW", "B", "low", 32
+    ),
+    "counts.csm1b.clipped_update_bytes_per_weight": Figure(
+        "the same in a step whose gradient is above max_grad_norm, and clipped", "B", "low"
     ),
     "counts.csm1b.host_reads": Figure("values that forward + backward wait for", "", "low", 0),
     "counts.frame.operations": Figure("operations per generated frame, CSM-1B", "", "low", 3000),

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.data.batches import Step
@@ -22,6 +24,7 @@ from csm_ft.runs.averaging import update_average
 from csm_ft.runs.loss_scale import LossScale
 from csm_ft.training.precision import seed_rounding, unscale
 
+_SLACK = 1e-5  # of a norm, more than what torch adds to it and rounding
 _TOTALS = ("positions", "padded", "micro_batches", "audio_sec")
 
 
@@ -65,19 +68,20 @@ def optimizer_step(
             (total if factor == 1 else factor * total).backward()
         for part in parts:
             nats[part] += sums[part].detach()
-    limit = (config.max_grad_norm or math.inf) * scale.value
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)
+    weights = [p for p in model.parameters() if p.grad is not None]
+    norm = get_total_norm([p.grad for p in weights if p.grad is not None], foreach=True)
     # One transfer for all values: here, and only here, the host waits for the device.
     values = torch.stack([*nats.values(), ranks.total_norm(norm)])
     values = ranks.sum_on_device(values).tolist()
     # All ranks have the same norm.
     total_nats, grad_norm = dict(zip(parts, values[:-1], strict=True)), values[-1] / ranks.size
-    grad_norm, used = grad_norm / scale.value, scale.value
+    scaled_norm, grad_norm, used = grad_norm, grad_norm / scale.value, scale.value
     fits = scale.fits(grad_norm)
     _check_finite(step.number, total_nats, grad_norm if fits else 0.0)
     compute_sec = time.perf_counter() - began
     if fits:
-        unscale([p.grad for p in model.parameters() if p.grad is not None], used)
+        clip_gradients(weights, norm, scaled_norm, (config.max_grad_norm or math.inf) * used)
+        unscale([p.grad for p in weights if p.grad is not None], used)
         if config.dtype == "bf16_pure":
             seed_rounding(config.seed, step.number)
         with _named_memory_errors(step.number, None):
@@ -91,6 +95,16 @@ def optimizer_step(
         "compute_sec": compute_sec,
         "update_sec": time.perf_counter() - began - compute_sec,
     }
+
+
+def clip_gradients(weights: Sequence[Tensor], norm: Tensor, value: float, limit: float) -> None:
+    """Scale the gradients of `weights` to a norm of `limit` if theirs, `norm`, is above it.
+
+    The result is that of clip_grad_norm_, which multiplies by 1 where it is not: a pass over all
+    gradients. `value` is the norm as the host knows it; all ranks have the same.
+    """
+    if value * (1 + _SLACK) + _SLACK > limit:  # then the factor may be below 1
+        clip_grads_with_norm_(weights, limit, norm, foreach=True)
 
 
 def _counts_of(batch: Batch, parts: Sequence[str]) -> list[float]:

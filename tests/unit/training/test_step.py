@@ -15,7 +15,7 @@ from csm_ft.data.batches import Step
 from csm_ft.errors import Diverged
 from csm_ft.families.base import Term, parts_of, weighted_loss
 from csm_ft.families.model import Batch, Loss, SpeechModel
-from csm_ft.training.step import optimizer_step
+from csm_ft.training.step import clip_gradients, optimizer_step
 
 TERMS = [Term(1.0, {"letters": 1.0, "spaces": 0.5}), Term(2.0, {"ends": 1.0})]
 CONFIG = TrainConfig(device="cpu", dtype="fp32", max_grad_norm=0)
@@ -139,3 +139,23 @@ def test_a_step_that_diverges_changes_nothing() -> None:
     with pytest.raises(Diverged, match=r"step 7: the loss of \w+ is not finite; .* step 6"):
         optimizer_step(model, optimizer, Step(7, 0, 2, [[0, 1]], [[0, 0]]), [batch], CONFIG, TERMS)
     assert torch.equal(model.weight, Letters().weight)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.999, 1.0, 1.001, 5.0])
+def test_clipping_is_that_of_torch(share: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    grads = [torch.randn(shape, generator=random) for shape in ((3, 4), (5,), (2, 2))]
+    norm = torch.nn.utils.get_total_norm(grads)
+    limit = norm.item() / share
+    theirs, ours = ([nn.Parameter(torch.zeros_like(grad)) for grad in grads] for _ in range(2))
+    for weights in (theirs, ours):
+        for weight, grad in zip(weights, grads, strict=True):
+            weight.grad = grad.clone()
+    torch.nn.utils.clip_grad_norm_(theirs, limit, foreach=True)
+    clip_gradients(ours, norm, norm.item(), limit)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad)
+    written = [weight.grad._version for weight in ours if weight.grad is not None]
+    assert any(written) == (share > 0.9999), "within the limit nothing is written"
