@@ -124,8 +124,8 @@ def run(
                     loss = f"[bold]val_loss {result.loss:.4f}[/] {family.yardstick.unit}"
                     mark = " (best so far)" if is_best else ""
                     console.print(f"step {state.step}  {loss}{mark}")
-                    if reporter and not reporter.validated(state.examples, metrics):
-                        state.stopped = True
+                    ends = reporter and not reporter.validated(state.examples, metrics)
+                    state.stopped |= ranks.any(value=bool(ends))  # the first rank is told
                     state.improvement = plan.follow(state, metrics)
                     if early := plan.early_stop(state):
                         console.print(early)

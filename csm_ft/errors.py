@@ -21,6 +21,7 @@ UserError                        the message names the value, the rule, the way 
     ExportError                  an export that cannot be written
         CheckError               an export that another program reads differently
     MachineError                 the machine: its disk, its devices                  machine
+        RankLostError            another process that trains the same model is gone
         OutOfMemoryError         a training step does not fit into the memory
 
 A fault of the data or the machine is not that of a trial that meets it: a sweep stops and keeps the
@@ -123,6 +124,10 @@ class MachineError(UserError):
     """A fault of the machine: a full disk, missing permissions, no such device."""
 
     fault = "machine"
+
+
+class RankLostError(MachineError):
+    """Another process that trains the same model is gone, for a reason that this one cannot see."""
 
 
 class OutOfMemoryError(MachineError):

@@ -219,7 +219,7 @@ class Broker:
             if crowded:
                 self._note(crowded)
                 self._outcomes.waiting.put_first(message.trial)
-            elif self._outcomes.failed(message, worker):
+            elif self._outcomes.failed(message, worker) or message.is_leaving:
                 self._retire(worker)
 
     def _validated(self, worker: Worker, message: Validated) -> None:

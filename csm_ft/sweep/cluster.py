@@ -32,6 +32,7 @@ from csm_ft.sweep import copying, node
 from csm_ft.sweep.config import SweepConfig
 from csm_ft.sweep.link import Link
 from csm_ft.sweep.messages import FROM_WORKER, TO_WORKER, Alive, FromWorker, Progress, RunTrial
+from csm_ft.sweep.team import environment_of_ranks
 from csm_ft.sweep.worker_process import Slot, Worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,8 @@ class Cluster:
                 " the nodes have "
                 + "; ".join(_in_words(_countable(one["Resources"])) for one in nodes)
             )
-        self.threads = base.threads or (max(1, min(shares)) if self.device == "cuda" else 1)
+        cores = max(1, min(shares) // sweep.gpus_per_trial)
+        self.threads = base.threads or (cores if self.device == "cuda" else 1)
         self._inputs = _inputs(base)
         self._need: node.Need | None = None
         self._looked_sec, self._slots = 0.0, list[Slot]()
@@ -81,7 +83,11 @@ class Cluster:
             return self._slots
         self._looked_sec = time.monotonic()
         threads = str(self.threads)
-        environment = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+        environment = {
+            "OMP_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+            **environment_of_ranks(self._sweep.gpus_per_trial),
+        }
         slots = [
             Slot(f"{_name_of(one)}.{place}", environment, node=one["NodeID"])
             for one in _alive_nodes()
@@ -327,9 +333,10 @@ def _name_of(one: Mapping[str, Any]) -> str:
 def _amounts(sweep: SweepConfig, device: str, threads: int) -> dict[str, float]:
     """Return what a worker takes of its node."""
     asked = sweep.cluster_amounts
+    share = sweep.gpus_per_trial / sweep.workers_per_gpu
     if device == "cuda":
-        return {"GPU": 1 / sweep.workers_per_gpu, **asked}
-    return asked or {"CPU": (threads or 1) / sweep.workers_per_gpu}
+        return {"GPU": share, **asked}
+    return asked or {"CPU": (threads or 1) * share}
 
 
 def _num_slots(one: Mapping[str, Any], amounts: Mapping[str, float]) -> int:

@@ -49,6 +49,13 @@ class SweepConfig(Options):
         "Trials at the same time on each GPU; auto = more while throughput grows and memory fits.",
         group="sweep",
     )
+    gpus_per_trial: int = option(
+        1,
+        "GPUs that train each trial together, as --parallel says (auto = ddp); on the CPU, so many"
+        " processes.",
+        group="sweep",
+        ge=1,
+    )
     cluster: str = option(
         "",
         "Run trials on all nodes of a Ray cluster: auto = the one that this machine is in, or its"
@@ -265,6 +272,27 @@ class SweepConfig(Options):
         if not self.cluster and (self.cluster_resources or self.cluster_copy):
             raise ValueError("cluster_resources and cluster_copy need --cluster auto or an address")
         return self
+
+    @model_validator(mode="after")
+    def _whole_groups_of_gpus(self) -> Self:
+        size = self.gpus_per_trial
+        if size > 1 and self.trials_per_gpu != "1":
+            raise ValueError(
+                f"gpus_per_trial {size} and trials_per_gpu {self.trials_per_gpu} contradict each"
+                " other: a GPU is a part of one trial, or shared by several; drop one of the two"
+            )
+        if not self.cluster and self.num_gpus % size:
+            name = "gpus" if self.gpus else "n_gpus"
+            raise ValueError(
+                f"gpus_per_trial {size} does not divide the {self.num_gpus} of {name}; use"
+                f" --{name} with a multiple of {size}"
+            )
+        return self
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that are asked for; workers on the CPU where there is none."""
+        return len(self.gpus) or self.n_gpus
 
     @property
     def cluster_amounts(self) -> dict[str, float]:

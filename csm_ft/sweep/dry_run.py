@@ -26,7 +26,7 @@ def describe_plan(plan: Plan, configs: Configs, measure: Measure) -> str:
     lines = [
         _beginning(folder.path, plan, before),
         *_trials(plan),
-        f"workers: {', '.join(slot.name for slot in configs.machine.slots)}",
+        _workers(plan, configs),
         _time(plan, configs, before),
         *_sizes(plan, configs, measure),
         "nothing was started or written",
@@ -56,6 +56,15 @@ def _trials(plan: Plan) -> Iterator[str]:
     else:
         yield f"each: {round(end)} examples, compared after {rungs}: 1/{plan.sweep.eta} continue"
     yield _cost(plan)
+
+
+def _workers(plan: Plan, configs: Configs) -> str:
+    names, size = ", ".join(slot.name for slot in configs.machine.slots), plan.sweep.gpus_per_trial
+    if size == 1:
+        return f"workers: {names}"
+    what = "processes on the CPU" if configs.machine.device == "cpu" else "GPUs"
+    parallel = "ddp" if configs.base.parallel == "auto" else configs.base.parallel
+    return f"workers: {names}; each trains a trial on {size} {what} ({parallel})"
 
 
 def _cost(plan: Plan) -> str:
@@ -102,7 +111,10 @@ def _sizes(plan: Plan, configs: Configs, measure: Measure) -> Iterator[str]:
         f"disk: up to {disk / 1e6:,.0f} MB for weights and checkpoints"
         f" ({describe_disk(configs.folder.path)})"
     )
+    size = plan.sweep.gpus_per_trial
+    place = f"on each of the {size} GPUs of a trial" if size > 1 else "per trial"
+    memory_bytes = sizes.memory_bytes / (size if configs.base.parallel == "fsdp" else 1)
     yield (
-        f"memory: {sizes.memory_bytes / 1e6:,.0f} MB per trial for weights, gradients, optimiser,"
+        f"memory: {memory_bytes / 1e6:,.0f} MB {place} for weights, gradients, optimiser,"
         " besides activations"
     )

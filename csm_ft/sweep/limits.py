@@ -31,7 +31,9 @@ class Limits:
             return _words("max_hours", self._sweep.max_hours)
         if self._sweep.gpu_hours:
             seconds = sum(record.seconds or 0.0 for record in self._study.records())
-            gpu_hours = (seconds + running_sec) / _HOUR_SEC / self._sweep.workers_per_gpu
+            hours_of_trials = (seconds + running_sec) / _HOUR_SEC
+            gpus = self._sweep.gpus_per_trial / self._sweep.workers_per_gpu
+            gpu_hours = gpus * hours_of_trials
             if gpu_hours >= self._sweep.gpu_hours:
                 return _words("gpu_hours", self._sweep.gpu_hours)
         return ""

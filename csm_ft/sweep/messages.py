@@ -22,6 +22,7 @@ class RunTrial(_Message):
     trial: int
     attempt: int
     config: dict[str, Any]
+    port: int = 0  # where the ranks of the run meet
 
 
 class Answer(_Message):
@@ -106,6 +107,7 @@ class Failed(_Message):
     message: str
     where: str  # exception class and the line of code: two failures with the same are the same bug
     trace: str
+    is_leaving: bool = False  # the worker can do nothing more
 
     @property
     def reason(self) -> str:

@@ -27,7 +27,7 @@ from csm_ft.sweep.repro import write_repro
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.samplers import check_sampler
-from csm_ft.sweep.slots import Machine, choose_machine
+from csm_ft.sweep.slots import Machine, check_parallel, choose_machine
 from csm_ft.sweep.space import make_space
 from csm_ft.sweep.stop import findable
 from csm_ft.sweep.study import SweepStudy
@@ -113,6 +113,7 @@ def _prepare(
     space = make_space(rows, data.num_train_examples)
     if warning := check_sampler(options, space):
         console.print(warning, style="yellow", markup=False)
+    check_parallel(options, space.base.parallel)
     base = space.base.replace(wandb=choose_reachable_wandb_mode(space.base.wandb))  # for all trials
     folder = SweepFolder(Path(options.output_dir))
     if said := describe_kept(base, kept_options(base, folder.baseline.config)):

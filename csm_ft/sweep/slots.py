@@ -10,6 +10,7 @@ from typing import Protocol
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import SweepConfig
+from csm_ft.sweep.team import environment_of_ranks
 from csm_ft.sweep.worker_process import Slot, Worker, WorkerProcess
 
 MOST_PER_GPU = 8  # workers that --trials_per_gpu auto tries at most
@@ -61,14 +62,14 @@ class LocalMachine:
 def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> LocalMachine:
     """Return one slot per worker: trials_per_gpu for each of the GPUs, with auto the most.
 
-    They are on the CPU where there is no GPU or `device` says so. Raises ConfigError when GPUs are
-    asked for that are not there.
+    With gpus_per_trial, one for each group of GPUs. They are on the CPU where there is no GPU or
+    `device` says so. Raises ConfigError when GPUs are asked for that are not there.
     """
-    wanted = sweep.gpus
-    num_workers = (len(wanted) or sweep.n_gpus) * sweep.workers_per_gpu
+    wanted, num_ranks = sweep.gpus, sweep.gpus_per_trial
+    num_processes = sweep.num_gpus * sweep.workers_per_gpu
     num_cores = len(os.sched_getaffinity(0))
     # Workers that join the others must find a core: a trial keeps the threads that it began with.
-    threads = threads or (1 if sweep.is_packing else max(1, num_cores // num_workers))
+    threads = threads or (1 if sweep.is_packing else max(1, num_cores // num_processes))
     gpus = visible_gpus() if device != "cpu" else []
     if device.startswith("cuda:"):
         raise ConfigError(
@@ -88,7 +89,7 @@ def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> LocalMac
             num_workers = max(1, num_cores // threads)
             console.print(f"{reason}: 1 to {num_workers} workers on the CPU, {threads} cores each")
             return LocalMachine("cpu", _cpu_slots(num_workers, threads), threads)
-        return _cpu_machine(reason, num_workers, threads, num_cores)
+        return _cpu_machine(reason, num_processes // num_ranks, num_ranks, threads)
     if not wanted and sweep.n_gpus > len(gpus):
         raise ConfigError(
             f"n_gpus {sweep.n_gpus} is more than the {len(gpus)} GPUs of this machine; use --n_gpus"
@@ -97,10 +98,26 @@ def choose_machine(sweep: SweepConfig, *, device: str, threads: int) -> LocalMac
     slots = []
     num_places = MOST_PER_GPU if sweep.is_packing else sweep.workers_per_gpu
     for place in range(num_places):  # all GPUs get their first worker first
-        for gpu in gpus[: len(wanted) or sweep.n_gpus]:
-            name = f"gpu{gpu}.{place}" if place else f"gpu{gpu}"
-            slots.append(Slot(name, _environment(gpu, threads), gpu=gpu, place=place))
+        for first in range(0, sweep.num_gpus, num_ranks):
+            group = gpus[first : first + num_ranks]
+            name = f"gpu{'+'.join(group)}" + (f".{place}" if place else "")
+            gpu = ",".join(group)
+            slots.append(Slot(name, _environment(gpu, threads, num_ranks), gpu=gpu, place=place))
     return LocalMachine("cuda", slots, threads)
+
+
+def check_parallel(sweep: SweepConfig, parallel: str) -> None:
+    """Raise ConfigError where --parallel and --gpus_per_trial contradict each other."""
+    if sweep.gpus_per_trial > 1 and parallel == "off":
+        raise ConfigError(
+            f"parallel off: each of the {sweep.gpus_per_trial} GPUs of a trial would train the same"
+            " model; use --parallel ddp or fsdp, or --gpus_per_trial 1"
+        )
+    if sweep.gpus_per_trial == 1 and parallel in ("ddp", "fsdp"):
+        raise ConfigError(
+            f"parallel {parallel}: each trial has one GPU; give it several with --gpus_per_trial 2,"
+            " or drop --parallel"
+        )
 
 
 def _check_wanted(wanted: list[str], gpus: list[str], device: str) -> list[str]:
@@ -117,21 +134,24 @@ def _check_wanted(wanted: list[str], gpus: list[str], device: str) -> list[str]:
     return wanted
 
 
-def _cpu_machine(reason: str, num_workers: int, threads: int, num_cores: int) -> LocalMachine:
+def _cpu_machine(reason: str, num_workers: int, num_ranks: int, threads: int) -> LocalMachine:
+    num_cores = len(os.sched_getaffinity(0))
+    ranks = f" of {num_ranks} processes" if num_ranks > 1 else ""
     console.print(
-        f"{reason}: {num_workers} worker{'s' * (num_workers != 1)} on the CPU, {threads} of"
-        f" {num_cores} cores each"
+        f"{reason}: {num_workers} worker{'s' * (num_workers != 1)}{ranks} on the CPU,"
+        f" {threads * num_ranks} of {num_cores} cores each"
     )
-    if num_workers * threads > num_cores:
+    if num_workers * num_ranks * threads > num_cores:
         console.print(
             f"[yellow]{num_workers} workers share {num_cores} cores; fewer workers (--n_gpus) may"
             " be as fast[/]"
         )
-    return LocalMachine("cpu", _cpu_slots(num_workers, threads), threads)
+    return LocalMachine("cpu", _cpu_slots(num_workers, threads, num_ranks), threads)
 
 
-def _cpu_slots(num_workers: int, threads: int) -> list[Slot]:
-    return [Slot(f"cpu{i}", _environment("", threads), place=i) for i in range(num_workers)]
+def _cpu_slots(num_workers: int, threads: int, num_ranks: int = 1) -> list[Slot]:
+    environment = _environment("", threads, num_ranks)
+    return [Slot(f"cpu{i}", environment, place=i) for i in range(num_workers)]
 
 
 def visible_gpus() -> list[str]:
@@ -148,9 +168,10 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(len(gpus))]
 
 
-def _environment(gpu: str, threads: int) -> dict[str, str]:
+def _environment(gpu: str, threads: int, num_ranks: int = 1) -> dict[str, str]:
     return {
         "CUDA_VISIBLE_DEVICES": gpu,
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        **environment_of_ranks(num_ranks),
     }

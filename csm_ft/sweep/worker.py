@@ -51,6 +51,7 @@ from csm_ft.sweep.messages import (
     Validated,
     as_metrics,
 )
+from csm_ft.sweep.team import Team, is_follower, is_leader
 
 PROGRESS_EVERY_SEC = 0.2
 ALIVE_EVERY_SEC = 1.0
@@ -141,6 +142,22 @@ class TrialReporter:
         return answer.may_continue
 
 
+class FollowerReporter(TrialReporter):
+    """Knows what the run does here: the first rank reports it."""
+
+    def alive(self, doing: Doing | None = None) -> None:
+        """Take note of what begins."""
+        self.doing = doing or self.doing
+
+    def progress(self, step: int, examples: int) -> None:
+        """Take note that this is training."""
+        self.doing = "training"
+
+    def validated(self, examples: int, metrics: Mapping[str, float]) -> bool:
+        """Let the first rank decide."""
+        return True
+
+
 def check_measured(metric: str, metrics: Mapping[str, float]) -> None:
     """Raise ConfigError when a validation does not measure what trials are compared by."""
     if metric not in metrics:
@@ -150,20 +167,27 @@ def check_measured(metric: str, metrics: Mapping[str, float]) -> None:
         )
 
 
-def work(orchestrator: Orchestrator, trainer: Any) -> None:
-    """Run one job after the other; the end of the link ends the process."""
+def work(orchestrator: Orchestrator, trainer: Any, team: Team | None = None) -> None:
+    """Run one job after the other, with the other ranks; the end of the link ends the process."""
+    if team:
+        team.wait_until_ready()
     orchestrator.send(Ready())
     while True:
         job = orchestrator.receive()
         assert isinstance(job, RunTrial), f"expected a trial, got {job}"
         with contextlib.suppress(OSError):  # the log may be on a full disk, as may the trial
             print(f"\n== trial {job.trial}, attempt {job.attempt}", flush=True)
-        orchestrator.send(_run(orchestrator, trainer, job))
+        if team:
+            team.begin(job)
+        outcome = _run(orchestrator, trainer, job)
+        orchestrator.send(team.end(outcome) if team else outcome)
         _clean()
 
 
 def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Failed:
-    reporter = TrialReporter(orchestrator, job)
+    reporter = (FollowerReporter if is_follower() else TrialReporter)(orchestrator, job)
+    if job.port:
+        os.environ["MASTER_PORT"] = str(job.port)
     try:
         config = build_config(job.config)
         with disk_errors(Path(config.output_dir)):
@@ -244,7 +268,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--trainer", required=True, help="module with run and run_baseline")
     arguments = parser.parse_args(argv)
     orchestrator = Orchestrator(Link[ToWorker].attach(arguments.link, TO_WORKER))
-    work(orchestrator, importlib.import_module(arguments.trainer))
+    team = Team(arguments.trainer, orchestrator.send) if is_leader() else None
+    work(orchestrator, importlib.import_module(arguments.trainer), team)
 
 
 if __name__ == "__main__":

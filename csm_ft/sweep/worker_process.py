@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from csm_ft.atomic import disk_errors
 from csm_ft.sweep.link import Link, LinkClosed
@@ -34,9 +34,9 @@ _LOG_LINES = 20  # of the log's end, for messages
 class Slot:
     """One place for one worker."""
 
-    name: str  # gpu0, gpu0.1 (the second on the GPU), cpu0
+    name: str  # gpu0, gpu0.1 (the second on the GPU), gpu0+1 (both for one trial), cpu0
     environment: Mapping[str, str]  # set before anything is imported
-    gpu: str = ""  # as CUDA_VISIBLE_DEVICES names it
+    gpu: str = ""  # or several, as CUDA_VISIBLE_DEVICES names them
     place: int = 0  # among the workers that share the GPU, or the CPU
     node: str = ""  # of the cluster
 
@@ -116,28 +116,13 @@ class WorkerProcess(Worker):
 
     def __init__(self, slot: Slot, trainer: str, log: Path) -> None:
         super().__init__(slot, log)
-        self.link, theirs = Link[FromWorker].open(FROM_WORKER)
-        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {
-            **os.environ,
-            **slot.environment,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONUNBUFFERED": "1",
-        }
-        arguments = ["--link", str(theirs.fileno()), "--trainer", trainer]
         with disk_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             output = log.open("ab")
-        with theirs, output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "csm_ft.sweep.worker", *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C reaches the orchestrator only
-                preexec_fn=_die_with_parent(),
+        with output:
+            # In a session of its own, Ctrl-C reaches the orchestrator only.
+            self.process, self.link = launch(
+                slot.environment, trainer, output=output, own_session=True
             )
 
     def signal(self, number: int) -> None:
@@ -170,6 +155,39 @@ class WorkerProcess(Worker):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         return self.process.wait()
+
+
+def launch(
+    environment: Mapping[str, str],
+    trainer: str,
+    *,
+    output: IO[bytes] | None = None,
+    own_session: bool = False,
+) -> tuple["subprocess.Popen[bytes]", Link[FromWorker]]:
+    """Start a worker process, which dies with this one; return it and this end of its link.
+
+    Without `output` it prints where this process does.
+    """
+    ours, theirs = Link[FromWorker].open(FROM_WORKER)
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    arguments = ["--link", str(theirs.fileno()), "--trainer", trainer]
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "csm_ft.sweep.worker", *arguments],
+            env={
+                **os.environ,
+                **environment,
+                "PYTHONPATH": os.pathsep.join(paths),
+                "PYTHONUNBUFFERED": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            pass_fds=[theirs.fileno()],
+            start_new_session=own_session,
+            preexec_fn=_die_with_parent(),
+        )
+    return process, ours
 
 
 def _die_with_parent() -> Callable[[], None] | None:

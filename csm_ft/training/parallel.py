@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.device import choose_device
-from csm_ft.errors import ConfigError, MachineError, first_line
+from csm_ft.errors import ConfigError, MachineError, RankLostError, first_line
 from csm_ft.families.model import SpeechModel
 from csm_ft.ranks import ALONE, Build, Ranks
 
@@ -237,7 +237,7 @@ def _named_loss_of_ranks(ranks: Ranks) -> Iterator[None]:
     except RuntimeError as error:
         if not any(word in str(error) for word in _LOST):
             raise
-        raise MachineError(
+        raise RankLostError(
             f"rank {ranks.rank}: another rank is gone ({first_line(error)[:120]}); see its error,"
             " or whether it was killed. The same command resumes from the last checkpoint"
         ) from error

@@ -51,6 +51,16 @@ def test_plan_of_a_sweep_that_has_begun(tmp_path: Path) -> None:
     assert said[8] == "nothing was started or written"
 
 
+def test_plan_of_trials_on_several_gpus(tmp_path: Path) -> None:
+    ranks = ("--n_gpus", "4", "--gpus_per_trial", "2")
+    said = describe_plan(*prepare(tmp_path, *ranks, "--parallel", "fsdp"), lambda _: SIZES)
+    assert "workers: cpu0, cpu1; each trains a trial on 2 processes on the CPU (fsdp)" in said
+    assert "memory: 12,000 MB on each of the 2 GPUs of a trial for weights" in said
+    said = describe_plan(*prepare(tmp_path, *ranks), lambda _: SIZES)
+    assert "(ddp)" in said
+    assert "memory: 24,000 MB on each of the 2 GPUs of a trial" in said
+
+
 def test_sizes_that_are_not_known(tmp_path: Path) -> None:
     def measure(_config: TrainConfig) -> Sizes:
         raise HubError("sesame/csm-1b: not in the cache")

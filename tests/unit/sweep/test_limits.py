@@ -48,6 +48,9 @@ def test_each_limit_is_named(tmp_path: Path) -> None:
     gpu = ("--gpu_hours", "2", "--trials_per_gpu", "2")
     assert not limits_of(tmp_path, *gpu, seconds=7200).reached(7100)
     assert "--gpu_hours 2" in limits_of(tmp_path, *gpu, seconds=7200).reached(7200)
+    both = ("--gpu_hours", "2", "--n_gpus", "2", "--gpus_per_trial", "2")
+    assert not limits_of(tmp_path, *both, seconds=1800).reached(1700)
+    assert "--gpu_hours 2" in limits_of(tmp_path, *both, seconds=1800).reached(1800)
 
 
 def search(study: Any, values: list[float]) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from csm_ft.config.base import build
 from csm_ft.errors import ConfigError
 from csm_ft.sweep import slots
 from csm_ft.sweep.config import SweepConfig
-from csm_ft.sweep.slots import choose_machine, visible_gpus
+from csm_ft.sweep.slots import check_parallel, choose_machine, visible_gpus
 
 
 @pytest.fixture
@@ -116,3 +117,50 @@ def test_auto_has_slots_to_grow_into() -> None:
     assert machine.threads == 1, "workers that join later need cores, too"
     on_cpu = choose_machine(sweep, device="cpu", threads=0)
     assert len(on_cpu.slots) == len(slots.os.sched_getaffinity(0))
+
+
+def test_groups_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    sweep = SweepConfig(n_gpus=4, gpus_per_trial=2)
+    machine = choose_machine(sweep, device="auto", threads=1)
+    assert [(slot.name, slot.gpu) for slot in machine.slots] == [
+        ("gpu0+1", "0,1"),
+        ("gpu2+3", "2,3"),
+    ]
+    environment = machine.slots[1].environment
+    assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert (environment["RANK"], environment["WORLD_SIZE"]) == ("0", "2")
+    chosen = choose_machine(
+        SweepConfig(gpus=["3", "1"], gpus_per_trial=2), device="auto", threads=1
+    )
+    assert [slot.name for slot in chosen.slots] == ["gpu3+1"]
+    assert len(choose_machine(sweep, device="cpu", threads=1).slots) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_gpus": 3}, "gpus_per_trial 2 does not divide the 3 of n_gpus"),
+        ({"gpus": ["0"]}, "gpus_per_trial 2 does not divide the 1 of gpus; use --gpus"),
+        (
+            {"trials_per_gpu": "2", "n_gpus": 2},
+            "contradict each other: a GPU is a part of one trial",
+        ),
+        ({"trials_per_gpu": "auto", "n_gpus": 2}, "drop one of the two"),
+    ],
+)
+def test_groups_must_be_whole(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(SweepConfig, {"gpus_per_trial": 2, **options})
+
+
+def test_parallel_and_groups_must_agree() -> None:
+    several = SweepConfig(n_gpus=2, gpus_per_trial=2)
+    with pytest.raises(ConfigError, match="parallel off: each of the 2 GPUs"):
+        check_parallel(several, "off")
+    with pytest.raises(
+        ConfigError, match=r"parallel fsdp: each trial has one GPU; .*gpus_per_trial 2"
+    ):
+        check_parallel(SweepConfig(), "fsdp")
+    check_parallel(several, "auto")
+    check_parallel(SweepConfig(), "off")
