@@ -194,11 +194,12 @@ def run(
             limit = config.micro_batch_tokens
             _fault(folder, folder.name, state["step"], total_steps, limit)
             if due["save"] or is_last or should_pause():
-                write_whole(checkpoint, json.dumps(state))
+                # Rows before the checkpoint, as in a run: a kill in between does them again.
                 write_whole(
                     folder / "metrics.jsonl",
                     "".join(json.dumps(row) + "\n" for row in state["rows"]),
                 )
+                write_whole(checkpoint, json.dumps(state))
             if should_pause() and not is_last:
                 return _result("interrupted", state)
         if is_last:
