@@ -34,7 +34,7 @@ class Reporter(Protocol):
         ...
 
     def progress(self, step: int, examples: int) -> None:
-        """An optimiser step is done."""
+        """An optimiser step is done, after so many examples (RunPlan.distance)."""
         ...
 
     def validated(self, examples: int, metrics: Mapping[str, float]) -> bool:
@@ -113,7 +113,7 @@ def run(
                         if hears:
                             alive("judging")
                             metrics = {**metrics, **setup.judged(state)}
-                        seen = {"examples": state.examples, "epoch": state.epoch}
+                        seen = plan.seen(state)
                         tracker.row("val", state.step, {**seen, **metrics, "time": time.time()})
                         is_best = plan.is_best(state, metrics)
                         state.metrics = metrics
@@ -124,7 +124,7 @@ def run(
                     loss = f"[bold]val_loss {result.loss:.4f}[/] {family.yardstick.unit}"
                     mark = " (best so far)" if is_best else ""
                     console.print(f"step {state.step}  {loss}{mark}")
-                    ends = reporter and not reporter.validated(state.examples, metrics)
+                    ends = reporter and not reporter.validated(plan.distance(state), metrics)
                     state.stopped |= ranks.any(value=bool(ends))  # the first rank is told
                     state.improvement = plan.follow(state, metrics)
                     if early := plan.early_stop(state):
@@ -164,7 +164,7 @@ def run(
             add(state.window, {**sums, "steps": 1, "sec": sec, "data_sec": data_sec})
             after_step()
             if reporter:
-                reporter.progress(state.step, state.examples)
+                reporter.progress(state.step, plan.distance(state))
             if plan.is_due("log", state, examples_before):
                 row = {"examples": state.examples, "epoch": state.epoch}
                 row |= training_row(state.window, terms)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, Self
 
-Unit = Literal["steps", "epochs", "examples", "run"]
+Unit = Literal["steps", "epochs", "examples", "audio", "run"]
 _DURATION = re.compile(
-    r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ep|ex|%)?|(?P<top>\d+)/(?P<bottom>[1-9]\d*)"
+    r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ep|ex|sec|%)?|(?P<top>\d+)/(?P<bottom>[1-9]\d*)"
 )
 
 
@@ -16,7 +16,7 @@ _DURATION = re.compile(
 class Duration:
     """An interval: `100` steps, `0.5ep` epochs, `2000ex` examples, `10%` or `1/9` of the run.
 
-    0 disables.
+    `600sec` are seconds of training audio; 0 disables.
     """
 
     amount: Fraction
@@ -29,15 +29,15 @@ class Duration:
         if match is None:
             raise ValueError(
                 f"{text!r} is not a duration: write 100 (steps), 0.5ep (epochs), 2000ex (examples),"
-                " 10% or 1/9 (of the run), or 0 (off)"
+                " 600sec (of training audio), 10% or 1/9 (of the run), or 0 (off)"
             )
         if match["top"]:
             return cls(Fraction(int(match["top"]), int(match["bottom"])), "run")
         number = Fraction(match["number"])
         if match["unit"] == "%":
             return cls(number / 100, "run")
-        units: dict[str | None, Unit] = {"ep": "epochs", "ex": "examples", None: "steps"}
-        return cls(number, units[match["unit"]])
+        units: dict[str | None, Unit] = {"ep": "epochs", "ex": "examples", "sec": "audio"}
+        return cls(number, units.get(match["unit"], "steps"))
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Clock:
     total_steps: int
     total_examples: int
     examples_per_epoch: int
+    sec_per_example: float = 1.0  # of audio, on average
 
     def is_due(self, duration: Duration, *, step: int, examples: int, examples_before: int) -> bool:
         """Tell whether the optimiser step that ended here reached a multiple of `duration`."""
@@ -76,8 +77,13 @@ class Clock:
             return float(duration.amount) * self.total_examples / max(self.total_steps, 1)
         return float(duration.amount) * self._examples_per(duration.unit)
 
-    def _examples_per(self, unit: Unit) -> int:
-        lengths = {"epochs": self.examples_per_epoch, "examples": 1, "run": self.total_examples}
+    def _examples_per(self, unit: Unit) -> float:
+        lengths: dict[Unit, float] = {
+            "epochs": self.examples_per_epoch,
+            "examples": 1,
+            "audio": 1 / self.sec_per_example,
+            "run": self.total_examples,
+        }
         return lengths[unit]
 
 

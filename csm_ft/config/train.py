@@ -42,6 +42,10 @@ class TrainConfig(RunOptions):
     # A run keeps its own when it is resumed, and a sweep has one for all trials.
     measured_by: ClassVar[Mapping[str, Any]] = {"val_dtype": "fp32"}
 
+    # Options that change what an example is: trials that differ in them are compared in seconds of
+    # audio. Those of validation have other names, and are not searched.
+    changes_examples: ClassVar[Sequence[str]] = ("data_fraction",)
+
     # Optimisation
     n_epochs: float = option(5, "Passes over the training data.", group="optimisation", gt=0)
     max_steps: int = option(0, "Optimiser steps; 0 = use n_epochs.", group="optimisation", ge=0)

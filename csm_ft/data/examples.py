@@ -60,6 +60,22 @@ class Examples:
         sums = np.add.reduceat(self.split.weights[self.pieces[:, 0]] * is_target, self.offsets[:-1])
         return sums / np.add.reduceat(is_target, self.offsets[:-1])
 
+    @cached_property
+    def audio_sec(self) -> NDArray[np.float64]:
+        """Seconds of sound of each, [n]; context does not count."""
+        if not len(self):
+            return np.zeros(0)
+        rows, start, stop, is_target, _ = self.pieces.T
+        lengths = np.maximum(self.split.lengths(next(iter(self.split.kinds))), 1)
+        seconds = self.split.durations_sec[rows] * (stop - start) / lengths[rows] * is_target
+        return np.add.reduceat(seconds, self.offsets[:-1])
+
+    @property
+    def epoch_sec(self) -> float:
+        """Seconds of sound that an epoch draws, expected where weights decide."""
+        total = float(self.audio_sec @ self.weights)
+        return total / float(self.weights.mean()) if len(self) else 0.0
+
     def of(self, index: int) -> Iterator[Piece]:
         """Yield the pieces of one example."""
         part = self.pieces[self.offsets[index] : self.offsets[index + 1]]

@@ -155,9 +155,14 @@ def _canary_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def read_curve(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Validation]:
-    """Return a metric after step 0, by examples seen; of two rows of one point the last counts."""
+    """Return a metric after step 0, by examples seen; of two rows of one point the last counts.
+
+    By seconds of audio where validations are timed by it.
+    """
     found = {
-        row["examples"]: Validation(float(row["examples"]), float(row[metric]))
+        row["examples"]: Validation(
+            float(row.get("audio_sec", row["examples"])), float(row[metric])
+        )
         for row in rows
         if row.get("step") != 0 and _is_number(row.get("examples")) and _is_number(row.get(metric))
     }

@@ -123,7 +123,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     if device and summary.n_workers:
         device += f", {summary.n_workers} worker{'s' * (summary.n_workers != 1)}"
     if summary.horizon_examples:
-        horizon = f"{templating.short(summary.horizon_examples)} examples per trial"
+        horizon = f"{templating.short(summary.horizon_examples)} {summary.compared_in} per trial"
     if started and updated:
         elapsed = f"{templating.duration((updated - started).total_seconds())} on the clock"
     trials_sec = sum(t.seconds or 0.0 for t in summary.trials)

@@ -59,6 +59,12 @@ def axis_title(summary: Summary) -> str:
     return html.escape(f"{summary.objective_label}{unit}")
 
 
+def seen(summary: Summary) -> str:
+    """Return the title of the axis along a run."""
+    is_audio = summary.compared_in != "examples"
+    return f"{summary.compared_in} trained on" if is_audio else "training examples seen"
+
+
 def points(summary: Summary, trials: Sequence[TrialRecord], state: State, *, edge: float) -> Figure:
     """Return the trials of one state; failed ones stand at the edge of the bad values."""
     shown = [t for t in trials if t.has_failed or t.value is not None]
@@ -152,7 +158,7 @@ def curve(trial: TrialRecord, validations: Sequence[Validation], name: str | Non
         },
         "opacity": 1 if name else 0.75,
         "hovertemplate": (
-            f"trial {trial.number} · {STATE_WORDS[trial.state]}<br>%{{x}} examples:"
+            f"trial {trial.number} · {STATE_WORDS[trial.state]}<br>after %{{x:.6~g}}:"
             " %{y:.4f}<extra></extra>"
         ),
     }

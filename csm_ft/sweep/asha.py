@@ -1,5 +1,7 @@
 """When a trial stops early: asynchronous successive halving at equal numbers of examples seen.
 
+Or of seconds of audio: `examples` stands for both, see Rungs.unit.
+
 The stopping kind of arXiv 1810.05934.
 """
 
@@ -7,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import Literal
 
 Curve = Mapping[int, float]  # examples seen -> objective, step 0 left out
 
@@ -23,6 +26,7 @@ class Rungs:
     shares: Sequence[Fraction]  # rising, without the end
     validation_share: Fraction
     horizon_examples: float
+    unit: Literal["examples", "seconds of audio"] = "examples"
 
     @property
     def examples(self) -> list[float]:

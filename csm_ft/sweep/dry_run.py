@@ -49,12 +49,13 @@ def _trials(plan: Plan) -> Iterator[str]:
     yield f"trials: {plan.sweep.n_trials} over {names}{limit}, after the untrained model"
     end = plan.rungs.horizon_examples
     rungs = ", ".join(f"{round(share * end)}" for share in plan.rungs.shares)
+    each = f"each: {round(end)} {plan.rungs.unit}"
     if plan.sweep.pruner == "none":
-        yield f"each: {round(end)} examples; none is stopped early"
+        yield f"{each}; none is stopped early"
     elif plan.sweep.pruner == "median":
-        yield f"each: {round(end)} examples; those behind the median stop"
+        yield f"{each}; those behind the median stop"
     else:
-        yield f"each: {round(end)} examples, compared after {rungs}: 1/{plan.sweep.eta} continue"
+        yield f"{each}, compared after {rungs}: 1/{plan.sweep.eta} continue"
     yield _cost(plan)
 
 

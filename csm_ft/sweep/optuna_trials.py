@@ -79,8 +79,9 @@ def record_of(frozen: FrozenTrial, plan: "Plan", run_dir: str) -> TrialRecord:
     own = None if lowest is None else objective.cost(lowest)
     value = best.get(plan.metric, own)
     # A running trial has no `best` yet: its best validation is where the curve is lowest.
-    best_examples = best.get("examples")
-    at = best_examples or next((e for e, v in curve.items() if v == value), None)
+    best_examples, best_sec = best.get("examples"), best.get("audio_sec")
+    at = best_examples if best_sec is None else round(best_sec)
+    at = at or next((e for e, v in curve.items() if v == value), None)
     metrics = {**attrs.get(metrics_key(at), {}), **metrics_in(best)}
     broken = outcome.get("violated", [])
     is_lost = state in FAILED and not broken

@@ -181,7 +181,8 @@ class Summary(_Record):
     n_trials: int = 0
     n_workers: int | None = None
     device: str = ""
-    horizon_examples: Number = None
+    horizon_examples: Number = None  # in compared_in
+    compared_in: str = "examples"  # or "seconds of audio"
     rungs: list[float] = []
     baseline: Baseline | None = None
     trials: list[TrialRecord] = []

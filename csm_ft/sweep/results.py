@@ -205,6 +205,7 @@ class Results:
             n_workers=len(self._configs.machine.slots),
             device=self._configs.machine.device,
             horizon_examples=study.plan.rungs.horizon_examples,
+            compared_in=study.plan.rungs.unit,
             rungs=study.plan.rungs.examples,
             baseline=self._baseline(),
             trials=[*records, *self._waiting(len(records))],

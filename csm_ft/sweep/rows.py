@@ -138,10 +138,11 @@ def read_rows(path: Path, request: SweepRequest) -> Rows:
             f"{path}: nothing is searched; give at least one key a type of float, int or"
             " categorical"
         )
-    if base.max_steps and {"batch_size", "grad_acc_steps", "batch_tokens"} & set(searched):
+    sizes = {"batch_size", "grad_acc_steps", "batch_tokens", *train_class.changes_examples}
+    if base.max_steps and sizes & set(searched):
         raise ConfigError(
-            f"max_steps {base.max_steps} with a searched batch size lets trials see different"
-            " amounts of data; use --n_epochs instead"
+            f"max_steps {base.max_steps} with a searched size of batches or examples lets trials"
+            " see different amounts of data; use --n_epochs instead"
         )
     return Rows(path, searched, base)
 

@@ -36,7 +36,9 @@ from csm_ft.sweep.trials import (
     DataFacts,
     DataWatch,
     Describe,
+    EpochAudio,
     Plan,
+    changes_examples,
     describe_data,
     objective_of,
     plan_study,
@@ -122,7 +124,8 @@ def _prepare(
         machine = _open_cluster(options, base, folder, trainer)
     else:
         machine = choose_machine(options, device=base.device, threads=base.threads)
-    configs = Configs(folder, options, base, machine, data.longest_positions)
+    audio = EpochAudio(describe) if changes_examples(space) else None
+    configs = Configs(folder, options, base, machine, data.longest_positions, audio)
     return plan_study(options, space, data), configs, data
 
 

@@ -223,7 +223,7 @@ class SweepStudy:
         if broken:
             outcome, reason = "infeasible", "; ".join(one.describe(best or {}) for one in broken)
         if outcome == "stopped":
-            after = f"after {trial.user_attrs['stop_at']} examples"
+            after = f"after {trial.user_attrs['stop_at']} {self.plan.rungs.unit}"
             cut = f"best 1/{self.plan.sweep.eta}"
             reason = f"behind the {'median' if self.plan.sweep.pruner == 'median' else cut} {after}"
         facts = {

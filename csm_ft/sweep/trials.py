@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from csm_ft.config.base import build
 from csm_ft.config.train import TrainConfig
-from csm_ft.errors import SweepError
+from csm_ft.errors import ConfigError, SweepError
 from csm_ft.evaluate.metrics import check_best_by
 from csm_ft.families import open_family
 from csm_ft.runs.folder import RunFolder, SweepFolder
@@ -34,6 +34,7 @@ class DataFacts:
     num_train_examples: int
     fingerprint: str
     longest_positions: int = 1  # of the longest training example
+    epoch_sec: float = 0.0  # of audio
 
 
 Describe = Callable[[TrainConfig], DataFacts]
@@ -49,7 +50,8 @@ def describe_data(config: TrainConfig) -> DataFacts:
     examples = open_family(config.family).arrange(store.splits["train"], config, evaluate=False)
     examples = take_fraction(examples, config.data_fraction, seed=config.seed)
     longest = int(examples.costs.max(initial=1))
-    return DataFacts(len(examples), store.info.content_fingerprint, longest)
+    fingerprint = store.info.content_fingerprint
+    return DataFacts(len(examples), fingerprint, longest, examples.epoch_sec)
 
 
 class DataWatch:
@@ -108,6 +110,11 @@ class Plan:
         return objective_of(self.space.base)
 
     @property
+    def changes_examples(self) -> bool:
+        """Whether a searched option changes what an example is."""
+        return changes_examples(self.space)
+
+    @property
     def is_learning_curve(self) -> bool:
         """Whether trials have different amounts of data: then those with less are not behind."""
         return any(parameter.name == "data_fraction" for parameter in self.space.parameters)
@@ -117,7 +124,16 @@ def plan_study(sweep: SweepConfig, space: "Space", data: DataFacts) -> Plan:
     """Return the plan of a study; ConfigError for numbers that its trials cannot have."""
     check_best_by(space.base.best_by, judge_every=space.base.judge_every)
     check_request(sweep.constraints, space.base)
-    return Plan(sweep, space, _rungs(sweep, space.base, data), _agreement(sweep, space, data))
+    return Plan(sweep, space, _rungs(sweep, space, data), _agreement(sweep, space, data))
+
+
+def changes_examples(space: "Space") -> bool:
+    """Tell whether a searched option changes what an example is.
+
+    Then trials are compared after equal seconds of audio.
+    """
+    searched = {parameter.name for parameter in space.parameters}
+    return bool(searched & set(space.base.changes_examples))
 
 
 def objective_of(config: TrainConfig) -> Objective:
@@ -150,6 +166,7 @@ class Configs:
     base: TrainConfig
     machine: Machine
     longest_positions: int = 1  # of the longest training example
+    audio: "EpochAudio | None" = None  # where trials are compared in seconds of it
 
     def trial(self, number: int, params: Mapping[str, Any], *, threads: int) -> TrainConfig:
         """Return the complete config of a trial; ConfigError if its parameters do not fit.
@@ -177,18 +194,46 @@ class Configs:
             "wandb_group": self.sweep.study_name,
             "wandb_name": f"{self.sweep.study_name}-{folder.path.name}",
         }
-        if "data_fraction" in params:
-            # All trials see as many examples: with half the data, twice the epochs.
-            share = params["data_fraction"] / self.base.data_fraction
-            fixed["n_epochs"] = self.base.n_epochs / share
-        return build(type(self.base), {**self.base.model_dump(), **params, **fixed})
+        config = build(type(self.base), {**self.base.model_dump(), **params, **fixed})
+        return config if self.audio is None else config.replace(**self._timed_by_audio(config))
+
+    def _timed_by_audio(self, config: TrainConfig) -> dict[str, object]:
+        """Return the length and the intervals of a run that are equal in seconds of audio."""
+        assert self.audio is not None, "called where trials are compared by it"
+        horizon_sec = self.base.n_epochs * self.audio(self.base)
+        changes: dict[str, object] = {"n_epochs": horizon_sec / self.audio(config)}
+        for name in ("val_every", "best_from", "judge_every"):
+            every = Duration.parse(getattr(config, name))
+            if every.unit == "run" and every.amount:
+                changes[name] = f"{horizon_sec * every.amount:.6f}sec"
+        return changes
 
 
-def _rungs(sweep: SweepConfig, base: TrainConfig, data: DataFacts) -> Rungs:
-    """Return where trials are compared, in examples seen."""
+class EpochAudio:
+    """Seconds of audio that an epoch has under options that change what an example is."""
+
+    def __init__(self, describe: Describe) -> None:
+        self._describe, self._known = describe, dict[tuple[object, ...], float]()
+
+    def __call__(self, config: TrainConfig) -> float:
+        """Return the seconds; ConfigError where the options leave no example."""
+        key = (config.seed, *(getattr(config, name) for name in config.changes_examples))
+        if key not in self._known:
+            self._known[key] = self._describe(config).epoch_sec
+        if not self._known[key]:
+            names = ", ".join(f"{n} {getattr(config, n)}" for n in config.changes_examples)
+            raise ConfigError(f"no example is left to train on with {names}; narrow the space")
+        return self._known[key]
+
+
+def _rungs(sweep: SweepConfig, space: "Space", data: DataFacts) -> Rungs:
+    """Return where trials are compared, in examples seen or in seconds of audio."""
+    base, shares, every = space.base, sweep.rung_shares, sweep.validation_share
+    if changes_examples(space):
+        return Rungs(shares, every, base.n_epochs * data.epoch_sec, "seconds of audio")
     steps_examples = base.max_steps * base.batch_size * base.grad_acc_steps
     horizon = steps_examples or base.n_epochs * data.num_train_examples
-    return Rungs(sweep.rung_shares, sweep.validation_share, horizon)
+    return Rungs(shares, every, horizon)
 
 
 def _agreement(sweep: SweepConfig, space: "Space", data: DataFacts) -> dict[str, Any]:
@@ -199,6 +244,8 @@ def _agreement(sweep: SweepConfig, space: "Space", data: DataFacts) -> dict[str,
         facts[f"{TRIAL_0}{name}" if name in texts else name] = value
     if space.base.best_by != VAL_LOSS:  # studies that are older than best_by must stay resumable
         facts["best_by"] = space.base.best_by
+    if changes_examples(space):
+        facts["compared in"] = "seconds of audio"
     if sweep.constraints:
         facts["constraint"] = sweep.constraint
     if is_judged(space.base):  # of which validations can be the best, and by which judges

@@ -14,6 +14,21 @@ from csm_ft.runs.stopping import Improvement, follow
 from csm_ft.schedule import Clock, Duration, learning_rate_factor
 from csm_ft.training.extension import Extension, Schedule
 
+
+class _AudioSeen:
+    """Seconds of audio after each optimiser step, counted as far as they are asked for."""
+
+    def __init__(self, steps: Iterator[Step], examples: Examples) -> None:
+        self._steps, self._examples, self._after = steps, examples, [0.0]
+
+    def after(self, step: int) -> float:
+        """Return the seconds after so many steps."""
+        while len(self._after) <= step:
+            drawn = [i for micro in next(self._steps).micro_batches for i in micro]
+            self._after.append(self._after[-1] + float(self._examples.audio_sec[drawn].sum()))
+        return self._after[step]
+
+
 Event = Literal["log", "val", "judge", "gen", "save"]
 EVENTS: tuple[Event, ...] = ("log", "val", "judge", "gen", "save")
 
@@ -46,11 +61,13 @@ class RunPlan:
                 n_epochs=config.n_epochs, max_steps=config.max_steps
             )
         self._decay = "constant" if config.optimizer == "schedulefree" else config.lr_decay
-        self._num_examples = len(train)
+        self._train = train
+        steps = self._batches.steps(start=0, stop=self.total_steps)
+        self._audio = _AudioSeen(steps, train)
         self._clock = self._clock_of(self.total_steps)
         self._every = {name: Duration.parse(getattr(config, f"{name}_every")) for name in EVENTS}
         self._patience = self._clock.examples(Duration.parse(config.patience))
-        self._best_from = self._clock.steps(Duration.parse(config.best_from))
+        self._best_from = self._first_step(Duration.parse(config.best_from))
         earlier = [
             self._batches.total_steps(n_epochs=one.n_epochs, max_steps=one.max_steps)
             for one in extensions
@@ -116,12 +133,36 @@ class RunPlan:
 
     def is_due(self, event: Event, state: TrainState, examples_before: int) -> bool:
         """Tell whether the last step reached a multiple of the event's interval, or the end."""
+        every = self._every[event]
+        if every.unit == "audio" and state.step:
+            before, now = self._audio.after(state.step - 1), self._audio.after(state.step)
+            return self.is_last(state) or now // every.amount > before // every.amount
         return self.is_last(state) or self._clock.is_due(
-            self._every[event],
+            every,
             step=state.step,
             examples=state.examples,
             examples_before=examples_before,
         )
+
+    def seen(self, state: TrainState) -> dict[str, float]:
+        """Return how far a run is; in audio, too, where its validations are timed by that."""
+        audio = {"audio_sec": self._audio.after(state.step)} if self._is_timed_by_audio else {}
+        return {"examples": state.examples, "epoch": state.epoch, **audio}
+
+    def distance(self, state: TrainState) -> int:
+        """Return what trials are compared at: examples seen, or whole seconds of audio."""
+        return round(self._audio.after(state.step)) if self._is_timed_by_audio else state.examples
+
+    @property
+    def _is_timed_by_audio(self) -> bool:
+        return self._every["val"].unit == "audio"
+
+    def _first_step(self, duration: Duration) -> int:
+        """Return the step at whose end so much is seen."""
+        if duration.unit != "audio":
+            return self._clock.steps(duration)
+        steps = range(self.total_steps)
+        return next((n for n in steps if self._audio.after(n) >= duration.amount), self.total_steps)
 
     def counts_as_best(self, state: TrainState, metrics: Mapping[str, float]) -> bool:
         """Tell whether a validation now may become the best; one before step 1 never does.
@@ -158,7 +199,8 @@ class RunPlan:
 
     def _clock_of(self, total_steps: int) -> Clock:
         examples = self._batches.examples_after(total_steps)
-        return Clock(total_steps, examples, self._num_examples)
+        number = len(self._train)
+        return Clock(total_steps, examples, number, self._train.epoch_sec / number or 1.0)
 
     def _fit_warmup(self, total_steps: int) -> int:
         """Return the warm-up steps, limited to half the run."""

@@ -13,16 +13,12 @@ from csm_ft.schedule import Clock, Duration, learning_rate_factor
         ("1/9", 22),
         ("0", 0),
         ("5 %", 10),
+        ("400sec", 25),
         ("2 ep", 100),
     ],
 )
 def test_durations_in_steps(text: str, steps: int) -> None:
-    assert (
-        Clock(total_steps=200, total_examples=1600, examples_per_epoch=400).steps(
-            Duration.parse(text)
-        )
-        == steps
-    )
+    assert Clock(200, 1600, 400, sec_per_example=2.0).steps(Duration.parse(text)) == steps
 
 
 @pytest.mark.parametrize("text", ["", "x", "-5", "1/0", "3x", "1e3", "10 %%", "nan", "5epp"])

@@ -20,7 +20,6 @@ _WORDS: Mapping[str, Sequence[str]] = {
 }
 _MODULES = tuple(name for names in _WORDS.values() for name in names)
 _SIZE = "0 = that of model_size."
-_OTHER_EXAMPLES = "it changes what an example is; give it as a flag for all trials"
 
 
 _PRETOKENIZE = (
@@ -39,12 +38,15 @@ class MoonshineConfig(TrainConfig):
         **dict.fromkeys(("train_manifest", "val_manifest"), _PRETOKENIZE),
     }
     methods: ClassVar[Sequence[str]] = ("full", "lora", "encoder_only", "decoder_only")
+    changes_examples: ClassVar[Sequence[str]] = (
+        *TrainConfig.changes_examples,
+        *("instance_min_sec", "instance_max_sec", "max_gap_sec"),
+    )
     not_searchable: ClassVar[Mapping[str, str]] = {
         **TrainConfig.not_searchable,
         "max_tokens_per_sec": "trials with other caps have other error rates; give it for all",
         "language": "trials scored by other rules cannot be compared; give it for all",
         "val_wer_clips": "trials scored on other clips cannot be compared; give it for all",
-        **dict.fromkeys(("instance_min_sec", "instance_max_sec", "max_gap_sec"), _OTHER_EXAMPLES),
     }
 
     family: str = option("moonshine", "Model family; auto = that of the token file.", group="run")

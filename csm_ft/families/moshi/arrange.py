@@ -20,7 +20,7 @@ SIDES = {"left": (LEFT,), "right": (RIGHT,), "both": (LEFT, RIGHT)}
 def arrange(split: Split, config: MoshiConfig, *, evaluate: bool) -> Examples:
     """Cut a split into windows; for validation, as no searched option can change."""
     window = config.window_frames(split.facts, evaluate=evaluate)
-    shortest = config.shortest_frames(split.facts)
+    shortest = min(window, config.shortest_frames(split.facts))  # full windows stay
     sides = SIDES[config.moshi_channel]
     examples: list[list[Piece]] = []
     for row, num_frames in enumerate(split.lengths("codes").tolist()):

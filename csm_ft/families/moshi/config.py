@@ -52,6 +52,9 @@ class MoshiConfig(TrainConfig):
     methods: ClassVar[Sequence[str]] = (
         *("full", "lora", "temporal_only", "depth_only", "text_embeddings_only"),
     )
+    changes_examples: ClassVar[Sequence[str]] = (
+        *(*TrainConfig.changes_examples, "window_sec", "min_window_sec"),
+    )
     not_searchable: ClassVar[Mapping[str, str]] = {
         **TrainConfig.not_searchable,
         "val_window_sec": "trials validated on other windows cannot be compared; give it for all",
