@@ -156,7 +156,8 @@ class TrainConfig(RunOptions):
     # Schedule: a number of steps, 0.5ep (epochs), 2000ex (examples), 10% or 1/9 (of the run)
     log_every: str = option(
         "10",
-        "Log the training loss: steps, 0.5ep, 2000ex, 10% or 1/9 of the run; 0 disables.",
+        "Log the training loss: steps, 0.5ep, 2000ex, 600sec (of training audio), 10% or 1/9 of the"
+        " run; 0 disables.",
         group="schedule",
         trains=False,
     )

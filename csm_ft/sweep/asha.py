@@ -64,17 +64,20 @@ class Rungs:
         return min(value for examples, value in curve.items() if examples >= first)
 
 
-def may_continue(own: Curve, others: Sequence[Curve], rungs: Rungs, eta: int) -> bool:
+def may_continue(
+    own: Curve, others: Sequence[Curve], rungs: Rungs, eta: int, *, margin: float = 0.0
+) -> bool:
     """Decide whether a trial continues whose last validation is the newest point of `own`.
 
-    At a rung it does if it is among the best 1/eta of all trials seen there so far; with fewer than
-    `eta` of them nothing is decided. Between rungs, and at the end, it always continues.
+    At a rung it does if it is among the best 1/eta of all trials seen there so far, or behind them
+    by no more than the margin; with fewer than `eta` of them nothing is decided. Between rungs, and
+    at the end, it always continues.
     """
     for rung in rungs.at(own):
         value = rungs.value(own, rung)
         values = [rungs.value(curve, rung) for curve in (own, *others)]
         seen = sorted(v for v in values if v is not None)
         # A tie with the last of the best 1/eta continues: equal values must not depend on order.
-        if value is not None and len(seen) >= eta and value > seen[len(seen) // eta - 1]:
+        if value is not None and len(seen) >= eta and value > seen[len(seen) // eta - 1] + margin:
             return False
     return True

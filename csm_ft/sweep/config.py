@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import create_model, field_validator, model_validator
@@ -13,10 +14,12 @@ from pydantic import create_model, field_validator, model_validator
 from csm_ft.cli import read_values
 from csm_ft.config.base import Options, build, option
 from csm_ft.config.train import SWEEP_WANDB_PROJECT, TrainConfig
+from csm_ft.config.yaml_file import load_yaml
 from csm_ft.families import choose_family, open_family
 from csm_ft.schedule import Duration
 from csm_ft.sweep.confirm import Confirm
 from csm_ft.sweep.constraints import Constraint, parse_all
+from csm_ft.sweep.wandb_space import is_wandb, not_used, options_of
 
 DESCRIPTION = (
     "Search hyper-parameters: trials of train.py over all GPUs (or on the CPU), a best config,"
@@ -115,6 +118,14 @@ class SweepConfig(Options):
     startup_trials: int = option(
         8, "Trials before tpe or gp takes over from random draws.", group="sweep", ge=0
     )
+    warm_from: list[str] = option(
+        [],
+        "Folders of earlier sweeps, of which a new study tries the best three settings early;"
+        " repeatable, or a list with commas.",
+        group="sweep",
+        repeatable=True,
+        path=True,
+    )
     confirm: str = option(
         "",
         "Seeds that tell luck from gain, as 3x2: the default and, at the end, the best three run"
@@ -151,6 +162,12 @@ class SweepConfig(Options):
         "asha = stop the trials that are behind at a rung; hyperband = the same, where some trials"
         " have later rungs only or none; median = stop those that fall behind the median; none ="
         " run all to the end.",
+        group="sweep",
+    )
+    stop_margin: str = option(
+        "auto",
+        "How far behind the best 1/eta a trial may be at a rung and still continue, in the unit of"
+        " best_by; auto = one standard error over the validation clips, by trial 0.",
         group="sweep",
     )
     eta: int = option(
@@ -214,7 +231,7 @@ class SweepConfig(Options):
     def _confirm(cls, value: str) -> str:
         return str(Confirm.parse(value)) if value.strip() else ""
 
-    @field_validator("gpus", "cluster_resources", mode="before")
+    @field_validator("gpus", "cluster_resources", "warm_from", mode="before")
     @classmethod
     def _each(cls, value: Any) -> Any:
         texts = value if isinstance(value, list) else [value]
@@ -225,6 +242,13 @@ class SweepConfig(Options):
     def _positive_or_auto(cls, value: str) -> str:
         if value != "auto" and not (value.isdecimal() and int(value) >= 1):
             raise ValueError("write a whole number from 1 on, or auto")
+        return value
+
+    @field_validator("stop_margin")
+    @classmethod
+    def _margin_or_auto(cls, value: str) -> str:
+        if value != "auto" and not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", value):
+            raise ValueError("write a number from 0 on, or auto")
         return value
 
     @field_validator("study_name")
@@ -385,6 +409,7 @@ def parse(argv: Sequence[str]) -> SweepRequest:
     values = read_values(
         options_class(train_class), argv, program="sweep.py", description=DESCRIPTION
     )
+    values = {**_of_space(str(values.get("sweep_config", ""))), **values}
     own = {name: value for name, value in values.items() if name in SweepConfig.model_fields}
     sweep = build(SweepConfig, own)
     given = {name: value for name, value in values.items() if name not in own or name in SHARED}
@@ -398,6 +423,15 @@ def parse(argv: Sequence[str]) -> SweepRequest:
         defaults={name: getattr(sweep, name) for name in SHARED},
         argv=argv,
     )
+
+
+def _of_space(path: str) -> dict[str, Any]:
+    """Return the options of sweep.py that a search space in W&B's format has besides."""
+    if not Path(path).is_file() or not is_wandb(document := load_yaml(Path(path))):
+        return {}
+    if names := not_used(document):
+        _warn(f"{path}: {', '.join(names)} of W&B's sweep: not used here")
+    return options_of(Path(path), document)
 
 
 def _warn(text: str) -> None:

@@ -42,7 +42,8 @@ class Points:
         """`records` returns all trials that have begun, `noise` what differences are ties."""
         self._study, self._plan, self._records, self._noise = study, plan, records, noise
         self._objective = plan.objective
-        self._first_points = plan.space.first_points()
+        warm = study.user_attrs.get("warm_settings", [])
+        self._first_points = [*plan.space.first_points(), *filter(plan.space.has, warm)]
         settings = plan.space.settings(MAX_SETTINGS)
         # None: too many for a repetition to be likely.
         self._settings = None if settings is None else {key_of(one): one for one in settings}

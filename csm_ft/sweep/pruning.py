@@ -40,11 +40,18 @@ def rivals_by_number(
 
 
 def may_continue(
-    sweep: SweepConfig, rungs: Rungs, number: int, curve: Curve, rivals: Sequence[Curve]
+    sweep: SweepConfig,
+    rungs: Rungs,
+    number: int,
+    curve: Curve,
+    rivals: Sequence[Curve],
+    *,
+    margin: float = 0.0,
 ) -> bool:
     """Decide whether a trial goes on after its newest validation; values so that lower is better.
 
-    `rivals` are the curves of those of the other trials that it is compared with.
+    `rivals` are the curves of those of the other trials that it is compared with; at a rung it may
+    be behind by the margin.
     """
     if not is_decided_at(sweep, rungs, curve):
         return True
@@ -53,7 +60,7 @@ def may_continue(
     first_rung = 0
     if sweep.pruner == "hyperband":
         first_rung = bracket_of(number, len(rungs.shares), sweep.eta, sweep.seed)
-    return asha_continues(curve, rivals, rungs, sweep.eta, first_rung=first_rung)
+    return asha_continues(curve, rivals, rungs, sweep.eta, first_rung=first_rung, margin=margin)
 
 
 def bracket_of(number: int, num_rungs: int, eta: int, seed: int) -> int:
@@ -75,13 +82,19 @@ def bracket_of(number: int, num_rungs: int, eta: int, seed: int) -> int:
 
 
 def asha_continues(
-    own: Curve, others: Sequence[Curve], rungs: Rungs, eta: int, *, first_rung: int = 0
+    own: Curve,
+    others: Sequence[Curve],
+    rungs: Rungs,
+    eta: int,
+    *,
+    first_rung: int = 0,
+    margin: float = 0.0,
 ) -> bool:
     """Decide by successive halving over the rungs from `first_rung` on."""
     if first_rung >= len(rungs.shares):
         return True
     later = replace(rungs, shares=rungs.shares[first_rung:])
-    return asha.may_continue(own, others, later, eta)
+    return asha.may_continue(own, others, later, eta, margin=margin)
 
 
 def median_continues(own: Curve, others: Sequence[Curve], rungs: Rungs) -> bool:

@@ -4,8 +4,10 @@ learning_rate: {type: float, min: 5e-6, max: 1.5e-4, log: true}
 batch_size: {type: categorical, values: [8, 16, 32], default: 16}
 min_lr_ratio: {type: float, min: 0, max: 0.3, when: {lr_decay: cosine}}
 max_grad_norm: {type: fixed, value: 1.3}
+lora_alpha: {type: expression, value: 2 * lora_rank}
 
-`default` (the value of trial 0) and `when` are ours.
+`default` (the value of trial 0), `when` and expressions are ours. W&B's own format is understood,
+too (wandb_space.py).
 """
 
 import difflib
@@ -31,8 +33,13 @@ from csm_ft.config.yaml_file import load_yaml
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import DEFAULT_SPACE, SET_BY_SWEEP, SweepRequest
+from csm_ft.sweep.expressions import Expression
+from csm_ft.sweep.wandb_space import is_wandb, rows_of
 
-_KINDS = "type: categorical (values), float or int (min, max, log or step), or fixed (value)"
+_KINDS = (
+    "type: categorical (values), float or int (min, max, log or step), fixed (value), or expression"
+    " (value)"
+)
 # Options that no sweep searches, but that a sweep config may fix for all trials.
 _MAY_BE_FIXED = ("n_epochs", "max_steps", "seed")
 
@@ -85,10 +92,17 @@ class Fixed(BaseModel):
     value: Any
 
 
+class Computed(BaseModel):
+    """A value that follows from other options of the trial."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    type: Literal["expression"]
+    value: str
+
+
 Searched = Categorical | FloatRange | IntRange
-_ROW: TypeAdapter[Searched | Fixed] = TypeAdapter(
-    Annotated[Searched | Fixed, Field(discriminator="type")]
-)
+Row = Searched | Fixed | Computed
+_ROW: TypeAdapter[Row] = TypeAdapter(Annotated[Row, Field(discriminator="type")])
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,7 @@ class Rows:
     path: Path
     searched: Mapping[str, Searched]
     base: TrainConfig
+    computed: Mapping[str, Expression]  # each after those that it names
 
     def checked(self, what: str, name: str, value: Any) -> Any:
         """Return `value` as the config class takes it for `name`; ConfigError begins with `what`.
@@ -132,19 +147,47 @@ def read_rows(path: Path, request: SweepRequest) -> Rows:
             )
     values = {**request.defaults, **given, **fixed}
     base = build_checked(path, "fixed values", train_class, values)
-    searched = {name: row for name, row in rows.items() if not isinstance(row, Fixed)}
+    searched = {name: row for name, row in rows.items() if isinstance(row, Searched)}
+    computed = _expressions(path, rows, train_class)
+    for name in [name for name in computed if name in given]:
+        raise ConfigError(
+            f"{path}: {name} is computed here and given as {given[name]!r}; drop one of the two"
+        )
     if not searched:
         raise ConfigError(
             f"{path}: nothing is searched; give at least one key a type of float, int or"
             " categorical"
         )
     sizes = {"batch_size", "grad_acc_steps", "batch_tokens", *train_class.changes_examples}
-    if base.max_steps and sizes & set(searched):
+    if base.max_steps and sizes & {*searched, *computed}:
         raise ConfigError(
             f"max_steps {base.max_steps} with a searched size of batches or examples lets trials"
             " see different amounts of data; use --n_epochs instead"
         )
-    return Rows(path, searched, base)
+    return Rows(path, searched, base, computed)
+
+
+def _expressions(
+    path: Path, rows: Mapping[str, Row], train_class: type[TrainConfig]
+) -> dict[str, Expression]:
+    """Return the computed options, each after those that it names."""
+    left = {name: row for name, row in rows.items() if isinstance(row, Computed)}
+    found: dict[str, Expression] = {}
+    for name, row in left.items():
+        try:
+            found[name] = Expression(row.value)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {name}: {error}") from None
+        for other in found[name].names:
+            _check_name(path, f"{name}: {other}", other, train_class)
+    ordered: dict[str, Expression] = {}
+    while len(ordered) < len(found):
+        waiting = [name for name in found if name not in ordered]
+        ready = [name for name in waiting if not set(found[name].names) & set(waiting)]
+        if not ready:
+            raise ConfigError(f"{path}: the expressions of {', '.join(waiting)} form a circle")
+        ordered |= {name: found[name] for name in ready}
+    return ordered
 
 
 def _is_shipped(path: Path) -> bool:
@@ -182,22 +225,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: a sweep config has one key per option, such as `learning_rate: {{type: float,"
             " min: 5e-6, max: 1.5e-4, log: true}`"
         )
+    if is_wandb(rows):
+        return rows_of(path, rows)
     return {str(name): row for name, row in rows.items()}
 
 
-def _parse_row(path: Path, name: str, row: Any, train_class: type[TrainConfig]) -> Searched | Fixed:
+def _check_name(path: Path, what: str, name: str, train_class: type[TrainConfig]) -> None:
     names = list(train_class.model_fields)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = (
             f"; did you mean {near[0]}?" if near else "; train.py --help lists what can be searched"
         )
-        raise ConfigError(f"{path}: {name} is not an option of train.py{hint}")
+        raise ConfigError(f"{path}: {what} is not an option of train.py{hint}")
+
+
+def _parse_row(path: Path, name: str, row: Any, train_class: type[TrainConfig]) -> Row:
+    _check_name(path, name, name, train_class)
     try:
         parsed = _ROW.validate_python(row)
     except ValidationError as error:
         first = error.errors()[0]
-        kinds = ("categorical", "float", "int", "fixed")
+        kinds = ("categorical", "float", "int", "fixed", "expression")
         where = ".".join([name, *(str(part) for part in first["loc"] if part not in kinds)])
         raise ConfigError(
             f"{path}: {where}: {first['input']!r}: {first['msg']}; a row has {_KINDS}"
@@ -205,9 +254,7 @@ def _parse_row(path: Path, name: str, row: Any, train_class: type[TrainConfig]) 
     return parsed
 
 
-def _check_rows(
-    path: Path, rows: Mapping[str, Searched | Fixed], train_class: type[TrainConfig]
-) -> None:
+def _check_rows(path: Path, rows: Mapping[str, Row], train_class: type[TrainConfig]) -> None:
     is_learning_curve = isinstance(rows.get("data_fraction"), Searched)
     for name, row in rows.items():
         if isinstance(row, Fixed):
@@ -216,8 +263,12 @@ def _check_rows(
             _check_searched(path, name, row, train_class)
 
 
-def _check_searched(path: Path, name: str, row: Searched, train_class: type[TrainConfig]) -> None:
-    values: Sequence[Any] = row.values if isinstance(row, Categorical) else (row.min, row.max)
+def _check_searched(
+    path: Path, name: str, row: Searched | Computed, train_class: type[TrainConfig]
+) -> None:
+    values: Sequence[Any] = ()
+    if isinstance(row, Searched):
+        values = row.values if isinstance(row, Categorical) else (row.min, row.max)
     reason = train_class.refuse_search(name, values)
     if not reason and not extra(train_class.model_fields[name])["trains"]:
         reason = "it does not change what the model learns; give it as a flag for all trials"

@@ -125,7 +125,7 @@ def _prepare(
     else:
         machine = choose_machine(options, device=base.device, threads=base.threads)
     audio = EpochAudio(describe) if changes_examples(space) else None
-    configs = Configs(folder, options, base, machine, data.longest_positions, audio)
+    configs = Configs(folder, options, base, machine, data.longest_positions, audio, space.compute)
     return plan_study(options, space, data), configs, data
 
 

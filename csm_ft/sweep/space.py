@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.distributions import (
@@ -18,6 +18,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
 from csm_ft.schedule import Duration
+from csm_ft.sweep.expressions import Expression
 from csm_ft.sweep.rows import Categorical, FloatRange, IntRange, Rows, Searched
 
 MAX_SETTINGS = 10_000  # of a space that is searched without repetition
@@ -40,6 +41,17 @@ class Space:
 
     parameters: Sequence[Parameter]
     base: TrainConfig
+    computed: Mapping[str, Expression] = field(default_factory=dict)
+
+    def compute(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that follow from the parameters of a trial.
+
+        Raises ConfigError where they cannot be computed.
+        """
+        values = {**self.base.model_dump(), **params}
+        for name, expression in self.computed.items():
+            values[name] = expression.value(values)
+        return {name: values[name] for name in self.computed}
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Draw the parameters of a trial; those whose condition does not hold are left out.
@@ -70,6 +82,14 @@ class Space:
             if value not in [point[rate.name] for point in points]:
                 points.append({**default, rate.name: value})
         return points
+
+    def has(self, setting: Mapping[str, Any]) -> bool:
+        """Tell whether a setting is one of the space, with what is searched in it and no more."""
+        active = [p for p in self.parameters if self.is_active(p, setting)]
+        names = {parameter.name for parameter in active}
+        return names == set(setting) and all(
+            contains(parameter.distribution, setting[parameter.name]) for parameter in active
+        )
 
     def settings(self, limit: int) -> list[dict[str, Any]] | None:
         """Return every setting of the space; None if there are more than `limit`."""
@@ -116,7 +136,34 @@ def make_space(rows: Rows, num_train_examples: int) -> Space:
         else:
             default = _nearest_default(rows, name, distribution, num_train_examples)
         parameters.append(Parameter(name, distribution, default, _condition(rows, name, row)))
-    return Space(_parents_first(rows, parameters), rows.base)
+    space = Space(_parents_first(rows, parameters), rows.base, rows.computed)
+    _check_computed(rows, space)
+    return space
+
+
+def _check_computed(rows: Rows, space: Space) -> None:
+    """Compute what follows from the default, and from each end or choice beside it."""
+    if not space.computed:
+        return
+    default = {p.name: p.default for p in space.parameters}
+    points = [default]
+    for parameter in space.parameters:
+        match parameter.distribution:
+            case CategoricalDistribution(choices=choices):
+                ends = choices
+            case FloatDistribution(low=low, high=high) | IntDistribution(low=low, high=high):
+                ends = (low, high)
+            case _:
+                ends = ()
+        points += [{**default, parameter.name: end} for end in ends]
+    for point in points:
+        with_names = ", ".join(f"{name} {value}" for name, value in point.items())
+        try:
+            values = space.compute(point)
+        except ConfigError as error:
+            raise ConfigError(f"{rows.path}: with {with_names}: {error}") from None
+        for name, value in values.items():
+            rows.checked(f"{name} = {space.computed[name].text} with {with_names}", name, value)
 
 
 def _distribution(rows: Rows, name: str, row: Searched) -> BaseDistribution:
@@ -288,6 +335,8 @@ def _check_condition(
     where = f"{rows.path}: {parameter.name}: when"
     if name not in type(rows.base).model_fields:
         raise ConfigError(f"{where}: {name} is not an option of train.py")
+    if name in rows.computed:
+        raise ConfigError(f"{where}: {name} is computed; name an option that is searched or fixed")
     wanted = tuple(rows.checked(f"{parameter.name}: when", name, v) for v in wanted)
     if name in by_name:
         missing = [v for v in wanted if not contains(by_name[name].distribution, v)]

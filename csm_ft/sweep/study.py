@@ -14,7 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from csm_ft.atomic import append_line, exclusive
-from csm_ft.runs.folder import SweepFolder
+from csm_ft.console import console
+from csm_ft.runs.folder import RunFolder, SweepFolder
 from csm_ft.sweep import asha, pruning
 from csm_ft.sweep.constraints import Constraint, violated
 from csm_ft.sweep.facts import Facts
@@ -32,13 +33,15 @@ from csm_ft.sweep.optuna_trials import (
 from csm_ft.sweep.points import Points
 from csm_ft.sweep.records import (
     FAILED,
+    VAL_LOSS,
     Outcome,
     TrialRecord,
     objective_label,
 )
 from csm_ft.sweep.samplers import make_sampler
 from csm_ft.sweep.trials import Plan
-from csm_ft.sweep.verdict import Clips, read_clips
+from csm_ft.sweep.verdict import Clips, compare, read_clips
+from csm_ft.sweep.warm import warm_settings
 
 WORST_FACTOR = 2.0  # a failed trial counts as this many times the untrained model's value
 
@@ -76,7 +79,9 @@ class SweepStudy:
         )
         with ExitStack() as stack:
             stack.enter_context(exclusive(folder.lock, message))
-            study = cls(folder, plan, open_journal(folder, plan))
+            journal = open_journal(folder, plan)
+            _keep_warm_settings(journal, plan)
+            study = cls(folder, plan, journal)
             study._closing = stack.pop_all()
         return study
 
@@ -289,7 +294,7 @@ class SweepStudy:
         return measure_noise(self.records(), self._objective, self._clips)
 
     def _clips(self, record: TrialRecord) -> Clips | None:
-        run = self.folder.trial(record.number)
+        run = self._run(record.number)
         return read_clips(run.val_clips) or read_clips(run.best_val_clips)
 
     def _may_continue(self, number: int, curve: asha.Curve) -> bool:
@@ -301,7 +306,21 @@ class SweepStudy:
         trials = {t.number: t for t in self._study.get_trials(deepcopy=False)}
         compared = pruning.rivals_by_number(sweep, rungs, number, trials)
         rivals = rivals_of(trials[number], compared, self._objective)
-        return pruning.may_continue(sweep, rungs, number, curve, rivals)
+        margin = self._stop_margin(number)
+        return pruning.may_continue(sweep, rungs, number, curve, rivals, margin=margin)
+
+    def _stop_margin(self, number: int) -> float:
+        """Return by how much a trial may be behind at a rung.
+
+        By default one standard error of its difference to the default over the validation clips;
+        nothing where that is not known, as for a metric that is not scored clip by clip.
+        """
+        if self.plan.sweep.stop_margin != "auto":
+            return float(self.plan.sweep.stop_margin)
+        ours, default = (read_clips(self._run(n).best_val_clips) for n in (number, 0))
+        if self.plan.metric != VAL_LOSS or not ours or not default or ours.keys() != default.keys():
+            return 0.0
+        return compare(ours, default).standard_error or 0.0
 
     def _runs_to_its_end(self, number: int) -> bool:
         """Tell whether it is never stopped early: the default, and runs with other seeds."""
@@ -335,6 +354,25 @@ class SweepStudy:
     def _record(self, frozen: FrozenTrial) -> TrialRecord:
         return record_of(frozen, self.plan, self.run_dir(frozen.number))
 
+    def _run(self, number: int) -> RunFolder:
+        return self.folder.trial(number)
+
     def run_dir(self, number: int) -> str:
         """Return the run folder of a trial, relative to the sweep's."""
         return f"{self.folder.trials.name}/{self.folder.trial_name(number)}"
+
+
+def _keep_warm_settings(study: optuna.Study, plan: Plan) -> None:
+    """Keep the settings of earlier sweeps with a new study: it goes on if those are gone."""
+    asked = plan.sweep.warm_from
+    if not asked or study.user_attrs.get("warm_from") == asked:
+        return
+    if "warm_from" in study.user_attrs or study.get_trials(deepcopy=False):
+        text = "warm_from is not used: the study has begun, and keeps the settings it began with"
+        console.print(text, style="yellow")
+        return
+    settings, notes = warm_settings(asked, plan.space)
+    study.set_user_attr("warm_settings", settings)
+    study.set_user_attr("warm_from", asked)
+    for note in notes:
+        console.print(note, markup=False)

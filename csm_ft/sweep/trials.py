@@ -132,7 +132,7 @@ def changes_examples(space: "Space") -> bool:
 
     Then trials are compared after equal seconds of audio.
     """
-    searched = {parameter.name for parameter in space.parameters}
+    searched = {*(parameter.name for parameter in space.parameters), *space.computed}
     return bool(searched & set(space.base.changes_examples))
 
 
@@ -167,6 +167,7 @@ class Configs:
     machine: Machine
     longest_positions: int = 1  # of the longest training example
     audio: "EpochAudio | None" = None  # where trials are compared in seconds of it
+    compute: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}  # Space.compute
 
     def trial(self, number: int, params: Mapping[str, Any], *, threads: int) -> TrainConfig:
         """Return the complete config of a trial; ConfigError if its parameters do not fit.
@@ -194,7 +195,8 @@ class Configs:
             "wandb_group": self.sweep.study_name,
             "wandb_name": f"{self.sweep.study_name}-{folder.path.name}",
         }
-        config = build(type(self.base), {**self.base.model_dump(), **params, **fixed})
+        computed = self.compute(params)
+        config = build(type(self.base), {**self.base.model_dump(), **params, **computed, **fixed})
         return config if self.audio is None else config.replace(**self._timed_by_audio(config))
 
     def _timed_by_audio(self, config: TrainConfig) -> dict[str, object]:
@@ -244,6 +246,7 @@ def _agreement(sweep: SweepConfig, space: "Space", data: DataFacts) -> dict[str,
         facts[f"{TRIAL_0}{name}" if name in texts else name] = value
     if space.base.best_by != VAL_LOSS:  # studies that are older than best_by must stay resumable
         facts["best_by"] = space.base.best_by
+    facts |= {f"expression of {name}": one.text for name, one in space.computed.items()}
     if changes_examples(space):
         facts["compared in"] = "seconds of audio"
     if sweep.constraints:

@@ -49,6 +49,12 @@ def test_fewer_than_eta_decide_nothing() -> None:
     assert may_continue({100: 0.5}, [{100: 1.0}, {100: 2.0}], RUNGS, 3)
 
 
+def test_behind_by_the_margin_continues() -> None:
+    others = [{100: 1.0}, {100: 2.0}]
+    assert may_continue({100: 1.25}, others, RUNGS, 3, margin=0.25)
+    assert not may_continue({100: 1.26}, others, RUNGS, 3, margin=0.25)
+
+
 def test_best_so_far_counts() -> None:
     others = [{100: 2.0, 200: 1.9, 300: 1.8}, {100: 2.0, 200: 2.0, 300: 2.0}]
     assert may_continue({100: 1.5, 200: 1.7, 300: 2.5}, others, RUNGS, 3)

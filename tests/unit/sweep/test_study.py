@@ -196,6 +196,27 @@ def test_default_is_never_stopped(opener: Opener) -> None:
     assert validated(study, 0, 100, 9.0)
 
 
+def write_clips(study: SweepStudy, number: int, nats: list[float]) -> None:
+    """Write what a trial's best weights score on each validation clip, of 10 frames."""
+    path = study.folder.trial(number).best_val_clips
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({f"clip{i}": [10 * one, 10] for i, one in enumerate(nats)}))
+
+
+@pytest.mark.parametrize(
+    ("margin", "continues"), [("auto", True), ("0", False), ("0.2", True), ("0.05", False)]
+)
+def test_noise_stops_no_trial(opener: Opener, margin: str, continues: bool) -> None:
+    """Trial 3 is behind by 0.1, and its difference to the default has an error of 0.13."""
+    study = opener("--stop_margin", margin)
+    numbers = [study.ask() for _ in range(4)]
+    for number, value in zip(numbers[:3], (2.0, 3.0, 3.0), strict=True):
+        validated(study, number, 100, value)
+    write_clips(study, 0, [2.0, 2.0, 2.0, 2.0])
+    write_clips(study, 3, [2.4, 1.8, 2.0, 2.2])
+    assert validated(study, 3, 100, 2.1) is continues
+
+
 def test_no_pruner_stops_nothing(opener: Opener) -> None:
     study = opener("--pruner", "none")
     for _ in range(6):
