@@ -165,7 +165,7 @@ class SweepConfig(Options):
         group="sweep",
     )
     stop_margin: str = option(
-        "auto",
+        "0",
         "How far behind the best 1/eta a trial may be at a rung and still continue, in the unit of"
         " best_by; auto = one standard error over the validation clips, by trial 0.",
         group="sweep",

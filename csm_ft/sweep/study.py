@@ -312,7 +312,7 @@ class SweepStudy:
     def _stop_margin(self, number: int) -> float:
         """Return by how much a trial may be behind at a rung.
 
-        By default one standard error of its difference to the default over the validation clips;
+        With auto one standard error of its difference to the default over the validation clips;
         nothing where that is not known, as for a metric that is not scored clip by clip.
         """
         if self.plan.sweep.stop_margin != "auto":

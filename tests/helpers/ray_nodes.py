@@ -27,8 +27,10 @@ class RayNodes:
     def num_started(self) -> int:
         return len(self._nodes)
 
-    def start(self, name: str, *argv: str, **environment: str) -> None:
-        """Start a node with one slot."""
+    def start(
+        self, name: str, *argv: str, other_files: dict[Path, Path] | None = None, **environment: str
+    ) -> None:
+        """Start a node with one slot; it finds `other_files`, by path, in the place of files."""
         head = ["--head", "--port", str(self._port), "--include-dashboard=false"]
         where = ["--address", self.address] if self._nodes else head
         command = [
@@ -37,6 +39,11 @@ class RayNodes:
             *("--resources", '{"slot": 1}', "--object-store-memory", "80000000"),
             *("--disable-usage-stats", *argv),
         ]
+        for path, other in (other_files or {}).items():
+            # In a mount namespace of its own, as if it were another machine.
+            mount = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+            inside = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+            command = [*inside, str(other), str(path), *command]
         self._nodes[name] = subprocess.Popen(
             command,
             env=self._environment | environment,

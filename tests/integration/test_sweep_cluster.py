@@ -69,7 +69,10 @@ def test_lost_and_added_nodes_change_no_number(tmp_path: Path, nodes: RayNodes) 
 
 
 def test_runs_are_copied_from_nodes_that_share_nothing(tmp_path: Path, nodes: RayNodes) -> None:
-    """A worker that dies on one node continues from the copy on another; a bad node is named."""
+    """A worker that dies on one node continues from the copy on another.
+
+    A node that cannot be used is named, and one whose token file differs.
+    """
     argv = ("--n_trials", "4", "--pruner", "none", "--cluster_copy", "true", "--max_attempts", "9")
     sweep = Sweep(tmp_path, *argv, *on(nodes), faults=FAULTS)
     (tmp_path / "tokens").write_text("tokens of all nodes")
@@ -90,3 +93,12 @@ def test_runs_are_copied_from_nodes_that_share_nothing(tmp_path: Path, nodes: Ra
     output = " ".join(sweep.run("--n_trials", "8", code=2).split())
     assert "error: node bad.0: " in output
     assert "belongs to somebody else; set TMPDIR where ray was started" in output
+    nodes.kill("bad")
+    (tmp_path / "others").write_text("tokens of this node alone")
+    nodes.start("stale", other_files={tmp_path / "tokens": tmp_path / "others"})
+    wait_for(lambda: nodes.num_alive() == nodes.num_started, sec=60)
+    output = " ".join(sweep.run("--n_trials", "8", code=2).split())
+    assert f"error: node stale.0: {tmp_path / 'tokens'} has other content there" in output
+    nodes.kill("stale")
+    sweep.run("--n_trials", "5")
+    assert sweep.check_whole(5) == {"completed": 5}
