@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,16 +18,27 @@ ARGV = ("--n_trials", "24", "--pruner", "none", "--sampler", "random")
 
 
 @pytest.fixture
-def nodes() -> Iterator[RayNodes]:
-    """Three nodes; their workers inherit the faults from here."""
+def empty() -> Iterator[RayNodes]:
+    """No node yet; workers on nodes inherit the faults from here."""
     nodes = RayNodes({"FAKE_TRAINER": json.dumps(FAULTS)})
     try:
-        for name in ("a", "b", "c"):  # two at once would choose the same ports
-            nodes.start(name)
-            wait_for(lambda: nodes.num_alive() == nodes.num_started, sec=60)
         yield nodes
     finally:
         nodes.close()
+
+
+@pytest.fixture
+def nodes(empty: RayNodes) -> RayNodes:
+    """Three nodes."""
+    for name in ("a", "b", "c"):
+        start(empty, name)
+    return empty
+
+
+def start(nodes: RayNodes, name: str, **more: Any) -> None:
+    """Start a node and wait for it: two at once would choose the same ports."""
+    nodes.start(name, **more)
+    wait_for(lambda: nodes.num_alive() == nodes.num_started, sec=60)
 
 
 def on(nodes: RayNodes) -> tuple[str, ...]:
@@ -71,7 +83,7 @@ def test_lost_and_added_nodes_change_no_number(tmp_path: Path, nodes: RayNodes) 
 def test_runs_are_copied_from_nodes_that_share_nothing(tmp_path: Path, nodes: RayNodes) -> None:
     """A worker that dies on one node continues from the copy on another.
 
-    A node that cannot be used is named, and one whose token file differs.
+    A node that cannot be used is named.
     """
     argv = ("--n_trials", "4", "--pruner", "none", "--cluster_copy", "true", "--max_attempts", "9")
     sweep = Sweep(tmp_path, *argv, *on(nodes), faults=FAULTS)
@@ -88,17 +100,20 @@ def test_runs_are_copied_from_nodes_that_share_nothing(tmp_path: Path, nodes: Ra
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / f"csm-ft-{os.getuid()}").symlink_to(tmp_path)
-    nodes.start("bad", TMPDIR=str(bad))
-    wait_for(lambda: nodes.num_alive() == nodes.num_started, sec=60)
+    start(nodes, "bad", TMPDIR=str(bad))
     output = " ".join(sweep.run("--n_trials", "8", code=2).split())
     assert "error: node bad.0: " in output
     assert "belongs to somebody else; set TMPDIR where ray was started" in output
-    nodes.kill("bad")
-    (tmp_path / "others").write_text("tokens of this node alone")
-    nodes.start("stale", other_files={tmp_path / "tokens": tmp_path / "others"})
-    wait_for(lambda: nodes.num_alive() == nodes.num_started, sec=60)
-    output = " ".join(sweep.run("--n_trials", "8", code=2).split())
-    assert f"error: node stale.0: {tmp_path / 'tokens'} has other content there" in output
-    nodes.kill("stale")
-    sweep.run("--n_trials", "5")
-    assert sweep.check_whole(5) == {"completed": 5}
+
+
+def test_token_file_that_differs_on_a_node_is_named(tmp_path: Path, empty: RayNodes) -> None:
+    tokens, others = tmp_path / "tokens", tmp_path / "others"
+    tokens.write_text("tokens of all nodes")
+    others.write_text("tokens of one node")
+    start(empty, "a")
+    start(empty, "stale", other_files={tokens: others})
+    sweep = Sweep(tmp_path, "--n_trials", "4", *on(empty), faults=FAULTS)
+    sweep.argv[sweep.argv.index("d")] = str(tokens)
+    output = " ".join(sweep.run(code=2).split())
+    assert f"error: node stale.0: {tokens} has other content there" in output
+    assert "Copy it there again" in output
