@@ -226,6 +226,7 @@ def test_every_option_of_a_path_is_marked() -> None:
             "canary",
             "status",
             "stop",
+            "warm_from",
         ),
     }
 
