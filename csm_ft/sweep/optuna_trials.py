@@ -12,10 +12,11 @@ from csm_ft.sweep.records import FAILED, Objective, State, TrialRecord, metrics_
 if TYPE_CHECKING:
     from csm_ft.sweep.trials import Plan
 
+Key = tuple[tuple[str, Any], ...]
 _METRICS = "metrics after {} examples"
 
 
-def key_of(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def key_of(params: Mapping[str, Any]) -> Key:
     """Return what tells settings apart; sums of steps differ in their last digits."""
     values = {n: float(f"{v:.12g}") if isinstance(v, float) else v for n, v in params.items()}
     return tuple(sorted(values.items()))
@@ -36,15 +37,30 @@ def costs_of(frozen: FrozenTrial, objective: Objective) -> dict[int, float]:
     return {e: objective.cost(value) for e, value in curve_of(frozen).items()}
 
 
-def rivals_of(own: FrozenTrial, trials: Sequence[FrozenTrial], objective: Objective) -> list[Curve]:
-    """Return the costs of the longest good trial of each other setting.
+class Curves:
+    """Settings and costs of trials; those of trials that have ended are kept."""
 
-    Only one for each: copies must not fill the best 1/eta.
-    """
-    key = key_of(own.params)
-    good = [t for t in trials if not has_failed(t) and key_of(t.params) != key]
-    good.sort(key=lambda t: len(curve_of(t)))
-    return list({key_of(t.params): costs_of(t, objective) for t in good}.values())
+    def __init__(self, objective: Objective) -> None:
+        self._objective, self._ended = objective, dict[int, tuple[Key, Curve]]()
+
+    def of(self, trial: FrozenTrial) -> tuple[Key, Curve]:
+        """Return what tells the setting of a trial apart, and its costs by examples seen."""
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        found = key_of(trial.params), costs_of(trial, self._objective)
+        if trial.state.is_finished():
+            self._ended[trial.number] = found
+        return found
+
+    def rivals(self, own: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[Curve]:
+        """Return the costs of the longest good trial of each other setting.
+
+        Only one for each: copies must not fill the best 1/eta.
+        """
+        own_key, _ = self.of(own)
+        good = [self.of(trial) for trial in trials if not has_failed(trial)]
+        good.sort(key=lambda one: len(one[1]))
+        return list({key: costs for key, costs in good if key != own_key}.values())
 
 
 def state_of(frozen: FrozenTrial) -> State:

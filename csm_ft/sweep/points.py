@@ -89,8 +89,10 @@ class Points:
     def plateau(self) -> str:
         """Return in words why no more settings are tried, "" = the search goes on."""
         patience = self._plan.sweep.plateau
+        if not patience:
+            return ""
         searched = [r for r in self._records() if r.purpose == "search" and r.has_ended]
-        if not patience or len(searched) <= patience:
+        if len(searched) <= patience:
             return ""
         if self._plateau[0] != len(searched):  # asked for often, and it reads files
             self._plateau = (len(searched), self._find_plateau(searched, patience))

@@ -1,7 +1,7 @@
 """The study and its only writer: an Optuna journal, the rungs, and what became of every trial.
 
 Private corners of Optuna 5 that are used, all here: `optuna.trial.Trial(study, id)` to adopt a
-RUNNING trial, and `FrozenTrial._trial_id`.
+RUNNING trial, `FrozenTrial._trial_id`, and `TPESampler._search_space`.
 """
 
 import json
@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 import optuna
+from optuna.samplers import TPESampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from csm_ft.atomic import append_line, exclusive
@@ -23,11 +25,11 @@ from csm_ft.sweep.importance import Point, measure_importance
 from csm_ft.sweep.journal import open_journal
 from csm_ft.sweep.noise import Noise, measure_noise
 from csm_ft.sweep.optuna_trials import (
+    Curves,
     costs_of,
     has_failed,
     metrics_key,
     record_of,
-    rivals_of,
     state_of,
 )
 from csm_ft.sweep.points import Points
@@ -58,6 +60,8 @@ class SweepStudy:
         self.why_ended = ""  # by a limit, in words
         self._closing = ExitStack()
         self.points = Points(study, plan, self.records, self.noise)
+        self._curves = Curves(self._objective)
+        self._common = IntersectionSearchSpace(include_pruned=True)
         self._running: dict[int, Trial] = {}
         self._ended: dict[int, TrialRecord] = {}  # these never change
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -277,7 +281,10 @@ class SweepStudy:
         append_line(self.folder.events, json.dumps({"time": time.time(), "event": kind, **facts}))
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return make_sampler(self.plan.sweep, self.plan.space, number)
+        sampler = make_sampler(self.plan.sweep, self.plan.space, number)
+        if isinstance(sampler, TPESampler):
+            sampler._search_space = self._common  # it compares only what is new since the last
+        return sampler
 
     def _enqueue(self, number: int) -> None:
         """Fix the setting of a new trial, and the seed of one that runs again, or leave it open."""
@@ -305,7 +312,7 @@ class SweepStudy:
             return True
         trials = {t.number: t for t in self._study.get_trials(deepcopy=False)}
         compared = pruning.rivals_by_number(sweep, rungs, number, trials)
-        rivals = rivals_of(trials[number], compared, self._objective)
+        rivals = self._curves.rivals(trials[number], compared)
         margin = self._stop_margin(number)
         return pruning.may_continue(sweep, rungs, number, curve, rivals, margin=margin)
 
