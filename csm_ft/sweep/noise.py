@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from csm_ft.sweep.optuna_trials import key_of
+from csm_ft.sweep.optuna_trials import Key, key_of
 from csm_ft.sweep.records import Objective, TrialRecord
 from csm_ft.sweep.verdict import TIE_BELOW, Clips, compare
 
@@ -50,7 +50,12 @@ def fresh_runs(records: Sequence[TrialRecord], params: dict[str, object]) -> lis
 
     Of the default settings all; of another the search chose the first run for its value.
     """
-    runs = [r for r in records if key_of(r.params) == key_of(params)]
+    key = key_of(params)
+    return _fresh([r for r in records if key_of(r.params) == key])
+
+
+def _fresh(runs: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return those of the runs of one setting whose values had no part in its being chosen."""
     fresh = runs if runs and runs[0].is_default else runs[1:]
     return [r for r in fresh if r.state == "completed" and r.value is not None]
 
@@ -62,11 +67,11 @@ def measure_noise(
 ) -> Noise:
     """Pool the deviation over seeds of all settings that ran with several."""
     total, degrees = 0.0, 0
-    settings = {key_of(record.params): record.params for record in records}
-    for params in settings.values():
-        costs = [
-            objective.cost(r.value) for r in fresh_runs(records, params) if r.value is not None
-        ]
+    settings: dict[Key, list[TrialRecord]] = {}
+    for record in records:
+        settings.setdefault(key_of(record.params), []).append(record)
+    for runs in settings.values():
+        costs = [objective.cost(r.value) for r in _fresh(runs) if r.value is not None]
         if len(costs) > 1:
             mean = fmean(costs)
             total += sum((cost - mean) ** 2 for cost in costs)

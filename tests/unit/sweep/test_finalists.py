@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,14 @@ def test_best_wait_for_all_trials_of_the_search(opener: Opener) -> None:
         assert study.ask() == number
     assert [study.record(n).purpose for n in (4, 5)] == ["noise", "confirm"]
     assert study.params(5) == study.record(3).params
+
+
+def test_noise_of_a_long_study_takes_no_time() -> None:
+    """It is asked for after every trial: every pair of trials compared would take a minute."""
+    records = [trial(number, 2.0 + number, number) for number in range(2000)]
+    records += [trial(2000 + seed, 3.0 + seed, 0, purpose="noise") for seed in range(2)]
+    began_sec = time.process_time()
+    noise = measure_noise(records, LOSS, NO_CLIPS)
+    assert time.process_time() - began_sec < 2
+    assert noise.degrees == 2
+    assert noise.deviation == pytest.approx(statistics.stdev([2.0, 3.0, 4.0]))
