@@ -18,6 +18,7 @@ UserError                        the message names the value, the rule, the way 
         GatedError               a repository whose terms have not been accepted
     SweepError                   a sweep that cannot start or resume like this
     ReportError                  a folder that holds no sweep
+        VotesError               a file of votes
     ExportError                  an export that cannot be written
         CheckError               an export that another program reads differently
     MachineError                 the machine: its disk, its devices                  machine
@@ -110,6 +111,10 @@ class SweepError(UserError):
 
 class ReportError(UserError):
     """A folder that holds no sweep that can be shown."""
+
+
+class VotesError(ReportError):
+    """A file of votes that is damaged, or of another study; the message names the vote."""
 
 
 class ExportError(UserError):

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from csm_ft.errors import ReportError
 from csm_ft.evaluate.metrics import METRICS, VALIDATION, canary_name
 from csm_ft.runs.folder import RunFolder, SweepFolder
+from csm_ft.sweep.preference import with_preference
 from csm_ft.sweep.records import VAL_LOSS, Summary, keys_of
 
 _MEASURES = ("examples", "seconds", "sec_per_char", "silence_share", "peak")
@@ -107,7 +108,7 @@ def read_summary(folder: SweepFolder) -> Summary:
                 f"{path}: run folder {run!r} lies outside the sweep folder; a page only shows"
                 " its own folder"
             )
-    return summary
+    return with_preference(summary, folder)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,8 @@ class SweepFolder:
         self.best_config = path / "best.yaml"
         self.best = path / "best"  # weights
         self.report = path / "report.html"
+        self.votes = path / "votes.json"  # of blind listening
+        self.votes_lock = path / ".votes.lock"
         self.trials = path / "trials"
         self.workers = path / "workers"  # logs
         self.wandb_id = path / "wandb_id.txt"

@@ -166,6 +166,37 @@ class Ranking(_Record):
     text: str = ""  # in words; "" where neither high nor low is better
 
 
+BASE = "base"
+Contender = int | Literal["base"]  # a trial, or the untrained model
+
+
+class Score(_Record):
+    """How much a contender of blind votes is preferred: Bradley-Terry, in log-odds.
+
+    0 is the average contender; one at s is preferred to one at t in 1 / (1 + exp(t - s)) of votes.
+    """
+
+    contender: Contender
+    score: float
+    low: float  # 95 % interval
+    high: float
+    num_votes: int
+    ties_with_best: bool = False
+
+
+class Preference(_Record):
+    """What all votes say."""
+
+    text: str
+    num_votes: int
+    num_voters: int
+    scores: list[Score] = []  # best first
+
+    def of(self, contender: Contender) -> Score | None:
+        """Return the score of a contender, None where nobody voted on it."""
+        return next((s for s in self.scores if s.contender == contender), None)
+
+
 class Summary(_Record):
     """The content of summary.json; files of earlier versions lack the later fields."""
 
@@ -191,6 +222,7 @@ class Summary(_Record):
     confirmation: Confirmation | None = None  # with --confirm
     data_curve: DataCurve | None = None  # of a sweep over data_fraction
     constraints: list[str] = []
+    preference: Preference | None = None  # of blind votes
     rankings: list[Ranking] = []  # of sweeps that judged enough trials
     judges: dict[str, str] = {}  # what -> name and version
     judges_missing: list[str] = []  # sentences

@@ -22,6 +22,7 @@ from csm_ft.sweep.data_curve import measure_curve
 from csm_ft.sweep.disk import num_kept_weights
 from csm_ft.sweep.finalists import choose_best, judge_finalists
 from csm_ft.sweep.noise import Noise
+from csm_ft.sweep.preference import with_preference
 from csm_ft.sweep.ranking import measure_rankings
 from csm_ft.sweep.records import (
     VAL_LOSS,
@@ -72,6 +73,7 @@ class Results:
         summary = self._summary(state, records, best).model_copy(
             update={"verdict": verdict, "data_curve": curve, "confirmation": confirmation}
         )
+        summary = with_preference(summary, self._folder)
         write_whole(self._folder.summary, summary.model_dump_json(indent=1))
         return summary
 

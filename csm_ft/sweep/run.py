@@ -211,6 +211,8 @@ def _conclude(study: SweepStudy, end: str, summary: Summary) -> int:
     console.print(f"\n[bold]{escape(found)}[/]")
     for sentence in rankings_in_words(summary.rankings)[:MOST_RANKINGS]:
         console.print(sentence, markup=False)
+    if summary.preference:
+        console.print(summary.preference.text, markup=False)
     console.print(
         f"next: python train.py --config {shlex.quote(str(folder.best_config))}", markup=False
     )

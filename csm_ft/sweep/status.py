@@ -25,6 +25,7 @@ def describe_sweep(path: Path) -> str:
             _counts(summary),
             *_values(summary),
             *([summary.confirmation.text] if summary.confirmation else []),
+            *([summary.preference.text] if summary.preference else []),
             *summary.notes,
             *_unfinished(folder, summary),
             *_failures(folder, summary),

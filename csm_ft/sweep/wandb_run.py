@@ -145,6 +145,7 @@ def _overview(summary: Summary) -> dict[str, Any]:
         "best_value": best.value if best else None,
         "baseline_value": baseline.value if baseline else None,
         **({"rankings": " ".join(rankings_in_words(summary.rankings))} if summary.rankings else {}),
+        **({"preference": summary.preference.text} if summary.preference else {}),
         "num_trials": summary.n_trials,
         "num_ended": summary.num_ended,
     }
