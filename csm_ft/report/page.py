@@ -1,20 +1,25 @@
 """Builds report.html: one file that needs nothing beside it and loads nothing from outside."""
 
+import functools
 import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment
 from plotly.offline import get_plotlyjs
 
 from csm_ft.atomic import write_whole
 from csm_ft.evaluate.metrics import METRICS
 from csm_ft.report import charts, listen, search_charts, stopping, templating
+from csm_ft.report.blind import arrange_contest
 from csm_ft.report.data import Run, read_evaluation, read_run, read_summary
 from csm_ft.report.data_curve import data_curve
+from csm_ft.report.failures import find_failures
 from csm_ft.report.judged import canary_curves, judged_curves
-from csm_ft.report.timeline import idle_in_words, read_spans, timeline
+from csm_ft.report.leaderboard import make_leaderboard
+from csm_ft.report.timeline import idle_in_words, read_spans, timeline, value_by_time
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.ranking import rankings_in_words
 from csm_ft.sweep.records import STATE_WORDS, Summary
@@ -31,17 +36,27 @@ class _Content:
     runs: Mapping[int, Run]
     listening: listen.Listening
     notes: list[str]
+    is_served: bool
 
 
 def build_report(out: Path) -> Path:
     """Write report.html from the files of the sweep folder `out` and return its path.
 
-    Valid at any time after summary.json was first written; what is missing or torn is named on the
-    page. The page is replaced as a whole. Raises ReportError if summary.json is missing or is not
-    one.
+    The page is replaced as a whole. Raises ReportError if summary.json is missing or is not one.
     """
-    notes: list[str] = []
     folder = SweepFolder(out)
+    write_whole(folder.report, render_report(folder))
+    return folder.report
+
+
+def render_report(folder: SweepFolder, *, is_served: bool = False) -> bytes:
+    """Return the page of a sweep.
+
+    Valid at any time after summary.json was first written; what is missing or torn is named on the
+    page. One that is served by csm_ft.report.watch links to all sounds, and asks for its next
+    version. Raises ReportError as `build_report`.
+    """
+    notes, out = list[str](), folder.path
     summary = read_summary(folder)
     metric = summary.objective_metric
     baseline = read_run(out / summary.baseline.dir, notes, metric) if summary.baseline else None
@@ -51,26 +66,27 @@ def build_report(out: Path) -> Path:
         if (out / trial.dir).is_dir()
     }
     listening = listen.arrange(out, summary, baseline, runs)
-    content = _Content(folder, summary, runs, listening, notes)
+    listen.match_levels(listening, notes)
+    content = _Content(folder, summary, runs, listening, notes, is_served)
+    page = _render(content)
+    if is_served:
+        return page
     # What the page takes without sounds is known once it has been made without them.
-    listen.inline(listening, PAGE_BYTES - len(_render(content)), notes)
-    write_whole(folder.report, _render(content))
-    return folder.report
+    listen.inline(listening, PAGE_BYTES - len(page), notes)
+    return _render(content)
 
 
 def _render(content: _Content) -> bytes:
     summary = content.summary
-    environment = templating.environment()
-    environment.filters |= {
-        "number": templating.number,
-        "signed": templating.signed,
-        "duration": templating.duration,
-        "words": STATE_WORDS.__getitem__,
-    }
-    environment.globals |= {"few_trials": charts.FEW_TRIALS}
+    environment = _environment()
     plotly = templating.script(get_plotlyjs())
     script = templating.script(
-        templating.template_text(environment, "players.js", "sort.js", "page.js")
+        templating.template_text(
+            environment, "players.js", "sort.js", "page.js", "vote.js", "live.js"
+        )
+    )
+    contest = arrange_contest(
+        summary, content.listening, content.folder, is_served=content.is_served
     )
     spans = read_spans(content.folder.events)
     figures = [
@@ -81,6 +97,7 @@ def _render(content: _Content) -> bytes:
         search_charts.parallel(summary),
         search_charts.strongest_pair(summary),
         timeline(summary, spans),
+        value_by_time(summary, spans),
     ]
     drawn = [figure for figure in figures if figure]
     slices = charts.slices(summary)
@@ -91,6 +108,11 @@ def _render(content: _Content) -> bytes:
         baseline_value=summary.baseline.value if summary.baseline else None,
         baseline_metrics=summary.baseline.metrics if summary.baseline else {},
         listening=content.listening,
+        contest=templating.json_for_script(contest.data) if contest.is_possible else None,
+        merge_command=f"python -m csm_ft.report {_quoted(content.folder.path)} --votes votes.json",
+        leaderboard=make_leaderboard(summary, content.folder),
+        failures=list(find_failures(summary, content.folder)),
+        is_served=content.is_served,
         notes=content.notes,
         figures=templating.json_for_script([*drawn, *(f for _, f in (*slices, *judged, *canary))]),
         stops=stopping.find_stops(summary, content.runs),
@@ -106,7 +128,7 @@ def _render(content: _Content) -> bytes:
         states=Counter(trial.state for trial in summary.trials),
         state_words=STATE_WORDS,
         facts=_facts(summary),
-        command=f"python train.py --config {shlex.quote(_as_typed(content.folder.best_config))}",
+        command=f"python train.py --config {_quoted(content.folder.best_config)}",
         files=_files(content.folder),
         style=templating.style(environment),
         plotly=plotly[0],
@@ -114,6 +136,21 @@ def _render(content: _Content) -> bytes:
         script_hashes=f"{plotly[1]} {script[1]}",
     )
     return page.encode("utf-8")
+
+
+@functools.cache
+def _environment() -> Environment:
+    """Return the templates of this page, which take a while to compile."""
+    environment = templating.environment()
+    environment.filters |= {
+        "number": templating.number,
+        "signed": templating.signed,
+        "score": templating.score,
+        "duration": templating.duration,
+        "words": STATE_WORDS.__getitem__,
+    }
+    environment.globals |= {"few_trials": charts.FEW_TRIALS}
+    return environment
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
@@ -141,10 +178,10 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _as_typed(path: Path) -> str:
+def _quoted(path: Path) -> str:
     """Return `path` as one types it in the folder of train.py, where sweep.py was started."""
     path, here = path.resolve(), Path.cwd()
-    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+    return shlex.quote((path.relative_to(here) if path.is_relative_to(here) else path).as_posix())
 
 
 def _files(folder: SweepFolder) -> list[tuple[str, str, bool]]:
@@ -158,6 +195,7 @@ def _files(folder: SweepFolder) -> list[tuple[str, str, bool]]:
         (folder.evaluation.page, "what the best trial says, judged (python -m csm_ft.evaluate)"),
         (folder.table, "the table above, for a spreadsheet"),
         (folder.journal, "the Optuna study (optuna-dashboard reads it)"),
+        (folder.votes, "what was voted for in blind comparisons"),
         (folder.events, "what happened when"),
         (folder.summary, "what this page was made from"),
         (folder.baseline.path, "the untrained model: its validation and its samples"),

@@ -18,7 +18,14 @@ from csm_ft.sweep.records import VAL_LOSS
 
 
 def build_run_page(path: Path) -> Path:
-    """Write report.html from the files of a run folder, and return its path.
+    """Write report.html from the files of a run folder, and return its path."""
+    folder = RunFolder(path)
+    write_whole(folder.report, render_run_page(path))
+    return folder.report
+
+
+def render_run_page(path: Path, *, is_served: bool = False) -> bytes:
+    """Return the page of a run; one that is served asks for its next version.
 
     Valid at any time of the run; what cannot be read is named on the page. Recordings are links
     into the run folder.
@@ -31,7 +38,7 @@ def build_run_page(path: Path) -> Path:
     curves = run_curves(run, VAL_LOSS)
     clips, evaluation = _clips(folder, rows, notes)
     environment = templating.environment()
-    text = templating.template_text(environment, "sort.js", "page.js")
+    text = templating.template_text(environment, "players.js", "sort.js", "page.js", "live.js")
     plotly, script = templating.script(get_plotlyjs()), templating.script(text)
     page = environment.get_template("run.html.j2").render(
         name=path.resolve().name,
@@ -47,9 +54,9 @@ def build_run_page(path: Path) -> Path:
         plotly=plotly[0],
         script=script[0],
         script_hashes=f"{plotly[1]} {script[1]}",
+        is_served=is_served,
     )
-    write_whole(folder.report, page)
-    return folder.report
+    return page.encode("utf-8")
 
 
 def _clips(

@@ -1,6 +1,7 @@
 """Sounds small enough for one page: MP3 as a data URI, and an outline to see before listening."""
 
 import base64
+import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from csm_ft.data.measures import to_dbfs
+from csm_ft.data.silence import window_power
+from csm_ft.evaluate.sound import is_silent
+
 NUM_BARS = 72
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # libsndfile's 0..1; constant bit rate: 48 kbit/s at 24 kHz, more than a voice needs.
 MP3_COMPRESSION = 0.7
+_MOST_MEASURED = 10_000  # sounds that are remembered: a page that is watched is made many times
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,21 @@ class Sound:
     seconds: float  # as decoded
 
 
-def load(wav: Path) -> Sound:
-    """Compress one sound file, mono or stereo; OSError or soundfile.LibsndfileError."""
-    wave, sample_rate_hz = soundfile.read(wav, dtype="float32", always_2d=True)
-    if wave.shape[1] > 2:
-        wave = wave.mean(axis=1, keepdims=True)
-    wave = np.nan_to_num(wave).clip(-1, 1)
+@dataclass(frozen=True)
+class Look:
+    """What one sees of a sound before listening, and how loud it is."""
+
+    outline: str
+    level_dbfs: float | None  # rms of the windows that are not silent; None = nothing sounds
+
+
+def load(wav: Path, gain: float = 1.0) -> Sound:
+    """Compress one sound file, mono or stereo, `gain` times as loud.
+
+    Raises OSError or soundfile.LibsndfileError if it cannot be read.
+    """
+    wave, sample_rate_hz = _read(wav)
+    wave = (gain * wave).clip(-1, 1)
     file = io.BytesIO()
     if sample_rate_hz in MP3_RATES_HZ and len(wave):
         kind = "audio/mpeg"
@@ -45,6 +60,31 @@ def load(wav: Path) -> Sound:
         soundfile.write(file, wave, sample_rate_hz, format="WAV", subtype="PCM_16")
     uri = f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
     return Sound(uri, outline(wave), len(wave) / sample_rate_hz)
+
+
+def look(wav: Path) -> Look:
+    """Measure one sound file, again only when it has changed; errors as of `load`."""
+    facts = wav.stat()
+    return _look(wav, facts.st_mtime_ns, facts.st_size)
+
+
+@functools.lru_cache(maxsize=_MOST_MEASURED)
+def _look(wav: Path, _changed_ns: int, _num_bytes: int) -> Look:
+    wave, sample_rate_hz = _read(wav)
+    sounding = np.empty(0)
+    if len(wave):
+        mixed = wave.mean(axis=1)
+        power = window_power(mixed, sample_rate_hz)
+        sounding = power[~is_silent(mixed, sample_rate_hz)]
+    return Look(outline(wave), to_dbfs(float(sounding.mean())) if len(sounding) else None)
+
+
+def _read(wav: Path) -> tuple[np.ndarray, int]:
+    """Return the sound [N, C] of a file, C at most 2, and its rate."""
+    wave, sample_rate_hz = soundfile.read(wav, dtype="float32", always_2d=True)
+    if wave.shape[1] > 2:
+        wave = wave.mean(axis=1, keepdims=True)
+    return np.nan_to_num(wave).clip(-1, 1), sample_rate_hz
 
 
 def outline(wave: np.ndarray) -> str:

@@ -70,6 +70,11 @@ def signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
+def score(value: float) -> str:
+    """Write a score of votes."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
 def duration(seconds: float | None) -> str:
     """Write seconds as a person would: 48 s, 4 min 12 s, 2 h 05 min."""
     if seconds is None:

@@ -91,6 +91,38 @@ def timeline(summary: Summary, spans: list[Span]) -> Figure | None:
     return made
 
 
+def value_by_time(summary: Summary, spans: list[Span]) -> Figure | None:
+    """Return the best value against the time that all slots have worked until a trial ended."""
+    ended_sec = {span.trial: span.ended_sec for span in spans}
+    shown = [t for t in summary.valued if t.number in ended_sec and t.has_ended]
+    if len(shown) < 2:
+        return None
+    shown.sort(key=lambda trial: ended_sec[trial.number])
+    hours = [_worked_sec(spans, ended_sec[trial.number]) / 3600 for trial in shown]
+    unit, scale = ("hours", 1) if hours[-1] >= 2 else ("minutes", 60)
+    xs = [scale * value for value in hours]
+    steps = traces.best_so_far(summary, shown)
+    at = {trial.number: x for trial, x in zip(shown, xs, strict=True)}
+    steps["x"] = [at[number] for number in steps["x"]]
+    data: list[Figure] = [steps]
+    for state in MARKS:
+        if of_state := [trial for trial in shown if trial.state == state]:
+            marks = traces.points(summary, of_state, state, edge=0.0)
+            data.append({**marks, "x": [at[number] for number in marks["x"]]})
+    for name, trial in traces.named_trials(summary):
+        if trial.number in at:
+            data.append({**traces.ring(name, trial), "x": [at[trial.number]]})
+    values = [trial.value for trial in shown if trial.value is not None]
+    y_axis = Axis(traces.axis_title(summary), range=traces.value_range(values))
+    kind = "GPU" if summary.device.startswith("cuda") else "worker"
+    return traces.figure("spent", data, Axis(f"{kind} {unit} spent, all slots together"), y_axis)
+
+
+def _worked_sec(spans: list[Span], until_sec: float) -> float:
+    """Return how long all slots have worked up to a moment."""
+    return sum(max(0.0, min(span.ended_sec, until_sec) - span.began_sec) for span in spans)
+
+
 def idle_in_words(spans: list[Span]) -> str:
     """Return what share of the slots' time no trial took, of each from its first to its last."""
     busy_sec = sum(span.ended_sec - span.began_sec for span in spans)

@@ -87,10 +87,13 @@ def points(summary: Summary, trials: Sequence[TrialRecord], state: State, *, edg
     }
 
 
-def best_so_far(summary: Summary) -> Figure:
-    """Return the best value of the completed trials up to each number, as a staircase."""
+def best_so_far(summary: Summary, trials: Sequence[TrialRecord] | None = None) -> Figure:
+    """Return the best value of the completed trials up to each, as a staircase.
+
+    In the order of `trials`; without them that of their numbers.
+    """
     xs, ys, best = [], [], math.inf
-    for trial in sorted(summary.begun, key=lambda t: t.number):
+    for trial in trials or sorted(summary.begun, key=lambda t: t.number):
         if trial.state == "completed" and trial.value is not None:
             best = min(best, summary.cost(trial.value))
         if best < math.inf:

@@ -1,23 +1,30 @@
 // The menu puts another trial beside the fixed columns.
 
-const menu = document.getElementById("other");
+const ALL = "all"; // every trial in a column of its own
 
 function compare() {
+  const wanted = document.getElementById("other").value;
   document.querySelectorAll(".sentence .slot").forEach((slot) => {
     if (playing && slot.contains(playing)) pause();
-    const template = slot.parentElement.querySelector(`template[data-option="${CSS.escape(menu.value)}"]`);
+    const templates = [...slot.parentElement.querySelectorAll("template[data-option]")];
+    const chosen = templates.filter(({ dataset }) => (wanted === ALL ? "trial" in dataset : dataset.option === wanted));
     const empty = document.createElement("p");
     empty.className = "empty";
     empty.textContent = "no sample of this prompt";
-    slot.replaceChildren(template ? template.content.cloneNode(true) : empty);
+    slot.classList.toggle("all", wanted === ALL);
+    slot.replaceChildren(...(chosen.length ? chosen.map((t) => t.content.cloneNode(true)) : [empty]));
     slot.querySelectorAll(".player").forEach(setUp);
   });
 }
 
-if (menu) {
+function setUpMenu() {
+  const menu = document.getElementById("other");
+  if (!menu) return;
   menu.addEventListener("change", compare);
   compare();
 }
+
+setUpMenu();
 
 // Charts: plotly draws them; the page's own colours are put in for their names.
 
@@ -32,7 +39,7 @@ function coloured(value) {
   return value;
 }
 
-const figures = JSON.parse(document.getElementById("figures").textContent);
+let figures = JSON.parse(document.getElementById("figures").textContent);
 
 function draw() {
   for (const figure of figures) {
@@ -51,16 +58,22 @@ function draw() {
 draw();
 dark.addEventListener("change", draw);
 
-document.querySelectorAll(".toggles button").forEach((button) => {
-  button.addEventListener("click", () => {
-    button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
-    const figure = figures.find((f) => f.id === button.parentElement.dataset.chart);
+document.addEventListener("click", ({ target }) => {
+  if (!target.matches(".toggles button")) return;
+  target.setAttribute("aria-pressed", String(target.getAttribute("aria-pressed") !== "true"));
+  applyToggles();
+  draw();
+});
+
+function applyToggles() {
+  for (const toggles of document.querySelectorAll(".toggles")) {
+    const figure = figures.find((f) => f.id === toggles.dataset.chart);
+    if (!figure) continue;
     figure.linear ??= figure.layout;
     figure.layout = structuredClone(figure.linear);
-    for (const pressed of button.parentElement.querySelectorAll('[aria-pressed="true"]')) toLog(figure.layout, pressed.dataset.axis);
-    draw();
-  });
-});
+    for (const pressed of toggles.querySelectorAll('[aria-pressed="true"]')) toLog(figure.layout, pressed.dataset.axis);
+  }
+}
 
 // On a log axis plotly counts ranges, and places of annotations, in powers of ten.
 function toLog(layout, axis) {

@@ -18,6 +18,7 @@ function setUp(player) {
   const words = [...player.querySelectorAll(".captions span")];
   let now = null; // the word that is said
   audio.controls = false;
+  audio.volume = Number(audio.dataset.volume ?? 1); // where its file is not in the page, see listen.py
   for (const part of [button, wave]) part.removeAttribute("hidden");
   const show = () => {
     const total = Number.isFinite(audio.duration) ? audio.duration : 0;
@@ -52,6 +53,7 @@ function setUp(player) {
     mark(false);
     if (playing === player) playing = null;
   });
+  audio.addEventListener("emptied", () => { mark(false); show(); }); // another recording: no pause event comes
   audio.addEventListener("ended", () => { audio.currentTime = 0; show(); });
   audio.addEventListener("error", () => { clock.textContent = "file not found"; player.classList.add("broken"); });
   button.addEventListener("click", () => (audio.paused ? play(player) : pause()));
@@ -78,7 +80,11 @@ function play(player) {
   });
 }
 
-document.querySelectorAll(".player:not(.missing)").forEach(setUp);
+function setUpPlayers(root) {
+  root.querySelectorAll(".player:not(.missing)").forEach(setUp);
+}
+
+setUpPlayers(document);
 
 document.addEventListener("keydown", (event) => {
   const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
@@ -86,6 +92,7 @@ document.addEventListener("keydown", (event) => {
   if (!step || !here || event.altKey || event.ctrlKey || event.metaKey) return;
   const grid = [...document.querySelectorAll(".players")].map((row) => [...row.querySelectorAll(".player")]);
   const row = grid.findIndex((players) => players.includes(here));
+  if (row < 0) return; // not of the grid
   const next = grid[row + step[0]]?.[grid[row].indexOf(here) + step[1]]?.querySelector(".play");
   if (!next) return;
   event.preventDefault();

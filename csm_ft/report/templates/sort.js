@@ -1,6 +1,10 @@
 // Tables sort by the column that is clicked; what has no value stays last.
 
-document.querySelectorAll("table:has(th[aria-sort])").forEach((sortable) => {
+function setUpSorting(root) {
+  root.querySelectorAll("table:has(th[aria-sort])").forEach(setUpTable);
+}
+
+function setUpTable(sortable) {
   sortable.querySelectorAll("thead th").forEach((head, column) => {
     head.addEventListener("click", () => {
       const down = head.getAttribute("aria-sort") === "ascending";
@@ -17,4 +21,6 @@ document.querySelectorAll("table:has(th[aria-sort])").forEach((sortable) => {
       body.append(...keyed.map(([, row]) => row));
     });
   });
-});
+}
+
+setUpSorting(document);
