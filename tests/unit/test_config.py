@@ -227,6 +227,7 @@ def test_every_option_of_a_path_is_marked() -> None:
             "status",
             "stop",
             "warm_from",
+            "votes",
         ),
     }
 
