@@ -143,6 +143,7 @@ class SweepFolder:
         self.votes_lock = path / ".votes.lock"
         self.trials = path / "trials"
         self.workers = path / "workers"  # logs
+        self.artifacts = path / "artifacts"  # recordings, as Optuna's dashboard finds them
         self.wandb_id = path / "wandb_id.txt"
         self.repro = path / "repro.sh"
         self.mark = path / "cluster_mark.txt"  # by which nodes see that they share the folder

@@ -19,6 +19,7 @@ from csm_ft.atomic import append_line, exclusive
 from csm_ft.console import console
 from csm_ft.runs.folder import RunFolder, SweepFolder
 from csm_ft.sweep import asha, pruning
+from csm_ft.sweep.artifacts import add_recordings
 from csm_ft.sweep.constraints import Constraint, violated
 from csm_ft.sweep.facts import Facts
 from csm_ft.sweep.importance import Point, measure_importance
@@ -242,6 +243,8 @@ class SweepStudy:
             "final_value": final_value,
             "violated": [str(one) for one in broken],
         }
+        examples = best.get("examples") if best else None
+        add_recordings(trial, self.folder.trial(number), self.folder, examples)
         trial.set_user_attr("outcome", facts)
         self._tell(number)
         return self.record(number)

@@ -51,8 +51,12 @@ class Watched:
     `close()` fails on anything it asked for, logged as an error, or raised.
     """
 
-    def __init__(self, browser: Browser, path: Path, **options: Any) -> None:
-        self.context = browser.new_context(offline=True, **options)
+    def __init__(self, browser: Browser, where: Path | str, **options: Any) -> None:
+        """Open a file, or the address of a server of this machine."""
+        is_file = isinstance(where, Path)
+        url = where.as_uri() if isinstance(where, Path) else where
+        self.home = url.rsplit("/", 1)[0]
+        self.context = browser.new_context(offline=is_file, **options)
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -62,13 +66,12 @@ class Watched:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
+        self.page.goto(url)
         wait_for(
             self.page,
             "[...document.querySelectorAll('.chart')].every((c) =>"
             " c.querySelector('svg.main-svg'))",
         )
-        self.home = path.parent.as_uri()
 
     def close(self) -> None:
         assert self.complaints == []
@@ -292,7 +295,7 @@ def test_foreign_text_stays_text(browser: Browser, tmp_path: Path) -> None:
 def test_sweep_has_hardly_begun(browser: Browser, tmp_path: Path, num_trials: int) -> None:
     make_sweep(tmp_path, num_trials=num_trials)
     opened = Watched(browser, build_report(tmp_path))
-    expect(opened.page.locator("h2")).to_have_count(5)
+    expect(opened.page.locator("h2:visible")).to_have_count(5)
     opened.close()
 
 
