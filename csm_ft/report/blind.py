@@ -70,13 +70,14 @@ def _choose(summary: Summary, there: Sequence[Contender]) -> list[Contender]:
     ranked = [trial.number for trial in summary.ranked if trial.is_good]
     wanted = [one for one in dict.fromkeys([*first, *ranked]) if one in there]
     voted = [s.contender for s in summary.preference.scores] if summary.preference else []
-    return list(dict.fromkeys([*wanted[:MOST_CONTENDERS], *(v for v in voted if v in there)]))
+    chosen: list[Contender] = [*wanted[:MOST_CONTENDERS], *(v for v in voted if v in there)]
+    return list(dict.fromkeys(chosen))
 
 
 def _in_order(summary: Summary, chosen: Sequence[Contender]) -> list[Contender]:
     """Return the contenders from best to worst."""
     ranked: list[Contender] = [trial.number for trial in summary.ranked]
-    by_value = [one for one in [*ranked, BASE] if one in chosen]
+    by_value: list[Contender] = [one for one in [*ranked, BASE] if one in chosen]
     found = summary.preference
     if found is None:
         return by_value

@@ -10,7 +10,7 @@ from typing import Any
 from csm_ft.report import traces
 from csm_ft.report.templating import duration
 from csm_ft.report.traces import MARKS, Axis, Figure
-from csm_ft.sweep.records import STATE_WORDS, Summary
+from csm_ft.sweep.records import STATE_WORDS, Summary, TrialRecord
 
 _BASELINE = -1  # the trial number of the untrained model
 _NO_TRIAL = -2
@@ -88,6 +88,7 @@ def timeline(summary: Summary, spans: list[Span]) -> Figure | None:
         Axis("", extra={"type": "category", "automargin": True}),
     )
     made["layout"] |= {"barmode": "overlay", "bargap": 0.3, "height": 120 + 34 * len(slots)}
+    made["layout"]["legend"] = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
     return made
 
 
@@ -104,18 +105,26 @@ def value_by_time(summary: Summary, spans: list[Span]) -> Figure | None:
     steps = traces.best_so_far(summary, shown)
     at = {trial.number: x for trial, x in zip(shown, xs, strict=True)}
     steps["x"] = [at[number] for number in steps["x"]]
+    low, high = _completed_range(shown)
     data: list[Figure] = [steps]
     for state in MARKS:
         if of_state := [trial for trial in shown if trial.state == state]:
             marks = traces.points(summary, of_state, state, edge=0.0)
-            data.append({**marks, "x": [at[number] for number in marks["x"]]})
+            inside = [min(max(value, low), high) for value in marks["y"]]
+            data.append({**marks, "x": [at[number] for number in marks["x"]], "y": inside})
     for name, trial in traces.named_trials(summary):
         if trial.number in at:
             data.append({**traces.ring(name, trial), "x": [at[trial.number]]})
-    values = [trial.value for trial in shown if trial.value is not None]
-    y_axis = Axis(traces.axis_title(summary), range=traces.value_range(values))
+    y_axis = Axis(traces.axis_title(summary), range=[low, high])
     kind = "GPU" if summary.device.startswith("cuda") else "worker"
     return traces.figure("spent", data, Axis(f"{kind} {unit} spent, all slots together"), y_axis)
+
+
+def _completed_range(trials: list[TrialRecord]) -> list[float]:
+    """Return the range of the completed trials; those beyond it stand at its edge."""
+    valued = [(trial.state, trial.value) for trial in trials if trial.value is not None]
+    completed = [value for state, value in valued if state == "completed"]
+    return traces.value_range(completed or [value for _, value in valued])
 
 
 def _worked_sec(spans: list[Span], until_sec: float) -> float:

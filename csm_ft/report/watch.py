@@ -174,7 +174,7 @@ class Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Server
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride] - no other makes it
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "csm-ft", ""
     timeout = SOCKET_SEC

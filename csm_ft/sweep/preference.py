@@ -41,8 +41,8 @@ def measure_preference(votes: Sequence[Vote]) -> Preference | None:
 
     Every vote counts as an observation of its own, a tie as half a win for each.
     """
-    sides = list(chain.from_iterable((vote.left, vote.right) for vote in votes))
-    contenders = list(dict.fromkeys(sides))
+    sides: list[Contender] = list(chain.from_iterable((vote.left, vote.right) for vote in votes))
+    contenders: list[Contender] = list(dict.fromkeys(sides))
     if not contenders:
         return None
     strengths = bradley_terry.fit(_count_wins(votes, contenders))

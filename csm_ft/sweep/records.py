@@ -166,8 +166,8 @@ class Ranking(_Record):
     text: str = ""  # in words; "" where neither high nor low is better
 
 
-BASE = "base"
-Contender = int | Literal["base"]  # a trial, or the untrained model
+BASE = "base"  # the untrained model
+Contender = int | Annotated[str, Field(pattern=f"^{BASE}$")]  # a trial, or the untrained model
 
 
 class Score(_Record):

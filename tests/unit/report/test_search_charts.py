@@ -8,7 +8,13 @@ import pytest
 
 from csm_ft.report.data import Run, Validation
 from csm_ft.report.search_charts import parallel, saved_by_stopping, strongest_pair
-from csm_ft.report.timeline import Span, idle_in_words, read_spans, timeline
+from csm_ft.report.timeline import (
+    Span,
+    idle_in_words,
+    read_spans,
+    timeline,
+    value_by_time,
+)
 from csm_ft.sweep.records import Summary, TrialRecord
 from tests.helpers.sweep_folder import make_sweep
 from tests.unit.report.reading import build, figures, prose
@@ -117,6 +123,21 @@ def test_attempts_are_read_from_events(tmp_path: Path) -> None:
     assert bars["completed"]["x"] == [pytest.approx(20 / 60)]
     assert bars["running"]["y"] == ["gpu1", "gpu0"]
     assert read_spans(tmp_path / "none") == []
+
+
+def test_value_stands_against_the_time_of_all_slots() -> None:
+    spans = [Span("a", 0, 0, 600), Span("b", 1, 0, 300), Span("b", 2, 400, 1000)]
+    trials = [trial(0, 3.0), trial(1, 9.0, state="stopped"), trial(2, 2.0)]
+    figure = value_by_time(summary(*trials, best=2), spans)
+    assert figure is not None
+    lines = {line["name"]: line for line in figure["data"]}
+    # Trial 1 ends when both slots have worked 5 minutes, trial 0 after 10 + 5 + 3.33 minutes.
+    assert lines["best so far"]["x"] == pytest.approx([18.333, 25.0], abs=1e-3)
+    assert lines["best so far"]["y"] == [3.0, 2.0]
+    assert lines["stopped early"]["x"] == pytest.approx([10.0])
+    assert lines["stopped early"]["y"] == [figure["layout"]["yaxis"]["range"][1]]
+    assert value_by_time(summary(trial(0, 1.0)), spans) is None
+    assert value_by_time(summary(*trials), []) is None
 
 
 def test_idle_time_is_that_between_trials() -> None:
