@@ -11,14 +11,12 @@ from benchmarks.config import BenchmarkConfig
 from benchmarks.figures import Found, exact, median, ratio
 from benchmarks.timing import Times, interleave
 from csm_ft.codecs.mimi import Mimi
-from csm_ft.config.pretokenize import PretokenizeConfig
 from csm_ft.device import keep_freed_memory
 from csm_ft.families.csm.export.transformers import random_codec
 from csm_ft.families.moshi.encoder import MoshiEncoder
-from csm_ft.pretokenize.encode import group_by_length
+from csm_ft.pretokenize.encode import CPU_BATCH_SEC, group_by_length
 
 NUM_CLIPS = 2000  # that padding is computed of
-BATCH_SEC: float = PretokenizeConfig.model_fields["batch_sec"].default
 
 
 def measure(config: BenchmarkConfig) -> Found:
@@ -83,7 +81,7 @@ def _groups(codec: Mimi) -> list[list[float]]:
     frame_sec = codec.frame_samples / codec.sample_rate_hz
     seconds = durations_sec("lj", NUM_CLIPS)
     frames = {str(i): int(np.ceil(sec / frame_sec)) for i, sec in enumerate(seconds)}
-    groups = group_by_length(frames, max_rows=BATCH_SEC / frame_sec)
+    groups = group_by_length(frames, max_rows=CPU_BATCH_SEC / frame_sec)
     return [[float(seconds[int(id_)]) for id_ in group] for group in groups]
 
 

@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-PARTS = ("counts", "data", "startup", "step", "generate", "moshi", "moonshine", "sweep", "codec")
+PARTS = (
+    *("counts", "data", "startup", "step", "generate", "moshi", "moonshine", "sweep"),
+    *("pretokenize", "codec"),
+)
 
 
 class Figure(NamedTuple):
@@ -87,6 +90,18 @@ FIGURES: Mapping[str, Figure] = {
     ),
     "data.open_100k_ms": Figure("opening a mapped store of 100,000 clips", "ms", "low", 57),
     "data.read_clip_us": Figure("reading one clip of it at random", "us", "low", 7),
+    "pretokenize.check_first_sec": Figure(
+        "pretokenize.py checks 60,000 rows of spans in 1,041 files, for the first time", "s", "low"
+    ),
+    "pretokenize.check_first_cores": Figure("cores that are busy meanwhile", "cores", "high"),
+    "pretokenize.check_again_sec": Figure("the same with nothing new", "s", "low", 10),
+    "pretokenize.two_processes_ratio": Figure(
+        "Mimi at its true size: one process / two, wall time", "x", "high", 1.8
+    ),
+    "pretokenize.alone_ratio": Figure(
+        "the same: clips one at a time / batches in two processes, per CPU-second", "x", "high", 1.0
+    ),
+    "pretokenize.system_percent": Figure("system time of these processes' CPU time", "%", "low", 5),
     "codec.batched_ratio": Figure(
         "Mimi at its true size: clips one at a time / in batches, per CPU-second", "x", "high", 1.0
     ),

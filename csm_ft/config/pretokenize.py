@@ -161,7 +161,12 @@ class PretokenizeConfig(Options):
         group="speed",
         gt=0,
     )
-    batch_sec: float = option(120.0, "Seconds of audio per encoder batch.", group="speed", gt=0)
+    batch_sec: float = option(
+        0.0,
+        "Seconds of audio per encoder batch; 0 = 120 on a GPU, 30 on the CPU.",
+        group="speed",
+        ge=0,
+    )
     save_every: int = option(
         100, "Clips between saves; a killed run loses at most these.", group="speed", gt=0
     )

@@ -50,10 +50,17 @@ class RunOptions(Options):
     )
     dry_run: bool = option(
         False,
-        "Only tell what the run would need: steps, disk, memory, and on which GPU it fits with"
-        " which options. Loads no weights, starts and writes nothing.",
+        "Only tell what the run would need: steps, hours, disk, memory, and on which GPU it fits"
+        " with which options. Loads no weights, starts and writes nothing.",
         group="run",
         trains=False,
+    )
+    dry_run_gpus: int = option(
+        0,
+        "With dry_run: GPUs that share the run, by --parallel; 0 = as many as torchrun starts.",
+        group="run",
+        trains=False,
+        ge=0,
     )
     data_fraction: float = option(
         1.0,

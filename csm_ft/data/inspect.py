@@ -95,5 +95,4 @@ def _write(keep: Path, found: Mapping[Path, tuple[Stamp | None, SoundFile | str]
         if stamp and isinstance(file, SoundFile)
     }
     keep.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
-    write_whole(keep, text.encode(errors="surrogateescape"))  # names that are not UTF-8
+    write_whole(keep, json.dumps(entries, separators=(",", ":")))

@@ -37,6 +37,8 @@ from csm_ft.pretokenize.workers import call_in_processes, num_cores
 
 Group = list[str]  # clip ids
 Heard = tuple[Wave, Measures]
+# More than fits into the caches of a CPU makes it slower.
+BATCH_SEC, CPU_BATCH_SEC = 120.0, 30.0
 _LEAST_SEC = 60.0  # of sound for each process: to start one takes a second or two
 _MEASURES = ".measures"  # as an array of a clip, in the parts
 
@@ -134,7 +136,8 @@ class ClipCache:
         groups: list[Group] = stored["groups"] if planned_for == fingerprint else []
         planned = set(itertools.chain.from_iterable(groups))
         new = {id_: span.num_rows for id_, span in missing.items() if id_ not in planned}
-        max_rows = job.config.batch_sec * job.encoder.sample_rate_hz / job.frame_samples
+        batch_sec = job.config.batch_sec or (CPU_BATCH_SEC if job.device == "cpu" else BATCH_SEC)
+        max_rows = batch_sec * job.encoder.sample_rate_hz / job.frame_samples
         groups += group_by_length(new, max_rows=max_rows)
         write_whole(path, json.dumps({"audio_fingerprint": fingerprint, "groups": groups}))
         wanted = [[id_ for id_ in group if id_ in missing] for group in groups]

@@ -103,7 +103,7 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
             _report(family, output, rejections, Encoded(), Notes({}, 0))
             return
         is_fitted = not encoder.fit_sec or _restore(job, cache)
-        spans = _usable_rows(job, rejections)
+        spans = usable_rows(job, rejections)
         if not is_fitted:
             _fit(job, cache, spans["train"])
         for line in encoder.describe():
@@ -118,7 +118,8 @@ def pretokenize(family: Family, config: PretokenizeConfig) -> None:
         if part.suffix:
             _encode_share(job, new, cache)
             return
-        check_shards(output, new)
+        if new:  # else a kill came between writing the file and removing its shares
+            check_shards(output, new)
         encoded = encode_missing(wanted, cache, job)
         spans = _encoded_rows(job, spans, cache, encoded, rejections)
         tables = {name: Table(name, spans[name], job, cache) for name in SPLITS}
@@ -234,7 +235,7 @@ def _check_channel(job: Job) -> None:
         )
 
 
-def _usable_rows(job: Job, rejections: Rejections) -> Spans:
+def usable_rows(job: Job, rejections: Rejections) -> Spans:
     """Read and check all rows, and return those of each split that can be encoded."""
     config = job.config
     rows = read_rows(job, rejections)

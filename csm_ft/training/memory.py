@@ -6,7 +6,7 @@ forward and backward pass makes is counted from when it is made until it is free
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.device import autocast
@@ -50,11 +51,14 @@ class StepMemory:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that a block makes, and the most that were there at once."""
+    """Counts the bytes of the tensors that a block makes, and the most that were there at once.
+
+    And the floating-point operations of its matrix products and attentions, as torch counts them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = self.peak = self.flops = 0
         self._seen: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,6 +68,8 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if is_plain(tensor) and id(tensor.untyped_storage()) not in before:
                 self._add(tensor.untyped_storage())
+        if count := flop_registry.get(func._overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
         return result
 
     def _add(self, storage: Any) -> None:
@@ -94,20 +100,59 @@ def measure_step(
     model: SpeechModel, batch: Batch, terms: Sequence[Term], config: TrainConfig
 ) -> StepMemory:
     """Return the memory of a step with this micro-batch, for a prepared model without values."""
+    return memory_of(model, measure_pass(model, batch, terms, config), config)
+
+
+def measure_pass(
+    model: SpeechModel, batch: Batch, terms: Sequence[Term], config: TrainConfig
+) -> LiveBytes:
+    """Count a pass of a prepared model without values, which has shapes afterwards."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _give_shapes(model)
+        return _count_pass(model, batch, terms, config)
+
+
+def memory_of(model: SpeechModel, counted: LiveBytes, config: TrainConfig) -> StepMemory:
+    """Return the memory of a step whose pass was counted; the optimiser is that of `config`."""
     sizes = sizes_of(model, config)
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.numel() * p.element_size() for p in trained)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _give_shapes(model)
-        activations = peak_of_pass(model, batch, terms, config)
     weights = sizes.memory_bytes - gradients - sizes.optimizer_bytes
-    return StepMemory(weights, gradients, sizes.optimizer_bytes, activations)
+    return StepMemory(weights, gradients, sizes.optimizer_bytes, counted.peak)
+
+
+def sharded(found: StepMemory, model: SpeechModel, num_ranks: int) -> StepMemory:
+    """Return the memory of one of several ranks of --parallel fsdp, from that of a whole model.
+
+    Beside its shard, a rank has what lies outside of the blocks whole, the block at work and the
+    next one, and the gradient of what is being reduced.
+    """
+    blocks = [
+        sum(p.numel() * p.element_size() for p in module.parameters())
+        for module in model.modules()
+        if isinstance(module, model.block_classes)
+    ]
+    largest = max(blocks, default=0)
+    outside = sum(p.numel() * p.element_size() for p in model.parameters()) - sum(blocks)
+    return replace(
+        found,
+        weights=found.weights // num_ranks + outside + 2 * largest,
+        gradients=found.gradients // num_ranks + outside + largest,
+        optimizer=found.optimizer // num_ranks,
+    )
 
 
 def peak_of_pass(
     model: SpeechModel, batch: Batch, terms: Sequence[Term], config: TrainConfig
 ) -> int:
     """Return the most bytes that a pass makes at once, beside weights and their gradients."""
+    return _count_pass(model, batch, terms, config).peak
+
+
+def _count_pass(
+    model: SpeechModel, batch: Batch, terms: Sequence[Term], config: TrainConfig
+) -> LiveBytes:
+    """Count a forward and backward pass."""
     counts = dict.fromkeys(parts_of(terms), 1)  # their values change no size
     for parameter in model.parameters():
         if parameter.requires_grad:  # of the micro-batches before
@@ -118,7 +163,7 @@ def peak_of_pass(
             loss = model(batch)
         sums = {part: loss[part].sum() for part in counts}
         weighted_loss(terms, sums, counts).backward()
-    return live.peak
+    return live
 
 
 def _give_shapes(model: SpeechModel) -> None:

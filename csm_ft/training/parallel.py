@@ -171,7 +171,7 @@ def open_ranks(config: C) -> Iterator[tuple[Ranks, C]]:
             "parallel off: torchrun started several processes, which would all train the same"
             " model; use --parallel ddp or fsdp, or start train.py with python"
         )
-    _check_fits_fsdp(config)
+    check_fits_fsdp(config)
     device = _device_of_rank(config.device)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
@@ -193,7 +193,7 @@ def open_ranks(config: C) -> Iterator[tuple[Ranks, C]]:
         dist.destroy_process_group()
 
 
-def _check_fits_fsdp(config: TrainConfig) -> None:
+def check_fits_fsdp(config: TrainConfig) -> None:
     """Raise ConfigError for what cannot be sharded."""
     if config.parallel != "fsdp":
         return

@@ -81,10 +81,10 @@ class RunPlan:
         stop = state.step if self.is_last(state) else self.total_steps
         return self._batches.steps(start=state.step, stop=stop)
 
-    def first_epoch(self) -> list[Indices]:
-        """Return the micro-batches of the first epoch."""
-        batches = (batch for step in self._batches.epoch(0) for batch in step)
-        return [micro for batch in batches for micro in self._batches.split(batch)]
+    def first_epoch(self) -> list[list[Indices]]:
+        """Return the micro-batches of each step of the first epoch, those of all ranks."""
+        stop = len(self._batches.epoch(0))
+        return [step.micro_batches for step in self._batches.steps(start=0, stop=stop)]
 
     def is_last(self, state: TrainState) -> bool:
         """Tell whether no step follows."""

@@ -46,6 +46,14 @@ def test_sweep_of_nothing(tmp_path: Path) -> None:
     assert read_results(tmp_path)[0].figures["sweep.gap_ms"] > 0
 
 
+def test_pretokenising_is_timed(tmp_path: Path) -> None:
+    argv = ["--only", "pretokenize", "--size", "tiny", "--rounds", "1", "--output", str(tmp_path)]
+    assert main(argv) == 0
+    found = read_results(tmp_path)[0].figures
+    assert set(found) == {name for name in figures.FIGURES if name.startswith("pretokenize.")}
+    assert min(found.values()) > 0
+
+
 def test_part_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "measure", lambda config: 1 / 0)
     argv = ["--only", "sweep,data", "--size", "tiny", "--rounds", "1", "--output", str(tmp_path)]
