@@ -62,7 +62,7 @@ FULL = MoonshineConfig(method="full", device="cpu", dtype="fp32", threads=1, lea
 LORA = MoonshineConfig(
     method="lora",
     lora_rank=8,
-    lora_targets="q_proj,k_proj,v_proj",
+    lora_targets="self_attn.q_proj,self_attn.k_proj,self_attn.v_proj",
     encoder_lr_factor=0.0,
     device="cpu",
     dtype="fp32",

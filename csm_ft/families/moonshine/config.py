@@ -1,6 +1,5 @@
 """Options of Moonshine, and which weights they train. Imports no torch."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
@@ -18,6 +17,7 @@ _WORDS: Mapping[str, Sequence[str]] = {
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("fc1", "fc2"),
 }
+_BLOCKS = ("self_attn", "encoder_attn", "mlp")
 _MODULES = tuple(name for names in _WORDS.values() for name in names)
 _SIZE = "0 = that of model_size."
 
@@ -273,13 +273,14 @@ def lora_modules(config: MoonshineConfig) -> str:
     """Return a regular expression of the modules that get adapters; ValueError for a wrong word."""
     wanted: list[str] = []
     for word in config.lora_targets.replace(" ", "").split(","):
-        names = _WORDS.get(word, (word,))
-        if not set(names) <= set(_MODULES):
+        block, _, module = word.rpartition(".")
+        names = _WORDS.get(module, (module,))
+        if not set(names) <= set(_MODULES) or block not in ("", *_BLOCKS):
             raise ValueError(
                 f"lora_targets: {word!r} is none of {', '.join((*_WORDS, *_MODULES))}; write e.g."
-                " attention,mlp or q_proj,v_proj"
+                " attention,mlp or q_proj,v_proj, or self_attn.q_proj for one kind of attention"
             )
-        wanted += names
+        wanted += [rf"{block or '[a-z_]+'}\.{name}" for name in names]
     parts = [part for part in ("encoder", "decoder") if learning_rate_factor(config, part)]
-    modules = "|".join(re.escape(name) for name in dict.fromkeys(wanted))
-    return rf"model\.({'|'.join(parts)})\.layers\.\d+\.\w+\.({modules})"
+    modules = "|".join(dict.fromkeys(wanted))
+    return rf"model\.({'|'.join(parts)})\.layers\.\d+\.({modules})"
