@@ -121,7 +121,7 @@ def run(
                             state.best = {**metrics, "step": state.step, **seen}
                             alive("saving")
                             save_best(folder, setup.trained, state, result.clips)
-                    loss = f"[bold]val_loss {result.loss:.4f}[/] {family.yardstick.unit}"
+                    loss = f"[bold]val_loss {result.in_words}[/] {family.yardstick.unit}"
                     mark = " (best so far)" if is_best else ""
                     console.print(f"step {state.step}  {loss}{mark}")
                     ends = reporter and not reporter.validated(plan.distance(state), metrics)

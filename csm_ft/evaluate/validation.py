@@ -48,6 +48,12 @@ class Validation:
         """The validation loss; it equals the sum of nats / the sum of targets over `clips`."""
         return self.metrics["val_loss"]
 
+    @property
+    def in_words(self) -> str:
+        """The loss, with the standard error of an estimate."""
+        error = f" ± {self.metrics[ERROR]:.4f}" if ERROR in self.metrics else ""
+        return f"{self.loss:.4f}{error}"
+
 
 def validate(
     model: SpeechModel,
