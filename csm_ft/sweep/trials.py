@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ class Plan:
         """Name of the metric that trials are compared by."""
         return self.space.base.best_by
 
-    @property
+    @cached_property  # asked for with each trial
     def objective(self) -> Objective:
         """What trials are compared by."""
         return objective_of(self.space.base)
