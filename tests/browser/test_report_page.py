@@ -87,7 +87,7 @@ def watched(browser: Browser, report: Path) -> Iterator[Watched]:
 
 
 def wait_until_loaded(page: Page) -> None:
-    wait_for(page, "[...document.querySelectorAll('audio')].every((a) => a.readyState >= 1)")
+    wait_for(page, "[...document.querySelectorAll('audio[src]')].every((a) => a.readyState >= 1)")
 
 
 def column(page: Page, index: int) -> list[str]:
@@ -98,7 +98,7 @@ def column(page: Page, index: int) -> list[str]:
 
 def now_playing(page: Page) -> list[int]:
     return page.evaluate(
-        "[...document.querySelectorAll('audio')].flatMap((a, i) => a.paused ? [] : [i])"
+        "[...document.querySelectorAll('audio[src]')].flatMap((a, i) => a.paused ? [] : [i])"
     )
 
 
@@ -110,7 +110,7 @@ def test_page_opens_from_a_file(watched: Watched) -> None:
 def test_every_recording_decodes(watched: Watched) -> None:
     wait_until_loaded(watched.page)
     durations = watched.page.evaluate(
-        "[...document.querySelectorAll('audio')].map((a) => a.duration)"
+        "[...document.querySelectorAll('audio[src]')].map((a) => a.duration)"
     )
     assert len(durations) == 10
     assert all(2 < duration < 5 for duration in durations)
@@ -118,12 +118,12 @@ def test_every_recording_decodes(watched: Watched) -> None:
 
 def test_one_plays_at_a_time(watched: Watched) -> None:
     wait_until_loaded(watched.page)
-    buttons = watched.page.locator(".play")
+    buttons = watched.page.locator("#listen .play")
     buttons.nth(1).click()
-    wait_for(watched.page, "document.querySelectorAll('audio')[1].currentTime > 0.05")
+    wait_for(watched.page, "document.querySelectorAll('audio[src]')[1].currentTime > 0.05")
     assert now_playing(watched.page) == [1]
     buttons.nth(3).click()
-    wait_for(watched.page, "document.querySelectorAll('audio')[3].currentTime > 0.05")
+    wait_for(watched.page, "document.querySelectorAll('audio[src]')[3].currentTime > 0.05")
     assert now_playing(watched.page) == [3]
     expect(watched.page.locator(".player.playing")).to_have_count(1)
     expect(buttons.nth(3)).to_have_attribute("aria-pressed", "true")
@@ -134,15 +134,15 @@ def test_one_plays_at_a_time(watched: Watched) -> None:
 
 def test_keyboard_walks_the_grid(watched: Watched) -> None:
     wait_until_loaded(watched.page)
-    buttons = watched.page.locator(".play")
+    buttons = watched.page.locator("#listen .play")
     buttons.nth(1).focus()
     watched.page.keyboard.press("Space")
-    wait_for(watched.page, "!document.querySelectorAll('audio')[1].paused")
+    wait_for(watched.page, "!document.querySelectorAll('audio[src]')[1].paused")
     watched.page.keyboard.press("ArrowRight")
-    wait_for(watched.page, "!document.querySelectorAll('audio')[2].paused")
+    wait_for(watched.page, "!document.querySelectorAll('audio[src]')[2].paused")
     assert now_playing(watched.page) == [2]
     watched.page.keyboard.press("ArrowDown")
-    wait_for(watched.page, "!document.querySelectorAll('audio')[7].paused")
+    wait_for(watched.page, "!document.querySelectorAll('audio[src]')[7].paused")
     assert now_playing(watched.page) == [7]
     expect(buttons.nth(7)).to_be_focused()
     watched.page.keyboard.press("Space")
@@ -153,12 +153,12 @@ def test_keyboard_walks_the_grid(watched: Watched) -> None:
 
 def test_click_in_outline_seeks(watched: Watched) -> None:
     wait_until_loaded(watched.page)
-    wave = watched.page.locator(".wave").nth(2)
+    wave = watched.page.locator("#listen .wave").nth(2)
     box = wave.bounding_box()
     assert box
     wave.click(position={"x": box["width"] * 0.6, "y": 5})
     share = watched.page.evaluate(
-        "(() => { const a = document.querySelectorAll('audio')[2]; return a.currentTime /"
+        "(() => { const a = document.querySelectorAll('audio[src]')[2]; return a.currentTime /"
         " a.duration; })()"
     )
     assert 0.55 < share < 0.9
@@ -166,7 +166,7 @@ def test_click_in_outline_seeks(watched: Watched) -> None:
 
 
 def test_menu_adds_another_trial(watched: Watched) -> None:
-    slots = watched.page.locator(".slot")
+    slots = watched.page.locator("#listen .slot")
     expect(slots.nth(0)).to_contain_text("Trial 6")
     watched.page.select_option("#other", "t3")
     expect(slots.nth(0)).to_contain_text("Trial 3")
@@ -286,7 +286,9 @@ def test_foreign_text_stays_text(browser: Browser, tmp_path: Path) -> None:
     write_summary(tmp_path, summary)
     opened = Watched(browser, build_report(tmp_path))
     expect(opened.page.locator("h1")).to_have_text(NASTY)
-    expect(opened.page.locator("q").first).to_have_text(NASTY)
+    expect(opened.page.locator("#listen q").first).to_have_text(NASTY)
+    opened.page.locator("#blind-open").click()
+    expect(opened.page.locator('[data-blind="text"]')).to_have_text(NASTY)
     assert opened.page.locator("img").count() == 0
     opened.close()
 
@@ -307,7 +309,7 @@ def test_linked_recordings_play(
     opened = Watched(browser, build_report(tmp_path))
     wait_until_loaded(opened.page)
     assert opened.page.evaluate(
-        "[...document.querySelectorAll('audio')].every((a) => a.duration > 1 &&"
+        "[...document.querySelectorAll('audio[src]')].every((a) => a.duration > 1 &&"
         " a.src.endsWith('.wav'))"
     )
     opened.close()
@@ -316,7 +318,7 @@ def test_linked_recordings_play(
 def test_text_answers_compare_without_players(browser: Browser, tmp_path: Path) -> None:
     make_sweep(tmp_path, num_trials=10, text_only=True)
     opened = Watched(browser, build_report(tmp_path))
-    slots = opened.page.locator(".slot")
+    slots = opened.page.locator("#listen .slot")
     opened.page.select_option("#other", "t3")
     expect(slots.nth(0)).to_contain_text("Trial 3")
     expect(slots.nth(0)).to_contain_text("as heard at")
