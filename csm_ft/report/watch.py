@@ -101,7 +101,8 @@ def watch(path: Path, *, is_run: bool, port: int) -> None:
         with suppress(KeyboardInterrupt):
             server.serve_forever()
     if server.num_votes:
-        print(f"{server.num_votes} new votes in {SweepFolder(path).votes}; {build_report(path)}")
+        votes = SweepFolder(path).votes
+        print(f"new votes in {votes}: {server.num_votes}; the page is {build_report(path)}")
 
 
 def _sweep_page(path: Path) -> LivePage:

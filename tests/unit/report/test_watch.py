@@ -273,5 +273,5 @@ def test_ctrl_c_ends_cleanly(sweep: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (0, "")
-    assert "1 new votes" in out
+    assert "votes.json: 1; the page is" in out
     assert "1 blind vote by 1 listener prefers trial 0" in (sweep / "report.html").read_text()
