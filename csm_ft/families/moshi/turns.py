@@ -28,7 +28,7 @@ def measure(wave: Wave, sample_rate_hz: int) -> dict[str, float]:
     """Measure a dialogue [2, N], Moshi on the left; what there is nothing of is left out.
 
     `gap_sec` is the median over the user's turns of the time from their end to Moshi's next turn,
-    below 0 where Moshi begins while the user speaks. `first` is 1 if Moshi speaks first.
+    below 0 where Moshi begins while the user speaks. `moshi_first` is 1 if Moshi speaks first.
     """
     own, user = (find_turns(side, sample_rate_hz) for side in wave)
     length = max(1, len(window_power(wave, sample_rate_hz)))
@@ -40,7 +40,7 @@ def measure(wave: Wave, sample_rate_hz: int) -> dict[str, float]:
         "silent_tail_sec": (length - (own[-1].stop if own else 0)) * WINDOW_SEC,
     }
     if own and user:
-        facts["first"] = float(own[0].start < user[0].start)
+        facts["moshi_first"] = float(own[0].start < user[0].start)
     gaps = [gap for turn in user if (gap := _gap(turn, own)) is not None]
     if gaps:
         facts["gap_sec"] = float(np.median(gaps)) * WINDOW_SEC

@@ -25,7 +25,7 @@ def test_known_dialogue_is_measured() -> None:
         "user_share": pytest.approx(0.45, abs=0.005),
         "overlap_share": pytest.approx(0.1, abs=0.005),
         "silent_tail_sec": pytest.approx(2.0, abs=0.05),
-        "first": 0.0,
+        "moshi_first": 0.0,
         "gap_sec": pytest.approx(0.5, abs=0.05),
     }
 
