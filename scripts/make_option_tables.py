@@ -44,7 +44,8 @@ Every program prints its options with `--help`. For all of them:
   win over the YAML file, whatever the order.
 - Booleans work bare (`--resume`) and with a value (`--resume false`).
 - Points of a run (`log_every`, `val_every`, `best_from`, `save_every`, `gen_every`) are a number of
-  optimiser steps (`100`), epochs (`0.5ep`), examples (`2000ex`), or a share of the run (`10%` or
+  optimiser steps (`100`), epochs (`0.5ep`), examples (`2000ex`), seconds of training audio
+  (`600sec`), or a share of the run (`10%` or
   `1/9`).
 - The options of a model family are accepted together with the common ones. The family is that of
   the token file, or of the weights; without either it is {default_family}, unless `--family` names
