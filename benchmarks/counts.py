@@ -72,14 +72,15 @@ def count_update() -> dict[str, float]:
         give_weights(model)
         weights = list(model.parameters())
         num_weights = sum(parameter.numel() for parameter in weights)
-        for parameter in weights:
-            parameter.grad = torch.empty_like(parameter)
+        gradients = [torch.empty_like(parameter) for parameter in weights]
+        for parameter, gradient in zip(weights, gradients, strict=True):
+            parameter.grad = gradient
         optimizer = build_optimizer(model, CsmFamily(), OPTIONS)
         optimizer.step()
         limit, counts = OPTIONS.max_grad_norm, []
         for norm_value in (limit / 2, 2 * limit):
             with Operations() as counted:
-                norm = get_total_norm([parameter.grad for parameter in weights], foreach=True)
+                norm = get_total_norm(gradients, foreach=True)
                 clip_gradients(weights, norm, norm_value, limit)
                 optimizer.step()
             counts.append(counted.other_bytes / num_weights)
