@@ -102,10 +102,11 @@ def _all_frames(ours: Ours, examples: Examples, rounds: int) -> Found:
 def _validation(ours: Ours, examples: Examples, rounds: int) -> Found:
     """Compare validation with training on the same clips."""
     few = examples.take(np.arange(BATCH_SIZE))
+    options = OPTIONS.replace(val_depth_fraction=0.1)  # what a set of more clips has by default
     batch = _collate(few, range(len(few)))
     variants = {
         "training": lambda _: ours.step(batch),
-        "validation": lambda _: validate(ours.model, FAMILY, few, OPTIONS),
+        "validation": lambda _: validate(ours.model, FAMILY, few, options),
     }
     times = interleave(variants, rounds=rounds)
     return {"step.validation_ratio": ratio(times["validation"], times["training"])}

@@ -49,6 +49,12 @@ class Examples:
         return len(self.pieces)
 
     @cached_property
+    def num_target_rows(self) -> int:
+        """Rows of the first array in all target pieces."""
+        targets = self.pieces[self.pieces[:, 3] > 0]
+        return int((targets[:, 2] - targets[:, 1]).sum())
+
+    @cached_property
     def weights(self) -> NDArray[np.float64]:
         """How often each is drawn in training, relative to the others, [n].
 

@@ -66,7 +66,7 @@ def validate(
 ) -> Validation:
     """Measure a model on all `examples`, shared by the ranks; restores the model's mode."""
     device = next(model.parameters()).device
-    is_share = family.scored_share(config) < 1 and not all_targets
+    is_share = family.scored_share(examples, config) < 1 and not all_targets
     parts = parts_of(family.yardstick.terms)
     batches = evaluation_batches(examples.costs, SHARE_BUDGET_TOKENS if is_share else BUDGET_TOKENS)
     order = [index for batch in batches for index in batch]

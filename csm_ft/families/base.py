@@ -311,7 +311,7 @@ class Family(ABC):
     ) -> Batch:
         """Make one micro-batch; draw=None: all targets, each with weight 1 (evaluation)."""
 
-    def scored_share(self, config: TrainConfig) -> float:
+    def scored_share(self, examples: Examples, config: TrainConfig) -> float:
         """Return the share of the targets that validations score while a run goes on; 1 = all.
 
         For families where some targets cost far more than others: of these, a share tells the loss

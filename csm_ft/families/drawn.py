@@ -9,11 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from csm_ft.data.examples import Examples
+
+_SCORED_SHARE, _LEAST_SCORED_FRAMES = 0.1, 500
+
 
 def keyed_generator(name: str) -> np.random.Generator:
     """Return a generator that depends on a name alone, so that no order of draws matters."""
     key = hashlib.blake2b(name.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
+
+
+def scored_share(fraction: float, examples: Examples) -> float:
+    """Return the share of frames that validation scores; for 0 a tenth, and at least 500 frames.
+
+    So few validation clips, of which a tenth would tell little, are scored whole.
+    """
+    if fraction:
+        return fraction
+    return min(1.0, max(_SCORED_SHARE, _LEAST_SCORED_FRAMES / max(1, examples.num_target_rows)))
 
 
 def num_drawn(num_targets: int, fraction: float, least: int = 1) -> int:

@@ -21,7 +21,7 @@ def measure_best(setup: Setup, alive: Callable[[Doing], None]) -> dict[str, Any]
     Raises Diverged for a loss that is not finite.
     """
     best = setup.state.best
-    if best is None or setup.family.scored_share(setup.config) == 1:
+    if best is None or setup.family.scored_share(setup.val, setup.config) == 1:
         return best
     saved: Mapping[str, Any] = setup.ranks.tell(
         lambda: TrainState.read(setup.folder.best).best or {}

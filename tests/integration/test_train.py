@@ -63,6 +63,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_a_run_leaves_what_is_promised(tokens: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     more = "--n_epochs 3 --gen_every 1/2 --gen_max_sec 1 --val_every 1ep --log_every 2"
+    more += " --val_depth_fraction 0.1"
     argv = options(tokens, run, *more.split())
     assert train.main(argv) == 0
     assert [r["step"] for r in rows(run, "val")] == [0, 3, 6, 9]

@@ -251,12 +251,14 @@ class CsmFamily(Family):
         """Make one micro-batch whose depth decoder gets val_depth_fraction of the frames."""
         from csm_ft.families.csm.data import collate
 
-        share = self.scored_share(config)
+        share = self.scored_share(examples, config)
         return collate(examples, indices, depth_fraction=1.0, val_depth_fraction=share, draw=None)
 
-    def scored_share(self, config: TrainConfig) -> float:
-        """Return val_depth_fraction."""
-        return _csm(config).val_depth_fraction
+    def scored_share(self, examples: Examples, config: TrainConfig) -> float:
+        """Return val_depth_fraction, or what stands for its 0."""
+        from csm_ft.families.drawn import scored_share
+
+        return scored_share(_csm(config).val_depth_fraction, examples)
 
     def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
         """Return 2*((1-w)*c0 + w*depth), as the public CSM trainer; w = 0.5 is c0 + depth."""

@@ -239,12 +239,14 @@ class MoshiFamily(Family):
         """Make one micro-batch whose depth transformer sees val_depth_fraction of the columns."""
         from csm_ft.families.moshi.data import collate
 
-        own, share = _moshi(config), self.scored_share(config)
+        own, share = _moshi(config), self.scored_share(examples, config)
         return collate(examples, indices, own, val_depth_fraction=share, draw=None)
 
-    def scored_share(self, config: TrainConfig) -> float:
-        """Return val_depth_fraction."""
-        return _moshi(config).val_depth_fraction
+    def scored_share(self, examples: Examples, config: TrainConfig) -> float:
+        """Return val_depth_fraction, or what stands for its 0."""
+        from csm_ft.families.drawn import scored_share
+
+        return scored_share(_moshi(config).val_depth_fraction, examples)
 
     def loss_terms(self, config: TrainConfig) -> Sequence[Term]:
         """Return the losses of the text and of Moshi's codes, as kyutai's trainer or J-Moshi."""

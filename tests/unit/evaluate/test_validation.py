@@ -113,6 +113,13 @@ def test_a_share_estimates_all_without_bias() -> None:
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(deviation, rel=0.2)
 
 
+@pytest.mark.parametrize(("num_frames", "share"), [(300, 1.0), (1000, 0.5), (8000, 0.1)])
+def test_few_frames_are_scored_whole_by_default(num_frames: int, share: float) -> None:
+    examples = examples_of(make_split([100] * (num_frames // 100)))
+    assert CsmFamily().scored_share(examples, CsmConfig()) == share
+    assert CsmFamily().scored_share(examples, SOME) == 0.25
+
+
 def test_the_same_share_is_scored_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, examples = make_model(), examples_of(SPLIT)
     whole = validate(model, CsmFamily(), examples, SOME)
