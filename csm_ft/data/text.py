@@ -22,10 +22,14 @@ class ErrorCounts:
     num_reference: int  # words or characters of all references
 
     @property
+    def num_errors(self) -> int:
+        """Errors of all kinds."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
     def rate(self) -> float:
         """Errors per reference word or character; 0 for a corpus without any."""
-        errors = self.substitutions + self.deletions + self.insertions
-        return errors / max(1, self.num_reference)
+        return self.num_errors / max(1, self.num_reference)
 
 
 def set_case(text: str, case: str) -> str:

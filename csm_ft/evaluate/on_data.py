@@ -34,8 +34,10 @@ def measure_on_data(
             for name, pair in family.measure_batch(model, batch.to(device)).items():
                 sums.setdefault(name, []).append(np.stack([part.numpy() for part in pair]))
             order += list(indices)
+        each = family.score_each(model, examples, config)
     model.train(was_training)
     table = {name: np.concatenate(parts, axis=1) for name, parts in sums.items()}  # [2, n]
+    table |= {name: pair[:, order] for name, pair in each.items()}
     if not table:
         return {}, {}
     groups = {kind: label(examples, order) for kind, label in _KINDS.items()}

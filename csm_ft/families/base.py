@@ -25,6 +25,8 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError
 
 if TYPE_CHECKING:  # so that --help imports neither numpy nor torch
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from csm_ft.data.examples import Examples
@@ -353,6 +355,15 @@ class Family(ABC):
         """
         parts = model(batch).items()
         return {f"nats_{part}": (n.double().cpu(), batch.counts[part]) for part, n in parts}
+
+    def score_each(
+        self, model: SpeechModel, examples: Examples, config: TrainConfig
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """Return what `score` measures of each example: sums and counts, [2, n] by name.
+
+        Means over any group of clips are formed of them, as of measure_batch.
+        """
+        return {}
 
     def parameter(self, config: TrainConfig, name: str) -> ParameterRule:
         """Return how the parameter `name` is trained."""

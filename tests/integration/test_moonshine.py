@@ -160,7 +160,13 @@ def test_evaluation_says_that_it_does_not_speak(trained: Path, tmp_path: Path) -
         "the family moonshine speaks no texts of these data: it is measured on them only"
         in found["notes"]
     )
-    assert found["rows"][0]["on_data"].keys() == {"nats_tokens"}
+    (row,) = found["rows"]
+    best = min(rows(trained, "val"), key=lambda one: one["val_loss"])
+    for name in ("wer", "cer", "deletions", "capped"):
+        assert row["on_data"][name] == pytest.approx(best[f"val_{name}"])
+    assert row["on_data"]["nats_tokens"] == pytest.approx(best["val_loss"], abs=1e-5)
+    by_length = row["by_group"]["length"].values()
+    assert all("wer" in measures for measures in by_length)
 
 
 def test_transformers_reads_the_export(trained: Path) -> None:

@@ -46,6 +46,9 @@ from csm_ft.families.moonshine.streaming_size import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from csm_ft.data.examples import Examples
     from csm_ft.data.split import Split, Store
     from csm_ft.families.model import SpeechModel
@@ -255,6 +258,19 @@ class MoonshineFamily(Family):
         if not rows or model.tokenizer is None:
             return {}
         return score(model, examples.split, rows, config)
+
+    def score_each(
+        self, model: SpeechModel, examples: Examples, config: TrainConfig
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """Return the errors of the greedy transcript of each clip."""
+        from csm_ft.families.moonshine.model import MoonshineModel
+        from csm_ft.families.moonshine.score import errors_of
+
+        assert isinstance(model, MoonshineModel), "a model of this family"
+        if model.tokenizer is None or not len(examples):
+            return {}
+        rows = list(_scored_rows(examples, -1))
+        return errors_of(model, examples.split, rows, _moonshine(config))
 
     def scored_by(self, examples: Examples, config: TrainConfig) -> str:
         """Name the rules that texts are compared by."""

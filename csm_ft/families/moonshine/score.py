@@ -3,8 +3,17 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from csm_ft.data.split import Split
-from csm_ft.data.text import character_errors, open_normaliser, set_case, word_errors
+from csm_ft.data.text import (
+    ErrorCounts,
+    character_errors,
+    open_normaliser,
+    set_case,
+    word_errors,
+)
 from csm_ft.families.moonshine.config import MoonshineConfig
 from csm_ft.families.moonshine.model import MoonshineModel
 from csm_ft.families.moonshine.sample import transcribe
@@ -19,34 +28,54 @@ def score(
 ) -> dict[str, float]:
     """Return val_wer and its parts, val_cer, val_wer_raw, val_capped and val_repeated of `rows`.
 
-    Errors are summed over the corpus and divided once: after the rules of the language on both
-    sides, and raw, as the texts are trained on.
+    Errors are summed over the corpus and divided once.
+    """
+    found = errors_of(model, split, rows, config)
+    totals = {name: pair.sum(axis=1) for name, pair in found.items()}
+    return {f"val_{name}": float(sums / max(1, count)) for name, (sums, count) in totals.items()}
+
+
+def errors_of(
+    model: MoonshineModel, split: Split, rows: Sequence[int], config: MoonshineConfig
+) -> dict[str, NDArray[np.float64]]:
+    """Return the errors of each clip and what they are counted against, [2, n] by name.
+
+    After the rules of the language on both sides, and raw, as the texts are trained on.
     """
     assert model.tokenizer is not None, "a model with the tokenizer of its token file"
     rules = open_normaliser(language_of(split, config)).apply
-    texts: list[tuple[str, str]] = []  # reference and hypothesis
-    num_capped = 0
+    errors: dict[int, dict[str, tuple[float, float]]] = {}
     for batch in batches_of(split.lengths("samples").tolist(), rows):
         samples = split.many("samples", batch, config.decode_workers)
         clips = [samples[row] for row in batch]
         for row, found in zip(batch, transcribe(model, clips, config.cap), strict=True):
             wanted = set_case(split.clip(row).text, str(split.facts.get("text_case", "keep")))
-            texts.append((wanted, model.tokenizer.decode(found.ids)))
-            num_capped += not found.is_complete
-    wanted, written = zip(*texts, strict=True)
-    references, hypotheses = list(map(rules, wanted)), list(map(rules, written))
-    words = word_errors(references, hypotheses)
-    num_words = max(1, words.num_reference)
+            written = model.tokenizer.decode(found.ids)
+            errors[row] = {
+                **_errors(rules(wanted), rules(written)),
+                "wer_raw": _rate(word_errors([wanted], [written])),
+                "capped": (float(not found.is_complete), 1.0),
+                "repeated": (float(repeats(rules(written))), 1.0),
+            }
+    names = list(errors[rows[0]])
+    return {name: np.array([errors[row][name] for row in rows]).T for name in names}
+
+
+def _errors(wanted: str, written: str) -> dict[str, tuple[float, float]]:
+    words = word_errors([wanted], [written])
+    count = float(words.num_reference)
     return {
-        "val_wer": words.rate,
-        "val_insertions": words.insertions / num_words,
-        "val_deletions": words.deletions / num_words,
-        "val_substitutions": words.substitutions / num_words,
-        "val_cer": character_errors(references, hypotheses).rate,
-        "val_wer_raw": word_errors(wanted, written).rate,
-        "val_capped": num_capped / len(rows),
-        "val_repeated": sum(map(repeats, hypotheses)) / len(rows),
+        "wer": _rate(words),
+        "insertions": (words.insertions, count),
+        "deletions": (words.deletions, count),
+        "substitutions": (words.substitutions, count),
+        "cer": _rate(character_errors([wanted], [written])),
     }
+
+
+def _rate(counts: ErrorCounts) -> tuple[float, float]:
+    """Return errors, and what they are divided by for a rate."""
+    return counts.num_errors, float(counts.num_reference)
 
 
 def repeats(text: str) -> bool:
