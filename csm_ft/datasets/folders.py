@@ -27,7 +27,7 @@ TEXT_SUFFIXES = (".txt", ".lab", ".normalized.txt", ".original.txt")
 _TIMED = re.compile(r"\s*\d+[.\d]*\s+\d+[.\d]*\s+\S|\s*\[\d+:\d")
 # What is a table by its suffix, but no metadata: what pretokenize.py writes, and lists of corpora.
 _NO_METADATA = (
-    *(".rejected.jsonl", ".notes.jsonl", ".report.json"),
+    *(".rejected.jsonl", ".notes.jsonl", ".heard.jsonl", ".report.json", ".files.json"),
     *("speakers.tsv", ".trans.tsv", ".book.tsv", "clip_durations.tsv"),
     *("VideoDemographics.csv", "SentenceFilenames.csv", "summaryTable.csv", "tabulatedVotes.csv"),
     *("finishedResponses.csv", "finishedEmoResponses.csv"),

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ class Rows:
 
     def samples(self, step: int) -> None:
         assert [row["step"] for row in self.rows] == [step] * len(self.rows)
+
+    def page(self, key: str, make: Callable[[], str], step: int) -> None:
+        assert make() == "", "no words run along with samples of this family"
 
 
 class Says(torch.nn.Module):
