@@ -47,7 +47,8 @@ class Job:
 def evaluate_models(evaluator: Evaluator, job: Job) -> None:
     """Add rows for the weights, for their base, and for the real recordings of the prompts."""
     config, store, family = job.config, job.store, job.family
-    rows: list[int] = []
+    assert evaluator.encoder is not None, "opened with the token file"
+    rows, encoder = list[int](), evaluator.encoder
     speaks = family.speaks_texts(store)
     if speaks:
         chosen = _choose(evaluator, job)
@@ -62,7 +63,7 @@ def evaluate_models(evaluator: Evaluator, job: Job) -> None:
         model = loaded.requires_grad_(False).to(choose_device(config.device))
         train_config = job.train_config()
         examples = family.arrange(store.splits["val"], train_config, evaluate=True)
-        on_data, by_group = measure_on_data(model, family, examples, train_config)
+        on_data, by_group = measure_on_data(model, family, examples, encoder, train_config)
         clips = _speak(evaluator, job, model, kind) if speaks else []
         evaluator.add(name, kind, clips, on_data=on_data, by_group=by_group)
     evaluator.add_real([("val", row) for row in rows])

@@ -10,6 +10,7 @@ from csm_ft.data.batches import evaluation_batches
 from csm_ft.data.examples import Examples
 from csm_ft.evaluate.validation import BUDGET_TOKENS
 from csm_ft.families.base import Family
+from csm_ft.families.encoder import Encoder
 from csm_ft.families.model import SpeechModel
 
 MAX_GROUPS = 60  # of one kind; more are no groups to look at
@@ -20,7 +21,7 @@ ByGroup = dict[str, dict[str, Measures]]  # kind -> group -> measures
 
 
 def measure_on_data(
-    model: SpeechModel, family: Family, examples: Examples, config: TrainConfig
+    model: SpeechModel, family: Family, examples: Examples, encoder: Encoder, config: TrainConfig
 ) -> tuple[Measures, ByGroup]:
     """Return the measures over all examples, and by speaker, emotion, source and length."""
     device = next(model.parameters()).device
@@ -34,7 +35,7 @@ def measure_on_data(
             for name, pair in family.measure_batch(model, batch.to(device)).items():
                 sums.setdefault(name, []).append(np.stack([part.numpy() for part in pair]))
             order += list(indices)
-        each = family.score_each(model, examples, config)
+        each = family.score_each(model, examples, encoder, config)
     model.train(was_training)
     table = {name: np.concatenate(parts, axis=1) for name, parts in sums.items()}  # [2, n]
     table |= {name: pair[:, order] for name, pair in each.items()}

@@ -357,7 +357,7 @@ class Family(ABC):
         return {f"nats_{part}": (n.double().cpu(), batch.counts[part]) for part, n in parts}
 
     def score_each(
-        self, model: SpeechModel, examples: Examples, config: TrainConfig
+        self, model: SpeechModel, examples: Examples, encoder: Encoder, config: TrainConfig
     ) -> Mapping[str, NDArray[np.float64]]:
         """Return what `score` measures of each example: sums and counts, [2, n] by name.
 

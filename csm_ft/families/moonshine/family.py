@@ -260,17 +260,18 @@ class MoonshineFamily(Family):
         return score(model, examples.split, rows, config)
 
     def score_each(
-        self, model: SpeechModel, examples: Examples, config: TrainConfig
+        self, model: SpeechModel, examples: Examples, encoder: Encoder, config: TrainConfig
     ) -> Mapping[str, NDArray[np.float64]]:
         """Return the errors of the greedy transcript of each clip."""
+        from csm_ft.families.moonshine.encoder import MoonshineEncoder
         from csm_ft.families.moonshine.model import MoonshineModel
         from csm_ft.families.moonshine.score import errors_of
 
         assert isinstance(model, MoonshineModel), "a model of this family"
-        if model.tokenizer is None or not len(examples):
-            return {}
+        assert isinstance(encoder, MoonshineEncoder), "an encoder of this family"
+        model.tokenizer = encoder.tokenizer
         rows = list(_scored_rows(examples, -1))
-        return errors_of(model, examples.split, rows, _moonshine(config))
+        return errors_of(model, examples.split, rows, _moonshine(config)) if rows else {}
 
     def scored_by(self, examples: Examples, config: TrainConfig) -> str:
         """Name the rules that texts are compared by."""
