@@ -22,6 +22,7 @@ _TEXT = {
     "step": "step",
     "text": "reference",
     "answer": "hypothesis",
+    RECORDING: RECORDING,
     "is_complete": "is_complete",
 }
 # Facts that tell a listener nothing beside those.
@@ -38,12 +39,16 @@ _HIDDEN = {
 
 
 def samples_table(folder: RunFolder) -> Table:
-    """Return the samples of all steps, the latest first.
+    """Return the samples of all steps, the latest first; beside a text what was transcribed.
 
     Facts that are not known here, such as scores, become further columns.
     """
     rows = [
-        {**row, RECORDING: _recording(folder.sample_stem(row["prompt"], row["step"]))}
+        {
+            **row,
+            RECORDING: _recording(folder.sample_stem(row["prompt"], row["step"]))
+            or _recording(folder.references / row["prompt"]),
+        }
         for row in folder.rows("sample")
     ]
     return _table(sorted(rows, key=lambda row: -row["step"]))
@@ -57,12 +62,12 @@ def references_table(folder: RunFolder) -> Table:
 
 
 def _recording(stem: Path) -> Path | None:
-    wav = stem.with_suffix(".wav")
+    wav = stem.with_name(f"{stem.name}.wav")
     return wav if wav.is_file() else None
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    known = _SOUND if any(row[RECORDING] for row in rows) else _TEXT
+    known = _SOUND if any("seconds" in row for row in rows) else _TEXT
     found: dict[str, None] = {}
     for row in rows:
         found |= dict.fromkeys(name for name, value in row.items() if _is_shown(value))

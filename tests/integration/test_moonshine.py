@@ -22,6 +22,8 @@ from csm_ft.families.moonshine.config import MoonshineConfig as Config
 from csm_ft.families.moonshine.family import MoonshineFamily
 from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
+from csm_ft.runs.folder import RunFolder
+from csm_ft.runs.samples_table import samples_table
 from tests.conftest import ROOT, write_metadata
 from tests.helpers.killed import check_resume
 
@@ -127,7 +129,11 @@ def test_samples_are_transcripts_beside_recordings(trained: Path) -> None:
     assert isinstance(facts["answer"], str)
     assert facts["text"]
     assert not list(trained.glob("samples/[!r]*/*.wav"))
-    assert list((trained / "samples/reference").glob("*.wav"))
+    heard = {path.stem for path in (trained / "samples/reference").glob("*.wav")}
+    assert heard == {path.parent.name for path in trained.glob("samples/[!r]*/step_000004.json")}
+    table = samples_table(RunFolder(trained))
+    assert table.columns[:4] == ["step", "reference", "hypothesis", "recording"]
+    assert all(isinstance(row[3], Path) and row[3].is_file() for row in table.rows)
 
 
 def test_resumed_run_equals_uninterrupted(tokens: Path, trained: Path, tmp_path: Path) -> None:

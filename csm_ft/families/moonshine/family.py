@@ -143,8 +143,10 @@ class MoonshineFamily(Family):
         _own(encoder).max_tokens_per_sec = config.cap
         prompts = []
         for row in range(min(config.gen_clips, len(split))):
-            clip = split.clip(row)
-            prompts.append(Prompt(clip.id[:12], clip.text, clip.speaker, arrays=split.arrays(row)))
+            clip, arrays = split.clip(row), split.arrays(row)
+            prompts.append(
+                Prompt(clip.id[:12], clip.text, clip.speaker, arrays=arrays, real=arrays)
+            )
         return prompts, SamplingOptions(seed=config.seed)
 
     def open_listener(self, record: EncoderRecord, device: str) -> MoonshineEncoder:
