@@ -4,7 +4,6 @@
 workers run the same function.
 """
 
-import math
 import os
 import shlex
 import sys
@@ -66,7 +65,6 @@ def run(
     Raises a UserError (options, data or machine) or Diverged. `only_measure` takes no step.
     """
     # Imported here, so that --help and a wrong flag need no torch.
-    from csm_ft.evaluate.validation import validate, validate_canary
     from csm_ft.runs.checkpoint import save_best, save_checkpoint
     from csm_ft.runs.metrics import add, training_line, training_row
     from csm_ft.training.best import last_metrics, measure_best
@@ -101,15 +99,8 @@ def run(
                 if is_first or hears or plan.is_due("val", state, examples_before):
                     alive("validation")
                     with averaged(optimizer):
-                        result = validate(
-                            model, family, setup.val, config, ranks, all_targets=only_measure
-                        )
-                        if not math.isfinite(result.loss):
-                            raise Diverged(state.step, "validation loss")
+                        result = setup.validate(state, all_targets=only_measure)
                         metrics = result.metrics
-                        if setup.canary:
-                            canary = validate_canary(model, family, setup.canary, config, ranks)
-                            metrics = {**metrics, **canary}
                         if hears:
                             alive("judging")
                             metrics = {**metrics, **setup.judged(state)}

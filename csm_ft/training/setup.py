@@ -1,8 +1,9 @@
 """The setup of a run, in order: data, family, folder, model, optimiser, schedule, samples."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from csm_ft.config.train import TrainConfig
@@ -12,6 +13,8 @@ from csm_ft.data.examples import Examples
 from csm_ft.data.replay import Replay
 from csm_ft.data.sampling import describe_weights, take_fraction
 from csm_ft.device import reproducible
+from csm_ft.errors import Diverged
+from csm_ft.evaluate.validation import Validation, validate, validate_canary
 from csm_ft.families import open_family
 from csm_ft.families.base import Draw, Family
 from csm_ft.families.model import Batch, SpeechModel
@@ -84,6 +87,20 @@ class Setup:
         with self.ranks.gathered(model):
             if self.sampler:
                 self.sampler.run(model, state, self.folder, self.tracker)
+
+    def validate(self, state: TrainState, *, all_targets: bool) -> Validation:
+        """Measure the model on the validation set, and add the metrics of the canary; collective.
+
+        Raises Diverged for a loss that is not finite.
+        """
+        model, family, config = self.trained.model, self.family, self.config
+        found = validate(model, family, self.val, config, self.ranks, all_targets=all_targets)
+        if not math.isfinite(found.loss):
+            raise Diverged(state.step, "validation loss")
+        if self.canary is None:
+            return found
+        canary = validate_canary(model, family, self.canary, config, self.ranks)
+        return replace(found, metrics={**found.metrics, **canary})
 
     def judged(self, state: TrainState) -> dict[str, float]:
         """Return what judges say of samples of this step; collective."""
