@@ -282,6 +282,7 @@ def test_signs_of_life_within_validations_and_samples(tokens: Path, tmp_path: Pa
             return True
 
     more = "--max_steps 2 --val_every 2 --save_every 2 --gen_every 2 --gen_max_sec 1"
+    more += " --val_depth_fraction 0.1"  # so that the best weights are measured on all at the end
     argv = options(tokens, tmp_path / "run", *more.split(), "--measure_base", "false")
     train.run(config_of(argv), Watcher())
     parts = [(name, len(list(same))) for name, same in itertools.groupby(seen)]
