@@ -37,8 +37,7 @@ from benchmarks.timing import Times, interleave
 from csm_ft.data.batches import BatchOptions, BatchPlan, Step
 from csm_ft.device import reproducible
 from csm_ft.errors import CheckError
-from csm_ft.families.lora import add_adapters
-from csm_ft.families.moonshine.config import MoonshineConfig, lora_modules
+from csm_ft.families.moonshine.config import MoonshineConfig
 from csm_ft.families.moonshine.data import collate_clips
 from csm_ft.families.moonshine.export import voice_runtime
 from csm_ft.families.moonshine.family import MoonshineFamily
@@ -307,7 +306,6 @@ def _adapters(scale: Scale, rounds: int) -> Any:
     theirs = _in_transformers(model)
     clips = _clips(_uniform_sec(scale.num_short, scale.longest_sec), scale.streaming.vocab_size)
     _check_losses(model, theirs, clips[0])
-    add_adapters(model, lora_modules(LORA), LORA)
     choose_parameters(model, FAMILY, LORA)
     batch_size = min(8, len(clips))
     times = interleave(
