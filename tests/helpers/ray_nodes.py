@@ -16,7 +16,9 @@ class RayNodes:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        self._environment = os.environ | environment | {"RAY_USAGE_STATS_ENABLED": "0"}
+        # Where Ray has left a token in the home folder, its nodes would ask each client for it.
+        own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+        self._environment = os.environ | environment | own
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
