@@ -160,7 +160,7 @@ def test_sweep_runs_unchanged(tokens: Path, trained: Path, tmp_path: Path) -> No
     argv = [word for pair in options.items() for word in pair]
     argv += ["--data", str(tokens), "--output_dir", str(tmp_path / "sweep")]
     argv += ["--sweep_config", str(space), "--n_trials", "2", "--n_epochs", "1"]
-    argv += ["--val_dialogues", "2", "--constraint", "val_overlap_error<=1"]
+    argv += ["--val_dialogues", "1", "--constraint", "val_overlap_error<=1"]
     argv += ["--model_name_or_checkpoint_path", str(trained)]
     assert sweep.main(argv) == 0
     summary = json.loads((tmp_path / "sweep/summary.json").read_text())
