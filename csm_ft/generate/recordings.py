@@ -69,7 +69,9 @@ class Recorder:
         audio.save(stem.with_suffix(".wav"), wave, encoder.sample_rate_hz)
         facts = {**more, "prompt": prompt.id, "text": prompt.text}
         facts |= measure(wave, encoder.sample_rate_hz, prompt.text)
-        facts |= self._measure(sample, wave) | _running_text(sample, encoder)
+        found = self._measure(sample, wave)
+        self._keep_real(prompt, found)
+        facts |= found | _running_text(sample, encoder)
         write_whole(stem.with_suffix(".json"), json.dumps(facts))
 
     def _measure(self, sample: Sample, wave: Wave) -> dict[str, Any]:
@@ -85,8 +87,11 @@ class Recorder:
         if prompt.id not in self._real:
             wave = self.encoder.decode(prompt.real) if prompt.real else None
             found = {} if wave is None else self._measure(Sample(prompt, prompt.real), wave)
-            self._real[prompt.id] = {f"real_{name}": value for name, value in found.items()}
+            self._keep_real(prompt, found)
         return self._real[prompt.id]
+
+    def _keep_real(self, prompt: Prompt, found: Mapping[str, Any]) -> None:
+        self._real[prompt.id] = {f"real_{name}": value for name, value in found.items()}
 
 
 def _asked(sample: Sample) -> dict[str, Any]:
