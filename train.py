@@ -223,9 +223,9 @@ def main(argv: Sequence[str]) -> int:
         if config.dry_run:
             from csm_ft.training.dry_run import describe_run
 
-            text = describe_run(config.replace(family=family))
-            if os.environ.get("RANK", "0") == "0":
-                print(text)
+            for line in describe_run(config.replace(family=family)):
+                if os.environ.get("RANK", "0") == "0":
+                    print(line, flush=True)
             return 0
         message = "finishing this step and saving; press Ctrl-C again to quit"
         with interruptible(message, _quit_at_the_second) as should_pause:

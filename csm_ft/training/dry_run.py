@@ -83,8 +83,11 @@ class Measurer:
         return sharded(found, model, self._num_ranks) if is_sharded else found
 
 
-def describe_run(config: TrainConfig) -> str:
-    """Return what a run would need, one fact per line; UserError as for the run itself."""
+def describe_run(config: TrainConfig) -> Iterator[str]:
+    """Yield what a run would need, one fact per line; UserError as for the run itself.
+
+    What is asked for comes first: each other recipe may take seconds of its own.
+    """
     num_ranks = config.dry_run_gpus or int(os.environ.get("WORLD_SIZE", "1"))
     check_fits_fsdp(config)
     store = open_tokens(Path(config.data), config.family, in_memory=False)
@@ -106,21 +109,23 @@ def describe_run(config: TrainConfig) -> str:
         num_ranks,
         config.dtype != "fp32",
     )
-    lines = [
+    yield (
         f"{plan.total_steps} optimiser steps, {len(train)} examples an epoch"
-        + _ranks(config, num_ranks),
-        describe_hours(work, RunFolder(folder)),
+        + _ranks(config, num_ranks)
+    )
+    yield describe_hours(work, RunFolder(folder))
+    yield (
         f"disk: {_gb(config.keep_last * (sizes.weights_bytes + sizes.optimizer_bytes))} for"
         f" checkpoints, {_gb(sizes.weights_bytes)} for the best weights,"
-        f" {_gb(sizes.draft_bytes)} more while one is saved ({describe_disk(folder)})",
-        *_memory(measurer.memory(config), batch, config.dtype),
-    ]
+        f" {_gb(sizes.draft_bytes)} more while one is saved ({describe_disk(folder)})"
+    )
+    yield from _memory(measurer.memory(config), batch, config.dtype)
     for words, options in RECIPES.items():
         other = _changed(config, options)
         if other is not None:
             found = measurer.memory(other)
-            lines.append(f"  {_gb(found.total):>9}  {describe_card(found)}  {words}")
-    return "\n".join([*lines, "nothing was started or written"])
+            yield f"  {_gb(found.total):>9}  {describe_card(found)}  {words}"
+    yield "nothing was started or written"
 
 
 def _ranks(config: TrainConfig, num_ranks: int) -> str:
