@@ -2,6 +2,7 @@
 
 python -m benchmarks                       all parts, in some 10 minutes on two cores
 python -m benchmarks --only startup,data   some of them
+python -m benchmarks --device cuda --full  CSM-1B on a GPU
 """
 
 import importlib
@@ -50,7 +51,7 @@ def _measure(argv: Sequence[str]) -> int:
                 own = [name for name in FIGURES if name.startswith(f"{part}.")]
                 found |= dict.fromkeys(own, f"{FAILED} {type(error).__name__}")
             console.print(f"{part}: {time.monotonic() - began:.0f} s")
-    result = make_result(found, config.size)
+    result = make_result(found, config.size, config.device)
     folder = Path(config.output)
     path = write_result(result, folder)
     print(table(result))

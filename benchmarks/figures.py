@@ -7,12 +7,28 @@ figure from a results file.
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 PARTS = (
     *("counts", "data", "startup", "step", "generate", "moshi", "moonshine", "sweep"),
     *("pretokenize", "codec"),
 )
+# CSM-1B by several recipes: what is told of each, and its options.
+FULL_RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "bf16": ("bf16", {"dtype": "bf16", "micro_batch_tokens": 8192}),
+    "recomputed": (
+        "bf16, activations recomputed",
+        {"dtype": "bf16", "micro_batch_tokens": 16384, "activation_checkpointing": "full"},
+    ),
+    "pure": (
+        "bf16_pure, adamw8bit, activations recomputed",
+        {
+            **{"dtype": "bf16_pure", "optimizer": "adamw8bit", "micro_batch_tokens": 16384},
+            "activation_checkpointing": "full",
+        },
+    ),
+    "lora": ("LoRA, bf16", {"method": "lora", "dtype": "bf16", "micro_batch_tokens": 8192}),
+}
 
 
 class Figure(NamedTuple):
@@ -36,6 +52,14 @@ class Measured:
 
 Found = Mapping[str, Measured | str]  # name -> value, or why it was not measured
 
+_FULL_FIGURES: Sequence[tuple[str, str, str, Literal["high", "low"]]] = (
+    ("tokens_per_sec", "positions trained per second", "1/s", "high"),
+    ("audio_hours_per_hour", "hours of speech trained on per hour", "h", "high"),
+    ("mfu_percent", "share of the card's peak, by its data sheet", "%", "high"),
+    ("peak_gb", "memory at its highest", "GB", "low"),
+    ("peak_predicted_ratio", "the same / as predicted by --dry_run", "x", "low"),
+    ("kernels", "kernels of a step, optimiser included", "", "low"),
+)
 FIGURES: Mapping[str, Figure] = {
     "step.lj.transformers_ratio": Figure(
         "training step, batch of 8 read sentences, transformers / ours, 1/16 of the frames",
@@ -196,6 +220,17 @@ FIGURES: Mapping[str, Figure] = {
     "counts.csm1b.host_reads": Figure("values that forward + backward wait for", "", "low", 0),
     "counts.frame.operations": Figure("operations per generated frame, CSM-1B", "", "low", 3000),
     "counts.frame.host_reads": Figure("values that a generated frame waits for", "", "low", 0.2),
+    **{
+        f"full.{name}.{figure}": Figure(f"CSM-1B, {recipe}: {text}", unit, better)
+        for name, (recipe, _) in FULL_RECIPES.items()
+        for figure, text, unit, better in _FULL_FIGURES
+    },
+    **{
+        f"full.generate.batch{count}.times_real_time": Figure(
+            f"CSM-1B, bf16, {text}: seconds of speech generated per second", "x", "high"
+        )
+        for count, text in ((1, "one prompt"), (16, "sixteen prompts"))
+    },
 }
 
 

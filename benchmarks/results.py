@@ -35,13 +35,13 @@ class Result:
     not_measured: Mapping[str, str] = field(default_factory=dict)  # name -> reason
 
 
-def make_result(found: Found, size: str) -> Result:
-    """Put what was found beside the facts of this machine."""
+def make_result(found: Found, size: str, device: str = "cpu") -> Result:
+    """Put what was found beside the facts of this machine; its GPU counts as its processor."""
     measured = {name: one for name, one in found.items() if isinstance(one, Measured)}
     return Result(
         date=datetime.now(UTC).date().isoformat(),
         commit=_git("rev-parse", "--short", "HEAD"),
-        processor=_processor(),
+        processor=_processor() if device == "cpu" else _card(device),
         cores=os.cpu_count() or 1,
         size=size,
         versions={"python": platform.python_version(), **_libraries(), **peers.commits()},
@@ -117,6 +117,12 @@ def _processor() -> str:
     found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     name = found[1] if found else platform.processor() or platform.machine()
     return " ".join(re.sub(r"\((R|TM|r|tm)\)|\bCPU\b", " ", name).split())
+
+
+def _card(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def _git(*words: str) -> str:

@@ -13,13 +13,11 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from benchmarks.clips import split_of  # noqa: E402
 from benchmarks.counts import CSM_1B  # noqa: E402
-from csm_ft.data.batches import fill  # noqa: E402
-from csm_ft.families.base import Draw, Family  # noqa: E402
-from csm_ft.families.csm.arrange import arrange  # noqa: E402
+from benchmarks.full import largest_batch  # noqa: E402
+from csm_ft.families.base import Family  # noqa: E402
 from csm_ft.families.csm.config import CsmConfig  # noqa: E402
-from csm_ft.families.csm.data import CsmBatch, collate  # noqa: E402
+from csm_ft.families.csm.data import CsmBatch  # noqa: E402
 from csm_ft.families.csm.family import CsmFamily  # noqa: E402
 from csm_ft.families.csm.model import empty_model  # noqa: E402
 from csm_ft.families.model import Batch, SpeechModel  # noqa: E402
@@ -81,11 +79,7 @@ def windows(count: int) -> Batch:
 
 def batch_of(positions: int) -> CsmBatch:
     """Make the largest micro-batch of read sentences within so many padded positions."""
-    config = CsmConfig()
-    examples = arrange(split_of("lj", 400, CSM_1B), config, evaluate=False)
-    order = sorted(range(len(examples)), key=lambda row: int(examples.costs[row]))
-    indices = max(fill(order, examples.costs, positions), key=len)
-    return collate(examples, indices, depth_fraction=config.depth_fraction, draw=Draw(0, 0))
+    return largest_batch(CSM_1B, CsmConfig(micro_batch_tokens=positions))
 
 
 TABLES = (

@@ -16,6 +16,17 @@ ASSUMED_SHARE = 0.3  # of these, that training reaches; assumed, not measured
 _LAST_ROWS = 20  # of metrics.jsonl, that the time of a step is taken from
 
 
+def card_tflops(device: str, *, is_16_bit: bool) -> float | None:
+    """Return the TFLOP/s of a GPU by its data sheet; None where CARDS_TFLOPS has none."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    name = torch.cuda.get_device_name(device).replace("H200", "H100")  # whose cores are the same
+    found = (tflops for card, tflops in CARDS_TFLOPS.items() if card in name)
+    return next((of_16_bit if is_16_bit else of_32_bit for of_16_bit, of_32_bit in found), None)
+
+
 class Work(NamedTuple):
     """What a run has to do."""
 

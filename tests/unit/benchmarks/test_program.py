@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import figures, peers, sweep
+from benchmarks import figures, full, peers, sweep
 from benchmarks.__main__ import main
+from benchmarks.config import BenchmarkConfig
 from benchmarks.page import write_page
 from benchmarks.results import Result, newest, read_results, write_result
 from benchmarks.table import table
-from csm_ft.errors import DataError
+from csm_ft.errors import DataError, OutOfMemoryError
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,42 @@ def test_part_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Monk
     (written,) = read_results(tmp_path)
     assert written.not_measured["sweep.gap_ms"] == "it failed with ZeroDivisionError"
     assert "data.read_clip_us" in written.figures
+
+
+@pytest.fixture
+def short_full_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full, "STEPS_PER_ROUND", 1)
+    monkeypatch.setattr(full, "NUM_FRAMES", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_full_run")
+def test_what_a_gpu_is_measured_by_runs_on_a_cpu() -> None:
+    found = full.measure(BenchmarkConfig(full=True, size="tiny", rounds=1))
+    assert set(found) == {name for name in figures.FIGURES if name.startswith("full.")}
+    measured = {name for name, one in found.items() if isinstance(one, figures.Measured)}
+    last_names = {name.rpartition(".")[2] for name in measured}
+    assert last_names == {"tokens_per_sec", "audio_hours_per_hour", "times_real_time"}
+    assert found["full.bf16.mfu_percent"] == "no data sheet of this device is known"
+    assert found["full.lora.peak_gb"] == found["full.lora.kernels"] == "it takes a GPU"
+
+
+@pytest.mark.usefixtures("short_full_run")
+def test_a_step_without_memory_tells_what_it_was_predicted_to_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_large(*_: object) -> None:
+        raise OutOfMemoryError("full")
+
+    monkeypatch.setattr(full, "optimizer_step", too_large)
+    found = full.measure(BenchmarkConfig(full=True, size="tiny", rounds=1))
+    assert found["full.pure.tokens_per_sec"] == "out of memory: it was predicted to need 0.0 GB"
+    assert isinstance(found["full.generate.batch1.times_real_time"], figures.Measured)
+
+
+def test_a_gpu_is_for_full_measurements_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", "cuda", "--only", "step"]) == 2
+    assert "add --full, or leave --device out" in capsys.readouterr().err
 
 
 def test_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
