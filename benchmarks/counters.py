@@ -6,7 +6,7 @@ bytes that they move.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,7 +53,7 @@ class Operations(TorchDispatchMode):
         elif func.namespace == "aten" and name not in NO_WORK and not _is_view(func):
             self.others[name] += 1
             written = _num_bytes(result) or _num_bytes(_changed(func, args))
-            self.other_bytes += _num_bytes((args, kwargs)) + written
+            self.other_bytes += _num_bytes((args, _read(func, kwargs or {}))) + written
         return result
 
 
@@ -88,6 +88,12 @@ def _changed(func: Any, args: Any) -> list[Any]:
     changed = [(a.name, value) for a, value in named if a.alias_info and a.alias_info.is_write]
     # The fused optimisers write to gradients only with a grad_scale, which is not used.
     return [value for name, value in changed if name != "grads"]
+
+
+def _read(func: Any, kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return the named arguments that an operation reads: not those that its result is put in."""
+    results = {value.name for value in func._schema.arguments if value.is_out}
+    return [value for name, value in kwargs.items() if name not in results]
 
 
 def _num_bytes(values: Any) -> int:

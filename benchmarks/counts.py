@@ -132,3 +132,4 @@ def give_weights(model: CsmModel) -> None:
     for name, meta in list(model.named_parameters()):
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, Parameter(torch.empty(meta.shape)))
+    model.join_weights()

@@ -62,6 +62,12 @@ class SpeechModel(nn.Module):
         """Return the nats of each part, summed per sequence."""
         raise NotImplementedError
 
+    def join_weights(self) -> None:
+        """Arrange weights in memory so that passes need fewer operations; values and names stay.
+
+        Called once they are on their device; sharded weights and adapters are left as they are.
+        """
+
     def sample(
         self, prompts: Sequence[Prompt], encoder: Any, options: SamplingOptions
     ) -> list[Sample]:

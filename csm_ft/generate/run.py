@@ -85,7 +85,9 @@ def run(config: GenerateConfig, source: Source, family: Family) -> int:
         console.print(f"{device}, {dtype}", markup=False)
         prompts, options = family.generate_prompts(config, record, encoder)
         prompts = parse_shard(config.shard).take(prompts)
-        generator = Generator(model.to(device), encoder, config.model, device, dtype, watermark)
+        model.to(device)
+        model.join_weights()
+        generator = Generator(model, encoder, config.model, device, dtype, watermark)
         for path in generate(generator, prompts, options, config):
             print(path, flush=True)
             num_written += 1

@@ -173,3 +173,4 @@ def _give_shapes(model: SpeechModel) -> None:
         empty = torch.empty(parameter.shape, dtype=parameter.dtype)
         new = nn.Parameter(empty, requires_grad=parameter.requires_grad)
         setattr(model.get_submodule(owner), attribute, new)
+    model.join_weights()

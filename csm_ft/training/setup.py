@@ -141,6 +141,7 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
 
         model = ranks.build(build)
         model.to(config.device)
+        model.join_weights()
         optimizer = build_optimizer(model, family, config)
         is_resumed = ranks.any(value=checkpoint is not None)
         if is_resumed:

@@ -17,7 +17,12 @@ from torchtune.modules import TransformerDecoder, TransformerSelfAttentionLayer
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.data import CsmBatch
-from csm_ft.families.csm.layers import CastRMSNorm, CausalAttention
+from csm_ft.families.csm.layers import (
+    CastRMSNorm,
+    CausalAttention,
+    GatedFeedForward,
+    join_projections,
+)
 from csm_ft.families.csm.rope import ComplexRoPE
 from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
 from csm_ft.families.drawn import sampling_variance
@@ -56,6 +61,10 @@ class CsmModel(SpeechModel):
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.audio_head.device
+
+    def join_weights(self) -> None:
+        """Let q, k and v of each layer be one product, and w1 and w3."""
+        join_projections(self)
 
     def forward(self, batch: CsmBatch) -> Loss:
         """Return the nats of each sequence, [B] per part.
@@ -182,6 +191,7 @@ def random_model(size: CsmSize, seed: int) -> CsmModel:
     """Build a model with random weights."""
     model = empty_model(size)
     init_weights(model, seed)
+    model.join_weights()
     return model
 
 
@@ -200,6 +210,8 @@ def _transformer(size: TransformerSize) -> TransformerDecoder:
             pos_embeddings=rope,
             **{name: getattr(attention, name) for name in projections},
         )
+        mlp = layer.mlp
+        layer.mlp = GatedFeedForward(gate_proj=mlp.w1, down_proj=mlp.w2, up_proj=mlp.w3)
         layer.sa_norm = CastRMSNorm(size.dim, eps=NORM_EPS)
         layer.mlp_norm = CastRMSNorm(size.dim, eps=NORM_EPS)
     transformer.tok_embeddings = nn.Identity()

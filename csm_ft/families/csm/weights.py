@@ -44,6 +44,7 @@ def load_model(name: str) -> CsmModel:
     """
     model = empty_model(size_of(name))
     load_weights(model, name)
+    model.join_weights()
     return model
 
 

@@ -187,7 +187,8 @@ def test_only_new_adapters_are_trained(tmp_path: Path) -> None:
         {"method": "lora", "lora_rank": 3, "lora_lr_factor": 2, "backbone_lr_factor": 0.5}
     )
     choose_parameters(model, CsmFamily(), config)
-    assert torch.equal(losses(model), before)
+    # Projections with adapters are products by themselves, which sum in another order.
+    torch.testing.assert_close(losses(model), before, rtol=1e-6, atol=0)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained
     assert all("lora_" in name for name in trained)

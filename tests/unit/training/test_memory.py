@@ -62,6 +62,7 @@ def test_prediction_is_within_five_percent_of_real_tensors(options: dict[str, An
     model = empty_model(SMALL)
     init_weights(model, 0)
     prepare(model, CsmFamily(), config)
+    model.join_weights()
     activations = peak_of_pass(model, batch, terms, config)
     optimizer = build_optimizer(model, CsmFamily(), config)
     set_learning_rate(optimizer, 1e-3)
