@@ -3,18 +3,21 @@
 The layers and their weights are torchtune's. Its own cache would read a value back from the device
 in every layer, and expand keys and values to all query heads.
 
-Shapes: B sequences, S new positions, T positions so far with them, D width, H heads, E width of a
-head.
+Shapes: B sequences, S new positions, T positions so far with them, C capacity, D width, H heads of
+queries, G of keys and of values, E width of a head.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchtune.modules import TransformerDecoder
 
-from csm_ft.families.csm.rope import rotate
+from csm_ft.families.csm.products import projection
+from csm_ft.families.csm.rope import rotate_
 
 
 class CachedTransformer:
@@ -24,14 +27,13 @@ class CachedTransformer:
         self, transformer: TransformerDecoder, *, batch_size: int, capacity: int, dtype: torch.dtype
     ) -> None:
         """Make room for `capacity` positions of `batch_size` sequences."""
-        self._layers: list[Any] = list(transformer.layers)
-        self._norm: Any = transformer.norm
-        attention = self._layers[0].attn
+        layers: list[Any] = list(transformer.layers)
+        attention = layers[0].attn
         self._rotations: Tensor = attention.pos_embeddings.rotations
-        shape = (batch_size, attention.num_kv_heads, capacity, attention.head_dim)
+        shape = (batch_size, 2 * attention.num_kv_heads, capacity, attention.head_dim)
         options: dict[str, Any] = {"dtype": dtype, "device": self._rotations.device}
-        self._keys = [torch.zeros(shape, **options) for _ in self._layers]
-        self._values = [torch.zeros(shape, **options) for _ in self._layers]
+        self._layers = [_CachedLayer(layer, torch.zeros(shape, **options)) for layer in layers]
+        self._norm = _norm(transformer.norm)
         self._length = 0
 
     def forget(self) -> None:
@@ -54,32 +56,73 @@ class CachedTransformer:
         else:
             rotations = self._rotations[positions][:, :, None]
         hidden = inputs
-        for number, layer in enumerate(self._layers):
-            attended = self._attend(number, layer.sa_norm(hidden), rotations, mask)
-            hidden = hidden + attended
-            hidden = hidden + layer.mlp(layer.mlp_norm(hidden))
+        for layer in self._layers:
+            hidden = layer(hidden, start, rotations, mask)
         self._length = stop
         return self._norm(hidden).float()
 
-    def _attend(
-        self, number: int, inputs: Tensor, rotations: Tensor, mask: Tensor | None
+
+class _CachedLayer:
+    """A layer, and its keys and values: [B, 2G, C, E], first the keys."""
+
+    def __init__(self, layer: Any, cache: Tensor) -> None:
+        attention, mlp, dtype = layer.attn, layer.mlp, cache.dtype
+        self._cache, self._width = cache, attention.head_dim
+        self._num_queries, self._num_keys = attention.num_heads, attention.num_kv_heads
+        self._project = projection(attention.parallel_projections, dtype)
+        self._gate_and_up = projection(mlp.parallel_projections, dtype)
+        self._output, self._down = attention.output_proj, mlp.w2
+        self._attention_norm, self._mlp_norm = _norm(layer.sa_norm), _norm(layer.mlp_norm)
+
+    def __call__(
+        self, hidden: Tensor, start: int, rotations: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Let the new positions attend to all so far, in one layer."""
-        attention = self._layers[number].attn
-        start, stop = self._length, self._length + inputs.shape[1]
-        by_head = (*inputs.shape[:2], -1, attention.head_dim)
-        query = rotate(attention.q_proj(inputs).view(by_head), rotations)
-        key = rotate(attention.k_proj(inputs).view(by_head), rotations)
-        value = attention.v_proj(inputs).view(by_head)
-        keys, values = self._keys[number], self._values[number]
-        keys[:, :, start:stop] = key.transpose(1, 2)
-        values[:, :, start:stop] = value.transpose(1, 2)
+        """[B, S, D] -> [B, S, D], where the new positions begin at `start`."""
+        attended = self._attend(self._attention_norm(hidden), start, rotations, mask)
+        hidden = _add_product(hidden, attended, self._output)
+        gate, up = self._gate_and_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
+        return _add_product(hidden, F.silu(gate).mul_(up), self._down)
+
+    def _attend(self, inputs: Tensor, start: int, rotations: Tensor, mask: Tensor | None) -> Tensor:
+        """Let the new positions attend to all so far."""
+        stop, num_queries, num_keys = start + inputs.shape[1], self._num_queries, self._num_keys
+        heads = self._project(inputs).unflatten(-1, (-1, self._width))  # [B, S, H + 2G, E]
+        rotate_(heads[:, :, : num_queries + num_keys], rotations)
+        heads = heads.transpose(1, 2)
+        self._cache[:, :, start:stop] = heads[:, num_queries:]
+        keys, values = self._cache[:, :, :stop].chunk(2, dim=1)
         attended = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            keys[:, :, :stop],
-            values[:, :, :stop],
+            heads[:, :num_queries],
+            keys,
+            values,
             attn_mask=mask,
             is_causal=mask is None and stop > start + 1,
             enable_gqa=True,
         )
-        return attention.output_proj(attended.transpose(1, 2).flatten(2))
+        return attended.transpose(1, 2).flatten(2)
+
+
+def _add_product(hidden: Tensor, inputs: Tensor, linear: nn.Module) -> Tensor:
+    """Return hidden + linear(inputs), in one operation where no precision is lost by it."""
+    is_mixed = torch.is_autocast_enabled(hidden.device.type)  # it would round `hidden`, too
+    if is_mixed or type(linear) is not nn.Linear:
+        return hidden + linear(inputs)
+    rows = torch.addmm(hidden.flatten(0, 1), inputs.flatten(0, 1), linear.weight.t())
+    return rows.view_as(hidden)
+
+
+def _norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    """Return an RMS norm of four operations where torch's own takes six: not on a GPU."""
+    scale = norm.scale
+    kind = scale.device.type
+    if kind != "cpu" or torch.is_autocast_enabled(kind):
+        return norm
+    # x / sqrt(mean(x^2) + eps) = x sqrt(D) / sqrt(|x|^2 + D eps)
+    scale = scale.detach() * math.sqrt(len(scale))
+    floor = torch.tensor(math.sqrt(len(scale) * norm.eps))
+
+    def normed(hidden: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        return (hidden / torch.hypot(length, floor)).mul_(scale)
+
+    return normed

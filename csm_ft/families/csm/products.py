@@ -7,7 +7,7 @@ nothing of it: only their memory is laid side by side, and read as one tensor. W
 Shapes: D width of the input, O_i width of projection i, O the sum of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,19 @@ def project(inputs: Tensor, linears: Sequence[nn.Linear]) -> Sequence[Tensor]:
         return [linear(inputs) for linear in linears]
     projected: Any = _Product.apply(inputs, *weights)
     return projected
+
+
+def projection(linears: Sequence[nn.Linear], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Return the function [..., D] -> [..., O] of all projections, for passes without gradients.
+
+    Its inputs, and the copy that it keeps of weights of another type, are of `dtype`.
+    """
+    weights = [linear.weight for linear in linears] if _are_plain(linears) else []
+    whole = side_by_side(weights, 0) if weights else None
+    if whole is None:
+        return lambda inputs: torch.cat([linear(inputs) for linear in linears], dim=-1)
+    whole = whole.detach().to(dtype)
+    return lambda inputs: F.linear(inputs, whole)
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:

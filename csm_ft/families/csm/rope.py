@@ -55,5 +55,13 @@ def rotate(values: Tensor, rotations: Tensor) -> Tensor:
     return torch.view_as_real(pairs * rotations).flatten(-2).type_as(values)
 
 
+def rotate_(values: Tensor, rotations: Tensor) -> None:
+    """`rotate` in place, without gradients."""
+    if values.dtype == torch.float32:
+        torch.view_as_complex(values.unflatten(-1, (-1, 2))).mul_(rotations)
+    else:
+        values.copy_(rotate(values, rotations))
+
+
 def _complex(table: Tensor) -> Tensor:
     return torch.view_as_complex(table.float())

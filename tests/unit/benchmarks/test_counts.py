@@ -38,7 +38,7 @@ def test_no_host_read_in_forward_and_backward() -> None:
 
 def test_operations_of_a_generated_frame() -> None:
     found = counts.count_frame()
-    assert found["counts.frame.operations"] <= 4281.2
+    assert found["counts.frame.operations"] <= 2677.2
     assert found["counts.frame.host_reads"] <= 0.2
 
 

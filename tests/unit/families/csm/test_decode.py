@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from csm_ft.device import autocast
 from csm_ft.families.csm.decode import CachedTransformer
 from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.csm.sample import FRAMES_PER_CHECK, generate
@@ -26,6 +27,21 @@ def test_piecewise_passes_equal_one_pass() -> None:
     transformer.forget()
     again = transformer(INPUTS[:, :4])
     assert torch.equal(again, found[:, :4]), "nothing is left of what was before"
+
+
+@torch.no_grad()
+def test_mixed_precision_is_that_of_training() -> None:
+    """Only products are in bf16: the sums of the layers, and what is read of them, stay fp32."""
+    exact = MODEL.backbone(INPUTS)
+    with autocast("cpu", "bf16"):
+        transformer = CachedTransformer(
+            MODEL.backbone, batch_size=2, capacity=9, dtype=torch.bfloat16
+        )
+        steps = [INPUTS[:, :4], *INPUTS[:, 4:].split(1, dim=1)]
+        found = torch.cat([transformer(step) for step in steps], dim=1)
+        expected = MODEL.backbone(INPUTS).float()
+    assert found.dtype == torch.float32
+    assert (found - exact).std() < 1.2 * (expected - exact).std()
 
 
 @torch.no_grad()

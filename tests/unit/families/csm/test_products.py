@@ -11,7 +11,7 @@ from csm_ft.device import autocast
 from csm_ft.families.base import Draw
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.model import CsmModel
-from csm_ft.families.csm.products import gated, side_by_side
+from csm_ft.families.csm.products import gated, projection, side_by_side
 from tests.helpers.splits import examples_of, make_model, make_split
 
 BATCH = collate(
@@ -85,6 +85,15 @@ def test_joining_changes_neither_names_nor_values() -> None:
         }
         assert model.state_dict().keys() == before.keys()
         assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+@torch.no_grad()
+def test_projection_is_its_parts_joined_or_not() -> None:
+    x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    for model in (make_model(), separate_model()):
+        linears = model.backbone.layers[0].attn.parallel_projections
+        expected = torch.cat([linear(x) for linear in linears], dim=-1)
+        torch.testing.assert_close(projection(linears, torch.float32)(x), expected)
 
 
 def test_gated_equals_its_definition() -> None:
