@@ -71,7 +71,7 @@ def learning_curves(summary: Summary, runs: Mapping[int, Run]) -> Figure | None:
     made = traces.figure(
         "curves",
         data,
-        Axis(traces.seen(summary)),
+        Axis(traces.seen(summary.compared_in)),
         Axis(traces.axis_title(summary), range=y_range),
     )
     made["layout"]["shapes"] = [_rung_line(x) for x in summary.rungs]

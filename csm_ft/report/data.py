@@ -16,14 +16,14 @@ from csm_ft.errors import ReportError
 from csm_ft.evaluate.metrics import METRICS, VALIDATION, canary_name
 from csm_ft.runs.folder import RunFolder, SweepFolder
 from csm_ft.sweep.preference import with_preference
-from csm_ft.sweep.records import VAL_LOSS, Summary, keys_of
+from csm_ft.sweep.records import AUDIO, EXAMPLES, VAL_LOSS, ComparedIn, Summary, keys_of
 
 _MEASURES = ("examples", "seconds", "sec_per_char", "silence_share", "peak")
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The objective after `examples` training examples."""
+    """The objective after `examples` training examples, or seconds of audio."""
 
     examples: float
     value: float
@@ -72,6 +72,7 @@ class Run:
     judged: Mapping[str, Sequence[Validation]] = field(default_factory=dict)  # by judged number
     # Of the second validation set, each metric after the same one of the own data.
     canary: Mapping[str, Sequence[Validation]] = field(default_factory=dict)
+    compared_in: ComparedIn = EXAMPLES  # of all of these
 
     def at(self, prompt: str, examples: float | None) -> Take | None:
         """Return the sample of `prompt` nearest to `examples` seen (None: the last one).
@@ -145,6 +146,7 @@ def read_run(path: Path, notes: list[str], metric: str = VAL_LOSS) -> Run:
         references=list(read_takes(folder.references, notes)),
         judged={name: read_curve(rows, name) for name in METRICS if any(name in r for r in rows)},
         canary={name: read_curve(rows, name) for name in _canary_names(rows)},
+        compared_in=AUDIO if any("audio_sec" in row for row in rows) else EXAMPLES,
     )
 
 

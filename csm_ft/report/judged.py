@@ -1,4 +1,4 @@
-"""Figures of further numbers against examples seen: of judges, and of a second validation set."""
+"""Figures of further numbers along a run: of judges, and of a second validation set."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -7,7 +7,7 @@ from csm_ft.evaluate.metrics import MAIN, METRICS
 from csm_ft.report import traces
 from csm_ft.report.data import Run, Validation
 from csm_ft.report.traces import Axis, Figure
-from csm_ft.sweep.records import Summary, TrialRecord, keys_of
+from csm_ft.sweep.records import ComparedIn, Summary, TrialRecord, keys_of
 
 HEIGHT = 230
 
@@ -39,7 +39,7 @@ def _curves(
             base = summary.baseline.metrics.get(name) if summary.baseline else None
             made = [_line(trial, points, named.get(trial.number)) for trial, points in lines]
             values = [point.value for _, points in lines for point in points]
-            figures.append((name, _figure(name, made, base, values)))
+            figures.append((name, _figure(name, made, base, values, summary.compared_in)))
     return figures
 
 
@@ -55,13 +55,19 @@ def _line(trial: TrialRecord, points: Sequence[Validation], name: str | None) ->
     return traces.curve(trial, traces.thin(points), name) | {"showlegend": False}
 
 
-def _figure(name: str, lines: list[Figure], base: float | None, values: Sequence[float]) -> Figure:
+def _figure(
+    name: str,
+    lines: list[Figure],
+    base: float | None,
+    values: Sequence[float],
+    compared_in: ComparedIn,
+) -> Figure:
     data = list(lines)
     if base is not None:
         xs = list(chain.from_iterable(line["x"] for line in lines))
         data.insert(0, traces.horizontal("base", base, xs) | {"showlegend": False})
     ends = traces.value_range([*values, *([base] if base is not None else [])])
-    x_axis = Axis("training examples seen", extra={"nticks": 4})
+    x_axis = Axis(traces.seen(compared_in), extra={"nticks": 4})
     made = traces.figure(f"judged-{name}", data, x_axis, Axis("", range=ends))
     made["layout"] |= {
         "height": HEIGHT,
@@ -86,8 +92,8 @@ def run_curves(run: Run, metric: str) -> list[tuple[str, Figure]]:
             "x": [point.examples for point in points],
             "y": [round(point.value, 5) for point in points],
             "line": {"color": "--best", "width": 2},
-            "hovertemplate": "%{x} examples: %{y:.4f}<extra></extra>",
+            "hovertemplate": f"%{{x}} {run.compared_in}: %{{y:.4f}}<extra></extra>",
         }
         values = [point.value for point in points]
-        figures.append((title, _figure(name, [trace], None, values)))
+        figures.append((title, _figure(name, [trace], None, values, run.compared_in)))
     return figures

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from csm_ft.atomic import write_whole
 from csm_ft.evaluate.metrics import METRICS
-from csm_ft.report import charts, listen, search_charts, stopping, templating
+from csm_ft.report import charts, listen, search_charts, stopping, templating, traces
 from csm_ft.report.blind import arrange_contest
 from csm_ft.report.data import Run, read_evaluation, read_run, read_summary
 from csm_ft.report.data_curve import data_curve
@@ -105,6 +105,7 @@ def _render(content: _Content) -> bytes:
     canary = canary_curves(summary, content.runs)
     page = environment.get_template("page.html.j2").render(
         summary=summary,
+        seen=traces.seen(summary.compared_in),
         baseline_value=summary.baseline.value if summary.baseline else None,
         baseline_metrics=summary.baseline.metrics if summary.baseline else {},
         listening=content.listening,

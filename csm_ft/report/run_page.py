@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from csm_ft.atomic import write_whole
 from csm_ft.evaluate.metrics import MAIN, METRICS, is_judged
-from csm_ft.report import templating
+from csm_ft.report import templating, traces
 from csm_ft.report.data import read_run
 from csm_ft.report.judged import run_curves
 from csm_ft.runs.folder import RunFolder
@@ -42,6 +42,7 @@ def render_run_page(path: Path, *, is_served: bool = False) -> bytes:
     plotly, script = templating.script(get_plotlyjs()), templating.script(text)
     page = environment.get_template("run.html.j2").render(
         name=path.resolve().name,
+        seen=traces.seen(run.compared_in),
         rows=rows,
         names=names,
         metrics=METRICS,

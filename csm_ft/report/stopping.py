@@ -7,7 +7,7 @@ from csm_ft.report import traces
 from csm_ft.report.data import Run, Validation
 from csm_ft.report.traces import Figure
 from csm_ft.runs.stopping import stopping_point
-from csm_ft.sweep.records import Summary, TrialRecord
+from csm_ft.sweep.records import EXAMPLES, ComparedIn, Summary, TrialRecord
 
 PATIENCE_SHARE = 0.2  # of the run, where no patience was given: what it would have done
 _EARLY = 0.9  # a rung counts as reached this early, as runs end on whole steps
@@ -23,19 +23,20 @@ class Stop:
     best: float  # of all validations
     is_real: bool
     higher_is_better: bool = False
+    unit: ComparedIn = EXAMPLES  # of `at`
 
     @property
     def words(self) -> str:
         """What happened, or would have."""
-        number, examples = self.trial.number, f"{self.at.examples:.0f} examples"
+        number, when = self.trial.number, f"{self.at.examples:.0f} {self.unit}"
         extreme, more = ("highest", "higher") if self.higher_is_better else ("lowest", "lower")
         if self.is_real:
             best = f"{extreme} {self.best_then:.4f}"
-            return f"Trial {number} ran out of patience after {examples} ({best})."
+            return f"Trial {number} ran out of patience after {when} ({best})."
         lost = abs(self.best_then - self.best)
         rest = f"its {extreme} came later and is {lost:.4f} {more}" if lost else "nothing lost"
         return (
-            f"--patience {PATIENCE_SHARE:.0%} would have stopped trial {number} after {examples}"
+            f"--patience {PATIENCE_SHARE:.0%} would have stopped trial {number} after {when}"
             f" ({extreme} {self.best_then:.4f}; {rest})."
         )
 
@@ -56,7 +57,8 @@ def find_stops(summary: Summary, runs: Mapping[int, Run]) -> list[Stop]:
             until = [v.value for v in counted if v.examples <= at.examples]
             best = min((v.value for v in counted), key=summary.cost)
             best_then = min(until, key=summary.cost)
-            stops.append(Stop(trial, at, best_then, best, is_real, summary.higher_is_better))
+            how = summary.higher_is_better, summary.compared_in
+            stops.append(Stop(trial, at, best_then, best, is_real, *how))
     return stops
 
 

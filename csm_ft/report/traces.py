@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from csm_ft.report.data import Validation
-from csm_ft.sweep.records import STATE_WORDS, State, Summary, TrialRecord
+from csm_ft.sweep.records import EXAMPLES, STATE_WORDS, ComparedIn, State, Summary, TrialRecord
 
 Figure = dict[str, Any]
 
@@ -59,10 +59,9 @@ def axis_title(summary: Summary) -> str:
     return html.escape(f"{summary.objective_label}{unit}")
 
 
-def seen(summary: Summary) -> str:
-    """Return the title of the axis along a run."""
-    is_audio = summary.compared_in != "examples"
-    return f"{summary.compared_in} trained on" if is_audio else "training examples seen"
+def seen(compared_in: ComparedIn) -> str:
+    """Return the title of the axis along a run, whose unit is `compared_in` of a summary."""
+    return "training examples seen" if compared_in == EXAMPLES else f"{compared_in} trained on"
 
 
 def points(summary: Summary, trials: Sequence[TrialRecord], state: State, *, edge: float) -> Figure:

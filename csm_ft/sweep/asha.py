@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+
+from csm_ft.sweep.records import EXAMPLES, ComparedIn
 
 Curve = Mapping[int, float]  # examples seen -> objective, step 0 left out
 
@@ -26,7 +27,7 @@ class Rungs:
     shares: Sequence[Fraction]  # rising, without the end
     validation_share: Fraction
     horizon_examples: float
-    unit: Literal["examples", "seconds of audio"] = "examples"
+    unit: ComparedIn = EXAMPLES
 
     @property
     def examples(self) -> list[float]:

@@ -108,6 +108,7 @@ def record_of(frozen: FrozenTrial, plan: "Plan", run_dir: str) -> TrialRecord:
         value=None if is_lost else value,
         final_value=outcome.get("final_value"),
         best_examples=best_examples,
+        best_audio_sec=best_sec,
         best_epoch=best.get("epoch"),
         params=dict(frozen.params),
         purpose=attrs.get("purpose", "search"),

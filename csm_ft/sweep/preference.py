@@ -11,6 +11,7 @@ from csm_ft.errors import ConfigError, VotesError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep import bradley_terry
 from csm_ft.sweep.records import BASE, Contender, Preference, Score, Summary
+from csm_ft.sweep.table import to_csv
 from csm_ft.sweep.votes import Vote, read_votes
 
 
@@ -27,13 +28,15 @@ def with_preference(summary: Summary, folder: SweepFolder) -> Summary:
 
 
 def write_preference(folder: SweepFolder) -> None:
-    """Bring summary.json up to date after votes; a sweep that runs does so itself.
+    """Bring summary.json and trials.csv up to date after votes; a sweep that runs does so itself.
 
     The sweep's lock is held, so that neither overwrites what the other has just written.
     """
     with suppress(ConfigError), exclusive(folder.lock, "a sweep is running"):
-        summary = Summary.model_validate_json(folder.summary.read_bytes())
-        write_whole(folder.summary, with_preference(summary, folder).model_dump_json(indent=1))
+        before = Summary.model_validate_json(folder.summary.read_bytes())
+        summary = with_preference(before, folder)
+        write_whole(folder.table, to_csv(summary.begun, summary.preference))
+        write_whole(folder.summary, summary.model_dump_json(indent=1))
 
 
 def measure_preference(votes: Sequence[Vote]) -> Preference | None:

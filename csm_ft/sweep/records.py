@@ -39,6 +39,10 @@ STATE_WORDS: Mapping[State, str] = {
 }
 VAL_LOSS = "val_loss"
 
+ComparedIn = Literal["examples", "seconds of audio"]  # along which trials are compared
+EXAMPLES: ComparedIn = "examples"
+AUDIO: ComparedIn = "seconds of audio"
+
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -61,6 +65,7 @@ class TrialRecord(_Record):
     value: Number = None  # lowest objective from the first rung on; None for failed trials
     final_value: Number = None  # objective of the last validation
     best_examples: Count = None  # training examples seen at the best validation
+    best_audio_sec: Number = None  # seconds of audio, where trials are compared in them
     best_epoch: Number = None
     params: dict[str, Any] = {}
     attempts: int = 0
@@ -213,7 +218,7 @@ class Summary(_Record):
     n_workers: int | None = None
     device: str = ""
     horizon_examples: Number = None  # in compared_in
-    compared_in: str = "examples"  # or "seconds of audio"
+    compared_in: ComparedIn = EXAMPLES
     rungs: list[float] = []
     baseline: Baseline | None = None
     trials: list[TrialRecord] = []

@@ -69,11 +69,11 @@ class Results:
         curve = measure_curve(records, self._objective)
         if verdict and curve:
             verdict = verdict.model_copy(update={"text": f"{curve.text} {verdict.text}"})
-        write_whole(self._folder.table, to_csv(records))
         summary = self._summary(state, records, best).model_copy(
             update={"verdict": verdict, "data_curve": curve, "confirmation": confirmation}
         )
         summary = with_preference(summary, self._folder)
+        write_whole(self._folder.table, to_csv(records, summary.preference))
         write_whole(self._folder.summary, summary.model_dump_json(indent=1))
         return summary
 

@@ -5,19 +5,22 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from csm_ft.sweep.records import TrialRecord, keys_of
+from csm_ft.sweep.records import Preference, TrialRecord, keys_of
 
 _FORMULA_SIGNS = ("=", "+", "-", "@")
 _NESTED = ("params", "metrics")  # one column per key, after the others
+_VOTED = ["preference", "preference_low", "preference_high"]
 
 
-def to_csv(records: Sequence[TrialRecord]) -> str:
+def to_csv(records: Sequence[TrialRecord], preference: Preference | None = None) -> str:
     """Return the table as CSV, with one column per searched option and per metric.
 
+    Where there are votes it has the score of those that were voted on, and its 95 % interval.
     Text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     text = io.StringIO()
-    table = csv.DictWriter(text, _columns(records), extrasaction="ignore", lineterminator="\n")
+    columns = _columns(records) + (_VOTED if preference else [])
+    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for record in records:
         facts = record.model_dump(mode="json")
@@ -25,6 +28,8 @@ def to_csv(records: Sequence[TrialRecord]) -> str:
         row["violated"] = "; ".join(record.violated)
         for nested in _NESTED:
             row |= {f"{nested}.{name}": value for name, value in facts[nested].items()}
+        if preference and (score := preference.of(record.number)):
+            row |= dict(zip(_VOTED, (score.score, score.low, score.high), strict=True))
         table.writerow({name: _harmless(value) for name, value in row.items()})
     return text.getvalue()
 

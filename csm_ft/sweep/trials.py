@@ -17,7 +17,7 @@ from csm_ft.schedule import Duration
 from csm_ft.sweep.asha import Rungs
 from csm_ft.sweep.config import SweepConfig
 from csm_ft.sweep.constraints import check_request
-from csm_ft.sweep.records import VAL_LOSS, Objective
+from csm_ft.sweep.records import AUDIO, VAL_LOSS, Objective
 from csm_ft.sweep.slots import Machine
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _rungs(sweep: SweepConfig, space: "Space", data: DataFacts) -> Rungs:
     """Return where trials are compared, in examples seen or in seconds of audio."""
     base, shares, every = space.base, sweep.rung_shares, sweep.validation_share
     if changes_examples(space):
-        return Rungs(shares, every, base.n_epochs * data.epoch_sec, "seconds of audio")
+        return Rungs(shares, every, base.n_epochs * data.epoch_sec, AUDIO)
     steps_examples = base.max_steps * base.batch_size * base.grad_acc_steps
     horizon = steps_examples or base.n_epochs * data.num_train_examples
     return Rungs(shares, every, horizon)
@@ -249,7 +249,7 @@ def _agreement(sweep: SweepConfig, space: "Space", data: DataFacts) -> dict[str,
         facts["best_by"] = space.base.best_by
     facts |= {f"expression of {name}": one.text for name, one in space.computed.items()}
     if changes_examples(space):
-        facts["compared in"] = "seconds of audio"
+        facts["compared in"] = AUDIO
     if sweep.constraints:
         facts["constraint"] = sweep.constraint
     if is_judged(space.base):  # of which validations can be the best, and by which judges

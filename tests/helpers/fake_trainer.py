@@ -36,6 +36,7 @@ from csm_ft.sweep.trials import DataFacts
 
 FAULTS: Mapping[str, Any] = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
 NUM_CLIPS = 48
+CLIP_SEC = 2.0
 NUM_VAL_CLIPS = 10
 LONGEST_POSITIONS = 1000
 
@@ -69,7 +70,14 @@ class RunResult:
 def describe(config: TrainConfig) -> DataFacts:
     path = Path(config.data)
     content = path.read_text() if path.is_file() else f"content of {path}"
-    return DataFacts(NUM_CLIPS, content, LONGEST_POSITIONS)
+    num_examples, example_sec = examples_of(config)
+    return DataFacts(num_examples, content, LONGEST_POSITIONS, num_examples * example_sec)
+
+
+def examples_of(config: TrainConfig) -> tuple[int, float]:
+    """Return how many training examples there are, and the seconds of each: clips, or several."""
+    num_clips = max(1, int(getattr(config, "instance_max_sec", 0) / CLIP_SEC))
+    return NUM_CLIPS // num_clips, num_clips * CLIP_SEC
 
 
 def val_loss(config: TrainConfig, share: float) -> float:
@@ -163,13 +171,19 @@ def run(
     if is_resumed:
         state = json.loads(checkpoint.read_text())
     per_step = config.batch_size * config.grad_acc_steps
-    total = int(config.n_epochs * NUM_CLIPS)
+    num_examples, example_sec = examples_of(config)
+    total = int(config.n_epochs * num_examples)
     total_steps = math.ceil(total / per_step)
-    clock = Clock(total_steps, total, NUM_CLIPS)
+    clock = Clock(total_steps, total, num_examples, example_sec)
     every = {
         name: Duration.parse(getattr(config, f"{name}_every")) for name in ("val", "judge", "save")
     }
+    is_timed_by_audio = every["val"].unit == "audio"
     best_from = clock.steps(Duration.parse(config.best_from))
+
+    def distance() -> int:
+        return round(state["examples"] * example_sec) if is_timed_by_audio else state["examples"]
+
     before = state["examples"]
     while True:
         is_last = state["step"] == total_steps or state["stopped"]
@@ -187,9 +201,7 @@ def run(
                 state["metrics"] |= judge(config, share) if hears else {}
                 _spend_time(folder, reporter, "validation")
                 _validate(config, folder, state, is_candidate=is_candidate)
-                if reporter is not None and not reporter.validated(
-                    state["examples"], state["metrics"]
-                ):
+                if reporter is not None and not reporter.validated(distance(), state["metrics"]):
                     state["stopped"] = is_last = True
             limit = config.micro_batch_tokens
             _fault(folder, folder.name, state["step"], total_steps, limit)
@@ -212,7 +224,7 @@ def run(
         state["examples"] = min(total, state["step"] * per_step)
         _log_step(folder, state["step"])
         if reporter is not None:
-            reporter.progress(state["step"], state["examples"])
+            reporter.progress(state["step"], distance())
 
 
 def _result(status: str, state: dict[str, Any]) -> RunResult:
@@ -223,11 +235,14 @@ def _validate(
     config: TrainConfig, folder: Path, state: dict[str, Any], *, is_candidate: bool
 ) -> None:
     metrics = state["metrics"]
+    num_examples, example_sec = examples_of(config)
     where = {
         "step": state["step"],
         "examples": state["examples"],
-        "epoch": state["examples"] / NUM_CLIPS,
+        "epoch": state["examples"] / num_examples,
     }
+    if Duration.parse(config.val_every).unit == "audio":
+        where["audio_sec"] = state["examples"] * example_sec
     state["rows"] = [row for row in state["rows"] if row["step"] != state["step"]]
     state["rows"].append({"kind": "val", **where, **metrics})
     objective, best = config.best_by, state["best"]

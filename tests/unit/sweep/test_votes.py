@@ -1,5 +1,6 @@
 """votes.json: what is refused, what merges, and what the scores say."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,14 @@ def test_scores_stand_in_summary_and_status(tmp_path: Path, summary: Summary) ->
     assert "19 blind votes by 2 listeners prefer trial 3" in found.text
     assert "within the interval it ties with trial 1" in found.text
     assert found.text in describe_sweep(tmp_path)
+    rows = list(csv.DictReader(folder.table.read_text().splitlines()))
+    for row in rows:
+        score = found.of(int(row["number"]))
+        wanted = ("", "", "")
+        if score is not None:
+            wanted = (str(score.score), str(score.low), str(score.high))
+        assert (row["preference"], row["preference_low"], row["preference_high"]) == wanted
+    assert [row["preference"] != "" for row in rows] == [True, True, False, True]
 
 
 def test_summary_of_a_running_sweep_is_left_to_it(tmp_path: Path, summary: Summary) -> None:
