@@ -4,14 +4,19 @@ import base64
 import hashlib
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-def environment() -> Environment:
+
+def environment() -> "Environment":
     """Return the templates of this package; everything put into them is escaped."""
+    # Here: a sweep uses the words below, and no template.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     made = Environment(
         loader=PackageLoader("csm_ft.report"),
         autoescape=True,
@@ -23,13 +28,13 @@ def environment() -> Environment:
     return made
 
 
-def template_text(environment: Environment, *names: str) -> str:
+def template_text(environment: "Environment", *names: str) -> str:
     """Return files of the templates folder, one after the other."""
     assert environment.loader is not None
     return "\n".join(environment.loader.get_source(environment, name)[0] for name in names)
 
 
-def style(environment: Environment) -> Markup:
+def style(environment: "Environment") -> Markup:
     """Return the style sheet of all pages."""
     return Markup(template_text(environment, "page.css"))  # noqa: S704 - a file of this package
 

@@ -1,5 +1,6 @@
 """How validations of a run measure: decided when it begins, and kept by all that is compared."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,14 @@ def kept_options(config: TrainConfig, recorded: Path) -> dict[str, Any]:
     """
     if not recorded.is_file():
         return {}
-    before = yaml.safe_load(recorded.read_text(encoding="utf-8"))
+    before = _read(recorded, recorded.stat().st_mtime_ns)
     return {name: before.get(name, old) for name, old in config.measured_by.items()}
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, _time_ns: int) -> dict[str, Any]:
+    """Read a config.yaml, but not once more for each trial of a sweep."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def describe_kept(config: TrainConfig, kept: dict[str, Any]) -> str:

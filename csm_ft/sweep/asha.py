@@ -15,6 +15,14 @@ from csm_ft.sweep.records import EXAMPLES, ComparedIn
 Curve = Mapping[int, float]  # examples seen -> objective, step 0 left out
 
 
+class EndedCurve(dict[int, float]):
+    """The curve of a trial that has ended, with what was worked out from it: it never changes."""
+
+    def __init__(self, curve: Curve) -> None:
+        super().__init__(curve)
+        self.lowest: dict[tuple[float, float], float | None] = {}  # by the ends of Rungs.value
+
+
 @dataclass(frozen=True)
 class Rungs:
     """The points, in examples seen, where trials are compared.
@@ -52,6 +60,14 @@ class Rungs:
 
     def value(self, curve: Curve, rung: int) -> float | None:
         """Return the lowest value from the first rung up to rung number `rung`; None before it."""
+        if not isinstance(curve, EndedCurve):
+            return self._value(curve, rung)
+        ends = (self._reached_from[0], self._reached_from[rung])
+        if ends not in curve.lowest:
+            curve.lowest[ends] = self._value(curve, rung)
+        return curve.lowest[ends]
+
+    def _value(self, curve: Curve, rung: int) -> float | None:
         last, first = self.reached(curve, rung), self.reached(curve, 0)
         if last is None or first is None:
             return None

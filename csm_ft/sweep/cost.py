@@ -3,7 +3,8 @@
 import random
 from statistics import fmean
 
-from csm_ft.sweep.pruning import may_continue, rivals_by_number
+from csm_ft.sweep.asha import EndedCurve
+from csm_ft.sweep.pruning import group_of, may_continue
 from csm_ft.sweep.trials import Plan
 
 _NUM_DRAWS = 5  # orders in which trials come
@@ -28,18 +29,18 @@ def expected_runs(plan: Plan) -> float:
 
 def _draw(plan: Plan, num_trials: int, generator: random.Random) -> float:
     horizon, every = plan.rungs.horizon_examples, float(plan.rungs.validation_share)
-    curves: dict[int, dict[int, float]] = {}
+    groups: dict[int, list[EndedCurve]] = {}
     cost = 0.0
     for number in range(num_trials):
         value, curve = generator.random(), dict[int, float]()
+        group = groups.setdefault(group_of(plan.sweep, plan.rungs, number), [])
         learns = plan.sweep.sampler in _LEARNING and number >= plan.sweep.startup_trials
         if learns and generator.random() < _NEAR_SHARE:
             value *= _NEAR_RANKS
         for point in range(1, round(1 / every) + 1):
             curve[round(point * every * horizon)] = value
-            rivals = rivals_by_number(plan.sweep, plan.rungs, number, curves)
-            if number and not may_continue(plan.sweep, plan.rungs, number, curve, rivals):
+            if number and not may_continue(plan.sweep, plan.rungs, number, curve, group):
                 break
-        curves[number] = curve
+        group.append(EndedCurve(curve))
         cost += len(curve) * every
     return cost

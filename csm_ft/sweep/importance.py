@@ -1,10 +1,16 @@
 """How much each parameter explains of what trials reached."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial
+
+from csm_ft.sweep.optuna_trials import costs_of, has_failed, state_of
+from csm_ft.sweep.records import objective_label
+
+if TYPE_CHECKING:
+    from csm_ft.sweep.trials import Plan
 
 FEWEST_TRIALS = 4
 
@@ -14,6 +20,24 @@ class Point(NamedTuple):
 
     trial: FrozenTrial
     value: float | None
+
+
+def explain(trials: Sequence[FrozenTrial], plan: "Plan") -> tuple[str, dict[str, dict[str, float]]]:
+    """Return (which values it explains, {method: {parameter: share}}) of all trials of a study.
+
+    Where most trials were stopped early, the value at the first rung stands in: there all trials
+    are compared at equal examples.
+    """
+    label, rungs, objective = objective_label(plan.metric), plan.rungs, plan.objective
+    good = [t for t in trials if t.state.is_finished() and not has_failed(t)]
+    completed = [t for t in good if state_of(t) == "completed"]
+    if 2 * len(completed) >= len(good):
+        values = [(t, t.value) for t in completed if t.value is not None]
+        points = [Point(t, objective.cost(value)) for t, value in values]
+        extreme = "highest" if objective.higher_is_better else "lowest"
+        return f"{extreme} {label}", measure_importance(points)
+    points = [Point(t, rungs.value(costs_of(t, objective), 0)) for t in good]
+    return f"{label} at {rungs.shares[0]} of the run", measure_importance(points)
 
 
 def measure_importance(points: Sequence[Point]) -> dict[str, dict[str, float]]:

@@ -30,8 +30,7 @@ class Limits:
         if 0 < self._sweep.max_hours <= hours:
             return _words("max_hours", self._sweep.max_hours)
         if self._sweep.gpu_hours:
-            seconds = sum(record.seconds or 0.0 for record in self._study.records())
-            hours_of_trials = (seconds + running_sec) / _HOUR_SEC
+            hours_of_trials = (self._study.seconds + running_sec) / _HOUR_SEC
             gpus = self._sweep.gpus_per_trial / self._sweep.workers_per_gpu
             gpu_hours = gpus * hours_of_trials
             if gpu_hours >= self._sweep.gpu_hours:

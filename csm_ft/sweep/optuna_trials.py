@@ -1,12 +1,12 @@
 """What a study keeps with each of Optuna's trials."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.trial import FrozenTrial
 
 from csm_ft.evaluate.metrics import is_judged
-from csm_ft.sweep.asha import Curve, Rungs
+from csm_ft.sweep.asha import Curve, EndedCurve, Rungs
 from csm_ft.sweep.records import FAILED, Objective, State, TrialRecord, metrics_in
 
 if TYPE_CHECKING:
@@ -37,30 +37,46 @@ def costs_of(frozen: FrozenTrial, objective: Objective) -> dict[int, float]:
     return {e: objective.cost(value) for e, value in curve_of(frozen).items()}
 
 
+class _Longest(NamedTuple):
+    """The longest curve of a setting; of equally long ones that of the later trial."""
+
+    num_points: int
+    number: int
+    costs: Curve
+
+
 class Curves:
-    """Settings and costs of trials; those of trials that have ended are kept."""
+    """The costs of the longest good trial of each setting, kept of trials that have ended."""
 
-    def __init__(self, objective: Objective) -> None:
-        self._objective, self._ended = objective, dict[int, tuple[Key, Curve]]()
+    def __init__(self, objective: Objective, group_of: Callable[[int], int]) -> None:
+        """`group_of` is given a trial's number; trials are compared with those of their group."""
+        self._objective, self._group_of = objective, group_of
+        self._ended: dict[int, dict[Key, _Longest]] = {}  # by group
 
-    def of(self, trial: FrozenTrial) -> tuple[Key, Curve]:
-        """Return what tells the setting of a trial apart, and its costs by examples seen."""
-        if trial.number in self._ended:
-            return self._ended[trial.number]
-        found = key_of(trial.params), costs_of(trial, self._objective)
-        if trial.state.is_finished():
-            self._ended[trial.number] = found
-        return found
+    def ended(self, trial: FrozenTrial) -> None:
+        """Keep the curve of a trial that has ended, unless it has failed."""
+        if not has_failed(trial):
+            group = self._ended.setdefault(self._group_of(trial.number), {})
+            _keep_longest(group, trial, EndedCurve(costs_of(trial, self._objective)))
 
-    def rivals(self, own: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[Curve]:
+    def rivals(self, own: FrozenTrial, running: Iterable[FrozenTrial]) -> list[Curve]:
         """Return the costs of the longest good trial of each other setting.
 
         Only one for each: copies must not fill the best 1/eta.
         """
-        own_key, _ = self.of(own)
-        good = [self.of(trial) for trial in trials if not has_failed(trial)]
-        good.sort(key=lambda one: len(one[1]))
-        return list({key: costs for key, costs in good if key != own_key}.values())
+        group = self._group_of(own.number)
+        longest = dict(self._ended.get(group, {}))
+        for trial in running:
+            if self._group_of(trial.number) == group:
+                _keep_longest(longest, trial, costs_of(trial, self._objective))
+        longest.pop(key_of(own.params), None)
+        return [one.costs for one in longest.values()]
+
+
+def _keep_longest(longest: dict[Key, _Longest], trial: FrozenTrial, costs: Curve) -> None:
+    key, found = key_of(trial.params), _Longest(len(costs), trial.number, costs)
+    if key not in longest or found[:2] > longest[key][:2]:
+        longest[key] = found
 
 
 def state_of(frozen: FrozenTrial) -> State:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from csm_ft.sweep.finalists import Rerun, due_reruns, num_planned_reruns
 from csm_ft.sweep.noise import Noise
@@ -38,16 +37,21 @@ class Points:
         plan: Plan,
         records: Callable[[], Sequence[TrialRecord]],
         noise: Callable[[], Noise],
+        num_changes: Callable[[], int],
     ) -> None:
-        """`records` returns all trials that have begun, `noise` what differences are ties."""
+        """`records` returns all trials that have begun, `noise` what differences are ties.
+
+        `num_changes` counts the trials that have begun and ended: the answers change with it alone.
+        """
         self._study, self._plan, self._records, self._noise = study, plan, records, noise
-        self._objective = plan.objective
+        self._objective, self._num_changes = plan.objective, num_changes
         warm = study.user_attrs.get("warm_settings", [])
         self._first_points = [*plan.space.first_points(), *filter(plan.space.has, warm)]
         settings = plan.space.settings(MAX_SETTINGS)
         # None: too many for a repetition to be likely.
         self._settings = None if settings is None else {key_of(one): one for one in settings}
         self._plateau = (0, "")  # of so many ended trials
+        self._new = (-1, 0)  # the last answer of num_new, and after how many changes
 
     @property
     def num_settings(self) -> int | None:
@@ -57,15 +61,15 @@ class Points:
     @property
     def num_searched(self) -> int:
         """Trials that count towards --n_trials."""
-        return sum(
-            t.state != TrialState.WAITING and "purpose" not in t.user_attrs
-            for t in self._study.get_trials(deepcopy=False)
-        )
+        return sum(record.purpose == "search" for record in self._records())
 
     @property
     def num_new(self) -> int:
         """Trials that can begin now: of the search, and with other seeds."""
-        return self._num_left() + len(self._due())
+        num_changes = self._num_changes()
+        if self._new[0] != num_changes:  # asked for with each message of a worker
+            self._new = num_changes, self._num_left() + len(self._due())
+        return self._new[1]
 
     @property
     def num_later(self) -> int:
@@ -171,6 +175,5 @@ class Points:
 
     def _untried(self) -> dict[_Key, dict[str, Any]]:
         """Return the settings of a finite space that no trial has, by key."""
-        trials = self._study.get_trials(deepcopy=False)
-        tried = {key_of(t.params) for t in trials if t.state != TrialState.WAITING}
+        tried = {key_of(record.params) for record in self._records()}
         return {key: one for key, one in (self._settings or {}).items() if key not in tried}

@@ -5,16 +5,13 @@ different batch sizes share no steps, and a kill between note and report lets a 
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
-from typing import TypeVar
 
 from csm_ft.sweep import asha
 from csm_ft.sweep.asha import Curve, Rungs
 from csm_ft.sweep.config import SweepConfig
-
-_Other = TypeVar("_Other")
 
 FEWEST_FOR_MEDIAN = 5  # other trials that have come as far
 
@@ -26,17 +23,11 @@ def is_decided_at(sweep: SweepConfig, rungs: Rungs, curve: Curve) -> bool:
     return sweep.pruner != "none" and bool(rungs.at(curve))
 
 
-def rivals_by_number(
-    sweep: SweepConfig, rungs: Rungs, number: int, others: Mapping[int, _Other]
-) -> list[_Other]:
-    """Return those of the other trials that one is compared with: by Hyperband, its bracket's."""
+def group_of(sweep: SweepConfig, rungs: Rungs, number: int) -> int:
+    """Return which trials one is compared with: those of its group, a bracket of Hyperband's."""
     if sweep.pruner != "hyperband":
-        return list(others.values())
-
-    def bracket(one: int) -> int:
-        return bracket_of(one, len(rungs.shares), sweep.eta, sweep.seed)
-
-    return [other for one, other in others.items() if bracket(one) == bracket(number)]
+        return 0
+    return bracket_of(number, len(rungs.shares), sweep.eta, sweep.seed)
 
 
 def may_continue(
@@ -57,9 +48,7 @@ def may_continue(
         return True
     if sweep.pruner == "median":
         return median_continues(curve, rivals, rungs)
-    first_rung = 0
-    if sweep.pruner == "hyperband":
-        first_rung = bracket_of(number, len(rungs.shares), sweep.eta, sweep.seed)
+    first_rung = group_of(sweep, rungs, number)
     return asha_continues(curve, rivals, rungs, sweep.eta, first_rung=first_rung, margin=margin)
 
 

@@ -17,7 +17,6 @@ from csm_ft.runs.yardstick import describe_kept, kept_options
 from csm_ft.sweep.broker import Broker
 from csm_ft.sweep.config import SweepConfig, SweepRequest
 from csm_ft.sweep.display import Display
-from csm_ft.sweep.dry_run import describe_plan
 from csm_ft.sweep.limits import Limits
 from csm_ft.sweep.mirror import mirrored
 from csm_ft.sweep.ranking import rankings_in_words
@@ -43,7 +42,6 @@ from csm_ft.sweep.trials import (
     objective_of,
     plan_study,
 )
-from csm_ft.sweep.wandb_run import mirror_sweep
 
 INTERRUPTED = 130
 SPACING_SEC = 1.0  # between two writings of the results, at least
@@ -92,6 +90,8 @@ def run_sweep(
     folder, options, base = configs.folder, configs.sweep, configs.base
     with contextlib.closing(configs.machine):
         if options.dry_run:
+            from csm_ft.sweep.dry_run import describe_plan
+
             measure = importlib.import_module(trainer).measure_sizes
             console.print(describe_plan(plan, configs, measure), markup=False)
             return 0
@@ -101,7 +101,10 @@ def run_sweep(
             write_repro(folder, plan, request.argv)
             with findable(folder), mirrored(folder.journal, options.study_name, options.storage):
                 end, summary = _search(study, configs, trainer, watch)
-            mirror_sweep(folder, options, base)
+            if base.wandb != "off":
+                from csm_ft.sweep.wandb_run import mirror_sweep  # here: it imports sound files
+
+                mirror_sweep(folder, options, base)
             return _conclude(study, end, summary)
 
 

@@ -1,7 +1,10 @@
 """The study and its only writer: an Optuna journal, the rungs, and what became of every trial.
 
 Private corners of Optuna 5 that are used, all here: `optuna.trial.Trial(study, id)` to adopt a
-RUNNING trial, `FrozenTrial._trial_id`, and `TPESampler._search_space`.
+RUNNING trial, ids of trials, the storage by them, and `TPESampler._search_space`.
+
+This process is the only writer, so it knows every trial: what has ended is never read again, and
+the cost of a trial does not grow with their number.
 """
 
 import json
@@ -16,22 +19,19 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from csm_ft.atomic import append_line, exclusive
-from csm_ft.console import console
 from csm_ft.runs.folder import RunFolder, SweepFolder
 from csm_ft.sweep import asha, pruning
 from csm_ft.sweep.artifacts import add_recordings
 from csm_ft.sweep.constraints import Constraint, violated
 from csm_ft.sweep.facts import Facts
-from csm_ft.sweep.importance import Point, measure_importance
+from csm_ft.sweep.importance import explain
 from csm_ft.sweep.journal import open_journal
 from csm_ft.sweep.noise import Noise, measure_noise
 from csm_ft.sweep.optuna_trials import (
     Curves,
     costs_of,
-    has_failed,
     metrics_key,
     record_of,
-    state_of,
 )
 from csm_ft.sweep.points import Points
 from csm_ft.sweep.records import (
@@ -39,12 +39,11 @@ from csm_ft.sweep.records import (
     VAL_LOSS,
     Outcome,
     TrialRecord,
-    objective_label,
 )
 from csm_ft.sweep.samplers import make_sampler
 from csm_ft.sweep.trials import Plan
 from csm_ft.sweep.verdict import Clips, compare, read_clips
-from csm_ft.sweep.warm import warm_settings
+from csm_ft.sweep.warm import keep_warm_settings
 
 WORST_FACTOR = 2.0  # a failed trial counts as this many times the untrained model's value
 
@@ -59,17 +58,33 @@ class SweepStudy:
         self.folder, self.plan, self._study = folder, plan, study
         self._objective, self.facts = plan.objective, Facts(study)
         self.why_ended = ""  # by a limit, in words
+        self.seconds = 0.0  # that all attempts took which have ended
         self._closing = ExitStack()
-        self.points = Points(study, plan, self.records, self.noise)
-        self._curves = Curves(self._objective)
+        self._curves = Curves(self._objective, self._group_of)
         self._common = IntersectionSearchSpace(include_pruned=True)
         self._running: dict[int, Trial] = {}
-        self._ended: dict[int, TrialRecord] = {}  # these never change
-        for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._study.sampler = self._sampler(frozen.number)
-            self._running[frozen.number] = Trial(study, frozen._trial_id)
+        self._records: list[TrialRecord] = []  # by number; those of running trials change
+        self._num_changes = 0  # trials that have begun or ended since
+        self.points = Points(study, plan, self.records, self.noise, lambda: self._num_changes)
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Take over the trials of an earlier process: later on nothing but new ones is read."""
+        trials = self._study.get_trials(deepcopy=False)
+        begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+        self._records = [self._record(trial) for trial in begun]
+        self.seconds = sum(record.seconds or 0.0 for record in self._records)
+        for frozen in begun:
+            number = frozen.number
+            if frozen.state.is_finished():
+                self._curves.ended(frozen)
+                continue
+            self._study.sampler = self._sampler(number)
+            self._running[number] = Trial(self._study, frozen._trial_id)
             if "outcome" in frozen.user_attrs:  # killed between deciding and telling
-                self._tell(frozen.number)
+                self._tell(number)
+            else:
+                self.params(number)  # what a kill left undrawn
 
     @classmethod
     def open(cls, folder: SweepFolder, plan: Plan) -> Self:
@@ -85,7 +100,7 @@ class SweepStudy:
         with ExitStack() as stack:
             stack.enter_context(exclusive(folder.lock, message))
             journal = open_journal(folder, plan)
-            _keep_warm_settings(journal, plan)
+            keep_warm_settings(journal, plan)
             study = cls(folder, plan, journal)
             study._closing = stack.pop_all()
         return study
@@ -123,7 +138,7 @@ class SweepStudy:
     @property
     def num_started(self) -> int:
         """Trials that count: every one that was ever asked for."""
-        return sum(t.state != TrialState.WAITING for t in self._study.get_trials(deepcopy=False))
+        return len(self._records)
 
     @property
     def num_new(self) -> int:
@@ -146,7 +161,7 @@ class SweepStudy:
         The default first, its neighbours in learning rate, then what the sampler finds.
         """
         number = self.num_started
-        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if not self._is_enqueued(number):
             self._enqueue(number)
         self._study.sampler = self._sampler(number)
         trial = self._study.ask()
@@ -155,6 +170,8 @@ class SweepStudy:
         )
         self._running[number] = trial
         self.plan.space.suggest(trial)
+        self._records.append(self.record(number))
+        self._num_changes += 1
         return number
 
     def params(self, number: int) -> dict[str, Any]:
@@ -181,6 +198,7 @@ class SweepStudy:
         """Add the time of an attempt."""
         trial = self._running[number]
         trial.set_user_attr("seconds", trial.user_attrs.get("seconds", 0.0) + seconds)
+        self.seconds += seconds
 
     def attribute(self, number: int, name: str, value: Any) -> Any:
         """Return a fact kept with a running trial; `value` is kept if there is none yet."""
@@ -197,7 +215,7 @@ class SweepStudy:
         """
         trial, value = self._running[number], metrics[self.plan.metric]
         assert value is not None, "a worker reports finite objectives only"
-        curve = costs_of(self._frozen(number), self._objective)
+        curve = costs_of(_frozen(trial), self._objective)
         stop_at = trial.user_attrs.get("stop_at")
         is_new = examples > 0 and examples not in curve
         if is_new:
@@ -251,33 +269,19 @@ class SweepStudy:
 
     def record(self, number: int) -> TrialRecord:
         """Return one trial."""
-        return self._record(self._frozen(number))
+        if number in self._running:
+            return self._record(_frozen(self._running[number]))
+        return self._records[number]
 
     def records(self) -> list[TrialRecord]:
         """Return all trials that count, by number."""
-        trials = self._study.get_trials(deepcopy=False)
-        new = [t for t in trials if t.state.is_finished() and t.number not in self._ended]
-        self._ended |= {t.number: self._record(t) for t in new}
-        begun = [t for t in trials if t.state != TrialState.WAITING]
-        return [self._ended.get(t.number) or self._record(t) for t in begun]
+        for number in self._running:
+            self._records[number] = self.record(number)
+        return list(self._records)
 
     def importance(self) -> tuple[str, dict[str, dict[str, float]]]:
-        """Return (which values it explains, {method: {parameter: share}}).
-
-        Where most trials were stopped early, the value at the first rung stands in: there all
-        trials are compared at equal examples.
-        """
-        label, rungs = objective_label(self.plan.metric), self.plan.rungs
-        ended = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
-        good = [t for t in ended if not has_failed(t)]
-        completed = [t for t in good if state_of(t) == "completed"]
-        if 2 * len(completed) >= len(good):
-            values = [(t, t.value) for t in completed if t.value is not None]
-            points = [Point(t, self._objective.cost(value)) for t, value in values]
-            extreme = "highest" if self._objective.higher_is_better else "lowest"
-            return f"{extreme} {label}", measure_importance(points)
-        points = [Point(t, rungs.value(costs_of(t, self._objective), 0)) for t in good]
-        return f"{label} at {rungs.shares[0]} of the run", measure_importance(points)
+        """Return (which values it explains, {method: {parameter: share}})."""
+        return explain(self._study.get_trials(deepcopy=False), self.plan)
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append to events.jsonl what happened, for people."""
@@ -313,9 +317,8 @@ class SweepStudy:
             return True
         if not pruning.is_decided_at(sweep, rungs, curve):
             return True
-        trials = {t.number: t for t in self._study.get_trials(deepcopy=False)}
-        compared = pruning.rivals_by_number(sweep, rungs, number, trials)
-        rivals = self._curves.rivals(trials[number], compared)
+        own = _frozen(self._running[number])
+        rivals = self._curves.rivals(own, map(_frozen, self._running.values()))
         margin = self._stop_margin(number)
         return pruning.may_continue(sweep, rungs, number, curve, rivals, margin=margin)
 
@@ -357,9 +360,23 @@ class SweepStudy:
                 if str(one) not in trial.constraints:
                     trial.set_constraint(str(one), one.violation(facts["best"]))
             self._study.tell(trial, facts["best"][self.plan.metric])
+        frozen = _frozen(trial)
+        self._curves.ended(frozen)
+        self._records[number] = self._record(frozen)
+        self._num_changes += 1
 
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+    def _is_enqueued(self, number: int) -> bool:
+        """Tell whether a trial was enqueued that has not begun: a kill came in between."""
+        try:
+            self._study._storage.get_trial_id_from_study_id_trial_number(
+                self._study._study_id, number
+            )
+        except KeyError:
+            return False
+        return True
+
+    def _group_of(self, number: int) -> int:
+        return pruning.group_of(self.plan.sweep, self.plan.rungs, number)
 
     def _record(self, frozen: FrozenTrial) -> TrialRecord:
         return record_of(frozen, self.plan, self.run_dir(frozen.number))
@@ -372,17 +389,6 @@ class SweepStudy:
         return f"{self.folder.trials.name}/{self.folder.trial_name(number)}"
 
 
-def _keep_warm_settings(study: optuna.Study, plan: Plan) -> None:
-    """Keep the settings of earlier sweeps with a new study: it goes on if those are gone."""
-    asked = plan.sweep.warm_from
-    if not asked or study.user_attrs.get("warm_from") == asked:
-        return
-    if "warm_from" in study.user_attrs or study.get_trials(deepcopy=False):
-        text = "warm_from is not used: the study has begun, and keeps the settings it began with"
-        console.print(text, style="yellow")
-        return
-    settings, notes = warm_settings(asked, plan.space)
-    study.set_user_attr("warm_settings", settings)
-    study.set_user_attr("warm_from", asked)
-    for note in notes:
-        console.print(note, markup=False)
+def _frozen(trial: Trial) -> FrozenTrial:
+    """Return a trial as the journal has it; `FrozenTrial`s of running ones are soon out of date."""
+    return trial.storage.get_trial(trial._trial_id)

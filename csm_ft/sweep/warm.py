@@ -4,17 +4,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import yaml
 
+from csm_ft.console import console
 from csm_ft.report.data import read_summary
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.optuna_trials import key_of
 from csm_ft.sweep.records import TrialRecord
 from csm_ft.sweep.space import Parameter, Space, contains
+from csm_ft.sweep.trials import Plan
 
 NUM_SETTINGS = 3  # of each earlier study
 
 Settings = list[dict[str, Any]]
+
+
+def keep_warm_settings(study: optuna.Study, plan: Plan) -> None:
+    """Keep the settings of earlier sweeps with a new study: it goes on if those are gone."""
+    asked = plan.sweep.warm_from
+    if not asked or study.user_attrs.get("warm_from") == asked:
+        return
+    if "warm_from" in study.user_attrs or study.get_trials(deepcopy=False):
+        text = "warm_from is not used: the study has begun, and keeps the settings it began with"
+        console.print(text, style="yellow")
+        return
+    settings, notes = warm_settings(asked, plan.space)
+    study.set_user_attr("warm_settings", settings)
+    study.set_user_attr("warm_from", asked)
+    for note in notes:
+        console.print(note, markup=False)
 
 
 def warm_settings(paths: Sequence[str], space: Space) -> tuple[Settings, list[str]]:

@@ -33,10 +33,8 @@ def test_time_between_calls_does_not_count(tmp_path: Path) -> None:
 
 
 def limits_of(tmp_path: Path, *argv: str, seconds: float = 0) -> Limits:
-    records = [SimpleNamespace(seconds=seconds), SimpleNamespace(seconds=None)]
-    study: Any = SimpleNamespace(
-        folder=SweepFolder(tmp_path), records=lambda: records, event=lambda _: None
-    )
+    folder = SweepFolder(tmp_path)
+    study: Any = SimpleNamespace(folder=folder, seconds=seconds, event=lambda _: None)
     return Limits(study, parse(list(argv)).sweep)
 
 
