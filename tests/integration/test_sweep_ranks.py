@@ -1,4 +1,7 @@
-"""Trials that several processes train together: two gloo ranks on the CPU in each slot."""
+"""Trials that several processes train together: two gloo ranks on the CPU in each slot.
+
+On this machine, and on a node of a cluster.
+"""
 
 import json
 import os
@@ -15,6 +18,7 @@ import train
 from csm_ft.data.token_file import write_store
 from csm_ft.runs.checkpoint import save_weights
 from tests.helpers.ranks import ENVIRONMENT, ROOT, losses
+from tests.helpers.ray_nodes import RayNodes
 from tests.helpers.splits import INFO, SIZE, make_model, make_split
 
 FRAMES = [12, 5, 30, 1, 17, 9, 22, 3, 14, 8]
@@ -31,7 +35,7 @@ def command(folder: Path, *argv: str) -> list[str]:
     (folder / "space.yaml").write_text(SPACE)
     paths = ["--data", folder / "tokens.hdf5", "--sweep_config", folder / "space.yaml"]
     paths += ["--model_name_or_checkpoint_path", folder / "base", "--output_dir", folder / "out"]
-    ranks = ["--n_gpus", "2", "--gpus_per_trial", "2"]
+    ranks = ["--gpus_per_trial", "2"]
     return [sys.executable, "sweep.py", *map(str, paths), *OPTIONS, *ranks, *argv]
 
 
@@ -48,7 +52,7 @@ def events(out: Path, kind: str) -> list[dict[str, object]]:
 @pytest.mark.slow
 def test_killed_rank_costs_steps_and_ranks_train_the_model_of_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    argv = command(tmp_path, "--n_trials", "2", "--save_every", "1/9")
+    argv = command(tmp_path, "--n_gpus", "2", "--n_trials", "2", "--save_every", "1/9")
     with subprocess.Popen(
         argv, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -75,3 +79,26 @@ def test_killed_rank_costs_steps_and_ranks_train_the_model_of_one(tmp_path: Path
         assert train.main(again) == 0
         assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
         assert losses(run, "val") == pytest.approx(losses(alone, "val"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_ranks_train_on_a_node_of_a_cluster(tmp_path: Path) -> None:
+    nodes = RayNodes(dict(ENVIRONMENT))
+    nodes.start("a", "--num-cpus", "2")
+    try:
+        deadline_sec = time.monotonic() + 60
+        while not nodes.num_alive():
+            assert time.monotonic() < deadline_sec, "no node"
+            time.sleep(0.2)
+        argv = command(tmp_path, "--n_trials", "2", "--n_epochs", "3", "--cluster", nodes.address)
+        done = subprocess.run(
+            argv, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+        )
+    finally:
+        nodes.close()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cluster: 1 workers on 1 nodes" in done.stdout
+    out = tmp_path / "out"
+    trials = json.loads((out / "summary.json").read_text())["trials"]
+    assert [(t["state"], t["slot"]) for t in trials] == [("completed", "a.0")] * 2
+    assert "2 ranks: DDP" in (out / "workers/a.0.log").read_text()
