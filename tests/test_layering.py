@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -103,30 +103,41 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def imported_modules(path: Path) -> list[tuple[int, str]]:
+    found: list[tuple[int, str]] = []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.lineno, node.module
+            found.append((node.lineno, node.module))
             if node.module in ("csm_ft", "torch"):
-                yield from ((node.lineno, f"{node.module}.{a.name}") for a in node.names)
+                found += ((node.lineno, f"{node.module}.{a.name}") for a in node.names)
+    return found
 
 
-def strings(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the string literals of a file, docstrings left out."""
-    tree = ast.parse(path.read_text())
+@cache
+def strings(path: Path) -> list[tuple[int, str]]:
+    """Return the string literals of a file, docstrings left out."""
     docstrings = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes(path)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
-        is_string = isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if is_string and id(node) not in docstrings:
-            yield node.lineno, node.value
+    return [
+        (node.lineno, node.value)
+        for node in nodes(path)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docstrings
+    ]
 
 
 def is_part_of(module: str, library: str) -> bool:
@@ -202,7 +213,7 @@ def test_no_family_named_outside_families() -> None:
 
 def test_no_branch_on_family_name() -> None:
     for path in CODE:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Compare) and "families" not in path.parts:
                 text = ast.unparse(node)
                 compared = [ast.unparse(side) for side in (node.left, *node.comparators)]
@@ -253,7 +264,7 @@ def test_orchestrator_imports_nothing_heavy(module: str) -> None:
 
 def test_no_dangerous_calls() -> None:
     for path in CODE:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Call):
                 name, where = ast.unparse(node.func), f"{name_of(path)}:{node.lineno}"
                 assert name not in ("eval", "exec", "os.system"), f"{where}: {name}"
