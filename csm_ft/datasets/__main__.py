@@ -18,6 +18,7 @@ from pydantic import model_validator
 from csm_ft.cli import parse_args, run_program
 from csm_ft.config.base import Options, option
 from csm_ft.data.rows import Rejection, Row
+from csm_ft.datasets.chapters import join_chapters
 from csm_ft.datasets.corpora import CORPORA
 from csm_ft.datasets.labels import count_labels, merge_labels, read_map, use_votes
 from csm_ft.datasets.merge import MergeConfig, merge
@@ -63,6 +64,13 @@ class DatasetsConfig(Options):
         group="data",
     )
 
+    conversations: bool = option(
+        False,
+        "Recordings that are cut into files (LibriSpeech, MLS) as conversations: successive files"
+        " are turns, which Moonshine joins to longer examples.",
+        group="data",
+    )
+
     @model_validator(mode="after")
     def _needs_all(self) -> Self:
         if not self.path or self.corpus not in ("auto", *CORPORA):
@@ -91,6 +99,8 @@ def convert(config: DatasetsConfig) -> str:
         rows, unheard = use_votes(rows)
         rejections += unheard
     rows = merge_labels(rows, read_map(config.map))
+    if config.conversations:
+        rows = join_chapters(rows)
     rejected = write_metadata(output, rows, rejections)
     return "\n".join(_summary(output, rejected, rows, rejections))
 
@@ -103,6 +113,10 @@ def _summary(
     speakers = len({row.speaker for row in rows if row.speaker})
     lines = [f"{output}: {len(rows)} rows ({shown}), {speakers} speakers"]
     lines += count_labels(rows)
+    turns = [row for row in rows if row.conversation]
+    if turns:
+        talks = len({row.conversation for row in turns})
+        lines.append(f"{len(turns)} rows are turns of {talks} conversations")
     if rejections:
         lines.append(f"{rejected}: {len(rejections)} that cannot be used; {rejections[0]}")
     return [*lines, f"next: python pretokenize.py --train_data {shlex.quote(str(output))}"]
