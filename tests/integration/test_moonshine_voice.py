@@ -80,6 +80,35 @@ def test_runtime_writes_our_text(
 
 
 @pytest.mark.slow
+def test_export_without_the_runtime_says_what_was_not_checked(
+    tokens: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine without moonshine-voice: onnxruntime alone vouches for the graphs."""
+    run, output = tmp_path / "run", tmp_path / "voice"
+    argv = ["--data", str(tokens), "--output_dir", str(run), *OPTIONS, "--train_from_scratch"]
+    argv += ["--model", "streaming-tiny", *SMALL, "--max_steps", "2", "--gen_every", "0"]
+    assert train.main(argv) == 0
+    monkeypatch.setitem(sys.modules, "moonshine_voice", None)
+    monkeypatch.setattr(
+        voice_runtime, "find_spec", lambda name: None if name == "moonshine_voice" else object()
+    )
+    capsys.readouterr()
+    assert export([str(run), "--format", "moonshine-voice", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "computed by onnxruntime at 1, 10, 35 s, differences of at most: frontend" in printed
+    assert "moonshine-voice did not check this export, only onnxruntime" in printed
+    assert "pip install --require-hashes --no-deps -r requirements-moonshine.txt" in printed
+    assert "read back by moonshine-voice" not in printed
+    facts = json.loads((output / "export.json").read_text())
+    assert (facts["read_by"], facts["warning"]) == ("onnxruntime", voice_runtime.NOT_CHECKED)
+    assert "read back by" not in (output / "README.md").read_text()
+    assert {f"{name}.ort" for name in voice.GRAPHS} == {p.name for p in output.glob("*.ort")}
+
+
+@pytest.mark.slow
 def test_command_says_what_it_needs(
     streaming: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
