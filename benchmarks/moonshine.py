@@ -116,7 +116,7 @@ def measure(config: BenchmarkConfig) -> Found:
     loader = interleave({"loader": lambda n: _batches(clips, scale.batch_size, n)}, rounds=rounds)
     shares = [100 * a / b for a, b in zip(loader["loader"], steps["ours"], strict=True)]
     short = _clips(_uniform_sec(scale.num_short, scale.longest_sec), scale.size.vocab_size)
-    decoding = _decoding(model, theirs, short, 1)
+    decoding = _decoding(model, theirs, short, rounds)
     return {
         "moonshine.step.random_ratio": ratio(steps["random"], steps["ours"]),
         "moonshine.step.grouped_ratio": ratio(steps["grouped"], steps["ours"]),

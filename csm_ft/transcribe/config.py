@@ -42,7 +42,7 @@ class TranscribeConfig(Options):
         group="output",
     )
     batch_sec: float = option(
-        120.0, "Sound that is recognised at once, in seconds.", group="speed", gt=0
+        300.0, "Sound that is recognised at once, in seconds.", group="speed", gt=0
     )
     device: str = option("auto", "cpu, cuda or cuda:N; auto = cuda if available.", group="speed")
     dtype: Literal["auto", "fp32", "bf16"] = option(

@@ -1,10 +1,14 @@
 """Greedy transcription with cached keys and values: a batch gives the same text as its clips alone.
 
-Shapes: B clips that are not finished yet, F frames of the longest clip, t tokens so far, H heads.
+Clips are heard in groups of similar length, and written all together: a step reads the decoder's
+weights once, and matrix products of few rows are slow.
+
+Shapes: n clips that are being written, F frames of the longest clip of a group, T tokens of the
+longest text, H heads, D width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,11 +20,14 @@ from torch.nn import functional as F
 
 from csm_ft.families.base import Prompt, Sample
 from csm_ft.families.moonshine.data import collate_clips
-from csm_ft.families.moonshine.model import DecoderLayer, Layout, MoonshineModel, rotation
+from csm_ft.families.moonshine.model import DecoderLayer, MoonshineModel, rotation
 from csm_ft.families.moonshine.size import DEFAULT_TOKENS_PER_SEC, END, SAMPLE_RATE_HZ, START
 
 if TYPE_CHECKING:
     from csm_ft.families.moonshine.encoder import MoonshineEncoder
+
+_GROUP_SEC = 60.0  # of sound, padding included, that the encoder hears at once
+_MOST_IDLE = 0.25  # share of ended texts that are carried along, as leaving them out is a copy
 
 
 class Transcript(NamedTuple):
@@ -55,85 +62,144 @@ def transcribe(
     """
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    end_only = np.array([END], dtype=np.uint32)
-    batch = collate_clips(clips, [end_only] * len(clips)).to(device)
-    states, layout = model.hear(batch)
-    rotary_dim = model.size.rotary_dim
-    caches = [_Cache.start(layer, layout, states) for layer in _layers(model)]
-    mask = layout.mask()
+    # The longest first: short texts, which end early, are the last rows, and cut off as a view.
+    order = sorted(range(len(clips)), key=lambda clip: -len(clips[clip]))
     caps = [math.ceil(len(clip) / SAMPLE_RATE_HZ * max_tokens_per_sec) for clip in clips]
     texts: list[list[int]] = [[] for _ in clips]
-    complete = [False] * len(clips)
-    alive = list(range(len(clips)))
-    tokens = torch.full((len(clips),), START, device=device)
+    ended = [False] * len(clips)
+    heard = [_Heard.of(model, group) for group in _groups([clips[clip] for clip in order])]
+    cache = _Cache(heard, max(caps))
+    rows = order  # the clip of each row
+    tokens = [START] * len(rows)
     for position in range(max(caps)):
-        rows = model.decoder.embed_tokens(tokens)
-        rotary = rotation(torch.tensor([position], device=device), rotary_dim)
-        for layer, cache in zip(_layers(model), caches, strict=True):
-            rows = cache.step(layer, rows, rotary, mask)
-        chosen = model.head(model.decoder.norm(rows)).argmax(-1).tolist()
-        kept = []
-        for place, (clip, token) in enumerate(zip(alive, chosen, strict=True)):
-            if token == END:
-                complete[clip] = True
+        tokens = cache.step(model, tokens, position)
+        for clip, token in zip(rows, tokens, strict=True):
+            if ended[clip] or len(texts[clip]) == caps[clip]:
                 continue
-            texts[clip].append(token)
-            if len(texts[clip]) < caps[clip]:
-                kept.append(place)
-        if not kept:
+            if token == END:
+                ended[clip] = True
+            else:
+                texts[clip].append(token)
+        is_alive = [not ended[clip] and len(texts[clip]) < caps[clip] for clip in rows]
+        if not any(is_alive):
             break
-        if len(kept) < len(alive):
-            places = torch.tensor(kept, device=device)
-            for cache in caches:
-                cache.keep(places)
-            mask = mask.index_select(0, places) if mask is not None else None
-        alive = [alive[place] for place in kept]
-        tokens = torch.tensor([chosen[place] for place in kept], device=device)
+        kept = _kept(is_alive)
+        if len(kept) < len(rows):
+            cache.keep(kept)
+            rows, tokens = [rows[place] for place in kept], [tokens[place] for place in kept]
     model.train(was_training)
-    return [Transcript(ids, done) for ids, done in zip(texts, complete, strict=True)]
+    return [Transcript(ids, done) for ids, done in zip(texts, ended, strict=True)]
+
+
+def _kept(is_alive: Sequence[bool]) -> range | list[int]:
+    """Return the rows to go on with: all up to the last one alive, or those alive alone."""
+    last = max(place for place, alive in enumerate(is_alive) if alive)
+    if sum(is_alive) < (1 - _MOST_IDLE) * (last + 1):
+        return [place for place, alive in enumerate(is_alive) if alive]
+    return range(last + 1)
 
 
 @dataclass
-class _Cache:
-    """Keys and values of one decoder layer: of its tokens so far, and of the encoder's frames."""
+class _Heard:
+    """What the decoder attends to of clips of similar length: keys and values of each layer."""
 
-    heard: tuple[Tensor, Tensor]  # [B, H, F, D / H] each
-    written: tuple[Tensor, Tensor] | None = None  # [B, H, t, D / H] each
+    memory: list[tuple[Tensor, Tensor]]  # [n, H, F, D / H] each
+    mask: Tensor | None  # [n, 1, 1, F], 0 for frames of a clip, else -inf; None = no padding
 
     @classmethod
-    def start(cls, layer: DecoderLayer, layout: Layout, states: Tensor) -> "_Cache":
-        keys, values = layer.encoder_attn.keys_and_values(states, None)
-        return cls((layout.pad(keys).transpose(1, 2), layout.pad(values).transpose(1, 2)))
+    def of(cls, model: MoonshineModel, clips: Sequence[NDArray[np.int16]]) -> "_Heard":
+        """Hear clips of int16 samples [n]."""
+        end_only = np.array([END], dtype=np.uint32)
+        device = next(model.parameters()).device
+        batch = collate_clips(clips, [end_only] * len(clips)).to(device)
+        states, layout = model.hear(batch)
+        memory = []
+        for layer in _layers(model):
+            pair = layer.encoder_attn.keys_and_values(states, None)
+            keys, values = (layout.pad(part).transpose(1, 2).contiguous() for part in pair)
+            memory.append((keys, values))
+        real, mask = layout.mask(), None
+        if real is not None:
+            mask = memory[0][0].new_zeros(real.shape).masked_fill(~real, -math.inf)
+        return cls(memory, mask)
 
-    def step(
-        self, layer: DecoderLayer, rows: Tensor, rotary: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """Run one layer on the newest token of each clip, [B, D] -> [B, D]."""
-        normed = layer.input_layernorm(rows)
-        new = [part[:, :, None] for part in layer.self_attn.keys_and_values(normed, rotary)]
-        if self.written is not None:
-            pairs = zip(self.written, new, strict=True)
-            new = [torch.cat([old, part], dim=2) for old, part in pairs]
-        self.written = (new[0], new[1])
-        queries = layer.self_attn.queries(normed, rotary)
-        rows = rows + layer.self_attn.o_proj(_attend(queries, self.written, None))
-        queries = layer.encoder_attn.queries(layer.post_attention_layernorm(rows), None)
-        rows = rows + layer.encoder_attn.o_proj(_attend(queries, self.heard, mask))
-        return rows + layer.mlp(layer.final_layernorm(rows))
+    def __len__(self) -> int:
+        return len(self.memory[0][0])
 
-    def keep(self, places: Tensor) -> None:
+    def keep(self, rows: Sequence[int]) -> "_Heard":
+        """Return some clips only."""
+        places = _places(rows, self.memory[0][0].device)
+        memory = [(keys[places], values[places]) for keys, values in self.memory]
+        return _Heard(memory, None if self.mask is None else self.mask[places])
+
+
+class _Cache:
+    """Keys and values of all clips: of what was heard, in groups, and of the tokens so far."""
+
+    def __init__(self, heard: Sequence[_Heard], num_tokens: int) -> None:
+        self.heard = list(heard)
+        one = heard[0].memory[0][0]
+        shape = (sum(map(len, heard)), one.shape[1], num_tokens, one.shape[3])
+        self.written = [  # of each layer, [n, H, T, D / H] each
+            (one.new_empty(shape), one.new_empty(shape)) for _ in heard[0].memory
+        ]
+
+    def step(self, model: MoonshineModel, tokens: Sequence[int], position: int) -> list[int]:
+        """Return the most likely next token of each clip, after its newest one at `position`."""
+        device = self.written[0][0].device
+        rows = model.decoder.embed_tokens(torch.tensor(tokens, device=device))
+        rotary = rotation(torch.tensor([position], device=device), model.size.rotary_dim)
+        for number, layer in enumerate(_layers(model)):
+            normed, attention = layer.input_layernorm(rows), layer.self_attn
+            new = attention.keys_and_values(normed, rotary)
+            for kept, part in zip(self.written[number], new, strict=True):
+                kept[:, :, position] = part
+            keys, values = (part[:, :, : position + 1] for part in self.written[number])
+            queries = attention.queries(normed, rotary)
+            rows = rows + attention.o_proj(_attend(queries, keys, values, None))
+            normed, attention = layer.post_attention_layernorm(rows), layer.encoder_attn
+            queries = attention.queries(normed, None).split([len(group) for group in self.heard])
+            found = [
+                _attend(part, *group.memory[number], group.mask)
+                for part, group in zip(queries, self.heard, strict=True)
+            ]
+            rows = rows + attention.o_proj(torch.cat(found))
+            rows = rows + layer.mlp(layer.final_layernorm(rows))
+        return model.head(model.decoder.norm(rows)).argmax(-1).tolist()
+
+    def keep(self, rows: Sequence[int]) -> None:
         """Keep some clips only."""
-        assert self.written is not None, "clips end after a step"
-        heard, written = (
-            [part.index_select(0, places) for part in parts] for parts in (self.heard, self.written)
-        )
-        self.heard, self.written = (heard[0], heard[1]), (written[0], written[1])
+        places = _places(rows, self.written[0][0].device)
+        self.written = [(keys[places], values[places]) for keys, values in self.written]
+        groups, start = [], 0
+        for group in self.heard:
+            own = [row - start for row in rows if start <= row < start + len(group)]
+            start += len(group)
+            if own:
+                groups.append(group.keep(own))
+        self.heard = groups
 
 
-def _attend(queries: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-    """Attend from one query per clip, [B, H, D / H] -> [B, D]."""
-    keys, values = memory
+def _places(rows: Sequence[int], device: torch.device) -> slice | Tensor:
+    """Return an index of rows: a view of the first ones, or else a copy."""
+    if list(rows) == list(range(len(rows))):
+        return slice(len(rows))
+    return torch.tensor(rows, device=device)
+
+
+def _groups(clips: Sequence[NDArray[np.int16]]) -> Iterator[list[NDArray[np.int16]]]:
+    """Yield clips that are heard at once, by the length of the longest times their number."""
+    group: list[NDArray[np.int16]] = []
+    for clip in clips:
+        if group and len(group[0]) * (len(group) + 1) > _GROUP_SEC * SAMPLE_RATE_HZ:
+            yield group
+            group = []
+        group.append(clip)
+    yield group
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend from one query per clip, [n, H, D / H] -> [n, D]."""
     heads = F.scaled_dot_product_attention(queries[:, :, None], keys, values, attn_mask=mask)
     return heads.flatten(1)
 

@@ -20,7 +20,7 @@ from csm_ft.families.moonshine.sample import transcribe
 from csm_ft.families.moonshine.size import SAMPLE_RATE_HZ
 
 _LONGEST_PHRASE, _FEWEST_TIMES = 8, 4  # words, and times in a row
-_BATCH_SEC = 120.0  # of sound that is transcribed at once, the longest clip times their number
+_BATCH_SEC = 300.0  # of sound that is transcribed at once
 
 
 def score(
@@ -99,13 +99,14 @@ def language_of(split: Split, config: MoonshineConfig) -> str:
 
 
 def batches_of(lengths: Sequence[int], rows: Sequence[int]) -> Iterator[list[int]]:
-    """Yield rows of similar lengths in samples, at most 120 s of sound with its padding at once."""
-    budget = _BATCH_SEC * SAMPLE_RATE_HZ
+    """Yield rows of similar lengths in samples, with at most 300 s of sound at once."""
     batch: list[int] = []
+    num_samples = 0
     for row in sorted(rows, key=lengths.__getitem__):
-        if batch and lengths[row] * (len(batch) + 1) > budget:
+        num_samples += lengths[row]
+        if batch and num_samples > _BATCH_SEC * SAMPLE_RATE_HZ:
             yield batch
-            batch = []
+            batch, num_samples = [], lengths[row]
         batch.append(row)
     if batch:
         yield batch

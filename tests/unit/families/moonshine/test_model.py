@@ -1,5 +1,6 @@
 """Packed clips against clips alone and against transformers, in loss, gradient and text."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,29 @@ def test_batch_is_transcribed_like_transformers_alone() -> None:
         expected = written[: written.index(2)] if 2 in written else written
         assert transcript.ids == expected
         assert transcript.is_complete == (2 in written)
+
+
+def test_texts_that_end_at_any_place_are_those_of_clips_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against whole passes without caches; rows leave at the end and in the middle of groups."""
+    monkeypatch.setattr("csm_ft.families.moonshine.sample._GROUP_SEC", 6.0)
+    model = empty_model(replace(SIZE, vocab_size=8))
+    init_weights(model, 6)
+    random = np.random.default_rng(0)
+    clips, _ = make_clips(tuple(random.integers(MIN_SAMPLES, 24000, 40).tolist()))
+    found = transcribe(model, clips, max_tokens_per_sec=12)
+    assert {one.is_complete for one in found} == {True, False}
+    for clip, transcript in zip(clips, found, strict=True):
+        ids: list[int] = []
+        cap = -(-len(clip) * 12 // 16000)
+        while len(ids) < cap:
+            batch = collate_clips([clip], [np.array([*ids, 2], np.uint32)])
+            token = int(model.logits(batch)[-1].argmax())
+            if token == 2:
+                break
+            ids.append(token)
+        assert transcript == (ids, len(ids) < cap)
 
 
 def test_transcribing_leaves_the_mode_alone() -> None:
