@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from tests.helpers.hub import hub, hub_cache  # noqa: F401 (fixtures)
+
+
+@pytest.fixture(autouse=True)
+def _threads_are_left_as_found() -> Iterator[None]:
+    """More threads than cores would make all later tests of the process ten times slower."""
+    before = _num_threads()
+    yield
+    assert before in (0, _num_threads())  # 0: torch was not there yet
+
+
+def _num_threads() -> int:
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else 0
+
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,6 +1,7 @@
 """`--judge_every`: judges hear what a run says, and change nothing of it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ class Rude(FakeEmbedder):
 
 
 @pytest.fixture(autouse=True)
-def fakes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def fakes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
     if "slow" not in request.keywords:
         monkeypatch.setattr(judge_module, "open_recogniser", lambda *_: Parrot({}))
         monkeypatch.setattr(judge_module, "open_embedder", lambda *_: Rude())
         monkeypatch.setattr(judge_module, "open_dnsmos", lambda: "no DNSMOS")
+    yield
+    torch.set_num_threads(threads)
 
 
 def run(tokens: Path, folder: Path, *more: str) -> int:
