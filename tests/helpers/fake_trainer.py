@@ -22,10 +22,12 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError, Diverged, MachineError, StoreError, WeightsError
@@ -324,19 +326,30 @@ def _torch() -> Any:
     return torch
 
 
-if __name__ == "__main__":
+class NoPage:
+    """The report has its own tests and takes seconds."""
+
+    def __init__(self, out: Path) -> None: ...
+    def refresh(self) -> None: ...
+    def finish(self) -> None: ...
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run sweep.py with this trainer; FAKE_TRAINER is read from the environment as it is now."""
     import sweep
-    from csm_ft.sweep import packing
+    from csm_ft.sweep import packing, study
     from csm_ft.sweep import run as sweep_run
 
-    class NoPage:
-        """The report has its own tests and takes seconds."""
+    faults = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
+    window_sec = faults.get("packing_window_sec", packing.WINDOW_SEC)
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(packing, "WINDOW_SEC", window_sec))
+        # Importance has its own tests, and imports scikit-learn.
+        patches.enter_context(patch.object(study, "explain", lambda _trials, _plan: ("", {})))
+        if "page" not in faults:
+            patches.enter_context(patch.object(sweep_run, "ReportProcess", NoPage))
+        return sweep.main(argv, trainer="tests.helpers.fake_trainer", describe=describe)
 
-        def __init__(self, out: Path) -> None: ...
-        def refresh(self) -> None: ...
-        def finish(self) -> None: ...
 
-    packing.WINDOW_SEC = FAULTS.get("packing_window_sec", packing.WINDOW_SEC)
-    if "page" not in os.environ.get("FAKE_TRAINER", ""):
-        sweep_run.ReportProcess = NoPage
-    sys.exit(sweep.main(sys.argv[1:], trainer="tests.helpers.fake_trainer", describe=describe))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -76,7 +76,7 @@ def test_lost_and_added_nodes_change_no_number(tmp_path: Path, nodes: RayNodes) 
         log.read_text() for log in (sweep.out / "workers").iterdir()
     )
     local = Sweep(tmp_path / "local", *ARGV, "--n_gpus", "2", faults={})
-    local.run()
+    local.run_apart()
     pd.testing.assert_frame_equal(table(sweep), table(local))
 
 
@@ -101,7 +101,7 @@ def test_runs_are_copied_from_nodes_that_share_nothing(tmp_path: Path, nodes: Ra
     bad.mkdir()
     (bad / f"csm-ft-{os.getuid()}").symlink_to(tmp_path)
     start(nodes, "bad", TMPDIR=str(bad))
-    output = " ".join(sweep.run("--n_trials", "8", code=2).split())
+    output = " ".join(sweep.run_apart("--n_trials", "8", code=2).split())
     assert "error: node bad.0: " in output
     assert "belongs to somebody else; set TMPDIR where ray was started" in output
 
@@ -114,6 +114,6 @@ def test_token_file_that_differs_on_a_node_is_named(tmp_path: Path, empty: RayNo
     start(empty, "stale", other_files={tokens: others})
     sweep = Sweep(tmp_path, "--n_trials", "4", *on(empty), faults=FAULTS)
     sweep.argv[sweep.argv.index("d")] = str(tokens)
-    output = " ".join(sweep.run(code=2).split())
+    output = " ".join(sweep.run_apart(code=2).split())
     assert f"error: node stale.0: {tokens} has other content there" in output
     assert "Copy it there again" in output

@@ -121,18 +121,18 @@ def test_outage_is_caught_up_with(tmp_path: Path, server: Postgres) -> None:
     sweep.check_whole(8)
     text = " ".join(output.split())
     assert text.count("storage: the database does not answer") == 1
-    sweep.run("--n_trials", "8")  # catches up with what a slow machine had no time for
+    sweep.run_apart("--n_trials", "8")  # catches up with what a slow machine had no time for
     check_same(sweep, server.url)
     server.stop()
     sweep.environment["FAKE_TRAINER"] = "{}"
-    output = " ".join(sweep.run("--n_trials", "10").split())
+    output = " ".join(sweep.run_apart("--n_trials", "10").split())
     assert "storage: the database is behind the study; the same command catches up" in output
     server.start()
-    sweep.run("--n_trials", "10")
+    sweep.run_apart("--n_trials", "10")
     check_same(sweep, server.url)
     written = [path for path in sweep.out.rglob("*") if path.is_file()]
     assert not [path for path in written if PASSWORD.encode() in path.read_bytes()]
     assert PASSWORD not in text + output
     assert "sweeps:***@127.0.0.1" in (sweep.out / "repro.sh").read_text()
     shutil.rmtree(sweep.out)
-    assert "has a study 'csm-sweep' of another sweep" in sweep.run(code=2)
+    assert "has a study 'csm-sweep' of another sweep" in sweep.run_apart(code=2)

@@ -21,8 +21,8 @@ def sweep(tmp_path: Path) -> Sweep:
 
 @pytest.mark.slow
 def test_an_extended_sweep_updates_its_run(sweep: Sweep) -> None:
-    sweep.run("--n_trials", "2")
-    sweep.run("--n_trials", "3")
+    sweep.run_apart("--n_trials", "2")
+    sweep.run_apart("--n_trials", "3")
     first, second = offline_runs(sweep.out)
     assert (first.id, first.name, first.job_type) == (second.id, "voices", "sweep")
     assert [len(run.rows("leaderboard")) for run in (first, second)] == [2, 3]
@@ -46,7 +46,7 @@ def test_an_interrupted_sweep_has_its_run(sweep: Sweep) -> None:
     assert first.summary["state"] == "unfinished"
     assert first.rows("leaderboard")[0]["state"] == "running"
     sweep.environment["FAKE_TRAINER"] = "{}"
-    sweep.run("--n_trials", "2")
+    sweep.run_apart("--n_trials", "2")
     second = offline_runs(sweep.out)[-1]
     assert (second.id, second.summary["state"]) == (first.id, "finished")
     assert {row["state"] for row in second.rows("leaderboard")} <= {"completed", "stopped"}
@@ -56,7 +56,7 @@ def test_a_broken_wandb_does_not_fail_the_sweep(sweep: Sweep, tmp_path: Path) ->
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/wandb.py").write_text("raise RuntimeError('a broken install')\n")
     sweep.environment["PYTHONPATH"] = str(tmp_path / "broken")
-    output = sweep.run("--n_trials", "2")
+    output = sweep.run_apart("--n_trials", "2")
     assert "W&B did not start (a broken install); continuing without it" in output
     assert sweep.summary()["state"] == "finished"
     assert (sweep.out / "best.yaml").is_file()
