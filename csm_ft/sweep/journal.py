@@ -4,9 +4,11 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import optuna
 from optuna.storages import JournalStorage
@@ -21,6 +23,9 @@ from csm_ft.sweep.new_space import changes, differences, take_over
 from csm_ft.sweep.trials import TRIAL_0, Plan
 
 _BLOCK_BYTES = 65536
+_K = TypeVar("_K", bound="_Keeper")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def open_journal(folder: SweepFolder, plan: Plan) -> optuna.Study:
@@ -143,6 +148,24 @@ def _set_aside(folder: SweepFolder, journal: bytes) -> Path:
     raise AssertionError("there is always a free name")
 
 
+class _Keeper(Protocol):
+    _study: optuna.Study
+
+
+def written_together(
+    method: Callable[Concatenate[_K, _P], _R],
+) -> Callable[Concatenate[_K, _P], _R]:
+    """Let a method write what it keeps in its study at its end: all or nothing, one wait."""
+
+    @wraps(method)
+    def together(self: _K, *arguments: _P.args, **options: _P.kwargs) -> _R:
+        backend = getattr(self._study._storage, "_backend", None)
+        with backend.together() if isinstance(backend, _Journal) else nullcontext():
+            return method(self, *arguments, **options)
+
+    return together
+
+
 class _Journal(JournalFileBackend):
     """Optuna's file; on a full disk it stays whole, and the error names the disk."""
 
@@ -150,10 +173,39 @@ class _Journal(JournalFileBackend):
         with appending(Path(path)):
             super().__init__(path)
         self._path = Path(path)
+        self._held: list[dict[str, Any]] | None = None  # to be written together
+        self._num_before: int | None = None  # lines of the file before the held ones
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what the block appends at its end. No other process writes in the meantime."""
+        assert self._held is None, "a block within another one"
+        self._held, self._num_before = [], None
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            if held:
+                self.append_logs(held)
+                assert self._num_before is not None, "Optuna reads back what it has appended"
+                # Optuna's own note of where the next reading begins.
+                end = self._num_before + len(held)
+                self._log_number_offset[end] = self._path.stat().st_size
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._held is not None:
+            self._held += json.loads(json.dumps(logs))  # as read from the file
+            return
         with appending(self._path):
             super().append_logs(logs)
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        if not self._held:
+            yield from super().read_logs(log_number_from)
+            return
+        if self._num_before is None:
+            self._num_before = log_number_from
+        yield from self._held[log_number_from - self._num_before :]
 
 
 class _Lines(BaseJournalBackend):

@@ -25,7 +25,7 @@ from csm_ft.sweep.artifacts import add_recordings
 from csm_ft.sweep.constraints import Constraint, violated
 from csm_ft.sweep.facts import Facts
 from csm_ft.sweep.importance import explain
-from csm_ft.sweep.journal import open_journal
+from csm_ft.sweep.journal import open_journal, written_together
 from csm_ft.sweep.noise import Noise, measure_noise
 from csm_ft.sweep.optuna_trials import (
     Curves,
@@ -155,6 +155,7 @@ class SweepStudy:
         """Trials that have begun and not ended."""
         return sorted(self._running)
 
+    @written_together
     def ask(self) -> int:
         """Begin a new trial and return its number.
 
@@ -186,6 +187,7 @@ class SweepStudy:
         """Return the seed of a running trial: that of the study, or its own if it repeats one."""
         return self._running[number].user_attrs.get("seed", self.plan.space.base.seed)
 
+    @written_together
     def begin_attempt(self, number: int, slot: str) -> int:
         """Count one more attempt at a trial and return its number, from 1."""
         trial = self._running[number]
@@ -207,6 +209,7 @@ class SweepStudy:
             trial.set_user_attr(name, value)
         return trial.user_attrs[name]
 
+    @written_together
     def validated(self, number: int, examples: int, metrics: Mapping[str, float | None]) -> bool:
         """Keep a validation and decide whether the trial continues.
 
@@ -219,8 +222,7 @@ class SweepStudy:
         stop_at = trial.user_attrs.get("stop_at")
         is_new = examples > 0 and examples not in curve
         if is_new:
-            # Both before the report: a kill in between must neither lose the metrics, nor let a
-            # trial pass that was to be stopped.
+            # Both before the report, which says that all is there.
             trial.set_user_attr(metrics_key(examples), dict(metrics))
             longer = {**curve, examples: self._objective.cost(value)}
             if stop_at is None and not self._may_continue(number, longer):
@@ -229,6 +231,7 @@ class SweepStudy:
             trial.report(value, examples)
         return stop_at is None or examples < stop_at
 
+    @written_together
     def finish(
         self,
         number: int,

@@ -1,14 +1,17 @@
-"""The journal: cut back to whole lines after a kill."""
+"""The journal: cut back to whole lines after a kill, and written in pieces."""
 
 import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from csm_ft.errors import MachineError
 from csm_ft.sweep.journal import _Journal, cut_torn_line
@@ -56,3 +59,38 @@ def test_a_full_disk_leaves_the_journal_whole(
     study.set_user_attr("kept", 2)
     again = optuna.load_study(storage=JournalStorage(_Journal(str(path))), study_name="s")
     assert again.user_attrs == {"kept": 2}
+
+
+def use(study: optuna.Study) -> None:
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("facts", {"a": (1, 2)})
+    trial.report(3.0, 10)
+    study.tell(trial, 3.0)
+
+
+def found(study: optuna.Study) -> list[tuple[Any, ...]]:
+    return [
+        (t.number, t.params, t.value, t.user_attrs, t.intermediate_values) for t in study.trials
+    ]
+
+
+def test_lines_written_together_read_as_those_written_one_by_one(tmp_path: Path) -> None:
+    studies = {}
+    for name, num_blocks in (("singly", 0), ("together", 3)):
+        journal = _Journal(str(tmp_path / name))
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        studies[name] = study = optuna.create_study(
+            storage=JournalStorage(journal), study_name="s", sampler=sampler
+        )
+        for number in range(5):
+            before = (tmp_path / name).read_bytes()
+            with journal.together() if number < num_blocks else nullcontext():
+                use(study)
+                is_held = (tmp_path / name).read_bytes() == before
+            assert is_held is (number < num_blocks)
+    assert found(studies["together"]) == found(studies["singly"])
+    for name in studies:
+        storage = JournalStorage(JournalFileBackend(str(tmp_path / name)))
+        again = optuna.load_study(storage=storage, study_name="s")
+        assert found(again) == found(studies["singly"])

@@ -1,12 +1,15 @@
 """A study of many trials: what one costs does not grow with their number, by exact counts."""
 
+import io
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import _file
 
 from csm_ft.sweep import asha, study
 from tests.unit.sweep.test_study import Opener, complete, opener, validated
@@ -31,14 +34,18 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(optuna.Study, "get_trials", "listings of all trials")
     count(study, "record_of", "records made")
     count(asha.Rungs, "_value", "curves looked through")
-    read = JournalFileBackend.read_logs
+    count(os, "fsync", "waits for the disk")
 
-    def reading(backend: JournalFileBackend, log_number_from: int) -> Iterator[dict[str, Any]]:
-        for log in read(backend, log_number_from):
+    class Lines(io.BufferedReader):
+        def __next__(self) -> bytes:
+            line = super().__next__()
             found["lines of the journal read"] += 1
-            yield log
+            return line
 
-    monkeypatch.setattr(JournalFileBackend, "read_logs", reading)
+    def opened(path: str, mode: str) -> Any:
+        return Lines(io.FileIO(path)) if mode == "rb" else Path(path).open(mode)
+
+    monkeypatch.setattr(_file, "open", opened, raising=False)
     return found
 
 
@@ -65,6 +72,10 @@ def test_a_trial_costs_the_same_late_as_early(opener: Opener, counts: Counter[st
     assert cost[10] == cost[30] == cost[59]
     assert cost[59]["listings of all trials"] == 0
     assert cost[59]["records made"] <= 4
+    assert cost[59]["lines of the journal read"] == 0, "what was written together is known"
+    assert cost[59]["waits for the disk"] == 6, (
+        "to begin, for the attempt, each of three reports, to end"
+    )
     assert 2 <= cost[59]["curves looked through"] <= 8
 
 
