@@ -12,7 +12,7 @@ from typing import Any
 
 from csm_ft.data.rows import Rejection, Row
 from csm_ft.datasets.tables import Columns, Unreadable, show
-from csm_ft.datasets.values import SPLIT_OF
+from csm_ft.datasets.values import SPLIT_OF, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,11 @@ class Checked:
     is_turn: bool = False  # of a dialogue: it has a span, and no words of its own
     start_sec: float | None = None
     end_sec: float | None = None
+
+    def set_span(self, span: tuple[float | None, float | None] | Reason) -> None:
+        """Keep where the sound of a rejected row is, if that can be read."""
+        if not isinstance(span, Reason):
+            self.start_sec, self.end_sec = span
 
     def rejection(self) -> Rejection:
         """Return why the row cannot be used."""

@@ -282,7 +282,8 @@ class _Reader:
         """Read the values of a row."""
         columns = record.columns
         is_readable = not isinstance(columns, Unreadable)
-        values, reasons = read_values(columns if is_readable else {}, record.names, self.keep)
+        known = columns.times if isinstance(columns, Unreadable) else columns
+        values, reasons = read_values(known, record.names, self.keep)
         if record.defaults:
             default_values, default_reasons = read_values(record.defaults, record.names, self.keep)
             tags = {**default_values.get("tags", {}), **values.get("tags", {})}
@@ -302,6 +303,7 @@ class _Reader:
             checked.conversation = None
         if isinstance(columns, Unreadable):
             checked.reason = columns.reason
+            checked.set_span(_span(values))
             return checked
         if self.words and "path" in values:
             sound, raw = find_sound(record.folder, values["path"]), _words_of(columns)
@@ -320,9 +322,7 @@ class _Reader:
             checked.row = outcome
         else:
             checked.reason = outcome
-            span = _span(values)
-            if not isinstance(span, Reason):
-                checked.start_sec, checked.end_sec = span
+            checked.set_span(_span(values))
         return checked
 
 

@@ -94,6 +94,7 @@ class Unreadable:
 
     reason: str
     path: str = ""  # of the sound file, where it is known
+    times: Mapping[str, Any] = field(default_factory=dict)  # start and end in it, where known
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Recordings with segment times to training instances: pretokenize.py, arrange, train.py."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import pretokenize
 import train
 from csm_ft.data.split import Split
 from csm_ft.errors import ConfigError
@@ -133,6 +135,30 @@ def test_validation_and_clips_by_themselves_are_as_without_stretches(work: Work)
 
 def samples(split: Split) -> list[np.ndarray]:
     return [split.array("samples", row) for row in range(len(split))]
+
+
+def test_segments_without_speech_end_stretches_only_where_they_are(
+    work: Work, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in GigaSpeech, whose recordings all have some."""
+    texts = ["ONE", "TWO <PERIOD>", "<MUSIC>", "THREE", "FOUR"]
+    segments = [
+        {"sid": f"S{n}", "begin_time": 2 * n, "end_time": 2 * n + 1.5, "text_tn": text}
+        for n, text in enumerate(texts)
+    ]
+    folder = work.folder / "GigaSpeech"
+    (folder / "audio").mkdir(parents=True)
+    write_wave(folder / "audio/POD1.wav", 12, seed=0)
+    audios = [{"aid": "POD1", "path": "audio/POD1.opus", "segments": segments}]
+    (folder / "GigaSpeech.json").write_text(json.dumps({"audios": audios}))
+    val = work.folder / "val.json"
+    val.write_text(json.dumps(val_rows(work)))
+    argv = ["--train_data", str(folder), "--val_data", str(val), "--output", str(work.output)]
+    argv += [*work.flags, *STRETCHES, "--max_rejected", "50%"]
+    assert pretokenize.main(argv) == 0
+    assert "4 training rows are in 2 stretches" in capsys.readouterr().out
+    joined = [text for _, text in instances(work, MoonshineConfig(instance_max_sec=30))]
+    assert joined == ["ONE TWO.", "THREE FOUR"]
 
 
 def test_another_gap_encodes_only_what_changes(

@@ -91,18 +91,18 @@ def _rows(segments: Path, words: Path, facts: Mapping[str, str]) -> Iterator[Rec
 def _row(
     segment: _Xml, words: list[_Xml], places: Mapping[str, int], facts: Mapping[str, str]
 ) -> dict[str, Any] | Unreadable:
+    times = {"start": segment.get("transcriber_start"), "end": segment.get("transcriber_end")}
     hrefs = (_HREF.search(child.get("href", "")) for child in segment)
     spans = [(href[1], href[2] or href[1]) for href in hrefs if href]
     lost = [id_ for span in spans for id_ in span if id_ not in places]
     if lost:
         reason = f"names the word {lost[0]}, which is not there; fetch words/ again"
-        return Unreadable(reason, facts["path"])
+        return Unreadable(reason, facts["path"], times)
     chosen = [word for a, b in spans for word in words[places[a] : places[b] + 1]]
     text = " ".join(word.text.strip() for word in chosen if word.tag == "w" and word.text)
     if not any(letter.isalnum() for letter in text):
-        return Unreadable("has no words (laughter, coughs, noise); left out", facts["path"])
-    start, end = segment.get("transcriber_start"), segment.get("transcriber_end")
-    return {**facts, "text": glue(text), "start": start, "end": end}
+        return Unreadable("has no words (laughter, coughs, noise); left out", facts["path"], times)
+    return {**facts, "text": glue(text), **times}
 
 
 def _people(tree: Tree, by_name: Mapping[str, Path]) -> _People:

@@ -61,7 +61,9 @@ def _row(
         return Unreadable(reason, str(sound))
     marks = [word for word in words if word in _NO_SPEECH]
     if marks:
-        return Unreadable(f"has sound that is no speech, {show(marks[0])}; left out", str(sound))
+        return Unreadable(
+            f"has sound that is no speech, {show(marks[0])}; left out", str(sound), times
+        )
     return {
         "path": str(sound),
         "text": glue(" ".join(words)),

@@ -16,6 +16,7 @@ from csm_ft.datasets.tree import Record, Tell, Tree
 from csm_ft.text_file import nfc
 
 _LINE = re.compile(r"(\S+) +(\S+) +(\S+) +([\d.]+) +([\d.]+)(?: +<([^>]*)>)? *(.*)")
+_COMMENT = ";;"
 _IGNORED = "ignore_time_segment_in_scoring"
 _UNKNOWN = "<unk>"
 _SOUND_MARKS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\(\d+\)|<(?!unk>)[^>]*>")  # {NOISE}, the(2), <sil>
@@ -43,7 +44,8 @@ def read_tedlium(tree: Tree, tell: Tell) -> Iterator[Record]:
             unheard[path.stem] = None
         else:
             split = split_of(path, tree.folder)
-            for number, line in lines_of(path):
+            lines = ((n, line) for n, line in lines_of(path) if not line.startswith(_COMMENT))
+            for number, line in lines:
                 yield f"{path} line {number}", _row(line.strip(), sound, split)
         seen.add(path.stem)
     if copies:
@@ -57,20 +59,20 @@ def _row(line: str, sound: Path, split: str) -> dict[str, Any] | Unreadable:
         reason = f"{show(line)} is no line of STM: talk, channel, speaker, start, end, text"
         return Unreadable(f"{reason}; correct it", str(sound))
     talk, _, speaker, start, end, labels, said = fields.groups()
+    times = {"start": start, "end": end}
     if said.strip() == _IGNORED:
-        return Unreadable(f"was not transcribed ({_IGNORED}); left out", str(sound))
+        return Unreadable(f"was not transcribed ({_IGNORED}); left out", str(sound), times)
     if _UNKNOWN in said.split():
         reason = f"has a word that nobody wrote down ({_UNKNOWN}); left out, as its text has a gap"
-        return Unreadable(reason, str(sound))
+        return Unreadable(reason, str(sound), times)
     text = _CLITIC.sub("", " ".join(_SOUND_MARKS.sub(" ", said).split()))
     if not text:
-        return Unreadable(f"has sound that is no speech, {show(said)}; left out", str(sound))
+        return Unreadable(f"has sound that is no speech, {show(said)}; left out", str(sound), times)
     found = (GENDERS.get(label.strip().lower()) for label in (labels or "").split(","))
     return {
         "path": str(sound),
         "text": text,
-        "start": start,
-        "end": end,
+        **times,
         "speaker": talk if speaker.lower().startswith("unknown") else speaker,
         "gender": next(filter(None, found), ""),
         "split": split,

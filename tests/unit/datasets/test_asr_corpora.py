@@ -15,6 +15,10 @@ def said(rows: list[Row]) -> list[tuple[str, str, str | None, str]]:
     return [(row.path.name, row.text, row.speaker, row.split) for row in rows]
 
 
+def rejected_spans(path: Path) -> list[tuple[float | None, float | None]]:
+    return [(one.start_sec, one.end_sec) for one in read(path)[1]]
+
+
 def reasons(path: Path) -> list[str]:
     return [one.reason for one in read(path)[1]]
 
@@ -93,6 +97,7 @@ def test_gigaspeech(tmp_path: Path) -> None:
     found = reasons(folder)
     for reason, words in zip(found, ("'<MUSIC>'", "not after", "lacks 'text_tn'"), strict=True):
         assert words in reason, found
+    assert rejected_spans(folder)[0] == (2.0, 2.5)
     assert "1 recordings of its lists have no sound: AUD3" in told
     (folder / "GigaSpeech.json").write_text('{"audios"')
     with pytest.raises(MetadataError, match="is not the list of GigaSpeech"):
@@ -100,6 +105,7 @@ def test_gigaspeech(tmp_path: Path) -> None:
 
 
 STM = """\
+;; a comment
 Talk_1 1 Talk_1 0.0 2.5 <o,f0,male> i 'm here {NOISE} and the(2) cat 's fine
 Talk_1 1 Talk_1 2.5 4.0 <o,f0,male> ignore_time_segment_in_scoring
 Talk_1 1 Talk_1 4.0 5.0 <o,f0,male> so <unk> said
@@ -133,6 +139,7 @@ def test_tedlium(tmp_path: Path) -> None:
     assert [words in one for words, one in zip(expected, reasons(folder), strict=True)] == [
         True
     ] * 5
+    assert rejected_spans(folder)[:3] == [(2.5, 4.0), (4.0, 5.0), (5.0, 6.0)]
     assert "1 lists of talks that are there twice" in told
     assert "1 recordings of its lists have no sound: Talk_3" in told
 
@@ -187,6 +194,7 @@ def test_ami(tmp_path: Path) -> None:
     ]
     assert rows[0].tags == {"gender": "female", "language": "en", "source": "ami"}
     assert (rows[0].start_sec, rows[0].end_sec) == (1.0, 2.5)
+    assert (1.0, 2.5) in rejected_spans(folder)
     found = reasons(folder)
     expected = ("no words", "names the word", "not after", "as XML", "names nobody")
     assert [any(words in one for one in found) for words in expected] == [True] * 5, found
