@@ -46,7 +46,7 @@ def measure(config: BenchmarkConfig) -> Found:
     }
     rounds = min(config.rounds, 2)
     before = interleave({"batched": batched}, rounds=rounds, warm_up=False)
-    keep_freed_memory()  # as pretokenize.py does; it cannot be undone, so this part is the last
+    keep_freed_memory()  # as pretokenize.py does; it cannot be undone, so this part is late
     system_share.clear()
     times = interleave(variants, rounds=rounds, warm_up=False)
     audio_sec = sum(group)

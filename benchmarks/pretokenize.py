@@ -13,9 +13,10 @@ import torch
 from transformers import MimiConfig, MimiModel
 
 from benchmarks.config import BenchmarkConfig
-from benchmarks.figures import Found, median, ratio
+from benchmarks.figures import Found, median
 from benchmarks.timing import children_clock
 from csm_ft.codecs.mimi import Mimi
+from csm_ft.device import keep_freed_memory
 from csm_ft.families.csm.config import CsmPretokenizeConfig
 from csm_ft.families.csm.export.transformers import random_codec
 from csm_ft.families.csm.family import CsmFamily
@@ -24,7 +25,7 @@ from csm_ft.pretokenize.run import usable_rows
 from csm_ft.pretokenize.workers import call_in_processes
 
 NUM_ROWS, NUM_FILES = {"small": 60_000, "tiny": 40}, {"small": 1041, "tiny": 4}
-NUM_BATCHES, CLIPS_PER_BATCH, CLIP_SEC = {"small": 4, "tiny": 2}, 4, {"small": 7.5, "tiny": 0.5}
+NUM_BATCHES, CLIPS_PER_BATCH, CLIP_SEC = {"small": 8, "tiny": 2}, 4, {"small": 7.5, "tiny": 0.5}
 RATE_HZ = 16_000
 
 
@@ -79,21 +80,20 @@ def _time_processes(config: BenchmarkConfig) -> Found:
         for _ in range(NUM_BATCHES[config.size])
     ]
     codec.encode([batches[0][0]])
-    alone, one, two = list[tuple[float, float]](), list[tuple[float, float]](), []
-    system_percent = list[float]()
-    for _ in range(min(config.rounds, 2)):
-        alone.append(_time(lambda: [codec.encode([wave]) for batch in batches for wave in batch]))
-        one.append(_time(lambda: list(call_in_processes(codec.encode, batches, 1))))
-        before = os.times()
-        two.append(_time(lambda: list(call_in_processes(codec.encode, batches, 2))))
-        after = os.times()
-        system = after.children_system - before.children_system
-        user = after.children_user - before.children_user
-        system_percent.append(100 * system / max(system + user, 1e-9))
+    keep_freed_memory()  # as pretokenize.py does, and its processes
+    codec.encode(batches[0])
+    alone, alone_cpu = _time(lambda: [codec.encode([wave]) for batch in batches for wave in batch])
+    one, _ = _time(lambda: list(call_in_processes(codec.encode, batches, 1)))
+    before = os.times()
+    two, two_cpu = _time(lambda: list(call_in_processes(codec.encode, batches, 2)))
+    after = os.times()
+    system = after.children_system - before.children_system
+    user = after.children_user - before.children_user
     return {
-        "pretokenize.two_processes_ratio": ratio([w for w, _ in one], [w for w, _ in two]),
-        "pretokenize.alone_ratio": ratio([cpu for _, cpu in alone], [cpu for _, cpu in two]),
-        "pretokenize.system_percent": median(system_percent),
+        "pretokenize.two_processes_ratio": median([one / two]),
+        "pretokenize.two_processes_alone_ratio": median([alone / two]),
+        "pretokenize.alone_ratio": median([alone_cpu / two_cpu]),
+        "pretokenize.system_percent": median([100 * system / max(system + user, 1e-9)]),
     }
 
 
