@@ -70,7 +70,7 @@ class _CachedLayer:
         self._cache, self._width = cache, attention.head_dim
         self._num_queries, self._num_keys = attention.num_heads, attention.num_kv_heads
         self._project = projection(attention.parallel_projections, dtype)
-        self._gate_and_up = projection(mlp.parallel_projections, dtype)
+        self._gate_and_up = projection(mlp.parallel_projections, dtype, is_wide=True)
         self._output, self._down = attention.output_proj, mlp.w2
         self._attention_norm, self._mlp_norm = _norm(layer.sa_norm), _norm(layer.mlp_norm)
 

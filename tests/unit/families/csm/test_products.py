@@ -88,12 +88,14 @@ def test_joining_changes_neither_names_nor_values() -> None:
 
 
 @torch.no_grad()
-def test_projection_is_its_parts_joined_or_not() -> None:
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_projection_is_its_parts_joined_or_not(*, is_wide: bool) -> None:
     x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
     for model in (make_model(), separate_model()):
         linears = model.backbone.layers[0].attn.parallel_projections
         expected = torch.cat([linear(x) for linear in linears], dim=-1)
-        torch.testing.assert_close(projection(linears, torch.float32)(x), expected)
+        found = projection(linears, torch.float32, is_wide=is_wide)(x)
+        torch.testing.assert_close(found, expected)
 
 
 def test_gated_equals_its_definition() -> None:
