@@ -94,8 +94,8 @@ class CsmConfig(TrainConfig):
     )
     depth_fraction: float = option(
         1 / 16,
-        "Share of each clip's frames that train the depth decoder, drawn anew each epoch. The"
-        " gradient is unbiased; the EOS frame is always included.",
+        "Share of each clip's frames, the EOS frame among them, that train the depth decoder, drawn"
+        " anew each epoch. The gradient is unbiased.",
         group="optimisation",
         gt=0,
         le=1,

@@ -119,20 +119,16 @@ def collate(
 
 
 def depth_draw(
-    num_frames: int, fraction: float, key: str, least: int = 1
+    num_frames: int, fraction: float, key: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Choose the frames of one clip that train the depth decoder; return their rows and weights.
 
-    The EOS frame is row `num_frames`. Of n frames m = min(n, max(least, round(fraction * n))) are
-    drawn without replacement and weighted n/m, so the weighted sum is an unbiased estimate of the
-    sum over all frames; the EOS frame is always there with weight 1, as stopping needs all its
-    codes. The generator is keyed (seed/epoch/clip), not streamed, so micro-batch, worker and order
-    do not matter.
+    The EOS frame is row `num_frames`, and drawn as all others. Of n frames with it, m = max(1,
+    round(fraction * n)) are drawn without replacement and weighted n/m, so the weighted sum is an
+    unbiased estimate of the sum over all frames. The generator is keyed (seed/epoch/clip), not
+    streamed, so micro-batch, worker and order do not matter.
     """
-    count = num_drawn(num_frames, fraction, least)
-    drawn = np.sort(keyed_generator(key).choice(num_frames, count, replace=False))
-    weights = np.full(count, num_frames / max(1, count))
-    return np.append(drawn, num_frames), np.append(weights, 1.0)
+    return _draw(num_frames + 1, fraction, key)
 
 
 def scored_draw(
@@ -140,11 +136,21 @@ def scored_draw(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Choose the frames of one clip that validation scores, as depth_draw; 1 = all.
 
-    Neither the run's seed nor its step has a part in it: all validations of a clip are compared.
+    The EOS frame is always there, with weight 1. Neither the run's seed nor its step has a part in
+    it: all validations of a clip are compared.
     """
     if fraction >= 1:
         return np.arange(num_frames + 1), np.ones(num_frames + 1)
-    return depth_draw(num_frames, fraction, f"val/{clip}", _LEAST_SCORED)
+    drawn, weights = _draw(num_frames, fraction, f"val/{clip}", _LEAST_SCORED)
+    return np.append(drawn, num_frames), np.append(weights, 1.0)
+
+
+def _draw(
+    num_frames: int, fraction: float, key: str, least: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    count = num_drawn(num_frames, fraction, least)
+    drawn = np.sort(keyed_generator(key).choice(num_frames, count, replace=False))
+    return drawn, np.full(count, num_frames / max(1, count))
 
 
 def _drops_tags(key: str | None, share: float) -> bool:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks.clips import Kind, lengths
+from benchmarks.data import depth_frames_ratio
 from csm_ft.data.examples import Examples
 from csm_ft.families.base import Draw, Term, weighted_loss
-from csm_ft.families.csm.data import collate, depth_draw
+from csm_ft.families.csm.data import collate, depth_draw, scored_draw
 from csm_ft.families.csm.model import CsmModel
 from tests.helpers.splits import FakeSplit, examples_of, make_model, make_split
 
@@ -145,14 +147,21 @@ def test_amortised_loss_and_gradient_are_unbiased() -> None:
 @pytest.mark.parametrize("fraction", [1 / 16, 0.5, 1.0])
 def test_draws_expect_the_true_number(num_frames: int, fraction: float) -> None:
     rows, weights = depth_draw(num_frames, fraction, "0/0/a")
-    assert rows[-1] == num_frames
-    assert weights[-1] == 1.0
-    assert (
-        len(set(rows.tolist()))
-        == len(rows)
-        == min(num_frames, max(1, round(fraction * num_frames))) + 1
-    )
+    assert len(set(rows.tolist())) == len(rows) == max(1, round(fraction * (num_frames + 1)))
+    assert 0 <= rows.min() <= rows.max() <= num_frames
     assert weights.sum() == pytest.approx(num_frames + 1)
+
+
+@pytest.mark.parametrize("kind", ["lj", "conversation"])
+def test_no_more_frames_are_drawn_than_asked_for(kind: Kind) -> None:
+    assert depth_frames_ratio(lengths(kind, 2000)[0]) <= 1.02
+
+
+def test_validation_always_scores_the_eos_frame() -> None:
+    rows, weights = scored_draw(20, 0.2, "a")
+    assert (rows[-1], weights[-1]) == (20, 1.0)
+    assert len(set(rows.tolist())) == len(rows) == 5
+    assert weights.sum() == pytest.approx(21)
 
 
 def test_draws_depend_on_their_key_only() -> None:
@@ -181,7 +190,8 @@ def test_repeated_draw_takes_other_frames() -> None:
 
 
 def test_every_frame_is_drawn_equally_often() -> None:
+    """Also the EOS frame, which is the last one."""
     times = np.zeros(20)
     for epoch in range(4000):
-        times[depth_draw(20, 0.2, f"0/{epoch}/a")[0][:-1]] += 1
+        times[depth_draw(19, 0.2, f"0/{epoch}/a")[0]] += 1
     assert times == pytest.approx(np.full(20, 800), abs=5 * (4000 * 0.2 * 0.8) ** 0.5)
