@@ -52,7 +52,7 @@ class Operations(TorchDispatchMode):
             self.products[name] += 1
         elif func.namespace == "aten" and name not in NO_WORK and not _is_view(func):
             self.others[name] += 1
-            written = _num_bytes(result) or _num_bytes(_changed(func, args))
+            written = _num_bytes(result) or _num_bytes(_changed(func, args, kwargs or {}))
             self.other_bytes += _num_bytes((args, _read(func, kwargs or {}))) + written
         return result
 
@@ -82,12 +82,13 @@ def _is_view(func: Any) -> bool:
     return any(alias is not None and not alias.is_write for alias in aliases)
 
 
-def _changed(func: Any, args: Any) -> list[Any]:
+def _changed(func: Any, args: Any, kwargs: Mapping[str, Any]) -> list[Any]:
     """Return the arguments that an operation writes to."""
     named = zip(func._schema.arguments, args, strict=False)
     changed = [(a.name, value) for a, value in named if a.alias_info and a.alias_info.is_write]
-    # The fused optimisers write to gradients only with a grad_scale, which is not used.
-    return [value for name, value in changed if name != "grads"]
+    # The fused optimisers write to gradients only with a grad_scale.
+    writes_grads = kwargs.get("grad_scale") is not None
+    return [value for name, value in changed if name != "grads" or writes_grads]
 
 
 def _read(func: Any, kwargs: Mapping[str, Any]) -> list[Any]:

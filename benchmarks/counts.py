@@ -23,7 +23,7 @@ from csm_ft.families.csm.model import CsmModel, empty_model, random_model
 from csm_ft.families.csm.sample import generate
 from csm_ft.families.csm.size import PRESETS, CsmSize, TransformerSize
 from csm_ft.training.optim import build_optimizer
-from csm_ft.training.step import clip_gradients
+from csm_ft.training.step import clipping, divided
 
 CSM_1B = CsmSize(PRESETS["llama-1B"], PRESETS["llama-100M"], 128_256, 2051, 32)
 NARROW = CsmSize(  # as many layers and codebooks
@@ -80,9 +80,9 @@ def count_update() -> dict[str, float]:
         limit, counts = OPTIONS.max_grad_norm, []
         for norm_value in (limit / 2, 2 * limit):
             with Operations() as counted:
-                norm = get_total_norm(gradients, foreach=True)
-                clip_gradients(weights, norm, norm_value, limit)
-                optimizer.step()
+                get_total_norm(gradients, foreach=True)
+                with divided(optimizer, clipping(norm_value, limit)):
+                    optimizer.step()
             counts.append(counted.other_bytes / num_weights)
     name = "counts.csm1b.{}update_bytes_per_weight"
     return {name.format(kind): count for kind, count in zip(("", "clipped_"), counts, strict=True)}

@@ -1,10 +1,7 @@
-"""Precision: weights in bf16, and gradients of a scaled loss."""
-
-from collections.abc import Sequence
+"""Precision: weights in bf16, and their rounding."""
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.families.model import SpeechModel
@@ -30,9 +27,3 @@ def seed_rounding(seed: int, step: int) -> None:
     """Seed the rounding of a step, so that a resumed run rounds as an uninterrupted one."""
     key = np.random.SeedSequence([seed, _ROUNDING, step])
     torch.manual_seed(int(key.generate_state(1)[0]))
-
-
-def unscale(gradients: Sequence[Tensor], scale: float) -> None:
-    """Divide gradients by the scale; exact, as it is a power of 2."""
-    if scale != 1.0 and gradients:
-        torch._foreach_mul_(list(gradients), 1 / scale)  # pyright: ignore[reportPrivateImportUsage]

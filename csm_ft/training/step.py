@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.data.batches import Step
@@ -22,9 +21,9 @@ from csm_ft.families.model import Batch, SpeechModel
 from csm_ft.ranks import ALONE, Ranks
 from csm_ft.runs.averaging import update_average
 from csm_ft.runs.loss_scale import LossScale
-from csm_ft.training.precision import seed_rounding, unscale
+from csm_ft.training.precision import seed_rounding
 
-_SLACK = 1e-5  # of a norm, more than what torch adds to it and rounding
+_NORM_EPS = 1e-6  # as torch adds it to a norm
 _TOTALS = ("positions", "padded", "micro_batches", "audio_sec")
 
 
@@ -75,16 +74,15 @@ def optimizer_step(
     values = ranks.sum_on_device(values).tolist()
     # All ranks have the same norm.
     total_nats, grad_norm = dict(zip(parts, values[:-1], strict=True)), values[-1] / ranks.size
-    scaled_norm, grad_norm, used = grad_norm, grad_norm / scale.value, scale.value
+    grad_norm, used = grad_norm / scale.value, scale.value
     fits = scale.fits(grad_norm)
     _check_finite(step.number, total_nats, grad_norm if fits else 0.0)
     compute_sec = time.perf_counter() - began
     if fits:
-        clip_gradients(weights, norm, scaled_norm, (config.max_grad_norm or math.inf) * used)
-        unscale([p.grad for p in weights if p.grad is not None], used)
+        divisor = used * clipping(grad_norm, config.max_grad_norm)
         if config.dtype == "bf16_pure":
             seed_rounding(config.seed, step.number)
-        with _named_memory_errors(step.number, None):
+        with divided(optimizer, divisor), _named_memory_errors(step.number, None):
             optimizer.step()
             update_average(optimizer)
     return {
@@ -97,14 +95,36 @@ def optimizer_step(
     }
 
 
-def clip_gradients(weights: Sequence[Tensor], norm: Tensor, value: float, limit: float) -> None:
-    """Scale the gradients of `weights` to a norm of `limit` if theirs, `norm`, is above it.
+def clipping(norm: float, limit: float) -> float:
+    """Return what gradients of this norm are divided by for one of at most `limit`; 0 = any.
 
-    The result is that of clip_grad_norm_, which multiplies by 1 where it is not: a pass over all
-    gradients. `value` is the norm as the host knows it; all ranks have the same.
+    It is the inverse of the factor of clip_grad_norm_, and the same on all ranks, as the norm is.
     """
-    if value * (1 + _SLACK) + _SLACK > limit:  # then the factor may be below 1
-        clip_grads_with_norm_(weights, limit, norm, foreach=True)
+    return max(1.0, (norm + _NORM_EPS) / limit) if limit else 1.0
+
+
+@contextmanager
+def divided(optimizer: torch.optim.Optimizer, divisor: float) -> Iterator[None]:
+    """Let the optimiser's step see its gradients divided.
+
+    Fused kernels divide what they read, as for torch's GradScaler, and others need a pass before.
+    """
+    members = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [p.grad for p in members if p.grad is not None]
+    if divisor == 1.0 or not gradients:
+        yield
+        return
+    fused: Any = optimizer
+    is_sharded = hasattr(gradients[0], "device_mesh")
+    if is_sharded or not getattr(fused, "_step_supports_amp_scaling", False):
+        torch._foreach_mul_(gradients, 1 / divisor)  # pyright: ignore[reportPrivateImportUsage]
+        yield
+        return
+    fused.grad_scale = torch.tensor(divisor, device=gradients[0].device)
+    try:
+        yield
+    finally:
+        fused.grad_scale = None
 
 
 def _counts_of(batch: Batch, parts: Sequence[str]) -> list[float]:
