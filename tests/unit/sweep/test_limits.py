@@ -91,12 +91,12 @@ def test_gain_within_the_noise_is_a_plateau(opener: Opener, tmp_path: Path) -> N
     assert (again.num_new, bool(again.points.plateau())) == (4, True)
 
 
-def sweep(out: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def sweep(out: Path, *argv: str, slow_sec: float = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.helpers.fake_trainer", "--data", "d", "--wandb", "off"]
     return subprocess.run(
         [*command, "--device", "cpu", "--n_trials", "3", "--output_dir", str(out), *argv],
         cwd=ROOT,
-        env={**os.environ, "FAKE_TRAINER": json.dumps({"slow_sec": 0.05})},
+        env={**os.environ, "FAKE_TRAINER": json.dumps({"slow_sec": slow_sec})},
         capture_output=True,
         text=True,
         timeout=120,
@@ -106,7 +106,7 @@ def sweep(out: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("option", ["--max_hours", "--gpu_hours"])
 def test_limited_sweep_is_saved_and_goes_on(tmp_path: Path, option: str) -> None:
     out = tmp_path / "out"
-    first = sweep(out, option, "0.0003")
+    first = sweep(out, option, "0.0003", slow_sec=0.05)
     said = " ".join(first.stdout.split())
     assert f"{option} 0.0003 is reached: running trials are saved" in said, first.stderr
     summary = json.loads((out / "summary.json").read_text())

@@ -195,8 +195,9 @@ def test_table_reads_with_pandas(desk: Desk) -> None:
     assert pd.isna(table["metrics.val_c0"][1])
     lines = (desk.out / "trials.csv").read_text().splitlines()
     assert lines[0].startswith(
-        "number,state,reason,value,final_value,best_examples,best_epoch,attempts,seconds,slot,dir,"
-        "is_default,purpose,seed,violated,params.learning_rate,params.batch_size,metrics.val_loss"
+        "number,state,reason,value,final_value,best_examples,best_audio_sec,best_epoch,attempts,"
+        "seconds,slot,dir,is_default,purpose,seed,violated,params.learning_rate,params.batch_size,"
+        "metrics.val_loss"
     )
     assert ",144," in lines[1], "whole numbers stay whole"
 
