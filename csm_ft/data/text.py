@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jiwer
 
@@ -104,6 +104,39 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCo
 def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
     """Count character errors, blanks included, over all pairs."""
     return _count(references, hypotheses, jiwer.process_characters, len)
+
+
+class MarkedWord(NamedTuple):
+    """A word of a transcript beside its reference."""
+
+    text: str
+    mark: Literal["", "missing", "extra"]  # missing: of the reference alone
+
+
+def mark_errors(reference: str, transcript: str) -> list[MarkedWord]:
+    """Return the words of a transcript, and in their places those of the reference it lacks.
+
+    By the fewest word errors; case and punctuation are not compared.
+    """
+    wanted, written = reference.split(), transcript.split()
+    if not wanted:
+        return [MarkedWord(word, "extra") for word in written]
+    old_bare, new_bare = (" ".join(map(_bare, words)) for words in (wanted, written))
+    marked: list[MarkedWord] = []
+    for chunk in jiwer.process_words(old_bare, new_bare).alignments[0]:
+        new = written[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type == "equal":
+            marked += [MarkedWord(word, "") for word in new]
+            continue
+        old = wanted[chunk.ref_start_idx : chunk.ref_end_idx]
+        marked += [MarkedWord(word, "missing") for word in old]
+        marked += [MarkedWord(word, "extra") for word in new]
+    return marked
+
+
+def _bare(word: str) -> str:
+    """Return a word in lower case without punctuation; one that is nothing else stays."""
+    return "".join(filter(_belongs_to_a_word, word.lower())) or word
 
 
 def _belongs_to_a_word(letter: str) -> bool:

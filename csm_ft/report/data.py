@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
+from csm_ft.data.text import MarkedWord, mark_errors
 from csm_ft.errors import ReportError
 from csm_ft.evaluate.metrics import METRICS, VALIDATION, canary_name
 from csm_ft.runs.folder import RunFolder, SweepFolder
@@ -59,6 +60,18 @@ class Take:
     def wav(self) -> Path | None:
         """The sound file, or None where the answer is text alone."""
         return self.file if self.file.suffix == ".wav" else None
+
+    @property
+    def marked(self) -> Sequence[MarkedWord]:
+        """The words of a transcript with its errors; () where the answer is sound."""
+        if self.wav or self.answer is None or not self.text:
+            return ()
+        return mark_errors(self.text, self.answer)
+
+    @property
+    def error_share(self) -> float:
+        """Wrong and missing words of a transcript per word of its reference; 0 for sound."""
+        return sum(bool(word.mark) for word in self.marked) / max(1, len(self.text.split()))
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,11 @@ class Listening:
         return any(player.take.wav is not None for player in self.by_priority())
 
     @property
+    def has_transcripts(self) -> bool:
+        """Whether any sample is a text, with errors marked."""
+        return any(player.take.marked for player in self.by_priority())
+
+    @property
     def num_linked(self) -> int:
         """Sounds that are not in the page itself."""
         return sum(player.is_linked for player in self.by_priority())
@@ -148,6 +153,7 @@ def arrange(
         for key, who, other, contender in _others(summary, runs, prompt, num_others):
             row.others[key] = Player("other", who, other, _href(out, other), contender=contender)
         rows.append(row)
+    rows.sort(key=_error_share, reverse=True)
     prompted = {row.text for row in rows}
     unprompted = [
         _reference(out, take) for text, take in references.items() if text not in prompted
@@ -228,6 +234,12 @@ def _heads(summary: Summary, baseline: Run | None, runs: Mapping[int, Run]) -> l
             run = runs[trial.number]
             heads.append(_Head(role, who, run, trial.best_examples, trial.number))
     return heads
+
+
+def _error_share(row: Row) -> float:
+    """Return the share of words that the best of a prompt's transcripts has wrong."""
+    found = (row.players[role] for role in ("best", "default", "base") if role in row.players)
+    return next((player.take.error_share for player in found), 0.0)
 
 
 def _reference(out: Path, take: Take) -> Player:

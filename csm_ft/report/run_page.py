@@ -9,12 +9,13 @@ from urllib.parse import quote
 from plotly.offline import get_plotlyjs
 
 from csm_ft.atomic import write_whole
-from csm_ft.evaluate.metrics import MAIN, METRICS, is_judged
+from csm_ft.evaluate.metrics import MAIN, METRICS, VALIDATION, is_judged
 from csm_ft.report import templating, traces
-from csm_ft.report.data import read_run
+from csm_ft.report.data import Run, Take, read_run
 from csm_ft.report.judged import run_curves
+from csm_ft.report.listen import Player
 from csm_ft.runs.folder import RunFolder
-from csm_ft.sweep.records import VAL_LOSS
+from csm_ft.sweep.records import VAL_LOSS, keys_of
 
 
 def build_run_page(path: Path) -> Path:
@@ -34,7 +35,8 @@ def render_run_page(path: Path, *, is_served: bool = False) -> bytes:
     rows = folder.rows("val")
     run = read_run(path, notes)
     judged = [name for name in MAIN if any(name in row for row in rows)]
-    names = list(dict.fromkeys([VAL_LOSS, *run.canary, *judged]))
+    measured = [name for name in keys_of(rows) if name.startswith(VALIDATION)]
+    names = list(dict.fromkeys([VAL_LOSS, *run.canary, *judged, *measured]))
     curves = run_curves(run, VAL_LOSS)
     clips, evaluation = _clips(folder, rows, notes)
     environment = templating.environment()
@@ -49,6 +51,7 @@ def render_run_page(path: Path, *, is_served: bool = False) -> bytes:
         curves=[(title, figure["id"]) for title, figure in curves],
         figures=templating.json_for_script([figure for _, figure in curves]),
         clips=clips,
+        transcripts=_transcripts(run),
         judges=evaluation.get("judges", {}),
         notes=[*evaluation.get("notes", ()), *notes],
         style=templating.style(environment),
@@ -58,6 +61,28 @@ def render_run_page(path: Path, *, is_served: bool = False) -> bytes:
         is_served=is_served,
     )
     return page.encode("utf-8")
+
+
+def _transcripts(run: Run) -> list[tuple[Take, Player, Player | None]]:
+    """Return (sample, its player, that of the recording) of each prompt at the end, worst first."""
+    real = {take.file.stem: take for take in run.references}
+    last = [(prompt, takes[-1]) for prompt, takes in run.takes.items() if takes]
+    last = [(prompt, take) for prompt, take in last if take.marked]
+    last.sort(key=lambda pair: pair[1].error_share, reverse=True)
+    return [
+        (
+            take,
+            Player("best", "Transcript", take, ""),
+            Player("reference", "Recording", real[prompt], _href(real[prompt]))
+            if prompt in real
+            else None,
+        )
+        for prompt, take in last
+    ]
+
+
+def _href(take: Take) -> str:
+    return quote(f"samples/{take.file.parent.name}/{take.file.name}")
 
 
 def _clips(

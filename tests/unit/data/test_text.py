@@ -7,6 +7,7 @@ import pytest
 from csm_ft.data.text import (
     character_errors,
     in_capitals,
+    mark_errors,
     normalise,
     open_normaliser,
     set_case,
@@ -93,3 +94,21 @@ def test_rules_are_those_of_whisper(language: str, text: str, expected: str) -> 
 )
 def test_capitals(text: str, expected: bool) -> None:
     assert in_capitals(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("reference", "transcript", "expected"),
+    [
+        ("Yes, I did.", "yes i did", "yes i did"),
+        ("turn left now", "turn now", "turn -left now"),
+        ("turn now", "turn left now", "turn +left now"),
+        ("a b c", "a x y c", "a +x -b +y c"),
+        ("", "so", "+so"),
+        ("so", "", "-so"),
+        ("it's \u2013 here", "its \u2013 here", "-it's +its \u2013 here"),
+    ],
+)
+def test_errors_are_marked_in_their_places(reference: str, transcript: str, expected: str) -> None:
+    signs = {"": "", "missing": "-", "extra": "+"}
+    marked = [f"{signs[word.mark]}{word.text}" for word in mark_errors(reference, transcript)]
+    assert " ".join(marked) == expected

@@ -9,6 +9,7 @@ import pytest
 
 from csm_ft.report import data, listen, page
 from csm_ft.report.page import build_report
+from csm_ft.report.run_page import build_run_page
 from csm_ft.runs.folder import SweepFolder
 from tests.helpers.sweep_folder import make_sweep, write_answer, write_summary
 from tests.unit.report.reading import NASTY, Sweep, build, figures, prose
@@ -124,6 +125,27 @@ def test_text_samples_stand_side_by_side(tmp_path: Path) -> None:
     assert "<audio" not in text
     assert "stopped by itself" in words
     assert "Each model is shown nearest its best validation." in words
+
+
+def test_transcripts_with_most_errors_come_first(tmp_path: Path) -> None:
+    best = make_sweep(tmp_path, text_only=True)["best"]
+    folders = sorted((tmp_path / f"trials/{best:04}/samples").iterdir())
+    wrong = folders[-1].name
+    texts = {}
+    for folder in folders:
+        for path in folder.glob("*.json"):
+            facts = json.loads(path.read_text())
+            texts[folder.name] = facts["text"]
+            answer = "noise" if folder.name == wrong else facts["text"].upper()
+            path.write_text(json.dumps({**facts, "answer": answer}))
+    text = build(tmp_path)
+    headings = re.findall(r"<h3><q>(.*?)</q>", text)
+    assert headings[0] == html.escape(texts[wrong], quote=True)
+    assert "<ins>noise</ins>" in text
+    assert "The prompts with most errors come first" in prose(text)
+    page = build_run_page(tmp_path / f"trials/{best:04}").read_text()
+    assert re.findall(r"<h3><q>(.*?)</q>", page)[0] == html.escape(texts[wrong], quote=True)
+    assert page.count("<ins>noise</ins>") == 1
 
 
 def test_page_of_text_has_no_audio_words(tmp_path: Path) -> None:

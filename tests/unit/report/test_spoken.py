@@ -112,7 +112,7 @@ def test_text_takes_need_no_player(tmp_path: Path) -> None:
         facts = {"text": "Hello.", "take": number, "is_complete": True}
         write_answer(tmp_path / f"001-hello-take{number}", f"hallo {number}", facts)
     page = build_index(tmp_path).read_text()
-    assert page.count('<blockquote class="answer">hallo') == 2
+    assert page.count("<ins>hallo</ins>") == 2
     assert page.count('<article class="sentence">') == 1
     assert "<audio" not in page
     assert "plays" not in page.split("<main>")[1].split("</main>")[0]
