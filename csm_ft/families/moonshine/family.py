@@ -295,8 +295,17 @@ class MoonshineFamily(Family):
         return lora_modules(_moonshine(config))
 
     def default_base(self, store: Store) -> str:
-        """Return the published tiny model; a tokenizer of the user's own has no base."""
-        return "" if store.info.facts["tokenizer"] == "fitted" else HUB_NAME
+        """Return the model whose tokenizer it is, else the published tiny one.
+
+        A tokenizer of the user's own has no base.
+        """
+        from csm_ft.hub import is_hub_name
+
+        tokenizer = str(store.info.facts["tokenizer"])
+        if tokenizer == "fitted":
+            return ""
+        is_model = is_hub_name(tokenizer) or (Path(tokenizer) / "config.json").is_file()
+        return tokenizer if is_model else HUB_NAME
 
     def checkpoint_config(self, model: SpeechModel) -> Mapping[str, object]:
         """Return the config.json of transformers' layout."""
