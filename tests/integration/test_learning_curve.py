@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -26,6 +27,13 @@ def test_shares_and_seeds_make_a_curve(
     assert [c["seed"] for c in configs] == [t["params"]["seed"] for t in trials]
     seen = {rows(tmp_path / t["dir"], "val")[-1]["examples"] for t in trials}
     assert max(seen) <= 1.15 * min(seen), "all trials see about as many examples"
+    assert summary["compared_in"] == "seconds of audio"
+    seconds = {rows(tmp_path / t["dir"], "val")[-1]["audio_sec"] for t in trials}
+    assert summary["rungs"][-1] == pytest.approx(min(seconds), rel=0.15)
+    table = pd.read_csv(tmp_path / "trials.csv")
+    assert list(table["best_audio_sec"]) == [t["best_audio_sec"] for t in trials]
+    assert all(0 < t["best_audio_sec"] <= max(seconds) for t in trials)
+    assert "seconds of audio trained on" in (tmp_path / "report.html").read_text("utf-8")
     curve = summary["data_curve"]
     assert [point["num_seeds"] for point in curve["points"]] == [3] * 5
     assert curve["text"] in " ".join(capsys.readouterr().out.split())
