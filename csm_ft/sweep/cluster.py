@@ -74,7 +74,9 @@ class Cluster:
         self._inputs = _inputs(base)
         self._need: node.Need | None = None
         self._looked_sec, self._slots = 0.0, list[Slot]()
-        console.print(f"cluster: {len(self.slots)} workers on {len(nodes)} nodes", markup=False)
+        counts = ((len(self.slots), "worker"), (len(nodes), "node"))
+        words = [f"{number} {what}{'s' * (number != 1)}" for number, what in counts]
+        console.print(f"cluster: {' on '.join(words)}", markup=False)
 
     @property
     def slots(self) -> list[Slot]:

@@ -97,7 +97,7 @@ def test_ranks_train_on_a_node_of_a_cluster(tmp_path: Path) -> None:
     finally:
         nodes.close()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "cluster: 1 workers on 1 nodes" in done.stdout
+    assert "cluster: 1 worker on 1 node" in done.stdout
     out = tmp_path / "out"
     trials = json.loads((out / "summary.json").read_text())["trials"]
     assert [(t["state"], t["slot"]) for t in trials] == [("completed", "a.0")] * 2
