@@ -12,7 +12,14 @@ from transformers import MoonshineForConditionalGeneration
 
 from csm_ft.errors import ConfigError
 from csm_ft.families.moonshine.data import MoonshineBatch, collate_clips
-from csm_ft.families.moonshine.model import MoonshineModel, empty_model, init_weights
+from csm_ft.families.moonshine.model import (
+    MoonshineModel,
+    empty_model,
+    init_weights,
+    rotate,
+    rotate_pairs,
+    rotation,
+)
 from csm_ft.families.moonshine.sample import transcribe
 from csm_ft.families.moonshine.size import (
     MIN_SAMPLES,
@@ -154,6 +161,19 @@ def test_label_smoothing_is_of_training_only() -> None:
     model.label_smoothing = 0.2
     assert not torch.allclose(model(batch)["tokens"], plain)
     assert torch.equal(model.eval()(batch)["tokens"], plain)
+
+
+@pytest.mark.parametrize("head_dim", [16, 18, 17])
+def test_rotation_is_that_of_pairs(head_dim: int) -> None:
+    """Of complex numbers, or for an odd width without them, gradient included."""
+    heads = torch.randn(5, 3, head_dim, requires_grad=True)
+    rotary = rotation(torch.arange(5), 12)
+    expected = torch.cat([rotate_pairs(heads[..., :12], rotary), heads[..., 12:]], dim=-1)
+    found = rotate(heads, rotary)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    weights = torch.randn(expected.shape)
+    gradients = [torch.autograd.grad((x * weights).sum(), heads)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_samples", [0, 100, MIN_SAMPLES - 1, MIN_SAMPLES, 1278, 1279, 16000])
