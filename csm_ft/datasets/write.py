@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from csm_ft.atomic import disk_errors, write_whole
@@ -20,8 +20,8 @@ def write_metadata(output: Path, rows: Sequence[Row], rejections: Sequence[Rejec
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = output.parent.resolve()
     lines = [_to_json(row, folder) for row in rows]
-    alive = {row.conversation for row in rows}
-    lines += [_hole(one) for one in rejections if one.conversation and one.conversation in alive]
+    kept = {row.conversation for row in rows if row.conversation} | {row.path.name for row in rows}
+    lines += [_hole(one) for one in rejections if _leaves_hole(one, kept)]
     if rejections:
         write_whole(rejected, "".join(f"{one.to_json()}\n" for one in rejections))
     else:
@@ -59,7 +59,19 @@ def _to_json(row: Row, folder: Path) -> str:
     return as_line(values)
 
 
+def _leaves_hole(one: Rejection, kept: Collection[str]) -> bool:
+    """Tell whether neighbours of a rejection are kept, which must not be joined across it.
+
+    `kept` are conversations and names of sound files.
+    """
+    has_times = one.start_sec is not None or one.end_sec is not None
+    name = PurePosixPath(one.path.replace("\\", "/")).name
+    return one.conversation in kept or (has_times and name in kept)
+
+
 def _hole(one: Rejection) -> str:
-    """Return a turn that cannot be used, without its text: its neighbours must not be joined."""
-    facts = {"path": one.path, "conversation": one.conversation, "turn": one.turn}
-    return json.dumps({**facts, "split": one.split, "note": one.reason}, ensure_ascii=False)
+    """Return a turn or a part of a recording that cannot be used, without its text."""
+    values: dict[str, Any] = {"path": one.path, "start": one.start_sec, "end": one.end_sec}
+    if one.conversation:
+        values |= {"conversation": one.conversation, "turn": one.turn}
+    return as_line({**values, "split": one.split, "note": one.reason})

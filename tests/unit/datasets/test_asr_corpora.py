@@ -253,3 +253,13 @@ def test_command_names_what_it_found(
     assert "it looks like Multilingual LibriSpeech" in capsys.readouterr().err
     assert main(["mls", str(mls), "--output", str(output)]) == 0
     assert "2 speakers" in capsys.readouterr().out
+
+
+def test_written_rows_keep_the_places_of_what_was_rejected(tmp_path: Path) -> None:
+    folder, output = tmp_path / "TEDLIUM_release-3", tmp_path / "rows.jsonl"
+    make(folder, "data/sph/Talk_1.sph", **{"data/stm/Talk_1.stm": STM})
+    spans = [span for span in rejected_spans(folder) if span[0] is not None]
+    assert len(spans) >= 3
+    assert main(["tedlium", str(folder), "--output", str(output)]) == 0
+    assert rejected_spans(output) == spans
+    assert [row.text for row in read(output)[0]] == [row.text for row in read(folder)[0]]
