@@ -108,6 +108,8 @@ class Broker:
 
     def _dispatch(self) -> None:
         """Start workers where they are needed, and give the ready ones something to do."""
+        if not self._outcomes.may_dispatch():
+            return
         self._share_gpus()
         slots = self._slots()
         num_running = sum(worker.trial is not None for worker in self._workers)

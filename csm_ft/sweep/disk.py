@@ -47,6 +47,11 @@ def check_disk(
         )
 
 
+def has_room(folder: SweepFolder, sizes: Sizes) -> bool:
+    """Tell whether the disk has room for what one trial keeps and saves."""
+    return free_bytes(folder.path) >= sizes.kept_bytes + sizes.draft_bytes
+
+
 def _bytes_under(path: Path) -> int:
     files = (Path(root) / name for root, _, names in os.walk(path) for name in names)
     return sum(file.stat().st_size for file in files)

@@ -8,7 +8,7 @@ from csm_ft.errors import NEEDS_LESS_MEMORY, SweepAborted, SweepError
 from csm_ft.evaluate.metrics import METRICS
 from csm_ft.runs.sizes import Sizes
 from csm_ft.sweep.constraints import check_measured
-from csm_ft.sweep.disk import check_disk, num_kept_weights
+from csm_ft.sweep.disk import check_disk, has_room, num_kept_weights
 from csm_ft.sweep.faults import Faults
 from csm_ft.sweep.messages import BASELINE, Done, Failed
 from csm_ft.sweep.records import Objective, TrialRecord, best_of
@@ -50,6 +50,7 @@ class Outcomes:
         self._faults = Faults(configs.sweep.max_attempts, configs.sweep.n_trials)
         self._num_good = sum(has_run_well(record) for record in study.records())
         self.best = best_of(study.records(), objective)
+        self._is_paused = False  # the disk was full
         self.waiting = Waiting(study)
         self.health = SlotHealth([slot.name for slot in configs.machine.slots])
 
@@ -71,18 +72,48 @@ class Outcomes:
         self.health.works(worker.slot.name)
         self._faults.reached(number, examples)
 
+    def may_dispatch(self) -> bool:
+        """Tell whether trials may be handed out: after a full disk once there is room again."""
+        if self._is_paused and self._has_room():
+            self._is_paused = False
+            self._tell("the disk has room again: the sweep goes on")
+        return not self._is_paused
+
     def check_disk(self) -> None:
         """Raise MachineError when the trials that are left would not find room for checkpoints."""
-        baseline = self._configs.folder.baseline
-        environment = baseline.read_environment() if baseline.environment.is_file() else {}
-        if "sizes" in environment and len(self.waiting):
+        sizes = self._sizes()
+        if sizes and len(self.waiting):
             check_disk(
                 self._configs.folder,
-                Sizes(**environment["sizes"]),
+                sizes,
                 num_workers=len(self.health.usable),
                 num_trials=self._configs.sweep.n_trials,
                 num_kept=num_kept_weights(self._configs.sweep.seeds_to_confirm),
             )
+
+    def _sizes(self) -> Sizes | None:
+        """Return what a trial keeps, as the baseline found; None if it has not."""
+        baseline = self._configs.folder.baseline
+        environment = baseline.read_environment() if baseline.environment.is_file() else {}
+        return Sizes(**environment["sizes"]) if "sizes" in environment else None
+
+    def _has_room(self) -> bool:
+        sizes = self._sizes()
+        return sizes is None or has_room(self._configs.folder, sizes)
+
+    def _pause(self, message: Failed) -> None:
+        """Hand out nothing until the disk has room again; running trials go on."""
+        self.waiting.put_first(message.trial)
+        if not self._is_paused:
+            self._is_paused = True
+            self._tell(
+                f"paused, as the disk is full: {message.message}. The sweep goes on by itself once"
+                " there is room for what a trial saves"
+            )
+
+    def _tell(self, note: str) -> None:
+        self._study.event("note", text=note)
+        console.print(note, style="yellow", markup=False)
 
     def end(self, record: TrialRecord) -> None:
         """Tell everybody that a trial has ended."""
@@ -159,6 +190,9 @@ class Outcomes:
             error=message.reason,
             where=message.where,
         )
+        if message.kind == "outside" and number != BASELINE and not self._has_room():
+            self._pause(message)
+            return True
         if message.kind == "outside":
             console.print(
                 "the sweep stops: this is not the trial's fault, and the others would meet it too."

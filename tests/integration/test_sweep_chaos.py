@@ -30,6 +30,7 @@ import sweep as program
 from csm_ft.config.base import build
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.report.page import build_report
+from csm_ft.sweep import disk
 from csm_ft.sweep.link import Link
 from csm_ft.sweep.messages import FROM_WORKER, Answer, Done, FromWorker, RunTrial, Validated
 from csm_ft.sweep.status import describe_sweep
@@ -398,6 +399,29 @@ def test_faults_of_others_end_sweep_until_repaired(tmp_path: Path, fault: str, r
     sweep.environment["FAKE_TRAINER"] = "{}"
     sweep.run()
     assert sweep.check_whole(2) == {"completed": 2}
+
+
+def test_full_disk_pauses_the_sweep_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ("--n_trials", "3", "--n_gpus", "1", "--pruner", "none")
+    sweep = Sweep(tmp_path, *argv, faults={"full_disk": [1]})
+    looks = 0
+
+    def free_bytes(_: Path) -> int:
+        nonlocal looks
+        looks += bool(sweep.events("failed"))
+        if looks == 3:
+            os.environ["FAKE_TRAINER"] = "{}"  # of workers that are started from now on
+        return 0 if 1 <= looks < 3 else 10**12
+
+    monkeypatch.setattr(disk, "free_bytes", free_bytes)
+    output = " ".join(sweep.run().split())
+    assert "paused, as the disk is full: checkpoints could not be written" in output
+    assert "the disk has room again: the sweep goes on" in output
+    assert looks == 3
+    assert sweep.check_whole(3) == {"completed": 3}
+    assert len(sweep.events("failed")) == 1
 
 
 def test_full_disk_under_events_and_logs(tmp_path: Path) -> None:
