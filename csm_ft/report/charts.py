@@ -106,7 +106,7 @@ def importance(summary: Summary) -> Figure | None:
         }
         for index, (method, shares) in enumerate(methods.items())
     ]
-    words = {"automargin": True, "ticks": "", "type": "category"}
+    words = {"ticks": "", "type": "category"}
     made = traces.figure(
         "importance",
         bars[::-1],  # horizontal bars are stacked from below

@@ -85,7 +85,7 @@ def timeline(summary: Summary, spans: list[Span]) -> Figure | None:
         "timeline",
         data,
         Axis("minutes since the first trial"),
-        Axis("", extra={"type": "category", "automargin": True}),
+        Axis("", extra={"type": "category"}),
     )
     made["layout"] |= {"barmode": "overlay", "bargap": 0.3, "height": 120 + 34 * len(slots)}
     made["layout"]["legend"] = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}

@@ -46,7 +46,7 @@ def figure(name: str, data: list[Figure], x: Axis, y: Axis) -> Figure:
             "height": 360,
             "margin": {"l": 58, "r": 16, "t": 22, "b": 44},
             "xaxis": {**_axis(x), "showgrid": False},
-            "yaxis": _axis(y),
+            "yaxis": {**_axis(y), "automargin": True},
             "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
             "hovermode": "closest",
         },
