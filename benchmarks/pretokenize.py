@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from transformers import MimiConfig, MimiModel
 
 from benchmarks.config import BenchmarkConfig
 from benchmarks.figures import Found, median
-from benchmarks.timing import children_clock
+from benchmarks.timing import ROOT, children_clock
 from csm_ft.codecs.mimi import Mimi
 from csm_ft.device import keep_freed_memory
 from csm_ft.families.csm.config import CsmPretokenizeConfig
@@ -71,29 +73,37 @@ def _time_checks(folder: Path, config: BenchmarkConfig) -> Found:
 
 
 def _time_processes(config: BenchmarkConfig) -> Found:
+    """Time the processes from a fresh one, as pretokenize.py is: they would copy what it holds."""
+    command = [sys.executable, "-m", "benchmarks.pretokenize", config.size]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {f"pretokenize.{name}": median([value]) for name, value in found.items()}
+
+
+def time_processes(size: str) -> dict[str, float]:
+    """Encode the same batches by two processes, by this one, and its clips one at a time."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = MimiModel(MimiConfig()) if config.size == "small" else random_codec()
+    model = MimiModel(MimiConfig()) if size == "small" else random_codec()
     codec = Mimi(model, num_codebooks=32, source="random", weights_digest="")
-    random, length = np.random.default_rng(0), round(CLIP_SEC[config.size] * codec.sample_rate_hz)
+    random, length = np.random.default_rng(0), round(CLIP_SEC[size] * codec.sample_rate_hz)
     batches = [
         list(random.normal(0, 0.1, (CLIPS_PER_BATCH, length)).astype(np.float32))
-        for _ in range(NUM_BATCHES[config.size])
+        for _ in range(NUM_BATCHES[size])
     ]
-    codec.encode([batches[0][0]])
     keep_freed_memory()  # as pretokenize.py does, and its processes
-    codec.encode(batches[0])
-    alone, alone_cpu = _time(lambda: [codec.encode([wave]) for batch in batches for wave in batch])
-    one, _ = _time(lambda: list(call_in_processes(codec.encode, batches, 1)))
     before = os.times()
     two, two_cpu = _time(lambda: list(call_in_processes(codec.encode, batches, 2)))
     after = os.times()
     system = after.children_system - before.children_system
     user = after.children_user - before.children_user
+    one, _ = _time(lambda: list(call_in_processes(codec.encode, batches, 1)))
+    alone, alone_cpu = _time(lambda: [codec.encode([wave]) for batch in batches for wave in batch])
     return {
-        "pretokenize.two_processes_ratio": median([one / two]),
-        "pretokenize.two_processes_alone_ratio": median([alone / two]),
-        "pretokenize.alone_ratio": median([alone_cpu / two_cpu]),
-        "pretokenize.system_percent": median([100 * system / max(system + user, 1e-9)]),
+        "two_processes_ratio": one / two,
+        "two_processes_alone_ratio": alone / two,
+        "alone_ratio": alone_cpu / two_cpu,
+        "system_percent": 100 * system / max(system + user, 1e-9),
     }
 
 
@@ -102,3 +112,7 @@ def _time(run: Callable[[], object]) -> tuple[float, float]:
     began, began_cpu = time.perf_counter(), time.process_time() + children_clock()
     run()
     return time.perf_counter() - began, time.process_time() + children_clock() - began_cpu
+
+
+if __name__ == "__main__":
+    print(json.dumps(time_processes(sys.argv[1])))
