@@ -27,7 +27,7 @@ class BenchmarkConfig(Options):
         group="what is measured",
     )
     device: str = option("cpu", "Device of --full: cpu, cuda or cuda:N.", group="what is measured")
-    rounds: int = option(5, "Rounds of each comparison.", group="what is measured", ge=1)
+    rounds: int = option(3, "Rounds of each comparison.", group="what is measured", ge=1)
     output: str = option(
         "benchmarks/results",
         "Folder of the results; the page of all of them is index.html there.",

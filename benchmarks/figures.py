@@ -152,6 +152,10 @@ FIGURES: Mapping[str, Figure] = {
     "generate.batch1.peer_ratio": Figure(
         "generation, one prompt, public trainer / ours", "x", "high", 1.3
     ),
+    "generate.batch16.peer_ratio": Figure(
+        "a prompt by the public trainer, which takes one / one of sixteen together, ours",
+        *("x", "high", 10),
+    ),
     "generate.batch8.clip_ratio": Figure(
         "one clip alone / a clip of eight together, both ours", "x", "high"
     ),

@@ -1,4 +1,4 @@
-"""Greedy generation of frames beside the peers, for one prompt and for eight."""
+"""Greedy generation of frames beside the peers, for one prompt, for eight and for sixteen."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,10 +38,19 @@ def measure(config: BenchmarkConfig) -> Found:
         programs["peer"] = lambda tokens, frames: _peer(peer, tokens, frames)
     alone = _compare(programs, model, 1, num_frames, rounds)
     per_clip = [sec / 8 for sec in together["ours"]]
+    sixteen: Times = {}
+    if "peer" in programs:
+        many, one = (_prompts(model, count) for count in (16, 1))
+        variants = {
+            "ours": lambda _: _ours(model, many, num_frames),
+            "peer": lambda _: programs["peer"](one, num_frames),
+        }
+        sixteen = interleave(variants, rounds=min(rounds, 2))
     return {
         **_ratio("batch1.transformers", alone, "transformers"),
         **_ratio("batch8.transformers", together, "transformers"),
         **_ratio("batch1.peer", alone, "peer"),
+        **_ratio("batch16.peer", sixteen, "peer", per=16),
         "generate.batch8.clip_ratio": ratio(alone["ours"][: len(per_clip)], per_clip),
         "generate.batch1.frame_ms": median([1000 * sec / num_frames for sec in alone["ours"]]),
     }
@@ -51,9 +60,7 @@ def _compare(
     programs: Mapping[str, Generate], model: CsmModel, batch: int, frames: int, rounds: int
 ) -> Times:
     """Time all programs on a batch of prompts, once their codes are known to be the same."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, NUM_TOKENS)
-    tokens = torch.randint(0, model.size.text_vocab_size, shape, generator=generator)
+    tokens = _prompts(model, batch)
     codes = {name: program(tokens, 2) for name, program in programs.items()}
     for name, found in codes.items():
         if not torch.equal(found, codes["ours"]):
@@ -65,10 +72,17 @@ def _compare(
     return interleave(variants, rounds=rounds)
 
 
-def _ratio(name: str, times: Times, peer: str) -> Found:
+def _prompts(model: CsmModel, count: int) -> Tensor:
+    """Return the tokens of random texts, [count, NUM_TOKENS]."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, model.size.text_vocab_size, (count, NUM_TOKENS), generator=generator)
+
+
+def _ratio(name: str, times: Times, peer: str, *, per: int = 1) -> Found:
+    """Compare a peer with ours, which did the work of `per` calls of the peer at once."""
     found: Measured | str = peers.missing()
     if peer in times:
-        found = ratio(times[peer], times["ours"])
+        found = ratio(times[peer], [sec / per for sec in times["ours"]])
     return {f"generate.{name}_ratio": found}
 
 

@@ -76,7 +76,7 @@ def measure(config: BenchmarkConfig) -> Found:
     model = empty_model(size)
     init_weights(model, 0)
     theirs = _package_model(model)
-    rounds = min(config.rounds, 3)
+    rounds = min(config.rounds, 2)
     windows = [_window(size, full, seed) for seed in range(NUM_WINDOWS)]
     equal = _steps(model, theirs, windows, full, rounds)
     dialogues = [_window(size, max(1, round(full * s)), i) for i, s in enumerate(SHARES)]

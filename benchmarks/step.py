@@ -43,7 +43,7 @@ def measure(config: BenchmarkConfig) -> Found:
         "step.lj.tokens_per_cpu_sec": median(speeds),
         "step.loader_percent": _loader(sentences, batches[0], times["ours"]),
         **_ratios("conversation", _against_peers(trainers, turns, config.rounds)),
-        **_all_frames(ours, sentences, min(config.rounds, 2)),
+        **_all_frames(ours, sentences, 1),
         **_validation(ours, sentences, min(config.rounds, 3)),
     }
 

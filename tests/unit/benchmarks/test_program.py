@@ -35,7 +35,10 @@ def test_smallest_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert set(written["figures"]) | set(written["not_measured"]) == known
     assert written["figures"]["generate.batch1.frame_ms"] > 0
     assert written["spread"]["data.lj.padding_bs8_percent"][2] == 0  # exact
-    assert set(written["not_measured"]) == {"generate.batch1.peer_ratio"}
+    assert set(written["not_measured"]) == {
+        "generate.batch1.peer_ratio",
+        "generate.batch16.peer_ratio",
+    }
     output = capsys.readouterr().out
     assert "not measured: set PEER_PATH to a checkout of the public trainer" in output
     assert "generate.batch1.frame_ms" in (tmp_path / "index.html").read_text()
