@@ -25,7 +25,7 @@ from csm_ft.families.model import SpeechModel, check_tensors, save_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."  # peft's files name modules as seen from its wrapper
-_NAME = "default"
+ADAPTER_NAME = "default"
 _FINGERPRINT = "base_fingerprint"
 _HASHED_VALUES = 4096  # per tensor; any training changes all values of a tensor
 
@@ -52,7 +52,7 @@ def add_adapters(model: SpeechModel, modules: str, config: TrainConfig) -> None:
     model.base_fingerprint = "no weights" if is_empty else fingerprint(weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # the first matrices are random
-        LoraModel(model, lora, _NAME)
+        LoraModel(model, lora, ADAPTER_NAME)
 
 
 def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
@@ -78,7 +78,7 @@ def save_adapters(folder: Path, model: SpeechModel, adapters: Mapping[str, Tenso
     tensors = {f"{_PREFIX}{name}": tensor for name, tensor in adapters.items()}
     metadata = {"format": "pt", _FINGERPRINT: model.base_fingerprint}
     save_tensors(tensors, folder / WEIGHTS, **metadata)
-    config: Any = model.peft_config[_NAME]  # pyright: ignore
+    config: Any = model.peft_config[ADAPTER_NAME]  # pyright: ignore
     modules = sorted(name.rpartition(".")[0] for name in _whole(model))
     replace(config, modules_to_save=modules or None).save_pretrained(str(folder))
 
@@ -156,7 +156,7 @@ def put_back(adapters: Adapters, model: SpeechModel) -> None:
     with torch.no_grad():
         for name, parameter in whole.items():
             parameter.copy_(tensors.pop(name))
-    set_peft_model_state_dict(model, tensors, adapter_name=_NAME)
+    set_peft_model_state_dict(model, tensors, adapter_name=ADAPTER_NAME)
 
 
 def merge(adapters: Adapters, model: SpeechModel) -> None:
@@ -171,7 +171,7 @@ def merge(adapters: Adapters, model: SpeechModel) -> None:
     adapters = _replace_whole(adapters, model)
     try:
         config: Any = LoraConfig.from_peft_type(**adapters.config)
-        tuner = LoraModel(model, config, _NAME)
+        tuner = LoraModel(model, config, ADAPTER_NAME)
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{adapters.folder / CONFIG}: does not fit the base {adapters.base}: {error}"
@@ -213,7 +213,7 @@ def tensors_of(model: SpeechModel) -> dict[str, Tensor]:
     """Return the tensors of the adapters, and the weights that are trained whole, by name."""
     from peft import get_peft_model_state_dict
 
-    found = get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
+    found = get_peft_model_state_dict(model, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
     return {**found, **{name: weight.detach() for name, weight in _whole(model).items()}}
 
 

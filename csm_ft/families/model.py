@@ -50,6 +50,16 @@ class Batch:
         return any(bool(count.any()) for count in self.counts.values())
 
 
+@dataclass(frozen=True)
+class JoinedBatch:
+    """The batches of several runs as one; the sequences of each run follow each other."""
+
+    batch: Batch
+    # By the beginning of modules' names: of the first dimension of their inputs, the rows of each
+    # run.
+    rows: Mapping[str, Sequence[int]]
+
+
 class SpeechModel(nn.Module):
     """A trainable model; the loss is in `forward`, so that DDP and FSDP2 see it."""
 
@@ -67,6 +77,13 @@ class SpeechModel(nn.Module):
 
         Called once they are on their device; sharded weights and adapters are left as they are.
         """
+
+    def join_batches(self, batches: Sequence[Any]) -> JoinedBatch:
+        """Return several micro-batches as one, of which each sequence has the loss it had.
+
+        Without it, adapters cannot be trained side by side (families/lanes.py).
+        """
+        raise NotImplementedError
 
     def sample(
         self, prompts: Sequence[Prompt], encoder: Any, options: SamplingOptions

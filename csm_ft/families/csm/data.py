@@ -11,12 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from csm_ft.data.examples import Examples
 from csm_ft.families.base import Draw
 from csm_ft.families.drawn import keyed_generator, num_drawn
-from csm_ft.families.model import Batch
+from csm_ft.families.model import Batch, JoinedBatch
 
+_JOINED = (
+    *("text_tokens", "text_positions", "codes", "frame_positions", "frame_sequence"),
+    *("frame_weights", "depth_rows", "depth_weights"),
+)
 _LEAST_SCORED = 2  # frames of a clip, where validation draws some: an error needs two
 
 
@@ -116,6 +121,56 @@ def collate(
         depth_weights=_float32(columns.depth_weights),
         is_estimate=draw is None and val_depth_fraction < 1,
     )
+
+
+def join(batches: Sequence[CsmBatch]) -> JoinedBatch:
+    """Return micro-batches as one, on their device, padded to the longest sequence of all.
+
+    Each has as many rows for the depth decoder as the one with most: copies of its last one, of
+    weight 0, fill up, so that the adapters of all can be applied by one product.
+    """
+    width = max(batch.max_positions for batch in batches)
+    most_drawn = max(len(batch.depth_rows) for batch in batches)
+    first_sequence = np.cumsum([0, *(batch.num_sequences for batch in batches)]).tolist()
+    first_frame = np.cumsum([0, *(len(batch.codes) for batch in batches)]).tolist()
+
+    def moved(positions: Tensor, batch: CsmBatch, sequence: int) -> Tensor:
+        if batch.max_positions == width:
+            return positions + sequence * width
+        own = torch.div(positions, batch.max_positions, rounding_mode="floor")
+        return positions + own * (width - batch.max_positions) + sequence * width
+
+    columns: dict[str, list[Tensor]] = {name: [] for name in _JOINED}
+    for batch, sequence, frame in zip(batches, first_sequence, first_frame, strict=False):
+        num_missing = most_drawn - len(batch.depth_rows)
+        fillers = batch.depth_rows[-1:].expand(num_missing)
+        parts = {
+            "text_tokens": batch.text_tokens,
+            "text_positions": moved(batch.text_positions, batch, sequence),
+            "codes": batch.codes,
+            "frame_positions": moved(batch.frame_positions, batch, sequence),
+            "frame_sequence": batch.frame_sequence + sequence,
+            "frame_weights": batch.frame_weights,
+            "depth_rows": torch.cat([batch.depth_rows, fillers]) + frame,
+            "depth_weights": F.pad(batch.depth_weights, (0, num_missing)),
+        }
+        for name, tensor in parts.items():
+            columns[name].append(tensor)
+    sequences = [batch.num_sequences for batch in batches]
+    drawn = [most_drawn] * len(batches)
+    counted = {part: [batch.counts[part] for batch in batches] for part in batches[0].counts}
+    whole = CsmBatch(
+        counts={part: torch.cat(counts) for part, counts in counted.items()},
+        audio_sec=sum(batch.audio_sec for batch in batches),
+        num_positions=sum(batch.num_positions for batch in batches),
+        num_padded=sum(sequences) * width,
+        num_sequences=sum(sequences),
+        max_positions=width,
+        **{name: torch.cat(tensors) for name, tensors in columns.items()},
+    )
+    frames = [len(batch.codes) for batch in batches]
+    rows = {"backbone": sequences, "decoder": drawn, "projection": drawn, "codebook0_head": frames}
+    return JoinedBatch(whole, rows)
 
 
 def depth_draw(

@@ -16,7 +16,7 @@ from torchtune.models.llama3_2 import llama3_2
 from torchtune.modules import TransformerDecoder, TransformerSelfAttentionLayer
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
-from csm_ft.families.csm.data import CsmBatch
+from csm_ft.families.csm.data import CsmBatch, join
 from csm_ft.families.csm.layers import (
     CastRMSNorm,
     CausalAttention,
@@ -26,7 +26,7 @@ from csm_ft.families.csm.layers import (
 from csm_ft.families.csm.rope import ComplexRoPE
 from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
 from csm_ft.families.drawn import sampling_variance
-from csm_ft.families.model import Loss, SpeechModel
+from csm_ft.families.model import JoinedBatch, Loss, SpeechModel
 
 if TYPE_CHECKING:
     from csm_ft.families.csm.encoder import CsmEncoder
@@ -65,6 +65,10 @@ class CsmModel(SpeechModel):
     def join_weights(self) -> None:
         """Let q, k and v of each layer be one product, and w1 and w3."""
         join_projections(self)
+
+    def join_batches(self, batches: Sequence[CsmBatch]) -> JoinedBatch:
+        """Return several micro-batches as one; see csm_ft.families.csm.data."""
+        return join(batches)
 
     def forward(self, batch: CsmBatch) -> Loss:
         """Return the nats of each sequence, [B] per part.
