@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from csm_ft.cli import parse_args, run_program
 from csm_ft.config.train import TrainConfig
@@ -21,6 +21,9 @@ from csm_ft.errors import Diverged
 from csm_ft.families import choose_family, open_family
 from csm_ft.runs.sizes import Sizes
 from csm_ft.sweep.messages import Doing
+
+if TYPE_CHECKING:
+    from csm_ft.training.lanes import Lanes
 
 DESCRIPTION = "Fine-tune a speech model on a token file written by pretokenize.py."
 
@@ -59,10 +62,12 @@ def run(
     *,
     should_pause: Callable[[], bool] = lambda: False,
     only_measure: bool = False,
+    lanes: "Lanes | None" = None,
 ) -> RunResult:
     """Train as `config` says; with the same config, resume from the last checkpoint.
 
-    Raises a UserError (options, data or machine) or Diverged. `only_measure` takes no step.
+    Raises a UserError (options, data or machine) or Diverged. `only_measure` takes no step. `lanes`
+    are the runs of other threads that share passes with this one.
     """
     # Imported here, so that --help and a wrong flag need no torch.
     from csm_ft.runs.checkpoint import save_best, save_checkpoint
@@ -74,16 +79,16 @@ def run(
     from csm_ft.training.setup import open_setup
     from csm_ft.training.step import after_each_forward, optimizer_step
 
-    alive = reporter.alive if reporter else ignore
-    watched = after_each_forward(alive) if reporter else nullcontext()
+    watched = after_each_forward(reporter.alive) if reporter else nullcontext()
     with (
-        open_ranks(config) as (ranks, config),
+        open_ranks(config, lanes) as (ranks, config),
         open_setup(config, ranks, only_measure=only_measure) as setup,
         watched,
         profiled(setup.config, setup.folder, ranks) as after_step,
     ):
         config, family, plan, state = setup.config, setup.family, setup.plan, setup.state
         model, optimizer = setup.trained.model, setup.trained.optimizer
+        alive = ranks.watch(reporter.alive if reporter else ignore)
         folder, tracker = setup.folder, setup.tracker
         terms, steps = family.loss_terms(config), setup.batches()
         just_resumed, examples_before, status = setup.is_resumed, state.examples, "completed"

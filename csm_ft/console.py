@@ -1,6 +1,7 @@
 """Console output: messages, progress with an ETA, and handling of Ctrl-C."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,18 +24,26 @@ T = TypeVar("T")
 _PRINT_EVERY_SEC = 10.0  # where there is no terminal to draw a bar on
 
 
+class _Log(threading.local):
+    """Where a thread's output is copied to: of several runs in a process, each has its own."""
+
+    console: Console | None = None
+    path = Path()
+
+
 class LoggedConsole(Console):
     """A console that can copy its output to a file."""
 
-    _log: Console | None = None
-    _log_path = Path()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._log = _Log()
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print to the console, and to the log file if there is one."""
+        """Print to the console, and to this thread's log file if there is one."""
         super().print(*objects, **options)
-        if self._log is not None:
-            with disk_errors(self._log_path):
-                self._log.print(*objects, **options)
+        if self._log.console is not None:
+            with disk_errors(self._log.path):
+                self._log.console.print(*objects, **options)
 
     @contextmanager
     def on_stderr(self) -> Iterator[None]:
@@ -47,16 +56,17 @@ class LoggedConsole(Console):
 
     @contextmanager
     def copy_to(self, path: Path) -> Iterator[None]:
-        """Append all further output to the text file `path`."""
-        before = self._log, self._log_path
+        """Append all further output of this thread to the text file `path`."""
+        log = self._log
+        before = log.console, log.path
         with disk_errors(path):
             file = path.open("a", encoding="utf-8")
-        self._log = Console(file=file, highlight=False, soft_wrap=True, no_color=True)
-        self._log_path = path
+        log.console = Console(file=file, highlight=False, soft_wrap=True, no_color=True)
+        log.path = path
         try:
             yield
         finally:
-            self._log, self._log_path = before
+            log.console, log.path = before
             with disk_errors(path):
                 file.close()
 

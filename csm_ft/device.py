@@ -1,6 +1,7 @@
 """Device, precision and determinism of a run. Imports torch."""
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,9 @@ import torch
 
 from csm_ft.errors import MachineError, first_line
 
+# Several runs may share a process (training/lanes.py), but torch has one random state for it.
+random_state = threading.RLock()
+_num_reproducible, _flags_before = 0, (False, True)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -51,23 +55,40 @@ def autocast(device: str, dtype: str) -> torch.autocast:
 def reproducible(device: str, threads: int, seed: int) -> Iterator[None]:
     """Set threads, seed and deterministic algorithms; restores torch's settings afterwards."""
     threads_before, flushed_before = torch.get_num_threads(), _flushes_denormals()
-    deterministic_before = torch.are_deterministic_algorithms_enabled()
-    settings: Any = torch.utils.deterministic  # whose attributes are properties of a class
-    fills_before = settings.fill_uninitialized_memory
     torch.set_num_threads(threads)
-    torch.manual_seed(seed)
     torch.set_flush_denormal(True)  # peaked logits give denormals, 20 times slower on CPUs
-    if device == "cpu":
-        torch.use_deterministic_algorithms(True)
-        # It would clear every tensor before an operation writes it: a tenth of a training step.
-        settings.fill_uninitialized_memory = False
+    with random_state:
+        torch.manual_seed(seed)
+    try:
+        with _deterministic(enabled=device == "cpu"):
+            yield
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.set_flush_denormal(flushed_before)
+
+
+@contextmanager
+def _deterministic(*, enabled: bool) -> Iterator[None]:
+    """Ask for deterministic algorithms in this block, and in those of other threads until then."""
+    global _num_reproducible, _flags_before
+    settings: Any = torch.utils.deterministic  # whose attributes are properties of a class
+    with random_state:
+        if not _num_reproducible:
+            is_on = torch.are_deterministic_algorithms_enabled()
+            _flags_before = is_on, settings.fill_uninitialized_memory
+        _num_reproducible += 1
+        if enabled:
+            torch.use_deterministic_algorithms(True)
+            # It would clear every tensor before an operation writes it: a tenth of a step.
+            settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.set_num_threads(threads_before)
-        torch.use_deterministic_algorithms(deterministic_before)
-        settings.fill_uninitialized_memory = fills_before
-        torch.set_flush_denormal(flushed_before)
+        with random_state:
+            _num_reproducible -= 1
+            if not _num_reproducible:
+                torch.use_deterministic_algorithms(_flags_before[0])
+                settings.fill_uninitialized_memory = _flags_before[1]
 
 
 @contextmanager
@@ -80,7 +101,7 @@ def torch_state_kept(device: str) -> Iterator[None]:
     threads = torch.get_num_threads()
     kind, index = torch.device(device).type, torch.device(device).index
     gpus = [torch.cuda.current_device() if index is None else index] if kind == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
+    with random_state, torch.random.fork_rng(devices=gpus):
         try:
             yield
         finally:

@@ -91,6 +91,14 @@ class Ranks:
         del is_last
         return model(batch)
 
+    def watch(self, alive: T) -> T:
+        """Return `alive`, which is told what a run begins, so that this rank knows of it, too."""
+        return alive
+
+    def backward(self, total: "Tensor") -> None:
+        """Take the backward pass of a loss that is made of what `forward` returned."""
+        total.backward()
+
     @contextmanager
     def gathered(self, model: "nn.Module") -> Iterator[None]:
         """Let every rank hold all weights, so that one of them may use the model; collective."""

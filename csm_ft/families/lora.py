@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from csm_ft.config.train import TrainConfig
+from csm_ft.device import random_state
 from csm_ft.errors import ConfigError, WeightsError
 from csm_ft.families.model import SpeechModel, check_tensors, save_tensors
 
@@ -50,7 +51,7 @@ def add_adapters(model: SpeechModel, modules: str, config: TrainConfig) -> None:
     weights = model.state_dict()
     is_empty = any(tensor.is_meta for tensor in weights.values())  # to be measured only
     model.base_fingerprint = "no weights" if is_empty else fingerprint(weights)
-    with torch.random.fork_rng(devices=[]):
+    with random_state, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # the first matrices are random
         LoraModel(model, lora, ADAPTER_NAME)
 

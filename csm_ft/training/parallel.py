@@ -29,6 +29,7 @@ from csm_ft.device import choose_device
 from csm_ft.errors import ConfigError, MachineError, RankLostError, first_line
 from csm_ft.families.model import SpeechModel
 from csm_ft.ranks import ALONE, Build, Ranks
+from csm_ft.training.lanes import Lane, Lanes
 
 T = TypeVar("T")
 C = TypeVar("C", bound=TrainConfig)
@@ -151,12 +152,21 @@ def is_launched() -> bool:
 
 
 @contextmanager
-def open_ranks(config: C) -> Iterator[tuple[Ranks, C]]:
-    """Join the processes of this run; yield them, and this rank's options.
+def open_ranks(config: C, lanes: Lanes | None = None) -> Iterator[tuple[Ranks, C]]:
+    """Join the processes of this run, or the other runs of this process, its lanes.
+
+    Yield them, and this rank's options.
 
     All ranks but the first work silently, in a folder that is thrown away. Raises ConfigError for
     --parallel without torchrun, and MachineError when another rank is gone.
     """
+    if lanes is not None:
+        lane = Lane(lanes, choose_device(config.device))
+        try:
+            yield lane, config
+        finally:
+            lane.close()
+        return
     if not is_launched():
         if config.parallel in ("ddp", "fsdp"):
             raise ConfigError(

@@ -1,6 +1,7 @@
 """One optimiser step: micro-batches forward and backward, clipping, update."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,8 @@ def optimizer_step(
     model.train()
     optimizer.zero_grad(set_to_none=True)
     for number, batch in enumerate(batches):
-        seed_dropout(config.seed, step.number, number * ranks.size + ranks.rank)
+        if config.lora_dropout:
+            seed_dropout(config.seed, step.number, number * ranks.size + ranks.rank)
         is_last = number == len(batches) - 1
         with _named_memory_errors(step.number, batch):
             with autocast(config.device, config.dtype):
@@ -64,7 +66,7 @@ def optimizer_step(
             total = weighted_loss(terms, sums, counts)
             # Ranks exchange the mean of their gradients, and the sum is wanted.
             factor = ranks.size * scale.value
-            (total if factor == 1 else factor * total).backward()
+            ranks.backward(total if factor == 1 else factor * total)
         for part in parts:
             nats[part] += sums[part].detach()
     weights = [p for p in model.parameters() if p.grad is not None]
@@ -157,10 +159,15 @@ def _named_memory_errors(step: int, batch: Batch | None) -> Iterator[None]:
 
 @contextmanager
 def after_each_forward(call: Callable[[], None]) -> Iterator[None]:
-    """Call a function after each forward pass of any module: in steps, validations and samples."""
+    """Call a function after each forward pass of any module: in steps, validations and samples.
+
+    Those of other threads, which run something else, do not count.
+    """
+    own = threading.get_ident()
 
     def hook(*_: Any) -> None:
-        call()
+        if threading.get_ident() == own:
+            call()
 
     handle = register_module_forward_hook(hook)
     try:
