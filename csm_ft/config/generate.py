@@ -33,7 +33,8 @@ class GenerateConfig(Options):
     )
     resume: bool = option(
         False,
-        "Leave out the samples that the folder has already: same model, prompt, take and sampling.",
+        "Leave out the samples that the folder has already: same model, prompt, take and sampling."
+        " The exit code is 1 where neither these nor new ones have anything in them.",
         group="output",
     )
     shard: str = option(

@@ -22,8 +22,8 @@ from csm_ft.families import DEFAULT_FAMILY, open_family
 def main(argv: Sequence[str]) -> int:
     """Command line.
 
-    0 generated, 1 the model gave nothing, 2 a mistake of the user, 130 interrupted (what is written
-    stays).
+    0 generated, or with --resume there already, 1 the model gave nothing, 2 a mistake of the user,
+    130 interrupted (what is written stays).
     """
     return cli.run_program(lambda: _generate(argv))
 

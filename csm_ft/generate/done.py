@@ -22,6 +22,15 @@ def read_facts(folder: Path) -> dict[str, list[Facts]]:
     return dict(found)
 
 
-def is_done(written: Sequence[Facts], wanted: Facts) -> bool:
-    """Tell whether one of the samples of a prompt was made as it is wanted now."""
-    return any(all(facts.get(name) == wanted[name] for name in wanted) for facts in written)
+def find_done(written: Sequence[Facts], wanted: Facts) -> Facts | None:
+    """Return the facts of a sample of a prompt that was made as it is wanted now, or None.
+
+    Of several the first one that has anything in it.
+    """
+    found = [facts for facts in written if all(facts.get(name) == wanted[name] for name in wanted)]
+    return min(found, key=is_empty, default=None)
+
+
+def is_empty(facts: Facts) -> bool:
+    """Tell whether the model stopped at once, in place of speaking."""
+    return facts.get("seconds") == 0  # answers in text alone have no such fact

@@ -21,7 +21,7 @@ from csm_ft.errors import ConfigError, MachineError, first_line
 from csm_ft.families.base import EncoderRecord, Family, Prompt, Sample, SamplingOptions
 from csm_ft.families.encoder import Encoder
 from csm_ft.families.model import SpeechModel
-from csm_ft.generate.done import is_done, read_facts
+from csm_ft.generate.done import Facts, find_done, is_empty, read_facts
 from csm_ft.generate.recordings import Recorder
 from csm_ft.generate.tokens import save_tokens
 from csm_ft.report.spoken import build_index
@@ -71,9 +71,15 @@ class Job(NamedTuple):
     take: int  # from 0
 
 
+class Plan(NamedTuple):
+    """What is to be made, and what the folder has already."""
+
+    jobs: Sequence[Job]
+    kept: Sequence[Facts]
+
+
 def run(config: GenerateConfig, source: Source, family: Family) -> int:
-    """Generate what `config` asks for; return 0, or 1 if the model gave nothing."""
-    num_written = 0
+    """Generate what `config` asks for; return 0, or 1 if nothing of it has anything in it."""
     watermark = Watermark(key_of_environment()) if config.watermark == "on" else None
     with _messages_on_stderr(), _without_denormals():
         device = choose_device(config.device)
@@ -88,10 +94,7 @@ def run(config: GenerateConfig, source: Source, family: Family) -> int:
         model.to(device)
         model.join_weights()
         generator = Generator(model, encoder, config.model, device, dtype, watermark)
-        for path in generate(generator, prompts, options, config):
-            print(path, flush=True)
-            num_written += 1
-    return 0 if num_written or config.resume else 1  # with resume, all may be there
+        return 0 if generate(generator, prompts, options, config) else 1
 
 
 def _check_family(record: EncoderRecord, family: Family) -> None:
@@ -107,23 +110,24 @@ def generate(
     prompts: Sequence[Prompt],
     options: SamplingOptions,
     config: GenerateConfig,
-) -> Iterator[Path]:
+) -> bool:
     """Answer every prompt `num_takes` times into `config.output`, with a line on each sample.
 
-    Yield each sample that has anything in it once it is written. ConfigError when the folder is in
-    use; nothing is written then.
+    The path of each that has anything in it goes to stdout once it is written. Returns whether any
+    sample has, those included that the folder has already. ConfigError when the folder is in use;
+    nothing is written then.
     """
     folder = Path(config.output)
     with _opened(folder), _indexed(folder):
-        jobs = _jobs(generator, prompts, options, config)
+        jobs, kept = _plan(generator, prompts, options, config)
+        has_any = _describe_kept(kept, folder)
         total = sum(len(job.prompts) for job in jobs)
-        left_out = len(prompts) * config.num_takes - total
-        if left_out:
-            console.print(f"{left_out} samples are in {folder} already", markup=False)
         for done, take in enumerate(_write(generator, jobs, options, config), 1):
             path = _describe(f"{done}/{total}", take, generator.model)
             if path is not None:
-                yield path
+                print(path, flush=True)
+                has_any = True
+    return has_any
 
 
 def write_takes(
@@ -133,27 +137,31 @@ def write_takes(
     config: GenerateConfig,
 ) -> Iterator[Take]:
     """Answer every prompt `num_takes` times into `config.output`, a folder that is there."""
-    return _write(generator, _jobs(generator, prompts, options, config), options, config)
+    jobs = _plan(generator, prompts, options, config).jobs
+    return _write(generator, jobs, options, config)
 
 
-def _jobs(
+def _plan(
     generator: Generator,
     prompts: Sequence[Prompt],
     options: SamplingOptions,
     config: GenerateConfig,
-) -> list[Job]:
-    """Return the batches to answer; with `resume`, without what the folder has already."""
+) -> Plan:
+    """Divide the prompts into batches; with `resume`, without what the folder has already."""
     folder = Path(config.output)
     number = _next_number(folder)
     written = read_facts(folder) if config.resume else {}
     jobs: list[Job] = []
+    kept: list[Facts] = []
     for take in range(config.num_takes):
         sampling = replace(options, seed=options.seed + take)
         wanted = _sampling_facts(generator, sampling)
-        left = [one for one in prompts if not is_done(written.get(one.id, ()), wanted)]
+        found = [find_done(written.get(one.id, ()), wanted) for one in prompts]
+        kept += [facts for facts in found if facts is not None]
+        left = [one for one, facts in zip(prompts, found, strict=True) if facts is None]
         for start in range(0, len(left), config.batch_size):
             jobs.append(Job(number + start, left[start : start + config.batch_size], take))
-    return sorted(jobs, key=lambda job: (job.number, job.take))
+    return Plan(sorted(jobs, key=lambda job: (job.number, job.take)), kept)
 
 
 def _sampling_facts(generator: Generator, sampling: SamplingOptions) -> dict[str, Any]:
@@ -181,6 +189,19 @@ def _write(
             if config.save_tokens:
                 save_tokens(stem, sample, generator.encoder)
             yield Take(stem, sample, recorder.write(stem, sample, facts))
+
+
+def _describe_kept(kept: Sequence[Facts], folder: Path) -> bool:
+    """Say what the folder has already; return whether any of it has anything in it."""
+    num_empty = sum(map(is_empty, kept))
+    if kept:
+        console.print(f"{len(kept)} samples are in {folder} already", markup=False)
+    if num_empty:
+        console.print(
+            f"  [yellow]{num_empty} of them have no speech: the model stopped at once, and would"
+            " again; try another --seed, or a longer text[/]"
+        )
+    return num_empty < len(kept)
 
 
 def _describe(progress: str, take: Take, model: SpeechModel) -> Path | None:

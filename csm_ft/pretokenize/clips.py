@@ -343,13 +343,14 @@ def _channel_problem(job: Job, row: Row, info: audio.AudioInfo) -> str:
 
 def _span_problem(row: Row, start_sec: float, end_sec: float, duration_sec: float) -> str:
     """Return why a span does not lie in its file, or ""."""
-    given = {"start_sec": row.start_sec or 0.0, "end_sec": row.end_sec}
-    for what, value in (("start_sec", start_sec), ("end_sec", end_sec)):
-        if value > duration_sec or start_sec == duration_sec:
-            return (
-                f"{what} {given[what]:g} is past the end of {row.path.name} ({duration_sec:.3f} s);"
-                " fix the span or drop the row"
-            )
+    file = f"is past the end of {row.path.name} ({duration_sec:.3f} s)"
+    if start_sec >= duration_sec:
+        return f"start_sec {row.start_sec or 0.0:g} {file}; fix the span or drop the row"
+    if end_sec > duration_sec:  # many manifests have durations, and no ends
+        return (
+            f"end_sec (or start + duration) {row.end_sec:g} {file}; fix the span, drop the row, or"
+            " raise --end_tolerance_sec"
+        )
     return ""
 
 

@@ -271,6 +271,20 @@ def test_silent_model_is_reported(
     assert said.out == ""
     assert "no speech: the model stopped at once; try another --seed" in said.err
     assert json.loads((tmp_path / "001-hello.json").read_text())["seconds"] == 0
+    # It would be silent again: it is told, and nothing is made again.
+    assert generate(BASE, tmp_path, "--text", "Hello.", "--resume") == 1
+    said = capsys.readouterr().err
+    assert "1 samples are in" in said
+    assert "1 of them have no speech: the model stopped at once" in said
+    assert len(list(tmp_path.glob("*.wav"))) == 1
+
+
+def test_resumed_folder_counts_with_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert generate(BASE, tmp_path, "--text", "Hello.", "--max_sec", "0.2") == 0
+    monkeypatch.setattr(CsmModel, "sample", None)  # nothing is sampled any more
+    assert generate(BASE, tmp_path, "--text", "Hello.", "--max_sec", "0.2", "--resume") == 0
 
 
 @pytest.mark.parametrize(

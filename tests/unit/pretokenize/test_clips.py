@@ -27,7 +27,7 @@ def bad_rows(work: Work) -> list[tuple[Json, str]]:
         ({"path": "broken.wav", "text": "No sound."}, "cannot be decoded"),
         (
             {"path": "audio/0.wav", "text": "Too far.", "end": 1.2},
-            "end_sec 1.2 is past the end of 0.wav (1.000 s)",
+            "end_sec (or start + duration) 1.2 is past the end of 0.wav (1.000 s)",
         ),
         (
             {"path": "audio/0.wav", "text": "Too late.", "start": 5, "end": 6},
