@@ -22,7 +22,8 @@ from csm_ft.device import keep_freed_memory
 from csm_ft.families.csm.config import CsmPretokenizeConfig
 from csm_ft.families.csm.export.transformers import random_codec
 from csm_ft.families.csm.family import CsmFamily
-from csm_ft.pretokenize.clips import Job, Rejections
+from csm_ft.pretokenize.clips import Job
+from csm_ft.pretokenize.rejections import Rejections
 from csm_ft.pretokenize.run import usable_rows
 from csm_ft.pretokenize.workers import call_in_processes
 

@@ -8,19 +8,10 @@ is not in the corpus.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import pretokenize  # noqa: E402
-import train  # noqa: E402
-from csm_ft.atomic import whole_folder  # noqa: E402
+from demo_bases import ROOT, make_base
 
 
 def main() -> int:
@@ -34,24 +25,10 @@ def main() -> int:
     )
     arguments, more = parser.parse_known_args()
     work = arguments.work_dir or arguments.corpus
-    tokens, run = work / "tokens.hdf5", work / "run"
     train_data = ["--train_data", str(arguments.corpus / "train.jsonl")]
     val_data = ["--val_data", str(arguments.corpus / "val.jsonl")]
-    code = pretokenize.main([*train_data, *val_data, "--output", str(tokens), "--codec", "melrvq"])
-    if code:
-        return code
-    config = ["--config", str(ROOT / "configs/demo/base.yaml")]
-    code = train.main([*config, "--data", str(tokens), "--output_dir", str(run), *more])
-    if code:
-        return code
-    best = run / "checkpoints/best"
-    weights = load_file(best / "model.safetensors")
-    halved = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
-    config_json = json.loads((best / "config.json").read_text())
-    with whole_folder(ROOT / "demo" / "base") as folder:
-        save_file(halved, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
-    return 0
+    encoding = [*train_data, *val_data, "--codec", "melrvq"]
+    return make_base(encoding, "base.yaml", work, ROOT / "demo/base", more, is_recorded=False)
 
 
 if __name__ == "__main__":

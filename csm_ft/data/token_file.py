@@ -15,9 +15,6 @@ Each split is a group of contiguous, uncompressed data sets:
 The root attributes are the fields of StoreInfo; the group `assets` holds small files (codec,
 tokenizer). HDF5's own variable-length types are not used, and headers have checksums, because
 damage to unguarded ones crashes or hangs the library.
-
-Schema 1 had no `conversation` and `turn`. Up to schema 2 the arrays were those of CSM, and the
-facts of its encoder were attributes of their own.
 """
 
 import errno
@@ -35,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_ft.atomic import fsync, whole_file
+from csm_ft.data.old_schemas import info_of_schema_2, missing_columns
 from csm_ft.data.references import (
     SOURCE_NUMBERS,
     SOURCE_TEXTS,
@@ -65,11 +63,6 @@ from csm_ft.errors import StoreError, first_line
 READABLE_VERSIONS = (1, 2, 3)
 # What h5py raises for damaged files, and for files of another kind.
 HDF5_ERRORS = (OSError, KeyError, RuntimeError, TypeError, AttributeError, ValueError)
-_FACTS_OF_SCHEMA_2 = (
-    *("codec", "codec_source", "codec_fingerprint", "num_codebooks", "codec_vocab_size"),
-    *("sample_rate_hz", "frame_samples"),
-    *("tokenizer", "tokenizer_fingerprint", "text_vocab_size", "template"),
-)
 _BLOCK_CLIPS = 1024  # clips gathered per write
 _RESERVED = (
     *TEXT_COLUMNS,
@@ -240,7 +233,7 @@ def _read_info(path: Path, file: h5py.File) -> StoreInfo:
         )
     attributes: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
     if version < SCHEMA_VERSION:
-        return _info_of_schema_2(attributes)
+        return info_of_schema_2(attributes)
     kinds: dict[str, list[Any]] = json.loads(attributes["arrays"])
     return StoreInfo(
         **{
@@ -248,24 +241,6 @@ def _read_info(path: Path, file: h5py.File) -> StoreInfo:
             "arrays": {name: ArrayKind(dtype, width) for name, (dtype, width) in kinds.items()},
             "facts": json.loads(attributes["facts"]),
         }
-    )
-
-
-def _info_of_schema_2(attributes: Mapping[str, Any]) -> StoreInfo:
-    """Convert the attributes of schemas 1 and 2, which had the arrays and encoder of CSM only."""
-    return StoreInfo(
-        family=attributes["family"],
-        arrays={
-            "codes": ArrayKind("<u2", attributes["num_codebooks"]),
-            "text_tokens": ArrayKind("<u4"),
-        },
-        sample_rate_hz=attributes["sample_rate_hz"],
-        frame_sec=attributes["frame_samples"] / attributes["sample_rate_hz"],
-        audio_fingerprint=attributes["codec_fingerprint"],
-        text_fingerprint=attributes["tokenizer_fingerprint"],
-        facts={name: attributes[name] for name in _FACTS_OF_SCHEMA_2},
-        content_fingerprint=attributes["content_fingerprint"],
-        schema_version=attributes["schema_version"],
     )
 
 
@@ -297,9 +272,7 @@ def _read_split(path: Path, group: Any, info: StoreInfo, mapped: Any) -> Split:
     numbers = {name: ArrayKind(dtype) for name, dtype in per_clip.items()}
     kinds = {**ragged, **numbers, **offsets}
     num_clips = len(group["flags"])
-    columns = _missing_columns(group, num_clips)
-    if info.schema_version == 1:
-        columns |= _missing_in_schema_1(num_clips)
+    columns = missing_columns(group, info.schema_version, num_clips)
     for name in kinds.keys() - columns.keys():
         _check_kind(path, group[name], kinds[name])
         is_mapped = mapped is not None and name in ragged
@@ -316,28 +289,6 @@ def _read_split(path: Path, group: Any, info: StoreInfo, mapped: Any) -> Split:
         )
     about = (group.name[1:], columns, info.arrays, info.facts)
     return ReferencedSplit(*about, referenced) if referenced else Split(*about)
-
-
-def _missing_columns(group: Any, num_clips: int) -> dict[str, NDArray[Any]]:
-    """Return the columns that a file of an earlier version of schema 3 lacks."""
-    unmeasured = np.full(num_clips, np.nan, np.float32)
-    columns: dict[str, NDArray[Any]] = dict.fromkeys(MEASURE_COLUMNS.keys() - group, unmeasured)
-    for name in LATER_NUMBER_COLUMNS.keys() - group:
-        dtype, value = LATER_NUMBER_COLUMNS[name]
-        columns[name] = np.full(num_clips, value, dtype)
-    for name in set(LATER_TEXT_COLUMNS) - group.keys():
-        columns[name] = np.zeros(0, np.uint8)
-        columns[f"{name}_offsets"] = np.zeros(num_clips + 1, np.int64)
-    return columns
-
-
-def _missing_in_schema_1(num_clips: int) -> dict[str, NDArray[Any]]:
-    """Return the columns that files of schema 1 lack: no clip is in a conversation."""
-    return {
-        "conversation": np.zeros(0, np.uint8),
-        "conversation_offsets": np.zeros(num_clips + 1, np.int64),
-        "turn": np.zeros(num_clips, np.int32),
-    }
 
 
 def _check_kind(path: Path, dataset: Any, kind: ArrayKind) -> None:

@@ -9,8 +9,9 @@ from csm_ft.data.split import SPLITS
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.datasets.sources import Source, parse_sources, weigh_sources
 from csm_ft.datasets.tables import TAGS, Columns
-from csm_ft.pretokenize.clips import Job, Rejections, choose_rows
+from csm_ft.pretokenize.clips import Job, choose_rows
 from csm_ft.pretokenize.columns import check_columns
+from csm_ft.pretokenize.rejections import Rejections
 
 
 def read_rows(job: Job, rejections: Rejections) -> dict[str, list[Row]]:

@@ -11,12 +11,9 @@ import hashlib
 import itertools
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from csm_ft.atomic import exclusive, write_whole
 from csm_ft.config.pretokenize import PretokenizeConfig
@@ -24,9 +21,8 @@ from csm_ft.console import console, track
 from csm_ft.data.audio import TOLERANCE_SEC, Wave
 from csm_ft.data.describe import LEVEL_FACT, describe_store, summarise
 from csm_ft.data.inspect import SoundFile, inspect_files, read_known
-from csm_ft.data.references import Reference
 from csm_ft.data.rows import Row
-from csm_ft.data.split import DUPLICATE, SPLITS, Clip, Store, StoreInfo
+from csm_ft.data.split import SPLITS, Store, StoreInfo
 from csm_ft.data.token_file import write_store
 from csm_ft.device import choose_device, keep_freed_memory
 from csm_ft.errors import AudioError, ConfigError
@@ -34,7 +30,6 @@ from csm_ft.families.base import Family
 from csm_ft.families.stores import is_foreign, open_store, verify
 from csm_ft.pretokenize.clips import (
     Job,
-    Rejections,
     Span,
     check_row,
     hold_out,
@@ -54,6 +49,7 @@ from csm_ft.pretokenize.notes import (
     write_notes,
 )
 from csm_ft.pretokenize.read_rows import read_rows
+from csm_ft.pretokenize.rejections import Rejections
 from csm_ft.pretokenize.shards import (
     check_shards,
     find_shards,
@@ -63,6 +59,7 @@ from csm_ft.pretokenize.shards import (
 )
 from csm_ft.pretokenize.spread import spread_texts
 from csm_ft.pretokenize.stretches import join_rows
+from csm_ft.pretokenize.table import Table
 from csm_ft.pretokenize.trim import trim_silence
 
 # Of small data, where val_fraction is not given.
@@ -152,71 +149,6 @@ class Notes(NamedTuple):
 
     found: Found
     num_unmeasured: int  # clips of an earlier version
-
-
-class Table:
-    """The clips of one split as write_store reads them.
-
-    Arrays of the sound come from the cache as they are asked for, those of the text from memory.
-    """
-
-    def __init__(self, split: str, spans: Sequence[Span], job: Job, cache: ClipCache) -> None:
-        self._split, self._spans, self._job, self._cache = split, spans, job, cache
-        self._ids = [span.clip_id(job.encoder.audio_fingerprint) for span in spans]
-        seen: set[tuple[str, ...]] = set()
-        self._flags = []
-        for id_, span in zip(self._ids, spans, strict=True):
-            row = span.row
-            said = (id_, row.text, row.speaker or "", row.conversation)
-            self._flags.append(DUPLICATE if said in seen else 0)
-            seen.add(said)
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    def lengths(self, array: str) -> NDArray[np.int64]:
-        """Return the rows of an array for each clip, [n]."""
-        lengths = [self._length(i, array) for i in range(len(self))]
-        return np.array(lengths, dtype=np.int64)
-
-    def array(self, name: str, index: int) -> NDArray[Any]:
-        """Return one array of one clip, [T] or [T, width]."""
-        text = self._spans[index].text
-        return text[name] if name in text else self._cache.array(self._ids[index], name)
-
-    def clip(self, index: int) -> Clip:
-        """Return the row of the clip table."""
-        span = self._spans[index]
-        row = span.row
-        return Clip(
-            id=self._ids[index],
-            text=row.text,
-            speaker=row.speaker or "",
-            source=str(row.path.absolute() if self._job.encoder.referenced else row.path),
-            start_sec=span.start_sec,
-            end_sec=span.end_sec,
-            duration_sec=span.duration_sec,
-            flags=self._flags[index],
-            conversation=row.conversation,
-            turn=row.turn,
-            tags=row.tags,
-            weight=row.weight,
-            measures=self._cache.measures(self._ids[index]),
-        )
-
-    def reference(self, index: int) -> Reference:
-        """Return where the sound of a clip comes from."""
-        span = self._spans[index]
-        return Reference(span.file, self._job.channel(span.row))
-
-    def places(self) -> Iterator[Place]:
-        """Yield every clip with the row that it comes from."""
-        for index, span in enumerate(self._spans):
-            yield Place(self._split, index, span.row.where, self.clip(index))
-
-    def _length(self, index: int, array: str) -> int:
-        text = self._spans[index].text
-        return len(text[array]) if array in text else self._cache.lengths(self._ids[index])[array]
 
 
 def _check_level(job: Job) -> None:

@@ -15,7 +15,8 @@ from csm_ft.console import console
 from csm_ft.data import audio
 from csm_ft.data.inspect import SoundFile
 from csm_ft.families.encoder import Segment
-from csm_ft.pretokenize.clips import Job, Rejections, Span, make_span
+from csm_ft.pretokenize.clips import Job, Span, make_span
+from csm_ft.pretokenize.rejections import Rejections
 
 Times = Sequence[tuple[float, float]]  # start and end in seconds
 

@@ -14,7 +14,8 @@ from csm_ft.console import console, track
 from csm_ft.data.inspect import SoundFile
 from csm_ft.data.rows import Row
 from csm_ft.errors import AudioError
-from csm_ft.pretokenize.clips import Job, Rejections, Span, check_row
+from csm_ft.pretokenize.clips import Job, Span, check_row
+from csm_ft.pretokenize.rejections import Rejections
 
 MARGIN_SEC = 0.15  # of the silence that stays: a soft onset, the end of a breath
 

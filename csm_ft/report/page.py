@@ -80,11 +80,8 @@ def _render(content: _Content) -> bytes:
     summary = content.summary
     environment = _environment()
     plotly = templating.script(get_plotlyjs())
-    script = templating.script(
-        templating.template_text(
-            environment, "players.js", "sort.js", "page.js", "vote.js", "live.js"
-        )
-    )
+    scripts = ("players.js", "sort.js", "page.js", "vote.js", "live.js")
+    script = templating.script(templating.template_text(environment, *scripts))
     contest = arrange_contest(
         summary, content.listening, content.folder, is_served=content.is_served
     )

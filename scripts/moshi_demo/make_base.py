@@ -8,21 +8,12 @@ corpus.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-import pretokenize  # noqa: E402
-import train  # noqa: E402
-from csm_ft.atomic import whole_folder  # noqa: E402
-from csm_ft.families.stores import open_store  # noqa: E402
-from csm_ft.runs.encoder_record import write_record  # noqa: E402
+from demo_bases import make_base
 
 
 def main() -> int:
@@ -33,27 +24,12 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the demo's parts")
     arguments, more = parser.parse_known_args()
-    tokens, run = arguments.corpus / "tokens.hdf5", arguments.corpus / "run"
     splits = ("train", "val")
     data = [f"--{split}_data={arguments.corpus / f'{split}.jsonl'}" for split in splits]
     tokenizer = ["--tokenizer", str(arguments.output / "tokenizer.model")]
     moshi = ["--family", "moshi", "--codec", "melrvq"]
-    code = pretokenize.main([*moshi, *data, *tokenizer, "--output", str(tokens)])
-    if code:
-        return code
-    config = ["--config", str(ROOT / "configs/demo/moshi_base.yaml")]
-    code = train.main([*config, "--data", str(tokens), "--output_dir", str(run), *more])
-    if code:
-        return code
-    best = run / "checkpoints/best"
-    weights = load_file(best / "model.safetensors")
-    halved = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
-    config_json = json.loads((best / "config.json").read_text())
-    with whole_folder(arguments.output / "base") as folder:
-        save_file(halved, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
-        write_record(folder, open_store(tokens), str(best))
-    return 0
+    encoding = [*moshi, *data, *tokenizer]
+    return make_base(encoding, "moshi_base.yaml", arguments.corpus, arguments.output / "base", more)
 
 
 if __name__ == "__main__":

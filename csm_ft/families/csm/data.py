@@ -56,6 +56,27 @@ class _Columns:
     num_rows: int = 0  # of codes so far
     num_positions: int = 0  # of all sequences so far
 
+    def add(
+        self,
+        sequence: int,
+        start: int,
+        tokens: NDArray[np.generic],
+        frames: NDArray[np.generic],
+        *,
+        is_target: bool,
+    ) -> int:
+        """Add a piece, its EOS frame included, from position `start`; return the next one."""
+        num_frames, end = len(frames) + 1, start + len(tokens)
+        self.text.append(tokens)
+        self.text_at.append(np.arange(start, end))
+        self.codes.append(np.concatenate([frames, np.zeros_like(frames[:1])]))
+        self.codes_at.append(np.arange(end, end + num_frames))
+        self.sequence.append(np.full(num_frames, sequence))
+        self.is_target.append(np.full(num_frames, is_target))
+        self.num_rows += num_frames
+        self.num_positions += len(tokens) + num_frames
+        return end + num_frames
+
 
 def collate(
     examples: Examples,
@@ -82,13 +103,6 @@ def collate(
             is_untagged = _drops_tags(key, tag_dropout)
             tokens = split.array("untagged_tokens" if is_untagged else "text_tokens", piece.row)
             frames = split.array("codes", piece.row)[piece.start : piece.stop]
-            num_frames, end = len(frames) + 1, start + len(tokens)
-            columns.text.append(tokens)
-            columns.text_at.append(np.arange(start, end))
-            columns.codes.append(np.concatenate([frames, np.zeros_like(frames[:1])]))
-            columns.codes_at.append(np.arange(end, end + num_frames))
-            columns.sequence.append(np.full(num_frames, sequence))
-            columns.is_target.append(np.full(num_frames, piece.is_target))
             if piece.is_target:
                 if key is not None:
                     drawn, weights = depth_draw(len(frames), depth_fraction, key)
@@ -98,10 +112,8 @@ def collate(
                     )
                 columns.depth_rows.append(drawn + columns.num_rows)
                 columns.depth_weights.append(weights)
-                counts[sequence] += num_frames
-            columns.num_rows += num_frames
-            columns.num_positions += len(tokens) + num_frames
-            start = end + num_frames
+                counts[sequence] += len(frames) + 1
+            start = columns.add(sequence, start, tokens, frames, is_target=piece.is_target)
     targets = torch.from_numpy(counts)
     return CsmBatch(
         # The divisor is the true number of targets, never the sum of drawn weights.
