@@ -33,7 +33,7 @@ test: .venv/installed-dev
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/installed-dev
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "slow or browser" --timeout 900
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow or browser" --timeout 900
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

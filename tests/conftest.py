@@ -18,6 +18,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from tests.helpers.hub import hub, hub_cache  # noqa: F401 (fixtures)
 
+# Minutes each. make test-slow hands out files in the order of their tests: those that take longest
+# come first, so that no process is left alone with one of them at the end.
+LONGEST_FILES = (
+    "test_expression_proof.py",
+    "test_sweep_chaos.py",
+    "test_readme.py",
+    "test_parallel.py",
+    "test_sweep_cluster.py",
+    "test_moonshine_demo.py",
+    "test_spoken_base.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
 
 @pytest.fixture(autouse=True)
 def _threads_are_left_as_found() -> Iterator[None]:
