@@ -115,18 +115,13 @@ class Attention(nn.Module):
         rotary: Tensor | None = None,
         memory: tuple[Tensor, Layout] | None = None,
         *,
-        mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
-        """Attend within each sequence, or to its `memory`; [R, D] -> [R, D].
-
-        `mask` [B, 1, W, W] says who sees whom; by default a row sees all of its sequence.
-        """
+        """Attend within each sequence, or to its `memory`; [R, D] -> [R, D]."""
         source, source_layout = memory or (rows, layout)
         keys, values = self.keys_and_values(source, rotary)
         # Causal attention needs no mask: padding is on the right, so no real row sees it.
-        if mask is None and not is_causal:
-            mask = source_layout.mask()
+        mask = None if is_causal else source_layout.mask()
         heads = F.scaled_dot_product_attention(
             layout.pad(self.queries(rows, rotary)).transpose(1, 2),
             source_layout.pad(keys).transpose(1, 2),

@@ -13,9 +13,9 @@ from transformers import MoonshineStreamingForConditionalGeneration
 from csm_ft.errors import ConfigError
 from csm_ft.families.moonshine.config import MoonshineConfig
 from csm_ft.families.moonshine.data import MoonshineBatch, collate_clips
-from csm_ft.families.moonshine.model import init_weights
+from csm_ft.families.moonshine.model import Layout, init_weights
 from csm_ft.families.moonshine.sample import transcribe
-from csm_ft.families.moonshine.streaming import StreamingModel
+from csm_ft.families.moonshine.streaming import Blocks, StreamingModel, asinh, window_mask
 from csm_ft.families.moonshine.streaming_size import (
     STREAMING_PRESETS,
     Block,
@@ -127,6 +127,39 @@ def test_batch_equals_clips_alone() -> None:
     together, summed = gradient(model, [batch]), gradient(model, alone)
     assert torch.isfinite(together).all()
     assert float((together - summed).norm() / summed.norm()) < 2e-5
+
+
+@pytest.mark.parametrize("window", [(16, 4), (16, 0), (1, 0), (5, 40), (300, 2)])
+def test_blocks_attend_as_whole_clips_do(window: tuple[int, int]) -> None:
+    """Values and gradients, against every frame of a clip beside every other, masked."""
+    lengths = (70, 1, 32, 5, 101)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3, sum(lengths), 2, 8, generator=generator, requires_grad=True)
+    weights = torch.randn(sum(lengths), 2, 8, generator=generator)
+    width = max(lengths)
+    places = torch.cat([number * width + torch.arange(n) for number, n in enumerate(lengths)])
+    found = Blocks.of(Layout(places, len(lengths), width), window).attend(*rows)
+    expected = torch.cat(
+        [
+            torch.nn.functional.scaled_dot_product_attention(
+                *(part.transpose(0, 1) for part in clip),
+                attn_mask=window_mask(clip.shape[1], window, clip.device),
+            ).transpose(0, 1)
+            for clip in rows.split(lengths, dim=1)
+        ]
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    gradients = [
+        torch.autograd.grad((heads * weights).sum(), rows)[0] for heads in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=2e-6)
+
+
+def test_asinh_is_exact() -> None:
+    sizes = torch.cat([torch.zeros(1), torch.logspace(-30, 4, 5001)])
+    values = torch.cat([sizes, -sizes])
+    expected = torch.asinh(values.double())
+    torch.testing.assert_close(asinh(values).double(), expected, rtol=3e-7, atol=0)
 
 
 def test_frame_sees_its_windows_only() -> None:
