@@ -224,19 +224,22 @@ class Encoder(nn.Module):
 
     def front_end(self, batch: "MoonshineBatch") -> Tensor:
         """Return the frames of the convolutions, [F, D]; each clip is normalised by itself."""
-        hidden = torch.tanh(self.conv1(batch.samples[None, None]))[0].T  # [frames, D]
+        hidden = torch.tanh(convolve(batch.samples[:, None], self.conv1))  # [frames, D]
         rows = hidden.index_select(0, batch.conv_rows)  # [G, D], without those between two clips
         # GroupNorm with one group, over the channels and frames of each clip alone.
-        clips, lengths = batch.conv_clips, batch.conv_lengths.to(rows.dtype) * rows.shape[1]
+        clips, lengths = batch.conv_clips, batch.conv_lengths.to(rows.dtype)
         zeros = rows.new_zeros(len(lengths))
-        means = zeros.index_add(0, clips, rows.sum(1)) / lengths
-        rows = rows - means.index_select(0, clips)[:, None]
-        variances = zeros.index_add(0, clips, rows.square().sum(1)) / lengths
-        scales = torch.rsqrt(variances + self.groupnorm.eps)
-        rows = rows * scales.index_select(0, clips)[:, None]
-        rows = rows * self.groupnorm.weight + self.groupnorm.bias
-        hidden = torch.zeros_like(hidden).index_copy(0, batch.conv_rows, rows).T[None]
-        hidden = F.gelu(self.conv3(F.gelu(self.conv2(hidden))))[0].T
+        row_variances, row_means = torch.var_mean(rows, dim=1, correction=0)
+        means = (zeros.index_add(0, clips, row_means) / lengths).index_select(0, clips)
+        squares = row_variances + (row_means - means).square()
+        variances = zeros.index_add(0, clips, squares) / lengths
+        scales = torch.rsqrt(variances + self.groupnorm.eps).index_select(0, clips)
+        rows = (rows - means[:, None]) * scales[:, None]
+        rows = torch.addcmul(self.groupnorm.bias, rows, self.groupnorm.weight)
+        _, stride = CONVOLUTIONS[0]
+        hidden = rows.new_zeros(len(batch.samples) // stride, rows.shape[1])
+        hidden = hidden.index_copy(0, batch.conv_rows, rows)
+        hidden = F.gelu(convolve(F.gelu(convolve(hidden, self.conv2)), self.conv3))
         return hidden.index_select(0, batch.frame_rows)
 
 
@@ -333,6 +336,21 @@ class MoonshineModel(SpeechModel):
         from csm_ft.families.moonshine.sample import sample
 
         return sample(self, prompts, encoder)
+
+
+def convolve(rows: Tensor, convolution: nn.Conv1d) -> Tensor:
+    """Return a convolution of rows [R, C], R a multiple of its stride; [frames, channels].
+
+    As a product for every `stride` taps, which copies nothing: up to twice as fast on a CPU.
+    """
+    weight, (kernel,), (stride,) = convolution.weight, convolution.kernel_size, convolution.stride
+    num_frames = (len(rows) - kernel) // stride + 1
+    strides = rows.reshape(len(rows) // stride, -1)  # [R / stride, stride * C]
+    taps = weight.permute(2, 1, 0).flatten(0, 1).split(strides.shape[1])
+    frames = rows.new_zeros(()) if convolution.bias is None else convolution.bias
+    for place, part in enumerate(taps):
+        frames = torch.addmm(frames, strides[place : place + num_frames, : len(part)], part)
+    return frames
 
 
 def rotation(positions: Tensor, rotary_dim: int) -> Tensor:
