@@ -229,12 +229,12 @@ class Encoder(nn.Module):
         # GroupNorm with one group, over the channels and frames of each clip alone.
         clips, lengths = batch.conv_clips, batch.conv_lengths.to(rows.dtype)
         zeros = rows.new_zeros(len(lengths))
-        row_variances, row_means = torch.var_mean(rows, dim=1, correction=0)
-        means = (zeros.index_add(0, clips, row_means) / lengths).index_select(0, clips)
-        squares = row_variances + (row_means - means).square()
+        means = zeros.index_add(0, clips, rows.mean(1)) / lengths
+        rows = rows - means.index_select(0, clips)[:, None]
+        squares = torch.linalg.vector_norm(rows, dim=1).square() / rows.shape[1]
         variances = zeros.index_add(0, clips, squares) / lengths
-        scales = torch.rsqrt(variances + self.groupnorm.eps).index_select(0, clips)
-        rows = (rows - means[:, None]) * scales[:, None]
+        scales = torch.rsqrt(variances + self.groupnorm.eps)
+        rows = rows * scales.index_select(0, clips)[:, None]
         rows = torch.addcmul(self.groupnorm.bias, rows, self.groupnorm.weight)
         _, stride = CONVOLUTIONS[0]
         hidden = rows.new_zeros(len(batch.samples) // stride, rows.shape[1])
@@ -310,9 +310,10 @@ class MoonshineModel(SpeechModel):
         """Return what the decoder attends to, [F, D], and its layout."""
         return self.encoder(batch), batch.frame_layout()
 
-    def head(self, rows: Tensor) -> Tensor:
-        """Return the logits of the decoder's states, [R, D] -> [R, V]; tied to the embeddings."""
-        return F.linear(rows, self.decoder.embed_tokens.weight)
+    @property
+    def head_weight(self) -> Tensor:
+        """Makes logits of the decoder's states, [V, D]; tied to the embeddings."""
+        return self.decoder.embed_tokens.weight
 
     def forward(self, batch: "MoonshineBatch") -> Loss:
         """Return the nats of each clip's tokens, end token included, [B]."""
@@ -327,7 +328,8 @@ class MoonshineModel(SpeechModel):
 
     def logits(self, batch: "MoonshineBatch") -> Tensor:
         """Return the logits of every target, [L, V]."""
-        return self.head(self.decoder(batch.inputs, batch.token_layout(), self.hear(batch)))
+        states = self.decoder(batch.inputs, batch.token_layout(), self.hear(batch))
+        return F.linear(states, self.head_weight)
 
     def sample(
         self, prompts: Sequence[Prompt], encoder: "MoonshineEncoder", options: SamplingOptions
@@ -347,9 +349,10 @@ def convolve(rows: Tensor, convolution: nn.Conv1d) -> Tensor:
     num_frames = (len(rows) - kernel) // stride + 1
     strides = rows.reshape(len(rows) // stride, -1)  # [R / stride, stride * C]
     taps = weight.permute(2, 1, 0).flatten(0, 1).split(strides.shape[1])
-    frames = rows.new_zeros(()) if convolution.bias is None else convolution.bias
-    for place, part in enumerate(taps):
-        frames = torch.addmm(frames, strides[place : place + num_frames, : len(part)], part)
+    start = rows.new_zeros(()) if convolution.bias is None else convolution.bias
+    frames = torch.addmm(start, strides[:num_frames], taps[0])
+    for place, part in enumerate(taps[1:], start=1):
+        frames.addmm_(strides[place : place + num_frames, : len(part)], part)
     return frames
 
 

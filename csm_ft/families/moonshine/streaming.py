@@ -203,9 +203,10 @@ class StreamingModel(MoonshineModel):
         layout = frame_layout(batch)
         return decoder.adapt(self.encoder(batch), layout.positions()), layout
 
-    def head(self, rows: Tensor) -> Tensor:
-        """[R, D] -> [R, V]."""
-        return self.proj_out(rows)
+    @property
+    def head_weight(self) -> Tensor:
+        """Makes logits of the decoder's states, [V, D]."""
+        return self.proj_out.weight
 
 
 def frame_layout(batch: "MoonshineBatch") -> Layout:

@@ -14,13 +14,14 @@ from csm_ft.errors import ConfigError
 from csm_ft.families.moonshine.data import MoonshineBatch, collate_clips
 from csm_ft.families.moonshine.model import (
     MoonshineModel,
+    convolve,
     empty_model,
     init_weights,
     rotate,
     rotate_pairs,
     rotation,
 )
-from csm_ft.families.moonshine.sample import transcribe
+from csm_ft.families.moonshine.sample import most_likely, transcribe
 from csm_ft.families.moonshine.size import (
     MIN_SAMPLES,
     PRESETS,
@@ -205,3 +206,26 @@ def test_sizes_that_cannot_run_are_refused(change: dict[str, Any], message: str)
 
 def test_size_survives_its_config() -> None:
     assert MoonshineSize.from_json(SIZE.to_json(), "config.json") == SIZE
+
+
+@pytest.mark.parametrize(("kernel", "stride", "bias"), [(7, 3, True), (3, 2, True), (5, 5, False)])
+def test_convolution_of_rows_is_that_of_torch(kernel: int, stride: int, bias: bool) -> None:
+    """Values and gradients, whatever is left over after the last frame."""
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv1d(4, 6, kernel, stride, bias=bias)
+    for length in range(kernel + -kernel % stride, 40, stride):
+        rows = torch.randn(length, 4, requires_grad=True)
+        inputs = [rows, *convolution.parameters()]
+        both = convolve(rows, convolution), convolution(rows.T[None])[0].T
+        torch.testing.assert_close(*both, rtol=0, atol=1e-5)
+        gradients = [torch.autograd.grad(found.square().sum(), inputs) for found in both]
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 33, 300, 4096])
+def test_most_likely_is_the_first_of_the_highest(vocab_size: int) -> None:
+    """Of few levels, so that many ids are equally likely."""
+    generator = torch.Generator().manual_seed(vocab_size)
+    for levels in (2, 1000):
+        logits = torch.randint(levels, (vocab_size, 9), generator=generator).float()
+        assert torch.equal(most_likely(logits), torch.from_numpy(logits.numpy().argmax(0)))
