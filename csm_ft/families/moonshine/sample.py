@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csm_ft.families.base import Prompt, Sample
 from csm_ft.families.moonshine.data import collate_clips
-from csm_ft.families.moonshine.model import DecoderLayer, MoonshineModel, rotation
+from csm_ft.families.moonshine.model import DecoderLayer, DecoderMlp, MoonshineModel, rotation
 from csm_ft.families.moonshine.size import DEFAULT_TOKENS_PER_SEC, END, SAMPLE_RATE_HZ, START
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class _Cache:
                 for part, group in zip(queries, self.heard, strict=True)
             ]
             rows = rows + attention.o_proj(torch.cat(found))
-            rows = rows + layer.mlp(layer.final_layernorm(rows))
+            rows = rows + _feed_forward(layer.mlp, layer.final_layernorm(rows))
         return most_likely(model.head_weight @ model.decoder.norm(rows).T).tolist()
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -197,6 +197,15 @@ def _groups(clips: Sequence[NDArray[np.int16]]) -> Iterator[list[NDArray[np.int1
             group = []
         group.append(clip)
     yield group
+
+
+def _feed_forward(mlp: DecoderMlp, rows: Tensor) -> Tensor:
+    """[n, D] -> [n, D], by columns as in `most_likely`; modules with adapters as they are."""
+    first, second = mlp.fc1, mlp.fc2
+    if type(first) is not nn.Linear or type(second) is not nn.Linear:
+        return mlp(rows)
+    values, gates = torch.addmm(first.bias[:, None], first.weight, rows.T).chunk(2)
+    return torch.addmm(second.bias[:, None], second.weight, F.silu(gates) * values).T
 
 
 def most_likely(logits: Tensor) -> Tensor:
