@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Unused values between rows. Where their width is a power of two, the product of a transposed
+# matrix reads columns from the same few lines of the cache, and takes a seventh longer.
+_APART = 16
+
 
 def lay_side_by_side(linears: Sequence[nn.Linear]) -> None:
     """Move the weights [O_i, D] into one block of memory; they stay the same parameters."""
@@ -117,8 +121,8 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         (grad,), (gate, up) = grads, ctx.saved_tensors
-        both = grad.new_empty(*gate.shape[:-1], 2 * gate.shape[-1])
-        of_gate, of_up = both.chunk(2, dim=-1)
+        both = grad.new_empty(*gate.shape[:-1], 2 * gate.shape[-1] + _APART)
+        of_gate, of_up = both[..., :-_APART].chunk(2, dim=-1)
         torch.mul(grad, F.silu(gate), out=of_up)
         torch.ops.aten.silu_backward(grad * up, gate, grad_input=of_gate)
         return of_gate, of_up
