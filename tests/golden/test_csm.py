@@ -97,11 +97,11 @@ def test_activations_logits_and_losses(model: CsmModel, golden: dict[str, torch.
     batch = as_batch(golden["in.tokens"], golden["in.tokens_mask"])
     real = golden["in.tokens_mask"].any(-1).bool()
     with torch.no_grad():
-        frames = model.embed_codes(batch.codes)
+        frames, drawn = model.embed_frames(batch.codes, torch.arange(len(batch.codes)))
         embedded = model.embed(batch, frames)
         hidden = model.backbone_hidden(embedded)
         c0 = model.codebook0_head(hidden)
-        depth = model.depth_logits(hidden.flatten(0, 1)[batch.frame_positions - 1], frames)
+        depth = model.depth_logits(hidden.flatten(0, 1)[batch.frame_positions - 1], drawn)
         loss = model(batch)
     assert (embedded - golden["out.embed_sum"])[real].abs().max() < TOLERANCE
     assert (hidden - golden["out.backbone_h"])[real].abs().max() < TOLERANCE
@@ -115,7 +115,7 @@ def test_greedy_frames_are_sesames(model: CsmModel, golden: dict[str, torch.Tens
     prompt = golden["gen.prompt_tokens"]
     batch = as_batch(prompt, golden["gen.prompt_mask"])
     with torch.no_grad():
-        context = model.embed(batch, model.embed_codes(batch.codes))[0]
+        context = model.embed(batch, model.embed_codes(batch.codes).sum(1))[0]
         frames = generate(model, [context], lambda logits, _: logits.argmax(-1), max_frames=6)
     np.testing.assert_array_equal(frames[0].numpy(), golden["gen.greedy_frames"].numpy())
 

@@ -72,9 +72,37 @@ class CastRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        normed, kind = super().forward(x), x.device.type
+        kind = x.device.type
         is_cast = torch.is_autocast_enabled(kind)
-        return normed.to(torch.get_autocast_dtype(kind)) if is_cast else normed
+        dtype = torch.get_autocast_dtype(kind) if is_cast else x.dtype
+        if kind != "cpu":  # where torch has a kernel for all of it
+            return super().forward(x).to(dtype)
+        normed: Any = _RMSNorm.apply(x.float(), self.scale.float(), self.eps)
+        return normed.to(dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """x, scale -> x / sqrt(mean(x²) + eps) * scale, with half the passes over memory of autograd.
+
+    Only the normed x and its factor [..., 1] are kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        factor = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed = x * factor
+        ctx.save_for_backward(normed, factor, scale)
+        return normed * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        (grad,), (normed, factor, scale) = grads, ctx.saved_tensors
+        product = grad * normed
+        of_scale = product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        along = (product @ scale).div_(-scale.numel()).unsqueeze(-1)  # x grows, and its norm
+        of_x = torch.mul(grad, scale, out=product).addcmul_(normed, along).mul_(factor)
+        return of_x, of_scale, None
 
 
 def join_projections(model: nn.Module) -> None:

@@ -18,10 +18,10 @@ def measure_batch(model: CsmModel, batch: CsmBatch) -> Mapping[str, tuple[Tensor
 
     `batch` is one of evaluation: all target frames go through the depth decoder, in order.
     """
-    frames = model.embed_codes(batch.codes)
+    frames, drawn = model.embed_frames(batch.codes, batch.depth_rows)
     hidden = model.backbone_hidden(model.embed(batch, frames)).flatten(0, 1)
     hidden = hidden.index_select(0, batch.frame_positions - 1).index_select(0, batch.depth_rows)
-    depth = model.depth_logits(hidden, frames.index_select(0, batch.depth_rows))  # [M, K-1, V]
+    depth = model.depth_logits(hidden, drawn)  # [M, K-1, V]
     logits = torch.cat([model.codebook0_head(hidden).unsqueeze(1), depth], dim=1).float()
     targets = batch.codes.index_select(0, batch.depth_rows)  # [M, K]
     flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

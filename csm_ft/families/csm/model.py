@@ -77,7 +77,7 @@ class CsmModel(SpeechModel):
         weighted so that its expectation is the sum over all target frames; of an
         estimate, `depth_variance` is the variance that this adds.
         """
-        frames = self.embed_codes(batch.codes)
+        frames, drawn = self.embed_frames(batch.codes, batch.depth_rows)
         hidden = self.backbone_hidden(self.embed(batch, frames))
         # Position t predicts the frame at t + 1. All indices are unique, so the backward pass has
         # no atomic additions in random order.
@@ -87,9 +87,7 @@ class CsmModel(SpeechModel):
         )
         # The depth decoder sees only the drawn frames, and there lies most of the memory: its
         # logits are [M, K-1, V].
-        logits = self.depth_logits(
-            hidden.index_select(0, batch.depth_rows), frames.index_select(0, batch.depth_rows)
-        )
+        logits = self.depth_logits(hidden.index_select(0, batch.depth_rows), drawn)
         targets = batch.codes.index_select(0, batch.depth_rows)[:, 1:]
         depth_nats = (
             F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
@@ -112,20 +110,39 @@ class CsmModel(SpeechModel):
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """[N, K] codes -> [N, K, D]; the table holds the codebooks one after another."""
-        offsets = (
-            torch.arange(self.size.num_codebooks, device=codes.device) * self.size.audio_vocab_size
+        return self.audio_embeddings(codes + self._offsets)
+
+    def embed_frames(self, codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return frames as the backbone reads them, [N, D], and codes `rows` of them, [M, K, D].
+
+        A frame's embedding is the sum over its codebooks, of `codes` [N, K].
+        """
+        placed = codes + self._offsets
+        drawn = placed.index_select(0, rows)
+        # One operation for sums and single codes has one gradient of the table, which is large.
+        firsts = torch.arange(0, placed.numel(), placed.shape[1], device=codes.device)
+        singles = torch.arange(drawn.numel(), device=codes.device) + placed.numel()
+        embedded = F.embedding_bag(
+            torch.cat([placed.flatten(), drawn.flatten()]),
+            self.audio_embeddings.weight,
+            torch.cat([firsts, singles]),
+            mode="sum",
         )
-        return self.audio_embeddings(codes + offsets)
+        frames, single = embedded.split([len(placed), drawn.numel()])
+        return frames, single.unflatten(0, drawn.shape)
+
+    @property
+    def _offsets(self) -> Tensor:
+        """Where each codebook begins in the table, [K]."""
+        codebooks = torch.arange(self.size.num_codebooks, device=self.device)
+        return codebooks * self.size.audio_vocab_size
 
     def embed(self, batch: CsmBatch, frames: Tensor) -> Tensor:
-        """Lay out text embeddings and frame embeddings as [B, S, D]; padding is zero.
-
-        A frame's embedding is the sum over its codebooks, `frames` [N, K, D].
-        """
+        """Lay out text embeddings and frame embeddings [N, D] as [B, S, D]; padding is zero."""
         text = self.text_embeddings(batch.text_tokens)
         flat = text.new_zeros(batch.num_sequences * batch.max_positions, text.shape[1])
         flat = flat.index_copy(0, batch.text_positions, text).index_copy(
-            0, batch.frame_positions, frames.sum(1)
+            0, batch.frame_positions, frames
         )
         return flat.view(batch.num_sequences, batch.max_positions, -1)
 

@@ -31,7 +31,7 @@ def test_loss_equals_transformers() -> None:
     with torch.no_grad():
         loss = model(batch)
         frames = model.embed_codes(batch.codes)
-        embedded = model.embed(batch, frames)
+        embedded = model.embed(batch, frames.sum(1))
         labels = torch.full((1, batch.max_positions, SIZE.num_codebooks), -100)
         labels[0, batch.frame_positions] = batch.codes
         out = theirs(inputs_embeds=embedded, labels=labels)

@@ -121,7 +121,7 @@ def test_codebook_0_learns_from_every_frame() -> None:
     for epoch in range(3):
         loss, drawn = gradient(model, examples, everything, 0.2, Draw(0, epoch), ("c0",))
         assert loss == full_loss
-        assert torch.equal(drawn, full)
+        torch.testing.assert_close(drawn, full)  # sums of the table's gradient have other orders
 
 
 def test_amortised_loss_and_gradient_are_unbiased() -> None:

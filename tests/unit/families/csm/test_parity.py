@@ -105,7 +105,7 @@ def trained(model: CsmModel, prompts: Sequence[Prompt], said: np.ndarray) -> Ten
     )
     with torch.no_grad():
         frames = model.embed_codes(batch.codes)
-        hidden = model.backbone_hidden(model.embed(batch, frames)).flatten(0, 1)[
+        hidden = model.backbone_hidden(model.embed(batch, frames.sum(1))).flatten(0, 1)[
             batch.frame_positions - 1
         ]
         logits = torch.cat(
