@@ -37,10 +37,12 @@ class TrainConfig(RunOptions):
         "extend": "trials are new runs",
         "val_dtype": "trials measured in other precisions cannot be compared; give it as a flag for"
         " all trials",
+        "batch_fill": "it is there for runs of earlier versions",
     }
-    # Options that decide how validations measure, and what runs had that are older than the option.
-    # A run keeps its own when it is resumed, and a sweep has one for all trials.
-    measured_by: ClassVar[Mapping[str, Any]] = {"val_dtype": "fp32"}
+    # Options that decide how validations measure and in which order examples come, and what runs
+    # had that are older than the option. A run keeps its own when it is resumed, and a sweep has
+    # one for all trials.
+    measured_by: ClassVar[Mapping[str, Any]] = {"val_dtype": "fp32", "batch_fill": "greedy"}
 
     # Options that change what an example is: trials that differ in them are compared in seconds of
     # audio. Those of validation have other names, and are not searched.
@@ -66,6 +68,12 @@ class TrainConfig(RunOptions):
         "Padded positions per batch, in place of batch_size; 0 = use batch_size.",
         group="optimisation",
         ge=0,
+    )
+    batch_fill: Literal["even", "greedy"] = option(
+        "even",
+        "How batches of batch_tokens are made: even = of similar size, ending where lengths rise;"
+        " greedy = each as full as it gets. A resumed run keeps its own.",
+        group="optimisation",
     )
     micro_batch_tokens: int = option(
         16384,

@@ -28,6 +28,7 @@ from csm_ft.errors import DataError
 # padding, and drawn anew each epoch, so that an example meets different neighbours.
 POOL_BATCHES = 512
 SIMILAR = 0.02  # difference of lengths within which neighbours are exchanged
+BORDER_SHARE = 0.05  # of a batch that may go to its neighbour for less padding
 Indices = list[int]
 T = TypeVar("T")
 U = TypeVar("U")
@@ -64,6 +65,7 @@ class BatchOptions:
     micro_batch_tokens: int
     seed: int
     ranks: int = 1  # processes that share the micro-batches of a step
+    batch_fill: str = "even"  # how batches of `batch_tokens` are made; see TrainConfig
 
 
 class BatchPlan:
@@ -180,7 +182,8 @@ class BatchPlan:
             pool = pool[np.lexsort((costs[pool], repeats[pool]))]
             pool = _exchange(pool, costs, exchanges).tolist()
             if options.batch_tokens:
-                batches += fill(pool, costs, options.batch_tokens)
+                fill_batches = fill_evenly if options.batch_fill == "even" else fill
+                batches += fill_batches(pool, costs, options.batch_tokens)
             else:
                 batches += [pool[i : i + size] for i in range(0, len(pool), size)]
         # Otherwise every pool would go from short to long examples.
@@ -243,6 +246,51 @@ def fill(indices: Sequence[int], costs: NDArray[np.int64], budget_tokens: int) -
     return [*runs, run] if run else runs
 
 
+def fill_evenly(
+    indices: Sequence[int], costs: NDArray[np.int64], budget_tokens: int
+) -> list[Indices]:
+    """Split examples of rising cost into as many runs as `fill`, of similar size and less padding.
+
+    The last run is no remainder, and a run ends where costs rise rather than just before.
+    """
+    runs = fill(indices, costs, budget_tokens)
+    if len(runs) < 2:
+        return runs
+    low = int(costs[indices].sum()) // len(runs) - 1
+    even = smallest_budget(
+        lambda budget: len(fill(indices, costs, budget)) <= len(runs), low, budget_tokens
+    )
+    runs = fill(indices, costs, even)
+    for i in range(len(runs) - 1):
+        runs[i], runs[i + 1] = _least_padded(runs[i], runs[i + 1], costs, budget_tokens)
+    return runs
+
+
+def _least_padded(
+    left: Indices, right: Indices, costs: NDArray[np.int64], budget_tokens: int
+) -> tuple[Indices, Indices]:
+    """Move the border of two runs by a few examples, to where both take the fewest positions."""
+    both = left + right
+    most = max(1, int(BORDER_SHARE * min(len(left), len(right))))
+    counts = np.arange(max(1, len(left) - most), min(len(both) - 1, len(left) + most) + 1)
+    tops = np.maximum.accumulate(costs[both])
+    tops_after = np.maximum.accumulate(costs[both[::-1]])[::-1]
+    left_sizes = tops[counts - 1] * counts
+    right_sizes = tops_after[counts] * (len(both) - counts)
+    fits = np.maximum(left_sizes, right_sizes) <= budget_tokens
+    totals = np.where(fits, left_sizes + right_sizes, np.iinfo(np.int64).max)
+    count = int(counts[totals.argmin()]) if fits.any() else len(left)
+    return both[:count], both[count:]
+
+
+def smallest_budget(is_enough: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the smallest whole budget that is enough; `low` is not, and `high` is."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
+
+
 def fill_for_ranks(
     batches: Sequence[Sequence[int]], costs: NDArray[np.int64], budget_tokens: int, ranks: int
 ) -> list[Indices]:
@@ -259,8 +307,5 @@ def fill_for_ranks(
     if ranks == 1 or not runs:
         return runs
     most = -(-len(runs) // ranks) * ranks
-    low, high = 0, budget_tokens  # `high` is always enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if len(filled(middle)) <= most else (middle, high)
-    return sorted(filled(high), key=lambda run: len(run) * max(costs[run]))
+    even = smallest_budget(lambda budget: len(filled(budget)) <= most, 0, budget_tokens)
+    return sorted(filled(even), key=lambda run: len(run) * max(costs[run]))

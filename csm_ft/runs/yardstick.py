@@ -1,4 +1,4 @@
-"""How validations of a run measure: decided when it begins, and kept by all that is compared."""
+"""How a run measures and orders: decided when it begins, and kept by all that is compared."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -33,4 +33,4 @@ def describe_kept(config: TrainConfig, kept: dict[str, Any]) -> str:
         for name in kept
         if getattr(config, name) not in (kept[name], "auto")
     ]
-    return f"validations stay as they began: {', '.join(changed)}" if changed else ""
+    return f"these options stay as the run began: {', '.join(changed)}" if changed else ""

@@ -53,6 +53,7 @@ class RunPlan:
             config.micro_batch_tokens,
             config.seed,
             ranks,
+            config.batch_fill,
         )
         self._batches = BatchPlan(train.costs, options, train.weights)
         self.total_steps = 0

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import data
 from csm_ft.data.batches import (
     BatchOptions,
     BatchPlan,
     evaluation_batches,
+    fill,
+    fill_evenly,
     fill_for_ranks,
     prefetch,
 )
@@ -149,6 +152,35 @@ def test_long_tailed_lengths_are_padded_little_and_meet_others(count: int, paddi
     assert 1 - int(costs.sum()) / padded < padding
     first, second = ({frozenset(batch) for batch in batches} for batches in epochs)
     assert len(first & second) < 0.05 * len(first)
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, st.integers(50, 5000))
+def test_even_runs_are_as_many_within_the_budget(lengths: list[int], budget: int) -> None:
+    costs = np.sort(np.asarray(lengths, dtype=np.int64))
+    indices = list(range(len(costs)))
+    runs, greedy = fill_evenly(indices, costs, budget), fill(indices, costs, budget)
+    assert [i for run in runs for i in run] == indices
+    assert len(runs) == len(greedy)
+    assert all(len(run) == 1 or len(run) * max(costs[run]) <= budget for run in runs)
+
+
+def test_batches_of_a_budget_are_even_and_padded_little() -> None:
+    costs = data.costs_of("conversation", 12_500)
+    epochs = [data.plan(costs, 8, batch_tokens=8192, epoch=epoch) for epoch in (0, 1)]
+    assert data.padding(epochs[0], costs) < 1.3
+    assert data.variation(epochs[0], costs) < 0.03
+    assert data.repeated(*epochs) < 5
+
+
+def test_a_run_of_an_earlier_version_keeps_its_order() -> None:
+    costs = np.random.default_rng(0).integers(5, 50, 512)
+    options = BatchOptions(8, 1000, 1, 4096, 0, batch_fill="greedy")
+    kept = [batch for step in BatchPlan(costs, options).epoch(1) for batch in step]
+    random = np.random.default_rng([0, 1])
+    pool = random.permutation(len(costs))
+    runs = fill(pool[np.argsort(costs[pool], kind="stable")].tolist(), costs, 1000)
+    assert kept == [runs[i] for i in random.permutation(len(runs))]
 
 
 def test_weighted_run_resumes_exactly() -> None:
