@@ -63,9 +63,7 @@ class _Pool:
         try:
             models, batches = [lane.model for lane in lanes], list(self.arrived.values())
             alone = len(lanes) == 1
-            losses = (
-                [models[0](batches[0])] if alone else joint_loss(self.trunk, models, batches)
-            )
+            losses = [models[0](batches[0])] if alone else joint_loss(self.trunk, models, batches)
             begun.losses = dict(zip(lanes, losses, strict=True))
         except BaseException as error:  # each lane raises it
             begun.error, begun.is_done = error, True

@@ -178,7 +178,14 @@ def join(batches: Sequence[CsmBatch]) -> JoinedBatch:
         num_padded=sum(sequences) * width,
         num_sequences=sum(sequences),
         max_positions=width,
-        **{name: torch.cat(tensors) for name, tensors in columns.items()},
+        text_tokens=torch.cat(columns["text_tokens"]),
+        text_positions=torch.cat(columns["text_positions"]),
+        codes=torch.cat(columns["codes"]),
+        frame_positions=torch.cat(columns["frame_positions"]),
+        frame_sequence=torch.cat(columns["frame_sequence"]),
+        frame_weights=torch.cat(columns["frame_weights"]),
+        depth_rows=torch.cat(columns["depth_rows"]),
+        depth_weights=torch.cat(columns["depth_weights"]),
     )
     frames = [len(batch.codes) for batch in batches]
     rows = {"backbone": sequences, "decoder": drawn, "projection": drawn, "codebook0_head": frames}
