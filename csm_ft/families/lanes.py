@@ -41,23 +41,20 @@ class LaneKey(NamedTuple):
 def lane_key(model: SpeechModel) -> LaneKey | None:
     """Return what a model has in common with lanes that it can share a trunk with; None = never.
 
-    It needs plain LoRA on linear layers, nothing else that is trained, and no dropout.
+    It needs plain LoRA on linear layers, nothing else that is trained, no dropout, and no
+    activation checkpointing: a block that computes again what it did is bound to its own adapters.
     """
     joins = type(model).join_batches is not SpeechModel.join_batches
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     if not joins or not has_adapters(model) or not all(is_adapter(name) for name in trained):
         return None
     layers = _adapted(model)
-    if not all(_is_plain(layer) for layer in layers.values()):
+    is_recomputed = any("forward" in vars(module) for module in model.modules())
+    if is_recomputed or not all(_is_plain(layer) for layer in layers.values()):
         return None
-    adapters = [_adapter(layer) for layer in layers.values()]
-    dtypes = {p.dtype for p in model.parameters()} | {adapter.a.dtype for adapter in adapters}
-    return LaneKey(
-        model.base_fingerprint,
-        tuple(sorted(layers)),
-        adapters[0].a.device,
-        tuple(sorted(dtypes, key=str)),
-    )
+    weights = list(model.parameters())
+    dtypes = sorted({weight.dtype for weight in weights}, key=str)
+    return LaneKey(model.base_fingerprint, tuple(sorted(layers)), weights[0].device, tuple(dtypes))
 
 
 def share_frozen_weights(model: SpeechModel, trunk: SpeechModel) -> None:

@@ -4,6 +4,7 @@ Shapes: B sequences, S padded positions, N audio frames incl. EOS frames, M fram
 depth decoder, K codebooks, L text tokens.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,10 +19,6 @@ from csm_ft.families.base import Draw
 from csm_ft.families.drawn import keyed_generator, num_drawn
 from csm_ft.families.model import Batch, JoinedBatch
 
-_JOINED = (
-    *("text_tokens", "text_positions", "codes", "frame_positions", "frame_sequence"),
-    *("frame_weights", "depth_rows", "depth_weights"),
-)
 _LEAST_SCORED = 2  # frames of a clip, where validation draws some: an error needs two
 
 
@@ -152,7 +149,7 @@ def join(batches: Sequence[CsmBatch]) -> JoinedBatch:
         own = torch.div(positions, batch.max_positions, rounding_mode="floor")
         return positions + own * (width - batch.max_positions) + sequence * width
 
-    columns: dict[str, list[Tensor]] = {name: [] for name in _JOINED}
+    columns: defaultdict[str, list[Tensor]] = defaultdict(list)
     for batch, sequence, frame in zip(batches, first_sequence, first_frame, strict=False):
         num_missing = most_drawn - len(batch.depth_rows)
         fillers = batch.depth_rows[-1:].expand(num_missing)

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from csm_ft.config.train import TrainConfig
 from csm_ft.device import autocast
 from csm_ft.families.csm.data import CsmBatch, collate
 from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.lanes import joint_loss, lane_key, make_trunk, share_frozen_weights
 from csm_ft.families.model import Loss
+from csm_ft.training.recompute import checkpoint_activations
 from tests.helpers.splits import examples_of, make_split
 from tests.unit.families.test_lora import adapted, write_base
 
@@ -126,6 +128,13 @@ def test_only_lanes_of_one_kind_share_a_trunk(
     plain, other = lanes(tmp_path, {}, options)
     assert lane_key(plain) is not None
     assert (lane_key(plain) == lane_key(other)) == shares
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_recomputed_blocks_have_no_lane(tmp_path: Path, mode: str) -> None:
+    model = lanes(tmp_path, {})[0]
+    checkpoint_activations(model, TrainConfig.model_validate({"activation_checkpointing": mode}))
+    assert lane_key(model) is None
 
 
 def test_full_weights_have_no_lane(tmp_path: Path) -> None:

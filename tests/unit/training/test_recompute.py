@@ -56,7 +56,9 @@ def of_moonshine() -> Case:
     model = moonshine.empty_model(MoonshineSize.from_json(values, "golden"))
     moonshine.init_weights(model, seed=1)
     random = np.random.default_rng(0)
-    sounds = [random.integers(-9999, 9999, n).astype(np.int16) for n in (4000, 2500)]
+    # Long enough for what is kept of the sound to be more than the convolutions' weights, of
+    # which there are copies in another order.
+    sounds = [random.integers(-9999, 9999, n).astype(np.int16) for n in (40000, 25000)]
     texts = [np.arange(4, 4 + n, dtype=np.uint32) for n in (5, 3)]
     return model, collate_clips(sounds, texts)
 
