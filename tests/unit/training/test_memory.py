@@ -89,7 +89,10 @@ def test_other_families_are_measured(name: str) -> None:
     config = TrainConfig(device="cpu", dtype="fp32")
     terms = open_family(name).loss_terms(open_family(name).train_config())
     real = peak_of_pass(model, batch, terms, config)
-    assert measure_step(model, batch, terms, config).activations == pytest.approx(real, rel=0.07)
+    # The prediction counts the micro-batch, which a GPU holds, too; here it was there before.
+    tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    real += sum(tensor.nbytes for tensor in tensors)
+    assert measure_step(model, batch, terms, config).activations == pytest.approx(real, rel=0.01)
 
 
 def test_live_bytes_by_hand() -> None:
