@@ -1,15 +1,17 @@
 """The proof of expression: tags move pitch, level and rate, on bundled synthetic speech.
 
-`python -m csm_ft.expressive` does all of it, from recordings to weights. Five emotions are acted on the bundled clips of nora by changing pitch, rate and level, three times
-each, as no actor says a sentence twice alike. A tag counts when all three measures of its new
-sentences differ from the untagged ones in the direction that it was acted in, each for 80 % of the
-sentences. Sentences are compared by medians over takes; pitch is that of DIO, which is fast.
+The steps of `python -m csm_ft.expressive` do all of it, from recordings to weights. Five emotions
+are acted on the bundled clips of nora by changing pitch, rate and level, three times each, as no
+actor says a sentence twice alike. A tag counts when all three measures of its new sentences differ
+from the untagged ones in the direction that it was acted in, each for 80 % of the sentences.
+Sentences are compared by medians over takes; pitch is that of DIO, which is fast.
 
 What made slow tags obeyed is in LOG.md, 2026-11-27.
 """
 
 import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -22,12 +24,15 @@ from numpy.typing import NDArray
 
 import pretokenize
 import train
+from csm_ft.config.base import build
 from csm_ft.data import audio
 from csm_ft.data.audio import Wave
 from csm_ft.data.pitch import LEAST_FRAMES, find_voiced
 from csm_ft.data.token_file import open_store
 from csm_ft.evaluate.prosody import measure_energy, measure_rate
-from csm_ft.expressive.__main__ import main as expressive
+from csm_ft.expressive.__main__ import _plan
+from csm_ft.expressive.config import ExpressiveConfig
+from csm_ft.expressive.steps import Steps
 from csm_ft.families import open_family
 from csm_ft.families.base import Prompt, SamplingOptions
 from tests.conftest import ROOT
@@ -96,40 +101,55 @@ def shuffle_tags(rows: Rows) -> Rows:
     return [{**row, "emotion": next(shuffled)} if "emotion" in row else row for row in rows]
 
 
-def fine_tune(rows: Rows, folder: Path) -> Path:
-    """Encode rows and train demo/base on them without tags; returns the run."""
-    folder.mkdir()
+def fine_tune(rows: Rows, folder: Path, options: Mapping[str, object], *encoding: str) -> Path:
+    """Encode rows, of which some are of the split val, and train demo/base; returns the run."""
+    folder.mkdir(exist_ok=True)
     metadata, tokens, run = (folder / name for name in ("rows.json", "tokens.hdf5", "run"))
     metadata.write_text(json.dumps(rows))
-    (folder / "val.json").write_text(json.dumps(read_rows("val.json")))
-    data = ["--train_data", str(metadata), "--val_data", str(folder / "val.json")]
-    assert pretokenize.main([*data, "--codec", "melrvq", "--output", str(tokens)]) == 0
-    options = {**COMMON, **VOICE_ONLY}
+    argv = ["--train_data", str(metadata), "--codec", "melrvq", "--output", str(tokens)]
+    assert pretokenize.main([*argv, *encoding]) == 0
+    options = {**COMMON, **options}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     assert train.main(["--data", str(tokens), "--output_dir", str(run), *flags]) == 0
     return run
 
 
-def express(rows: Rows, folder: Path) -> Path:
-    """Run the expressive command on rows, as a user; returns the run."""
+def express_shuffled(run: Path, folder: Path) -> Path:
+    """Train as `express` did, on the same sounds with shuffled tags; returns the run.
+
+    No sound is encoded again: the token file has them already.
+    """
     folder.mkdir()
-    val = [{**row, "split": "val"} for row in read_rows("val.json")]
-    (folder / "acted.json").write_text(json.dumps([*rows, *val]))
-    files = {
-        "pretokenize": {"codec": "melrvq"},
-        "train": {**COMMON, **ACTING},
-        "evaluate": {"asr": "none", "embedder": "none", "base": "none"},
-    }
-    argv = [str(folder / "acted.json"), "--output", str(folder / "out"), "--balance", "none"]
-    for name, options in files.items():
+    tokens = run.parent / "tokens.hdf5"
+    shutil.copy(tokens, folder)
+    lines = (run.parent / "merged.jsonl").read_text().splitlines()
+    template = str(open_store(tokens).info.facts["template"])
+    rows = shuffle_tags([json.loads(line) for line in lines])
+    return fine_tune(rows, folder, ACTING, "--text_template", template)
+
+
+def express(rows: Rows, folder: Path) -> Path:
+    """Take the steps of the expressive command from recordings to weights; returns the run.
+
+    What it does with these, in minutes more, is tested in test_expressive.py.
+    """
+    folder.mkdir()
+    (folder / "acted.json").write_text(json.dumps(rows))
+    values: dict[str, Any] = {"folders": [str(folder / "acted.json")], "balance": "none"}
+    for name, options in (("pretokenize", {"codec": "melrvq"}), ("train", {**COMMON, **ACTING})):
         path = folder / f"{name}.yaml"
         path.write_text(json.dumps(options))  # JSON is YAML
-        argv += [f"--{name}_config", str(path)]
-    assert expressive([*argv, "--num_sentences", "1"]) == 0
-    steps = json.loads((folder / "out/steps.json").read_text())
-    assert steps.keys() == {"import acted", "merge", "encode", "train", "generate", "evaluate"}
-    (run,) = (folder / "out").glob("run-*")
-    return run
+        values[f"{name}_config"] = str(path)
+    out = folder / "out"
+    out.mkdir()
+    steps, names = Steps(out), list[str]()
+    for step in _plan(build(ExpressiveConfig, values), out):
+        names.append(step.name)
+        assert steps.run(step, len(names), 4) == 0
+        if step.name == "train":
+            assert names == ["import acted", "merge", "encode", "train"]
+            return step.output
+    raise AssertionError(names)
 
 
 def speak(run: Path, tags: Sequence[str]) -> Mapping[str, Table]:
@@ -195,10 +215,10 @@ def obeyed(shares: Mapping[str, Table]) -> list[str]:
 def proof(tmp_path_factory: pytest.TempPathFactory) -> Proof:
     folder = tmp_path_factory.mktemp("expression")
     rows = read_rows("train.json")
-    acted = act_rows(rows, folder / "acted")
-    voice = fine_tune(rows, folder / "voice")
-    tagged = express(acted, folder / "tagged")
-    shuffled = express(shuffle_tags(acted), folder / "shuffled")
+    val = [{**row, "split": "val"} for row in read_rows("val.json")]
+    voice = fine_tune([*rows, *val], folder / "voice", VOICE_ONLY)
+    tagged = express([*act_rows(rows, folder / "acted"), *val], folder / "tagged")
+    shuffled = express_shuffled(tagged, folder / "shuffled")
     spoken = speak(tagged, ["", *ACTED])
     shares, shuffled_shares = shares_of(spoken), shares_of(speak(shuffled, ["", *ACTED]))
     for emotion in ACTED:
