@@ -187,6 +187,13 @@ def run_baseline(config: TrainConfig, reporter: Reporter | None = None) -> RunRe
     return run(config, reporter, only_measure=True)
 
 
+def make_lanes() -> "Lanes":
+    """Return what runs in threads of this process share passes by."""
+    from csm_ft.training.lanes import Lanes
+
+    return Lanes()
+
+
 def measure_sizes(config: TrainConfig) -> Sizes:
     """Return what a run would need of disk and memory; nothing is trained or downloaded."""
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -27,7 +27,11 @@ def run_baseline(config: TrainConfig, reporter: Any = None) -> RunResult:
 
 
 def run(
-    config: TrainConfig, reporter: Any = None, *, should_pause: Callable[[], bool] = lambda: False
+    config: TrainConfig,
+    reporter: Any = None,
+    *,
+    should_pause: Callable[[], bool] = lambda: False,
+    lanes: None = None,
 ) -> RunResult:
     """Report one validation, at the end, and write the files that a sweep reads."""
     began = time.time()

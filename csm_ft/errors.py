@@ -146,7 +146,7 @@ class OutOfMemoryError(MachineError):
 
 NEEDS_LESS_MEMORY = (
     "less memory is needed by --method lora, --dtype bf16, shorter clips or, in a sweep, fewer"
-    " --trials_per_gpu"
+    " --trials_per_gpu or --packed_lora"
 )
 
 

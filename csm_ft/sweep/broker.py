@@ -116,8 +116,10 @@ class Broker:
         waiting = self._outcomes.waiting
         num_wanted = num_running + len(waiting) + waiting.num_barred
         taken = {worker.slot.name for worker in self._workers}
+        spent = {worker.slot.process for worker in self._workers if worker.is_spent}
         for slot in slots:
-            if slot.name not in taken and len(self._workers) < num_wanted:
+            is_free = slot.name not in taken and slot.process not in spent
+            if is_free and len(self._workers) < num_wanted:
                 self._start(slot)
         for worker in self._workers:
             if worker.is_ready and worker.job is None:
@@ -128,15 +130,16 @@ class Broker:
     def _slots(self) -> Sequence[Slot]:
         """Return the slots that can be used now, and let the bookkeeping know of them."""
         slots = [slot for slot in self._configs.machine.slots if self._packing.admits(slot)]
-        self._outcomes.slots_are([slot.name for slot in slots])
+        self._outcomes.slots_are(slots)
         usable = self._outcomes.health.usable
-        return [slot for slot in slots if slot.name in usable]
+        return [slot for slot in slots if slot.process in usable]
 
     def _share_gpus(self) -> None:
         """Raise or lower the number of workers that share a GPU, where that is to be found out."""
         self._note(self._packing.update())
         for worker in list(self._workers):
-            if worker.job is None and not self._packing.admits(worker.slot):
+            is_wanted = self._packing.admits(worker.slot) and not worker.is_spent
+            if worker.job is None and not is_wanted:
                 self._retire(worker)
 
     def _note(self, text: str) -> None:
@@ -145,7 +148,7 @@ class Broker:
             console.print(text, markup=False)
 
     def _start(self, slot: Slot) -> None:
-        log = self._configs.folder.workers / f"{slot.name}.log"
+        log = self._configs.folder.workers / f"{slot.process}.log"
         worker = self._configs.machine.start(slot, self._trainer, log)
         self._workers.append(worker)
         self._selector.register(worker.link, selectors.EVENT_READ, worker)
@@ -158,9 +161,11 @@ class Broker:
                 config = self._configs.baseline().model_dump(mode="json")
                 self._send_job(worker, Job(BASELINE, 1), config)
             return
-        slot, waiting = worker.slot.name, self._outcomes.waiting
-        while worker.job is None and (number := waiting.next(slot)) is not None:
-            attempt = self._study.begin_attempt(number, slot)
+        slot, waiting = worker.slot, self._outcomes.waiting
+        shared = [w for w in self._workers if w.slot.process == slot.process]
+        beside = [w.trial for w in shared if w.trial is not None]
+        while worker.job is None and (number := waiting.next(slot.process, beside)) is not None:
+            attempt = self._study.begin_attempt(number, slot.name)
             try:
                 # The threads it began with: a resumed trial must compute the same numbers.
                 threads = self._study.attribute(number, "threads", self._configs.machine.threads)
@@ -200,7 +205,7 @@ class Broker:
     def _handle(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, Ready):
             worker.is_ready = True
-            self._outcomes.health.is_ready(worker.slot.name)
+            self._outcomes.health.is_ready(worker.slot.process)
             return
         if worker.job != (message.trial, message.attempt):
             return  # of an attempt that is over
@@ -238,7 +243,7 @@ class Broker:
         )
 
     def _died(self, worker: Worker) -> None:
-        job, was_ready = worker.job, worker.is_ready
+        job, was_ready, worker.is_dead = worker.job, worker.is_ready, True
         self._release(worker)
         code = self._retire(worker)
         how = describe_exit(code)
@@ -249,7 +254,7 @@ class Broker:
         if worker.is_lost:
             self._outcomes.lost(worker, trial)
             return
-        if not was_ready:
+        if not was_ready and not any(w.slot.process == worker.slot.process for w in self._workers):
             self._outcomes.start_failed(worker, code)
         if job is not None:
             self._outcomes.died(worker, job.trial, code)

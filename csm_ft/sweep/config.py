@@ -59,6 +59,13 @@ class SweepConfig(Options):
         group="sweep",
         ge=1,
     )
+    packed_lora: int = option(
+        1,
+        "With method lora: trials at the same time in each worker, on one copy of the frozen base"
+        " and with one pass for all.",
+        group="sweep",
+        ge=1,
+    )
     cluster: str = option(
         "",
         "Run trials on all nodes of a Ray cluster: auto = the one that this machine is in, or its"
@@ -141,7 +148,8 @@ class SweepConfig(Options):
     )
     gpu_hours: float = option(
         0.0,
-        "The same for GPU-hours: the time of all trials, divided by trials_per_gpu (auto: by 1).",
+        "The same for GPU-hours: the time of all trials, divided by trials_per_gpu (auto: by 1) and"
+        " packed_lora.",
         group="sweep",
         ge=0,
     )
@@ -295,6 +303,15 @@ class SweepConfig(Options):
             )
         if not self.cluster and (self.cluster_resources or self.cluster_copy):
             raise ValueError("cluster_resources and cluster_copy need --cluster auto or an address")
+        return self
+
+    @model_validator(mode="after")
+    def _lanes_of_one_process(self) -> Self:
+        if self.packed_lora > 1 and (self.cluster or self.gpus_per_trial > 1 or self.is_packing):
+            raise ValueError(
+                f"packed_lora {self.packed_lora}: its trials share one process on this machine;"
+                " drop --cluster, --gpus_per_trial and --trials_per_gpu auto, or --packed_lora"
+            )
         return self
 
     @model_validator(mode="after")

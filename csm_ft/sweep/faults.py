@@ -44,6 +44,10 @@ class Faults:
         deaths.add(slot)
         return len(deaths.slots) >= self._max_attempts
 
+    def forgive(self, trial: int) -> None:
+        """Forget the deaths of a trial."""
+        self._of(trial).slots.clear()
+
     def describe(self, trial: int) -> str:
         """Return how often and where a trial's workers died."""
         slots = self._of(trial).slots

@@ -31,7 +31,8 @@ class Limits:
             return _words("max_hours", self._sweep.max_hours)
         if self._sweep.gpu_hours:
             hours_of_trials = (self._study.seconds + running_sec) / _HOUR_SEC
-            gpus = self._sweep.gpus_per_trial / self._sweep.workers_per_gpu
+            sharing = self._sweep.workers_per_gpu * self._sweep.packed_lora
+            gpus = self._sweep.gpus_per_trial / sharing
             gpu_hours = gpus * hours_of_trials
             if gpu_hours >= self._sweep.gpu_hours:
                 return _words("gpu_hours", self._sweep.gpu_hours)

@@ -16,7 +16,7 @@ from csm_ft.sweep.slot_health import FAILED_TRIALS, SlotHealth, is_killed
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.trials import Configs
 from csm_ft.sweep.waiting import Waiting
-from csm_ft.sweep.worker_process import Worker, describe_exit
+from csm_ft.sweep.worker_process import Slot, Worker, describe_exit
 
 
 class Watcher(Protocol):
@@ -52,11 +52,11 @@ class Outcomes:
         self.best = best_of(study.records(), objective)
         self._is_paused = False  # the disk was full
         self.waiting = Waiting(study)
-        self.health = SlotHealth([slot.name for slot in configs.machine.slots])
+        self.health = SlotHealth([slot.process for slot in configs.machine.slots])
 
-    def slots_are(self, names: Sequence[str]) -> None:
+    def slots_are(self, slots: Sequence[Slot]) -> None:
         """Take note of which slots there are now."""
-        self.health.update(names)
+        self.health.update([slot.process for slot in slots])
         if len(self.health.usable) == 1:
             self.waiting.lift_bars()
 
@@ -69,7 +69,7 @@ class Outcomes:
     def stepped(self, worker: Worker, number: int, examples: int) -> None:
         """Record how far a trial is."""
         worker.has_stepped = True
-        self.health.works(worker.slot.name)
+        self.health.works(worker.slot.process)
         self._faults.reached(number, examples)
 
     def may_dispatch(self) -> bool:
@@ -81,12 +81,12 @@ class Outcomes:
 
     def check_disk(self) -> None:
         """Raise MachineError when the trials that are left would not find room for checkpoints."""
-        sizes = self._sizes()
+        sizes, usable = self._sizes(), self.health.usable
         if sizes and len(self.waiting):
             check_disk(
                 self._configs.folder,
                 sizes,
-                num_workers=len(self.health.usable),
+                num_workers=sum(s.process in usable for s in self._configs.machine.slots),
                 num_trials=self._configs.sweep.n_trials,
                 num_kept=num_kept_weights(self._configs.sweep.seeds_to_confirm),
             )
@@ -204,9 +204,9 @@ class Outcomes:
                 raise SweepError(message.message)
             raise SweepAborted(f"the untrained model cannot be measured:\n{message.trace}")
         if message.kind == "out_of_memory":
-            self._out_of_memory(message)
+            self._out_of_memory(message, worker)
             return False
-        is_slots = not worker.has_stepped and self.health.others_work(worker.slot.name)
+        is_slots = not worker.has_stepped and self.health.others_work(worker.slot.process)
         if message.kind != "diverged" and not self._num_good and not is_slots:
             self._check_bug(message)
         if message.kind != "error":
@@ -214,7 +214,7 @@ class Outcomes:
             return False
         self._blame_slot(worker, number, message.reason)
         is_urgent = is_slots or self._num_good > 0
-        self._retry_or_set_aside(number, worker.slot.name, message.reason, is_urgent=is_urgent)
+        self._retry_or_set_aside(number, worker, message.reason, is_urgent=is_urgent)
         return True  # what raised may have left anything behind
 
     def _check_bug(self, message: Failed) -> None:
@@ -224,9 +224,12 @@ class Outcomes:
                 f"{num_trials} trials ended by the same line, none has run well:\n{message.trace}"
             )
 
-    def _out_of_memory(self, message: Failed) -> None:
+    def _out_of_memory(self, message: Failed, worker: Worker) -> None:
         """Halve the micro-batches of all trials from now on; this one continues."""
         number, longest = message.trial, self._configs.longest_positions
+        if message.positions <= longest and worker.has_company:
+            self._isolate(number, "its micro-batches are as small as can be, and do not fit")
+            return
         if message.positions <= longest:
             reason = (
                 f"{message.reason}. Micro-batches of {message.positions} positions cannot be"
@@ -249,7 +252,7 @@ class Outcomes:
 
     def start_failed(self, worker: Worker, code: int) -> None:
         """Handle the end of a worker that had not imported the trainer."""
-        slot, how = worker.slot.name, describe_exit(code)
+        slot, how = worker.slot.process, describe_exit(code)
         if not self.health.start_failed(slot, code):
             return
         if not self.health.others_are_ready(slot):
@@ -262,11 +265,12 @@ class Outcomes:
     def _blame_slot(self, worker: Worker, number: int, reason: str) -> None:
         """Set a slot aside where trials end before their first step while others work.
 
-        Raises SweepError when it is the last one.
+        Not for a trial in company, which may have failed by that. Raises SweepError when it is the
+        last one.
         """
-        if worker.has_stepped:
+        if worker.has_stepped or worker.has_company:
             return
-        slot = worker.slot.name
+        slot = worker.slot.process
         has_others = len(self.health.usable) > 1
         if has_others:
             self.waiting.bar(number, slot)
@@ -285,34 +289,38 @@ class Outcomes:
             )
 
     def _set_slot_aside(self, worker: Worker, why: str) -> None:
-        self.health.set_aside(worker.slot.name)
+        slot = worker.slot.process
+        self.health.set_aside(slot)
         if len(self.health.usable) == 1:
             self.waiting.lift_bars()
         note = (
-            f"slot {worker.slot.name} is set aside until the next start: {why}. See {worker.log}"
+            f"slot {slot} is set aside until the next start: {why}. See {worker.log}"
             " and, for a GPU, nvidia-smi"
         )
         self._study.facts.add_note(note)
-        self._study.event("slot set aside", slot=worker.slot.name, why=why)
+        self._study.event("slot set aside", slot=slot, why=why)
         console.print(note, style="yellow", markup=False)
 
     def died(self, worker: Worker, number: int, code: int) -> None:
         """Handle the death of a worker that ran a trial."""
-        slot, how = worker.slot.name, describe_exit(code)
+        how = describe_exit(code)
         if number != BASELINE:
             if worker.hangs or not is_killed(code):
                 self._blame_slot(worker, number, f"the death of its worker ({how})")
-            self._retry_or_set_aside(number, slot, f"worker {how}")
-        elif self._faults.add_death(BASELINE, slot):
+            self._retry_or_set_aside(number, worker, f"worker {how}")
+        elif self._faults.add_death(BASELINE, worker.slot.process):
             raise SweepAborted(
                 f"workers die measuring the untrained model ({how}). The end of a"
                 f" log:\n{worker.log_end()}"
             )
 
     def _retry_or_set_aside(
-        self, number: int, slot: str, reason: str, *, is_urgent: bool = True
+        self, number: int, worker: Worker, reason: str, *, is_urgent: bool = True
     ) -> None:
-        if self._faults.add_death(number, slot):
+        has_too_many = self._faults.add_death(number, worker.slot.process)
+        if has_too_many and worker.has_company:
+            self._isolate(number, f"{reason}; {self._faults.describe(number)}, beside others")
+        elif has_too_many:
             reason = f"{reason}; {self._faults.describe(number)}"
             self.end(self._study.finish(number, "poison", reason=reason))
         elif is_urgent:
@@ -321,3 +329,9 @@ class Outcomes:
             # No trial has run well yet: new trials come first, since if they end by the same
             # line, it is the code.
             self.waiting.put_last(number)
+
+    def _isolate(self, number: int, why: str) -> None:
+        """Let a trial continue with no other in its process: whose fault it is will show."""
+        self._faults.forgive(number)
+        self.waiting.isolate(number)
+        self._tell(f"trial {number} continues alone in its process: {why}")

@@ -17,6 +17,7 @@ from csm_ft.runs.yardstick import describe_kept, kept_options
 from csm_ft.sweep.broker import Broker
 from csm_ft.sweep.config import SweepConfig, SweepRequest
 from csm_ft.sweep.display import Display
+from csm_ft.sweep.lanes import check_lanes
 from csm_ft.sweep.limits import Limits
 from csm_ft.sweep.mirror import mirrored
 from csm_ft.sweep.ranking import rankings_in_words
@@ -119,6 +120,7 @@ def _prepare(
     if warning := check_sampler(options, space):
         console.print(warning, style="yellow", markup=False)
     check_parallel(options, space.base.parallel)
+    check_lanes(options, space)
     base = space.base.replace(wandb=choose_reachable_wandb_mode(space.base.wandb))  # for all trials
     folder = SweepFolder(Path(options.output_dir))
     if said := describe_kept(base, kept_options(base, folder.baseline.config)):
@@ -127,6 +129,7 @@ def _prepare(
         machine = _open_cluster(options, base, folder, trainer)
     else:
         machine = choose_machine(options, device=base.device, threads=base.threads)
+        machine = machine.with_lanes(options.packed_lora)
     audio = EpochAudio(describe) if changes_examples(space) else None
     configs = Configs(folder, options, base, machine, data.longest_positions, audio, space.compute)
     return plan_study(options, space, data), configs, data

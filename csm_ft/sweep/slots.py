@@ -3,13 +3,14 @@
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import SweepConfig
+from csm_ft.sweep.lanes import LaneProcess, LaneWorker, with_lanes
 from csm_ft.sweep.team import environment_of_ranks
 from csm_ft.sweep.worker_process import Slot, Worker, WorkerProcess
 
@@ -50,10 +51,24 @@ class LocalMachine:
     device: str
     slots: list[Slot]
     threads: int
+    _processes: dict[str, LaneProcess] = field(default_factory=dict)
 
     def start(self, slot: Slot, trainer: str, log: Path) -> Worker:
-        """Start a worker process."""
-        return WorkerProcess(slot, trainer, log)
+        """Start a worker process, or a lane of one."""
+        if not slot.lane_of:
+            return WorkerProcess(slot, trainer, log)
+        process = self._processes.get(slot.process)
+        if process is None or process.is_spent:
+            shared = [one for one in self.slots if one.process == slot.process]
+            process = self._processes[slot.process] = LaneProcess(shared, trainer, log)
+        return LaneWorker(slot, process)
+
+    def with_lanes(self, num_lanes: int) -> "LocalMachine":
+        """Return it with so many lanes in each of its workers."""
+        if num_lanes == 1:
+            return self
+        console.print(f"{num_lanes} trials in each worker share their passes")
+        return replace(self, slots=with_lanes(self.slots, num_lanes))
 
     def close(self) -> None:
         """Do nothing: the machine stays."""

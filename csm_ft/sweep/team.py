@@ -51,7 +51,8 @@ class Team:
         self._followers: list[tuple[subprocess.Popen[bytes], Link[FromWorker]]] = []
         for rank in range(1, int(os.environ["WORLD_SIZE"])):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            self._followers.append(launch(place, trainer))
+            process, (link,) = launch(place, trainer)
+            self._followers.append((process, link))
         for _, link in self._followers:
             threading.Thread(target=self._hear, args=(link,), daemon=True, name="rank").start()
 

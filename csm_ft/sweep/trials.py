@@ -195,6 +195,7 @@ class Configs:
             "resume": True,
             "wandb_group": self.sweep.study_name,
             "wandb_name": f"{self.sweep.study_name}-{folder.path.name}",
+            "wandb_reinit": self.base.wandb_reinit or self.sweep.packed_lora > 1,
         }
         computed = self.compute(params)
         config = build(type(self.base), {**self.base.model_dump(), **params, **computed, **fixed})

@@ -1,6 +1,7 @@
 """The trials that wait for a worker, in the order in which they get one."""
 
 from collections import deque
+from collections.abc import Collection
 
 from csm_ft.sweep.study import SweepStudy
 
@@ -13,22 +14,28 @@ class Waiting:
         # Begun before: adopted from an earlier process, or taken from a dead worker.
         self._again: deque[int] = deque(study.running)
         self._later: deque[int] = deque()
-        self._barred: dict[int, str] = {}  # trial -> the slot where it has failed
+        self._barred: dict[int, str] = {}  # trial -> the process where it has failed
+        self._loners: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._again) + len(self._later) + self._study.num_new
 
     @property
     def num_barred(self) -> int:
-        """How many trials wait that one slot must not take."""
+        """How many trials wait that one worker process must not take."""
         return sum(number in self._barred for number in (*self._again, *self._later))
 
-    def next(self, slot: str) -> int | None:
-        """Return the next trial for a slot and take it out; None if there is none."""
-        number = self._take(self._again, slot)
+    def next(self, process: str, beside: Collection[int] = ()) -> int | None:
+        """Return the next trial for a worker process and take it out; None if there is none.
+
+        `beside` are those that it runs already.
+        """
+        if any(number in self._loners for number in beside):
+            return None
+        number = self._take(self._again, process, is_alone=not beside)
         if number is None and self._study.num_new:
             return self._study.ask()
-        return self._take(self._later, slot) if number is None else number
+        return self._take(self._later, process, is_alone=not beside) if number is None else number
 
     def put_first(self, number: int) -> None:
         """Let a trial continue as soon as a worker is free."""
@@ -47,16 +54,22 @@ class Waiting:
         self._again.extend(self._later)
         self._later.clear()
 
-    def bar(self, number: int, slot: str) -> None:
-        """Give a trial to other slots only: where it failed, the slot may be at fault."""
-        self._barred[number] = slot
+    def bar(self, number: int, process: str) -> None:
+        """Give a trial to other workers only: where it failed, the slot may be at fault."""
+        self._barred[number] = process
 
     def lift_bars(self) -> None:
-        """Give all trials to any slot: there is one slot left."""
+        """Give all trials to any worker: there is one left."""
         self._barred.clear()
 
-    def _take(self, trials: deque[int], slot: str) -> int | None:
-        number = next((one for one in trials if self._barred.get(one) != slot), None)
-        if number is not None:
-            trials.remove(number)
-        return number
+    def isolate(self, number: int) -> None:
+        """Let a trial continue after all new ones, with no other in its process."""
+        self._loners.add(number)
+        self.put_last(number)
+
+    def _take(self, trials: deque[int], process: str, *, is_alone: bool) -> int | None:
+        for number in trials:
+            if self._barred.get(number) != process and (is_alone or number not in self._loners):
+                trials.remove(number)
+                return number
+        return None

@@ -1,8 +1,9 @@
 """A warm worker: imports the trainer once and runs trial after trial through train.py's `run`.
 
-Started by the orchestrator as `python -m csm_ft.sweep.worker --link FD --trainer MODULE`, with its
-GPU and threads set in the environment before anything is imported. It dies with the orchestrator,
-whatever kills that.
+Started by the orchestrator as `python -m csm_ft.sweep.worker --trainer MODULE --links FD...`, with
+its GPU and threads set in the environment before anything is imported. It dies with the
+orchestrator, whatever kills that. With several links it runs several trials at a time, each in a
+thread, a lane, of its own.
 """
 
 import argparse
@@ -59,20 +60,26 @@ LONGEST_TRACE = 20_000  # characters of a traceback that are sent on
 
 
 class Orchestrator:
-    """The other end of the link; a thread reads it, so that its end is noticed in mid-step."""
+    """The other end of a link; a thread reads it, so that its end is noticed in mid-step."""
 
     def __init__(self, link: Link[ToWorker]) -> None:
         self.paused = threading.Event()
         self._link = link
-        self._messages: queue.SimpleQueue[RunTrial | Answer] = queue.SimpleQueue()
+        self._is_idle = False
+        self._messages: queue.SimpleQueue[RunTrial | Answer | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True, name="orchestrator").start()
 
     def send(self, message: FromWorker) -> None:
         """Send one message."""
         self._link.send(message)
 
-    def receive(self) -> RunTrial | Answer:
-        """Wait for the next message and return it."""
+    def offer(self, message: Ready | Done | Failed) -> None:
+        """Send a message after which the next job is waited for."""
+        self._is_idle = True
+        self._link.send(message)
+
+    def receive(self) -> RunTrial | Answer | None:
+        """Wait for the next message and return it; None when there will be no other job."""
         return self._messages.get()
 
     def _read(self) -> None:
@@ -82,11 +89,14 @@ class Orchestrator:
                 if isinstance(message, Pause):
                     self.paused.set()
                 else:
+                    self._is_idle = False
                     self._messages.put(message)
         except LinkClosed:
             # The orchestrator is gone, or wants this worker gone: leave at once, in the middle of
             # a step. Checkpoints are replaced as a whole, so none is torn.
-            os._exit(0)
+            if not self._is_idle:
+                os._exit(0)
+            self._messages.put(None)  # other lanes may go on
 
 
 class TrialReporter:
@@ -167,24 +177,28 @@ def check_measured(metric: str, metrics: Mapping[str, float]) -> None:
         )
 
 
-def work(orchestrator: Orchestrator, trainer: Any, team: Team | None = None) -> None:
-    """Run one job after the other, with the other ranks; the end of the link ends the process."""
+def work(
+    orchestrator: Orchestrator, trainer: Any, *, team: Team | None = None, lanes: Any = None
+) -> None:
+    """Run one job after the other, with the other ranks or beside other lanes.
+
+    Returns when the link ends between two jobs; in the middle of one that ends the process.
+    """
     if team:
         team.wait_until_ready()
-    orchestrator.send(Ready())
-    while True:
-        job = orchestrator.receive()
+    orchestrator.offer(Ready())
+    while job := orchestrator.receive():
         assert isinstance(job, RunTrial), f"expected a trial, got {job}"
         with contextlib.suppress(OSError):  # the log may be on a full disk, as may the trial
             print(f"\n== trial {job.trial}, attempt {job.attempt}", flush=True)
         if team:
             team.begin(job)
-        outcome = _run(orchestrator, trainer, job)
-        orchestrator.send(team.end(outcome) if team else outcome)
+        outcome = _run(orchestrator, trainer, job, lanes)
+        orchestrator.offer(team.end(outcome) if team else outcome)
         _clean()
 
 
-def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Failed:
+def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial, lanes: Any) -> Done | Failed:
     reporter = (FollowerReporter if is_follower() else TrialReporter)(orchestrator, job)
     if job.port:
         os.environ["MASTER_PORT"] = str(job.port)
@@ -195,7 +209,8 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial) -> Done | Fail
                 result = trainer.run_baseline(config, reporter)
                 check_measured(config.best_by, result.metrics)
             else:
-                result = trainer.run(config, reporter, should_pause=orchestrator.paused.is_set)
+                should_pause = orchestrator.paused.is_set
+                result = trainer.run(config, reporter, should_pause=should_pause, lanes=lanes)
         return Done(
             trial=job.trial,
             attempt=job.attempt,
@@ -258,18 +273,48 @@ def _clean() -> None:
         torch.cuda.empty_cache()
 
 
+def _work_side_by_side(orchestrators: Sequence[Orchestrator], trainer: Any) -> None:
+    """Run the lanes; return when all of their links have ended between two jobs."""
+    lanes = trainer.make_lanes()
+
+    def lane(orchestrator: Orchestrator) -> None:
+        try:
+            with contextlib.suppress(LinkClosed):
+                work(orchestrator, trainer, lanes=lanes)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # a bug: the orchestrator would wait for this lane
+
+    threads = [threading.Thread(target=lane, args=(one,)) for one in orchestrators]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def main(argv: Sequence[str]) -> None:
-    """Entry point; returns never."""
+    """Entry point; ends the process."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # to the log: see watchdog.py
     parser = argparse.ArgumentParser(prog="csm_ft.sweep.worker")
     parser.add_argument(
-        "--link", type=int, required=True, help="file descriptor of the link to the orchestrator"
+        "--links",
+        type=int,
+        nargs="+",
+        required=True,
+        help="file descriptors of the links to the orchestrator",
     )
     parser.add_argument("--trainer", required=True, help="module with run and run_baseline")
     arguments = parser.parse_args(argv)
-    orchestrator = Orchestrator(Link[ToWorker].attach(arguments.link, TO_WORKER))
-    team = Team(arguments.trainer, orchestrator.send) if is_leader() else None
-    work(orchestrator, importlib.import_module(arguments.trainer), team)
+    links = [Link[ToWorker].attach(one, TO_WORKER) for one in arguments.links]
+    orchestrators = [Orchestrator(link) for link in links]
+    first = orchestrators[0]
+    team = Team(arguments.trainer, first.send) if is_leader() else None
+    trainer = importlib.import_module(arguments.trainer)
+    if len(orchestrators) > 1:
+        _work_side_by_side(orchestrators, trainer)
+    else:
+        work(first, trainer, team=team)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -39,6 +39,12 @@ class Slot:
     gpu: str = ""  # or several, as CUDA_VISIBLE_DEVICES names them
     place: int = 0  # among the workers that share the GPU, or the CPU
     node: str = ""  # of the cluster
+    lane_of: str = ""  # the worker process that it shares with other slots
+
+    @property
+    def process(self) -> str:
+        """Name of the worker process, which a slot has to itself unless it is a lane."""
+        return self.lane_of or self.name
 
 
 class Job(NamedTuple):
@@ -54,12 +60,15 @@ class Worker(ABC):
     link: Link[FromWorker]  # its end tells that the worker is dead
     problem = ""  # why nothing can run where it is, for the user
     is_lost = False  # with its machine, which says nothing about its trial
+    is_spent = False  # no more jobs: something may be left behind in its process
 
     def __init__(self, slot: Slot, log: Path) -> None:
         self.slot, self.log = slot, log
         self.is_ready = False
         self.has_stepped = False  # in its job
         self.hangs = False  # and is killed for it
+        self.is_dead = False  # its link has ended
+        self.has_company = False  # other trials ran in its process during its job
         self.job: Job | None = None
         self._began_sec = 0.0
 
@@ -121,17 +130,13 @@ class WorkerProcess(Worker):
             output = log.open("ab")
         with output:
             # In a session of its own, Ctrl-C reaches the orchestrator only.
-            self.process, self.link = launch(
+            self.process, (self.link,) = launch(
                 slot.environment, trainer, output=output, own_session=True
             )
 
     def signal(self, number: int) -> None:
         """Send a signal to the process, and SIGCONT and SIGKILL to all that it started."""
-        with contextlib.suppress(ProcessLookupError):
-            if number in (signal.SIGCONT, signal.SIGKILL):
-                os.killpg(self.process.pid, number)
-            else:
-                self.process.send_signal(number)
+        send_signal(self.process, number)
 
     def identity(self) -> Mapping[str, object]:
         """Return the number of the process."""
@@ -139,39 +144,64 @@ class WorkerProcess(Worker):
 
     def is_stopped(self) -> bool:
         """Tell whether the process is stopped, as by SIGSTOP; False where that cannot be seen."""
-        try:
-            facts = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8")
-        except OSError:
-            return False
-        return facts.rpartition(")")[2].split()[0] == "T"  # the name before it may have spaces
+        return is_stopped(self.process)
 
     def kill(self) -> int:
         """End the process and all it started; return its exit code, negative for a signal."""
-        is_idle = self.process.poll() is None and self.job is None
         self.link.close()  # an idle worker leaves by itself, quietly
-        if is_idle:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=_LEAVE_SEC)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        return self.process.wait()
+        return end_process(self.process, is_idle=self.job is None)
+
+
+def send_signal(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """Send a signal to a process, and SIGCONT and SIGKILL to all of its session."""
+    with contextlib.suppress(ProcessLookupError):
+        if number in (signal.SIGCONT, signal.SIGKILL):
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+
+
+def is_stopped(process: "subprocess.Popen[bytes]") -> bool:
+    """Tell whether a process is stopped, as by SIGSTOP; False where that cannot be seen."""
+    try:
+        facts = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return facts.rpartition(")")[2].split()[0] == "T"  # the name before it may have spaces
+
+
+def end_process(process: "subprocess.Popen[bytes]", *, is_idle: bool) -> int:
+    """End a process, whose links are closed, and its session; return its exit code.
+
+    An idle one has a moment to leave by itself.
+    """
+    if is_idle:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_LEAVE_SEC)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def launch(
     environment: Mapping[str, str],
     trainer: str,
     *,
+    num_links: int = 1,
     output: IO[bytes] | None = None,
     own_session: bool = False,
-) -> tuple["subprocess.Popen[bytes]", Link[FromWorker]]:
-    """Start a worker process, which dies with this one; return it and this end of its link.
+) -> tuple["subprocess.Popen[bytes]", Sequence[Link[FromWorker]]]:
+    """Start a worker process, which dies with this one; return it and this end of its links.
 
-    Without `output` it prints where this process does.
+    It has a lane for each link. Without `output` it prints where this process does.
     """
-    ours, theirs = Link[FromWorker].open(FROM_WORKER)
+    pairs = [Link[FromWorker].open(FROM_WORKER) for _ in range(num_links)]
+    descriptors = [theirs.fileno() for _, theirs in pairs]
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    arguments = ["--link", str(theirs.fileno()), "--trainer", trainer]
-    with theirs:
+    arguments = ["--trainer", trainer, "--links", *map(str, descriptors)]
+    with contextlib.ExitStack() as passed_on:
+        for _, theirs in pairs:
+            passed_on.enter_context(theirs)
         process = subprocess.Popen(
             [sys.executable, "-m", "csm_ft.sweep.worker", *arguments],
             env={
@@ -183,11 +213,11 @@ def launch(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
-            pass_fds=[theirs.fileno()],
+            pass_fds=descriptors,
             start_new_session=own_session,
             preexec_fn=_die_with_parent(),
         )
-    return process, ours
+    return process, [ours for ours, _ in pairs]
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -152,8 +152,16 @@ def run_baseline(config: TrainConfig, reporter: Any = None) -> RunResult:
     return RunResult("completed", 0, 0, None, metrics)
 
 
+def make_lanes() -> list[str]:
+    return []
+
+
 def run(
-    config: TrainConfig, reporter: Any = None, *, should_pause: Callable[[], bool] = lambda: False
+    config: TrainConfig,
+    reporter: Any = None,
+    *,
+    should_pause: Callable[[], bool] = lambda: False,
+    lanes: list[str] | None = None,
 ) -> RunResult:
     folder = Path(config.output_dir)
     checkpoint = folder / "checkpoints" / "step" / "state.json"

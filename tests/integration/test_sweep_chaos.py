@@ -678,7 +678,7 @@ def test_warm_worker_equals_fresh_process(tmp_path: Path) -> None:
 
 def run_in_one_worker(folder: Path, rates: list[float]) -> list[dict[str, Any]]:
     link, theirs = Link[FromWorker].open(FROM_WORKER)
-    arguments = ["--link", str(theirs.fileno()), "--trainer", "tests.helpers.fake_trainer"]
+    arguments = ["--links", str(theirs.fileno()), "--trainer", "tests.helpers.fake_trainer"]
     results = []
     process = subprocess.Popen(
         [sys.executable, "-m", "csm_ft.sweep.worker", *arguments],

@@ -10,8 +10,9 @@ from csm_ft.errors import SweepError
 from csm_ft.sweep.messages import BASELINE, Failed, Kind
 from csm_ft.sweep.outcomes import Outcomes
 from csm_ft.sweep.records import Objective
+from csm_ft.sweep.worker_process import Slot
 
-WORKER: Any = SimpleNamespace(slot=SimpleNamespace(name="gpu0"), has_stepped=True)
+WORKER: Any = SimpleNamespace(slot=Slot("gpu0", {}), has_stepped=True, has_company=False)
 
 
 class Facts:
@@ -53,7 +54,7 @@ def outcomes_of(study: Any) -> Outcomes:
         sweep=SimpleNamespace(max_attempts=3, n_trials=9),
         base=TrainConfig(),
         longest_positions=300,
-        machine=SimpleNamespace(slots=[SimpleNamespace(name="gpu0")]),
+        machine=SimpleNamespace(slots=[Slot("gpu0", {})]),
     )
     watcher: Any = SimpleNamespace(ended=lambda *_: None)
     return Outcomes(study, configs, Objective(), watcher)

@@ -10,7 +10,7 @@ import pytest
 from csm_ft.sweep import watchdog
 from csm_ft.sweep.messages import Alive, Doing, Progress
 from csm_ft.sweep.watchdog import Watchdog, longest_silence_sec
-from csm_ft.sweep.worker_process import Job
+from csm_ft.sweep.worker_process import Job, Slot
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ class Watched:
         clock = SimpleNamespace(monotonic=lambda: self.now_sec)
         monkeypatch.setattr(watchdog, "time", clock)
         monkeypatch.setattr(watchdog, "dump", lambda _: self.done.append("dump"))
-        self.slot, self.log, self.is_ready = SimpleNamespace(name="gpu0"), "gpu0.log", True
+        self.slot, self.log, self.is_ready = Slot("gpu0", {}), "gpu0.log", True
         self.job: Job | None = Job(3, 1)
         self.stopped = False
 
