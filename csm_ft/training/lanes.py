@@ -7,11 +7,13 @@ that validates, generates, saves or loads.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
+from csm_ft.errors import OutOfMemoryError
 from csm_ft.families.lanes import (
     LaneKey,
     joint_loss,
@@ -55,19 +57,40 @@ class _Pool:
         self.arrived: dict[Lane, Batch] = {}  # with their micro-batches
 
     def forward(self) -> None:
-        """Take the forward pass of all lanes that have arrived."""
-        lanes = list(self.arrived)
-        begun = _Pass(lanes)
-        for lane in lanes:
+        """Take the forward pass of all lanes that have arrived.
+
+        Each has one of its own where that fails, so that only the lane at fault raises what it is;
+        but not for want of memory, of which that would take no less.
+        """
+        arrived, self.arrived = self.arrived, {}
+        if len(arrived) > 1:
+            try:
+                return self._forward(arrived)
+            except (torch.OutOfMemoryError, OutOfMemoryError) as error:
+                return _fail(arrived, error)
+            except Exception as error:
+                print(f"lanes: a pass of {len(arrived)} failed, each takes its own: {error!r}")
+        for lane, batch in arrived.items():
+            try:
+                self._forward({lane: batch})
+            except Exception as error:
+                _fail([lane], error)
+
+    def _forward(self, arrived: dict["Lane", Batch]) -> None:
+        models, batches = [lane.model for lane in arrived], list(arrived.values())
+        alone = len(arrived) == 1
+        losses = [models[0](batches[0])] if alone else joint_loss(self.trunk, models, batches)
+        begun = _Pass(list(arrived))
+        begun.losses = dict(zip(arrived, losses, strict=True))
+        for lane in arrived:
             lane.joined = begun
-        try:
-            models, batches = [lane.model for lane in lanes], list(self.arrived.values())
-            alone = len(lanes) == 1
-            losses = [models[0](batches[0])] if alone else joint_loss(self.trunk, models, batches)
-            begun.losses = dict(zip(lanes, losses, strict=True))
-        except BaseException as error:  # each lane raises it
-            begun.error, begun.is_done = error, True
-        self.arrived = {}
+
+
+def _fail(lanes: Iterable["Lane"], error: Exception) -> None:
+    """Let each of the lanes raise what its pass ended with."""
+    for lane in lanes:
+        lane.joined = failed = _Pass([lane])
+        failed.error, failed.is_done = error, True
 
 
 class Lanes:
