@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import get_total_norm
 
@@ -51,7 +52,8 @@ def optimizer_step(
     counted = ranks.sum(np.array([_counts_of(batch, parts) for batch in batches]).sum(0)).tolist()
     counts = {part: int(count) for part, count in zip(parts, counted, strict=False)}
     nats = {part: torch.zeros((), device=config.device) for part in parts}
-    model.train()
+    if not model.training:  # it goes through all modules, of which adapters have thousands
+        model.train()
     optimizer.zero_grad(set_to_none=True)
     for number, batch in enumerate(batches):
         if config.lora_dropout:
@@ -69,8 +71,7 @@ def optimizer_step(
             ranks.backward(total if factor == 1 else factor * total)
         for part in parts:
             nats[part] += sums[part].detach()
-    weights = [p for p in model.parameters() if p.grad is not None]
-    norm = get_total_norm([p.grad for p in weights if p.grad is not None], foreach=True)
+    norm = get_total_norm(_gradients(optimizer), foreach=True)
     # One transfer for all values: here, and only here, the host waits for the device.
     values = torch.stack([*nats.values(), ranks.total_norm(norm)])
     values = ranks.sum_on_device(values).tolist()
@@ -111,8 +112,7 @@ def divided(optimizer: torch.optim.Optimizer, divisor: float) -> Iterator[None]:
 
     Fused kernels divide what they read, as for torch's GradScaler, and others need a pass before.
     """
-    members = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = [p.grad for p in members if p.grad is not None]
+    gradients = _gradients(optimizer)
     if divisor == 1.0 or not gradients:
         yield
         return
@@ -127,6 +127,11 @@ def divided(optimizer: torch.optim.Optimizer, divisor: float) -> Iterator[None]:
         yield
     finally:
         fused.grad_scale = None
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    members = [p for group in optimizer.param_groups for p in group["params"]]
+    return [p.grad for p in members if p.grad is not None]
 
 
 def _counts_of(batch: Batch, parts: Sequence[str]) -> list[float]:
