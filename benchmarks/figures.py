@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 PARTS = (
-    *("counts", "data", "startup", "step", "generate", "moshi", "moonshine", "sweep"),
+    *("counts", "data", "startup", "step", "generate", "moshi", "moonshine", "lanes", "sweep"),
     *("codec", "pretokenize"),  # the last: they change how this process keeps memory
 )
 # CSM-1B by several recipes: what is told of each, and its options.
@@ -194,6 +194,11 @@ FIGURES: Mapping[str, Figure] = {
     ),
     "moonshine.lora.vendor_ratio": Figure(
         "streaming Moonshine, adapters, moonshine-voice's trainer / ours", "x", "high", 1.2
+    ),
+    "lanes.steps_ratio": Figure(
+        "steps of 8 runs that train adapters by one clip each, one after the other / side by side"
+        " (--packed_lora 8)",
+        *("x", "high", 2),
     ),
     "sweep.gap_ms": Figure(
         "wall time between the end of a trial that does nothing and the next", "ms", "low", 50
