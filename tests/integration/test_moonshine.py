@@ -279,6 +279,22 @@ def test_tokenizer_of_ones_own_needs_a_model_from_scratch(
     assert "--train_from_scratch" in capsys.readouterr().err
 
 
+def test_tokenizer_of_another_base_is_refused(
+    tokens: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many ids do not make them the same ones; a run's token file has those of the run."""
+    base = ("--model_name_or_checkpoint_path", str(trained), "--max_steps", "1")
+    data = [f"--{split}_data={tokens.with_name(f'{split}.json')}" for split in ("train", "val")]
+    ways = {"other": ("--fit_tokenizer", "300"), "same": ("--tokenizer", str(tokens))}
+    for name, way in ways.items():
+        output = tmp_path / f"{name}.hdf5"
+        argv = ["--family", "moonshine", *data, *way, "--text_case", "lower"]
+        assert pretokenize.main([*argv, "--output", str(output)]) == 0
+    assert run(tmp_path / "other.hdf5", tmp_path / "run", *base) == 2
+    assert "the text ids of another tokenizer (fitted)" in capsys.readouterr().err
+    assert run(tmp_path / "same.hdf5", tmp_path / "run", *base) == 0
+
+
 def test_training_guide_is_understood(tmp_path: Path) -> None:
     """Its manifests and names of options, and the scratch settings of the paper."""
     names = {}

@@ -198,8 +198,8 @@ class MoonshinePretokenizeConfig(PretokenizeConfig):
     family: str = option("moonshine", "Model family that the tokens are for.", group="data")
     tokenizer: str = option(
         "auto",
-        "Tokenizer of the base: tokenizer.json, folder or hub name; auto ="
-        " UsefulSensors/moonshine-tiny.",
+        "Tokenizer of the base: tokenizer.json, folder, hub name, or the token file of a run; auto"
+        " = UsefulSensors/moonshine-tiny.",
         group="text",
         path=True,
     )

@@ -18,6 +18,7 @@ from csm_ft.data.audio import Wave
 from csm_ft.data.rows import Row
 from csm_ft.data.split import ArrayKind, Arrays, Store
 from csm_ft.data.text import set_case
+from csm_ft.data.token_file import is_token_file, open_store
 from csm_ft.errors import TokenizerError
 from csm_ft.families.encoder import Encoder, Segment
 from csm_ft.families.moonshine.arrange import SEGMENTS
@@ -202,8 +203,15 @@ class TextTokenizer:
         tokenizer.encode_special_tokens = True  # their names in a transcript are plain text
         self.blob, self.source = blob, source
         self.fingerprint = hashlib.sha256(blob).hexdigest()
-        self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+        ids = tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(ids.values())
+        self._ids = ids
         self._tokenizer = tokenizer
+
+    @property
+    def vocabulary(self) -> str:
+        """Name of what each id means: the same for one tokenizer, however its file was written."""
+        return hashlib.sha256(json.dumps(sorted(self._ids.items())).encode()).hexdigest()
 
     def encode(self, text: str) -> NDArray[np.uint32]:
         """Return the tokens of a text and </s>, [L]."""
@@ -220,14 +228,19 @@ class TextTokenizer:
 
 
 def open_tokenizer(source: str) -> TextTokenizer:
-    """Open a tokenizer.json from a file, a folder that holds one, or a hub name; auto = tiny's."""
+    """Open a tokenizer.json from a file, a folder that holds one, or a hub name; auto = tiny's.
+
+    Or the one that a token file holds. TokenizerError where there is none.
+    """
     source = HUB_NAME if source == "auto" else source
+    if is_token_file(Path(source)):
+        return MoonshineEncoder.from_store(open_store(Path(source), in_memory=False)).tokenizer
     path = Path(source) / "tokenizer.json" if Path(source).is_dir() else Path(source)
     if not path.is_file():
         if not hub.is_hub_name(source):
             raise TokenizerError(
-                f"{path}: no such file; name a tokenizer.json, a folder that holds one, or a hub"
-                " name (owner/name)"
+                f"{path}: no such file; name a tokenizer.json, a folder that holds one, a hub name"
+                " (owner/name), or for a run its token file (data in its config.yaml)"
             )
         otherwise = "name a local tokenizer.json, or fit one with --fit_tokenizer 8192"
         path = hub.fetch(source, "tokenizer.json", otherwise=otherwise)

@@ -187,10 +187,11 @@ class MoonshineFamily(Family):
     def empty_model(self, config: TrainConfig, store: Store) -> MoonshineModel:
         """Build a model of the checkpoint's or the chosen size."""
         from csm_ft.families.moonshine.encoder import MoonshineEncoder
-        from csm_ft.families.moonshine.weights import empty_model, size_of
+        from csm_ft.families.moonshine.weights import empty_model, size_of, vocabulary_of
 
         config, facts = _moonshine(config), store.info.facts
         _check_gaps(config, store)
+        tokenizer = MoonshineEncoder.from_store(store).tokenizer
         vocab_size = int(facts["text_vocab_size"])
         if config.train_from_scratch:
             size = _chosen_size(config, vocab_size)
@@ -204,9 +205,17 @@ class MoonshineFamily(Family):
                     f" {name} has {size.vocab_size}; pretokenise with the model's tokenizer, name"
                     " another model, or --train_from_scratch"
                 )
+            known = vocabulary_of(name)
+            if known and known != tokenizer.vocabulary:
+                raise ConfigError(
+                    f"{store.path} has the text ids of another tokenizer ({facts['tokenizer']})"
+                    f" than the model {name} was trained with; pretokenise with --tokenizer of that"
+                    " model (no sound is encoded again), name another model, or"
+                    " --train_from_scratch"
+                )
         model = empty_model(size)
         model.label_smoothing = config.label_smoothing
-        model.tokenizer = MoonshineEncoder.from_store(store).tokenizer
+        model.tokenizer = tokenizer
         return model
 
     def choices(self, config: TrainConfig, store: Store) -> Mapping[str, Any]:
@@ -308,11 +317,13 @@ class MoonshineFamily(Family):
         return tokenizer if is_model else HUB_NAME
 
     def checkpoint_config(self, model: SpeechModel) -> Mapping[str, object]:
-        """Return the config.json of transformers' layout."""
+        """Return the config.json of transformers' layout, and which tokenizer's ids these are."""
         from csm_ft.families.moonshine.model import MoonshineModel
+        from csm_ft.families.moonshine.weights import VOCABULARY
 
         assert isinstance(model, MoonshineModel), "a model of this family"
-        return model.size.to_json()
+        known = {VOCABULARY: model.tokenizer.vocabulary} if model.tokenizer else {}
+        return {**model.size.to_json(), **known}
 
 
 def _scored_rows(examples: Examples, wanted: int) -> Iterator[int]:

@@ -15,11 +15,13 @@ from csm_ft.families.checkpoint_files import Checkpoint, locate
 from csm_ft.families.model import check_tensors
 from csm_ft.families.moonshine import keras
 from csm_ft.families.moonshine import model as first
+from csm_ft.families.moonshine.encoder import TextTokenizer
 from csm_ft.families.moonshine.model import MoonshineModel
 from csm_ft.families.moonshine.size import MoonshineSize
 from csm_ft.families.moonshine.streaming import StreamingModel
 from csm_ft.families.moonshine.streaming_size import MODEL_TYPE, StreamingSize
 
+VOCABULARY = "vocabulary_fingerprint"  # key of config.json in the checkpoints of a run
 _HEAD = "proj_out.weight"  # the embeddings again
 _EMBEDDINGS = "model.decoder.embed_tokens.weight"
 
@@ -64,6 +66,24 @@ def size_of(name: str) -> MoonshineSize | StreamingSize:
             f"{found.config}: not the config of a Moonshine in transformers' layout ({error!r});"
             " fetch it again"
         ) from error
+
+
+def vocabulary_of(name: str) -> str:
+    """Return the vocabulary that a checkpoint was trained with; "" = not known.
+
+    By the tokenizer beside it, or by what a run has written into its config.json.
+    """
+    if keras.find(name):
+        return ""
+    found = locate(name)
+    if found.is_adapter:
+        return vocabulary_of(_adapters(found).base)
+    tokenizer = found.files[0].parent / "tokenizer.json"
+    if tokenizer.is_file():
+        return TextTokenizer(tokenizer.read_bytes(), str(tokenizer)).vocabulary
+    if found.config is None:
+        return ""
+    return str(json.loads(found.config.read_text(encoding="utf-8")).get(VOCABULARY, ""))
 
 
 def load_weights(model: MoonshineModel, name: str) -> None:
