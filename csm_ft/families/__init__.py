@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from csm_ft import cli
-from csm_ft.config.base import build, read_yaml, read_yaml_values
+from csm_ft.config.base import build, names_of, read_yaml, read_yaml_values
 from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError
 
@@ -44,20 +44,43 @@ def names() -> list[str]:
 
 
 def named_family(argv: Sequence[str]) -> str:
-    """Return the family that a command line names by --family, or the default one."""
+    """Return the family that a command line names by --family, or the default one.
+
+    ConfigError for a flag that only other families have.
+    """
     family = cli.peek(argv, ("family",)).get("family", "auto")
-    return DEFAULT_FAMILY if family == "auto" else family
+    return _with_flags(DEFAULT_FAMILY if family == "auto" else family, argv)
 
 
 def choose_family(argv: Sequence[str]) -> str:
     """Return the family of a command line: by --family, by the token file, or the default.
 
-    No file is opened for a command line that asks for help.
+    ConfigError as named_family. No file is opened for a command line that asks for help.
     """
     values = cli.peek(argv, ("family", "data"))
     if values.get("family", "auto") != "auto" or cli.wants_help(argv):
         return named_family(argv)
-    return family_of_file(values.get("data", TrainConfig.model_fields["data"].default))
+    data = values.get("data", TrainConfig.model_fields["data"].default)
+    return _with_flags(family_of_file(data), argv)
+
+
+def _with_flags(family: str, argv: Sequence[str]) -> str:
+    """Return the family; ConfigError, with their name, for a flag that only others have."""
+    own = _flags(family)
+    for name in (word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")):
+        owners = [] if name in own else [other for other in names() if name in _flags(other)]
+        if owners:
+            raise ConfigError(
+                f"--{name}: an option of the family {' and of '.join(owners)}, not of {family};"
+                " name the family with --family, or leave the option out"
+            )
+    return family
+
+
+def _flags(family: str) -> set[str]:
+    """Return the flags of a family's options, with those that are answered with a way out."""
+    halves = (open_family(family).train_config, open_family(family).pretokenize_config)
+    return {name for half in halves for name in (*names_of(half), *half.answers)}
 
 
 def family_of_file(path: str | None) -> str:

@@ -1,6 +1,7 @@
 """Token files of any family: opened to train on, and verified."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 
 from csm_ft.data.split import ArrayKind
 from csm_ft.data.token_file import write_store
-from csm_ft.errors import StoreError
-from csm_ft.families import choose_family, family_of_file
+from csm_ft.errors import ConfigError, StoreError
+from csm_ft.families import choose_family, family_of_file, named_family
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.stores import is_foreign, open_tokens, verify
 from tests.helpers.tables import INFO, OTHER_INFO, Table, make_table, write
@@ -36,12 +37,21 @@ def test_another_familys_file_names_both(tmp_path: Path, in_memory: bool) -> Non
 
 def test_the_file_chooses_the_family(tmp_path: Path) -> None:
     path = tmp_path / "t.hdf5"
-    write(path, info=replace(INFO, family="toy"))
-    assert family_of_file(str(path)) == "toy"
-    assert choose_family(["--data", str(path)]) == "toy"
+    write(path, info=replace(INFO, family="moshi"))
+    assert family_of_file(str(path)) == "moshi"
+    assert choose_family(["--data", str(path)]) == "moshi"
     assert choose_family(["--data", str(path), "--family", "csm"]) == "csm"
     assert choose_family(["--data", str(path), "--help"]) == "csm", "no file is opened for help"
     assert choose_family(["--data", str(tmp_path / "none.hdf5")]) == "csm"
+
+
+@pytest.mark.parametrize("choose", [choose_family, named_family])
+def test_flags_of_other_families_name_them(choose: Callable[[Sequence[str]], str]) -> None:
+    """Names of the Moonshine training guide, without a word on Moonshine."""
+    for flag in ("--model", "--train_manifest", "--num_steps=5", "--keep_audio"):
+        with pytest.raises(ConfigError, match="an option of the family moonshine, not of csm"):
+            choose(["--batch_size", "4", flag])
+    assert choose(["--n_trials", "4", "--unknown", "--depth_fraction", "0.5"]) == "csm"
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
