@@ -37,7 +37,8 @@ class Shared:
 def find_shared(clips: Iterable[Said]) -> dict[str, Shared]:
     """Return which speakers and which sentences stand on both sides of a split.
 
-    Sentences are compared by their words; nothing where nothing is held out.
+    Sentences are compared by their words, and a clip without a speaker has none; nothing where
+    nothing is held out.
     """
     sides: dict[str, tuple[set[str], set[str]]] = {
         "speakers": (set(), set()),
@@ -50,6 +51,7 @@ def find_shared(clips: Iterable[Said]) -> dict[str, Shared]:
     for what, (held_out, train) in sides.items():
         if what == "sentences":
             held_out, train = set(map(normalise, held_out)), set(map(normalise, train))
+        held_out, train = held_out - {""}, train - {""}
         if held_out:
             shared[what] = Shared(sorted(held_out & train), len(held_out))
     return shared

@@ -66,10 +66,10 @@ def choose_family(argv: Sequence[str]) -> str:
 
 def _with_flags(family: str, argv: Sequence[str]) -> str:
     """Return the family; ConfigError, with their name, for a flag that only others have."""
-    own = _flags(family)
+    flags = {name: _flags(name) for name in names()}
     for name in (word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")):
-        owners = [] if name in own else [other for other in names() if name in _flags(other)]
-        if owners:
+        owners = [owner for owner, known in flags.items() if name in known]
+        if family in flags and owners and family not in owners:
             raise ConfigError(
                 f"--{name}: an option of the family {' and of '.join(owners)}, not of {family};"
                 " name the family with --family, or leave the option out"

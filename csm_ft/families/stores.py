@@ -10,7 +10,7 @@ from csm_ft.data import token_file
 from csm_ft.data.references import ReferencedSplit
 from csm_ft.data.split import SPLITS, Split, Store, content_fingerprint
 from csm_ft.errors import MachineError, StoreError
-from csm_ft.families import names, open_family
+from csm_ft.families import DEFAULT_FAMILY, names, open_family
 from csm_ft.families.base import Family
 
 _MAX_CLIPS_SHOWN = 10  # per kind of problem and split
@@ -28,18 +28,21 @@ def open_store(path: Path, *, in_memory: bool = True) -> Store:
     return family.open_foreign(path) if in_memory else _mapped_copy(path, family, key)
 
 
-def open_tokens(path: Path, family: str = "", *, in_memory: bool) -> Store:
-    """Open a token file to train on.
+def open_tokens(path: Path, family: str = "", *, in_memory: bool, option: str = "data") -> Store:
+    """Open a token file to train on, which `option` names.
 
     Raises StoreError as open_store does, when a source file that it refers to is missing or has
     changed, when a split is empty, and when the file was written for
     another family than `family` ("" = any); a missing file comes with the command that makes it.
     """
     if not path.is_file():
+        program = "python pretokenize.py"
+        if family and family != DEFAULT_FAMILY:
+            program += f" --family {family}"
         raise StoreError(
-            f"{path}: no such token file. Make it with\n  python pretokenize.py --train_data"
-            f" train.json --val_data val.json --output {shlex.quote(str(path))}\nor name another"
-            " with --data"
+            f"{path}: no such token file. Make it with\n  {program} --train_data train.json"
+            f" --val_data val.json --output {shlex.quote(str(path))}\nor name another"
+            f" with --{option}"
         )
     store = open_store(path, in_memory=in_memory)
     if family and store.info.family != family:

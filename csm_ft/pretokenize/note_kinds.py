@@ -239,10 +239,11 @@ def _unknown_speaker(places: Sequence[Place], limits: NoteLimits) -> Iterator[No
     of_val: dict[str, list[Place]] = defaultdict(list)
     for place in places:
         source, speaker = _of_source(place.clip)
-        if place.split == "val" and speaker not in speakers and source not in by_speaker:
+        is_new = speaker and speaker not in speakers
+        if place.split == "val" and is_new and source not in by_speaker:
             of_val[speaker].append(place)
     for speaker, clips in of_val.items():
-        value = f"speaker {speaker or '(none)'}, {len(clips)} clips"
+        value = f"speaker {speaker}, {len(clips)} clips"
         yield _note("unknown_speaker", clips[0], value, len(clips))
 
 
@@ -332,7 +333,8 @@ KINDS = {
     ),
     "unknown_speaker": Kind(
         "a validation speaker that training lacks",
-        "add clips of that speaker to --train_data, or validate on speakers of the training data",
+        "for a voice, add clips of that speaker to --train_data, or validate on its speakers; a"
+        " recogniser is best judged by speakers that it never heard",
         _unknown_speaker,
     ),
     "speaker_spelling": Kind(

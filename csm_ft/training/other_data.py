@@ -36,7 +36,8 @@ def open_canary(config: TrainConfig, store: Store, family: Family) -> Examples |
 
 def _open_fitting(path: Path, option: str, config: TrainConfig, store: Store) -> Store:
     """Open a token file whose ids mean the same as those of the run's own."""
-    other = open_tokens(path, config.family, in_memory=not config.partial_data_loading)
+    in_memory = not config.partial_data_loading
+    other = open_tokens(path, config.family, in_memory=in_memory, option=option)
     for name, what in _ENCODERS.items():
         own, others = getattr(store.info, name), getattr(other.info, name)
         if own != others:

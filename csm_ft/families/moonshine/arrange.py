@@ -71,9 +71,11 @@ def arrange(split: Split, config: MoonshineConfig, *, evaluate: bool) -> Example
     kept = [group for group in groups if limits.shortest <= _length(group)]
     kept = [group for group in kept if not limits.longest or _length(group) <= limits.longest]
     if groups and not kept:
+        seconds = [_length(group) / SAMPLE_RATE_HZ for group in groups]
+        upper = f" to instance_max_sec {config.instance_max_sec:g}" if limits.longest else ""
         raise ConfigError(
-            f"no {split.name} example has instance_min_sec {config.instance_min_sec:g} to"
-            f" instance_max_sec {config.instance_max_sec:g}; widen them"
+            f"no {split.name} example has instance_min_sec {config.instance_min_sec:g}{upper}: they"
+            f" have {min(seconds):.1f} to {max(seconds):.1f} s; allow these"
         )
     notes = _notes(split, groups, kept, limits)
     positions = [_cost(group) for group in kept]

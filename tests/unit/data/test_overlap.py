@@ -21,6 +21,13 @@ def test_nothing_is_shared_without_a_split() -> None:
     assert find_shared([Said(True, "anna", "Hello.")]) == {}
 
 
+def test_clips_without_a_speaker_share_none() -> None:
+    clips = [Said(True, "", "Hello."), Said(False, "", "Bye.")]
+    assert "speakers" not in find_shared(clips)
+    shared = find_shared([*clips, Said(False, "ben", "Bye.")])["speakers"]
+    assert (shared.names, shared.num_held_out) == ([], 1)
+
+
 def test_long_lists_are_cut_for_people() -> None:
     clips = [Said(side, f"s{n}", "Hello.") for n in range(9) for side in (True, False)]
     line = find_shared(clips)["speakers"].describe("speakers")

@@ -45,6 +45,17 @@ def test_the_file_chooses_the_family(tmp_path: Path) -> None:
     assert choose_family(["--data", str(tmp_path / "none.hdf5")]) == "csm"
 
 
+def test_missing_file_comes_with_the_command_of_its_family(tmp_path: Path) -> None:
+    path = tmp_path / "none.hdf5"
+    with pytest.raises(StoreError) as error:
+        open_tokens(path, "moonshine", in_memory=True, option="replay")
+    assert str(error.value) == (
+        f"{path}: no such token file. Make it with\n  python pretokenize.py --family moonshine"
+        f" --train_data train.json --val_data val.json --output {path}\nor name another with"
+        " --replay"
+    )
+
+
 @pytest.mark.parametrize("choose", [choose_family, named_family])
 def test_flags_of_other_families_name_them(choose: Callable[[Sequence[str]], str]) -> None:
     """Names of the Moonshine training guide, without a word on Moonshine."""

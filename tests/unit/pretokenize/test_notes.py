@@ -127,6 +127,7 @@ def test_text_without_letters_is_noted(text: str) -> None:
 def test_unknown_validation_speaker_is_noted() -> None:
     val = [place(i, split="val", speaker="ben") for i in range(3)]
     assert kinds(*val, place(5, split="val")) == {"unknown_speaker": 1}
+    assert kinds(place(5, split="val", speaker="")) == {}, "nobody is named"
 
 
 def tagged(one: Place, **tags: str) -> Place:
