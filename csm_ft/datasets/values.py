@@ -16,6 +16,7 @@ from csm_ft.text_file import nfc
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # What an absent number or speaker looks like when a program printed it.
+_NO_BREAK = re.compile("[\u00a0\u202f]")  # blanks of French punctuation, which are not printable
 _PRINTED_NOTHING = ("nan", "none", "null")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)  # as spreadsheets of many countries write it
 _CHANNELS = {
@@ -53,8 +54,10 @@ def read_values(
             tag = str(name).strip().lower()
             if keep is None or tag in keep:
                 word = _word(name, raw)
-                if isinstance(word, str) and not isinstance(word, Reason) and word.isprintable():
-                    values.setdefault("tags", {})[tag] = nfc(word)
+                if isinstance(word, str) and not isinstance(word, Reason):
+                    word = _NO_BREAK.sub(" ", word)
+                    if word.isprintable():
+                        values.setdefault("tags", {})[tag] = nfc(word)
             continue
         if columns.is_other_alias(name) and {field} & {*values, *reasons}:
             continue

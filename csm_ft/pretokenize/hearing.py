@@ -25,7 +25,10 @@ def hear_rows(config: PretokenizeConfig, rows: Sequence[Row]) -> dict[str, str]:
         return {}
     from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
 
-    recogniser = open_recogniser(config.heard_by, "", choose_device(config.device))
+    try:
+        recogniser = open_recogniser(config.heard_by, "", choose_device(config.device))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--asr", "--heard_by")) from error
     if isinstance(recogniser, str):
         raise ConfigError(
             f"--heard_by {config.heard_by}: {recogniser}; name a recogniser, as transformers:NAME,"

@@ -9,7 +9,13 @@ import pytest
 
 from tests.helpers.pretokenizing import FakeEncoder, Json, Work
 
-HEARD = ["This is sentence 0.", "this is, sentence one", "Bye.", None, "this is sentence 4"]
+HEARD = [
+    "This\u00a0is\u202fsentence 0.",
+    "this is, sentence one",
+    "Bye.",
+    None,
+    "this is sentence 4",
+]
 
 
 def rows(work: Work) -> list[Json]:
@@ -125,3 +131,5 @@ def test_no_recogniser_is_a_mistake(
     clips = work.clips([0.5]), work.clips([0.6], first=9)
     assert work.run(*clips, "--heard_by", "none") == 2
     assert "--heard_by none: --asr none; name a recogniser" in capsys.readouterr().err
+    assert work.run(*clips, "--heard_by", f"transformers:{work.folder / 'gone'}") == 2
+    assert "error: --heard_by transformers:" in capsys.readouterr().err
