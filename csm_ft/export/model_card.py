@@ -167,7 +167,8 @@ def _scores(source: Source) -> dict[str, Any] | None:
     keys = ["val_loss", *sorted(found - {"val_loss"}), *judged]
     cells = [[name, *(_score(row.get(key)) for key in keys)] for name, row in measured.items()]
     names = [key.removeprefix("val_") for key in keys[1:]]
-    return {"header": ["weights", "val_loss", *names], "rows": cells}
+    rules = source.run.read_environment().get("scored_by", "")
+    return {"header": ["weights", "val_loss", *names], "rows": cells, "rules": rules}
 
 
 def _score(value: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from csm_ft.data.token_file import open_store
 from csm_ft.evaluate.__main__ import main as evaluate
 from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
 from csm_ft.export.__main__ import main as export
+from csm_ft.families.exporter import Exportable
 from csm_ft.families.moonshine.config import MoonshineConfig as Config
+from csm_ft.families.moonshine.export.transformers import TransformersExporter
 from csm_ft.families.moonshine.family import MoonshineFamily
 from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
@@ -181,7 +184,17 @@ def test_transformers_reads_the_export(trained: Path) -> None:
     card = (folder / "README.md").read_text()
     assert "automatic-speech-recognition" in card
     assert "logits at 1, 10, 35 s differ by at most" in card
+    assert "after the rules basic of whisper-normalizer" in card
     assert json.loads((folder / "preprocessor_config.json").read_text())["do_normalize"] is False
+
+
+def test_export_says_that_recordings_need_the_level_of_training(tokens: Path) -> None:
+    store = open_store(tokens)
+    facts = {**store.info.facts, "amplitude": "peak"}
+    at_peak = replace(store, info=replace(store.info, facts=facts))
+    for kept, says in ((store, False), (at_peak, True)):
+        source = Exportable("weights", "run", "", None, kept)
+        assert ("abs(sound).max()" in TransformersExporter(source).snippet()) is says
 
 
 @pytest.mark.slow

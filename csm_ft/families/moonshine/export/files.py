@@ -68,6 +68,16 @@ def probe(source: Exportable, seconds: float) -> NDArray[np.int16]:
     return sound[:wanted]
 
 
+def level_comment(source: Exportable) -> str:
+    """Return a line of Python on the level that recordings must be brought to, or ""."""
+    if source.store is None or source.store.info.facts.get("amplitude") != "peak":
+        return ""
+    return (
+        "# Trained at full scale (--amplitude peak), and loading does not do that: divide the\n"
+        "# samples of a recording by the largest, abs(sound).max(), first.\n"
+    )
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a file whole or not at all."""
     write_whole(path, json.dumps(values, indent=2))

@@ -17,7 +17,13 @@ from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 from csm_ft.errors import CheckError, ConfigError
 from csm_ft.families.exporter import Exportable, Exporter, Proof
 from csm_ft.families.moonshine.data import collate_clips
-from csm_ft.families.moonshine.export.files import GREEDY_TOKENS, PROBED_SEC, probe, write_configs
+from csm_ft.families.moonshine.export.files import (
+    GREEDY_TOKENS,
+    PROBED_SEC,
+    level_comment,
+    probe,
+    write_configs,
+)
 from csm_ft.families.moonshine.export.graph_file import Graph, check_can_write, write_graph
 from csm_ft.families.moonshine.family import HUB_NAME
 from csm_ft.families.moonshine.model import MoonshineModel
@@ -103,7 +109,7 @@ class OnnxExporter(Exporter):
     def snippet(self) -> str:
         """Show how onnxruntime runs it."""
         return (
-            "```python\n"
+            f"```python\n{level_comment(self.source)}"
             "import numpy as np, onnxruntime, soundfile, tokenizers\n\n"
             f'encoder = onnxruntime.InferenceSession("THIS_FOLDER/{ENCODER}")\n'
             f'decoder = onnxruntime.InferenceSession("THIS_FOLDER/{DECODER}")\n'

@@ -19,7 +19,13 @@ from csm_ft.errors import CheckError
 from csm_ft.families.exporter import Exportable, Exporter, Proof
 from csm_ft.families.model import save_tensors
 from csm_ft.families.moonshine.data import collate_clips
-from csm_ft.families.moonshine.export.files import GREEDY_TOKENS, PROBED_SEC, probe, write_configs
+from csm_ft.families.moonshine.export.files import (
+    GREEDY_TOKENS,
+    PROBED_SEC,
+    level_comment,
+    probe,
+    write_configs,
+)
 from csm_ft.families.moonshine.family import HUB_NAME
 from csm_ft.families.moonshine.sample import transcribe
 from csm_ft.families.moonshine.size import END, START
@@ -87,7 +93,7 @@ class TransformersExporter(Exporter):
     def snippet(self) -> str:
         """Show how the library loads it."""
         return (
-            "```python\n"
+            f"```python\n{level_comment(self.source)}"
             "from transformers import pipeline\n\n"
             'recognise = pipeline("automatic-speech-recognition", "THIS_FOLDER")\n'
             'print(recognise("recording.wav")["text"])\n'

@@ -24,6 +24,7 @@ from csm_ft.families.moonshine.export import voice_runtime
 from csm_ft.families.moonshine.export.files import (
     GREEDY_TOKENS,
     PROBED_SEC,
+    level_comment,
     max_tokens_per_sec,
     probe,
     write_json,
@@ -113,7 +114,7 @@ class VoiceExporter(Exporter):
     def snippet(self) -> str:
         """Show how the runtime loads it."""
         return (
-            "```python\n"
+            f"```python\n{level_comment(self.source)}"
             "from moonshine_voice import ModelArch, Transcriber, load_wav_file\n\n"
             'transcriber = Transcriber("THIS_FOLDER", ModelArch.TINY_STREAMING)  # of any size\n'
             'sound, rate_hz = load_wav_file("recording.wav")\n'
