@@ -308,6 +308,17 @@ def test_tokenizer_of_another_base_is_refused(
     assert run(tmp_path / "same.hdf5", tmp_path / "run", *base) == 0
 
 
+@pytest.mark.parametrize("size", ["base", "streaming-tiny"])
+def test_size_that_the_weights_have_not_is_refused(
+    tokens: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str
+) -> None:
+    base = ("--model_name_or_checkpoint_path", str(trained))
+    assert run(tokens, tmp_path / "run", *base, "--model", size) == 2
+    message = capsys.readouterr().err
+    assert f"name weights of that size, as UsefulSensors/moonshine-{size}" in message
+    assert "--train_from_scratch" in message
+
+
 def test_training_guide_is_understood(tmp_path: Path) -> None:
     """Its manifests and names of options, and the scratch settings of the paper."""
     names = {}

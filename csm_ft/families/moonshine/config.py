@@ -65,7 +65,8 @@ class MoonshineConfig(TrainConfig):
     )
     model_size: ModelSize = option(
         "tiny",
-        "Size of a model from scratch; the streaming models are the second generation.",
+        "Size of a model from scratch, or of the weights; the streaming models are the second"
+        " generation.",
         group="model size",
     )
     model_dim: int = option(0, f"Width; {_SIZE}", group="model size", ge=0)

@@ -341,10 +341,24 @@ def _chosen_size(config: MoonshineConfig, vocab_size: int) -> MoonshineSize | St
 
 
 def _check_flags(config: MoonshineConfig, size: MoonshineSize | StreamingSize, where: str) -> None:
+    if config.model_size != MoonshineConfig.model_fields["model_size"].default:
+        wanted = _chosen_size(config, size.vocab_size)
+        if (type(wanted), _shape(wanted)) != (type(size), _shape(size)):
+            raise ConfigError(
+                f"model_size {config.model_size}: the weights {where} have {size}; name weights of"
+                f" that size, as UsefulSensors/moonshine-{config.model_size}, with"
+                " --model_name_or_checkpoint_path, or add --train_from_scratch"
+            )
     if isinstance(size, StreamingSize):
         check_streaming_flags(config, size, where)
     else:
         check_flags(config, size, where)
+
+
+def _shape(size: MoonshineSize | StreamingSize) -> tuple[int, ...]:
+    """Return width and layers, by which the published sizes are told apart."""
+    dim = size.encoder.dim if isinstance(size, StreamingSize) else size.dim
+    return dim, size.encoder_layers, size.decoder_layers
 
 
 def _check_gaps(config: MoonshineConfig, store: Store) -> None:
