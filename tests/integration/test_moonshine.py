@@ -21,12 +21,15 @@ from csm_ft.evaluate.recognise import RECOGNISER_HZ, open_recogniser
 from csm_ft.export.__main__ import main as export
 from csm_ft.families.exporter import Exportable
 from csm_ft.families.moonshine.config import MoonshineConfig as Config
+from csm_ft.families.moonshine.config import MoonshineGenerateConfig
 from csm_ft.families.moonshine.export.transformers import TransformersExporter
 from csm_ft.families.moonshine.family import MoonshineFamily
 from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
+from csm_ft.runs.encoder_record import find_record
 from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.samples_table import samples_table
+from csm_ft.runs.source import find
 from tests.conftest import ROOT, write_metadata
 from tests.helpers.killed import check_resume
 
@@ -186,6 +189,22 @@ def test_transformers_reads_the_export(trained: Path) -> None:
     assert "logits at 1, 10, 35 s differ by at most" in card
     assert "after the rules basic of whisper-normalizer" in card
     assert json.loads((folder / "preprocessor_config.json").read_text())["do_normalize"] is False
+
+
+def test_cap_of_the_run_is_that_of_its_transcripts(trained: Path, tmp_path: Path) -> None:
+    """Of the run and of its export, whether csm_ft.transcribe or csm_ft.generate writes them."""
+    folder, sound = tmp_path / "export", str(ROOT / "demo/speech/nora/0081.flac")
+    assert export([str(trained), "--format", "transformers", "--output", str(folder)]) == 0
+    family = MoonshineFamily()
+    for weights in (trained, folder):
+        record = find_record(find(str(weights)))
+        assert family.open_listener(record, "cpu").max_tokens_per_sec == 20
+        encoder = family.open_listener(record, "cpu")
+        for chosen, cap in ((0, 20), (7, 7)):
+            named = {"model": str(weights), "audio": [sound]}
+            config = MoonshineGenerateConfig(**named, max_tokens_per_sec=chosen)
+            family.generate_prompts(config, record, encoder)
+            assert encoder.max_tokens_per_sec == cap
 
 
 def test_export_says_that_recordings_need_the_level_of_training(tokens: Path) -> None:

@@ -255,10 +255,11 @@ class MoonshineGenerateConfig(GenerateConfig):
         "mix", "Channel of stereo files.", group="recordings"
     )
     max_tokens_per_sec: float = option(
-        6.5,
-        "Maximum tokens of a transcript per second of sound (13 for scripts other than Latin).",
+        0.0,
+        "Maximum tokens of a transcript per second of sound; 0 = that of the training, else 6.5"
+        " (scripts other than Latin want 13).",
         group="recordings",
-        gt=0,
+        ge=0,
     )
 
 

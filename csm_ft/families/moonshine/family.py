@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,8 +32,10 @@ from csm_ft.families.moonshine.config import (
 )
 from csm_ft.families.moonshine.export import EXPORTERS
 from csm_ft.families.moonshine.size import (
+    DEFAULT_TOKENS_PER_SEC,
     LEAST_TOKENS_PER_SEC,
     SAMPLE_RATE_HZ,
+    TRAINED_SEC,
     MoonshineSize,
     check_flags,
     chosen_size,
@@ -156,8 +159,7 @@ class MoonshineFamily(Family):
                 f"{record.label}: no token file is known for these weights; name it with --data"
             )
         encoder = self.open_encoder(record.store, device)
-        if isinstance(record.config, MoonshineConfig):
-            encoder.max_tokens_per_sec = record.config.cap
+        encoder.max_tokens_per_sec = _cap_of(record)
         return encoder
 
     def generate_prompts(
@@ -168,7 +170,7 @@ class MoonshineFamily(Family):
 
         assert isinstance(config, MoonshineGenerateConfig), "Moonshine's own options"
         own = _own(encoder)
-        own.max_tokens_per_sec = config.max_tokens_per_sec
+        own.max_tokens_per_sec = config.max_tokens_per_sec or _cap_of(record)
         if not config.audio:
             raise PromptError("--audio is missing: name the sound files to transcribe")
         prompts = []
@@ -324,6 +326,17 @@ class MoonshineFamily(Family):
         assert isinstance(model, MoonshineModel), "a model of this family"
         known = {VOCABULARY: model.tokenizer.vocabulary} if model.tokenizer else {}
         return {**model.size.to_json(), **known}
+
+
+def _cap_of(record: EncoderRecord) -> float:
+    """Return the tokens of a transcript per second of sound that a run or its export allows."""
+    if isinstance(record.config, MoonshineConfig):
+        return record.config.cap
+    beside = Path() if record.store is None else record.store.path.parent / "generation_config.json"
+    if not beside.is_file():
+        return DEFAULT_TOKENS_PER_SEC
+    longest = json.loads(beside.read_text(encoding="utf-8")).get("max_length")
+    return longest / TRAINED_SEC if longest else DEFAULT_TOKENS_PER_SEC
 
 
 def _scored_rows(examples: Examples, wanted: int) -> Iterator[int]:

@@ -14,6 +14,7 @@ SAMPLE_RATE_HZ = 16000
 START, END = 1, 2  # ids of <s> and </s> in every Moonshine tokenizer
 DEFAULT_TOKENS_PER_SEC = 6.5  # of speech; what transformers' configs and the C++ library allow
 LEAST_TOKENS_PER_SEC = 6.0  # of a cap that a training set suggests; that of the paper
+TRAINED_SEC = 30  # of sound, for the most tokens that transformers' generate writes by default
 # (kernel, stride) of the three convolutions of the front end
 CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))
 FRAME_SAMPLES = 384  # product of the strides

@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from csm_ft.atomic import write_whole
 from csm_ft.families.exporter import Exportable
 from csm_ft.families.moonshine.config import MoonshineConfig
-from csm_ft.families.moonshine.size import DEFAULT_TOKENS_PER_SEC, END, SAMPLE_RATE_HZ, START
+from csm_ft.families.moonshine.size import (
+    DEFAULT_TOKENS_PER_SEC,
+    END,
+    SAMPLE_RATE_HZ,
+    START,
+    TRAINED_SEC,
+)
 
 PROBED_SEC = (1.0, 10.0, 35.0)
 GREEDY_TOKENS = 20  # compared per recording
-_TRAINED_SEC = 30  # of sound, for the cap that transformers' generate has by default
 # The library's own default normalises each clip, which these models have never heard.
 _PREPROCESSOR = {
     "feature_extractor_type": "Wav2Vec2FeatureExtractor",
@@ -42,7 +47,7 @@ def write_configs(
     """Write config.json, those of generation and preprocessor, and the tokenizer if known."""
     processor = {"processor_class": _PROCESSORS[streams]}
     write_json(folder / "config.json", config)
-    max_length = math.ceil(_TRAINED_SEC * max_tokens_per_sec(source))
+    max_length = math.ceil(TRAINED_SEC * max_tokens_per_sec(source))
     generation = {"bos_token_id": START, "decoder_start_token_id": START}
     generation |= {"eos_token_id": END, "pad_token_id": END, "max_length": max_length}
     write_json(folder / "generation_config.json", generation)
