@@ -184,6 +184,12 @@ def report_early_ends(spans: Iterable[Span], files: Mapping[Path, SoundFile | st
             f"{len(short)} rows end before their files do, by up to {max(short):.2f} s; if their"
             " durations are rounded ones, leave them out"
         )
+    parts = [sec for sec in left_sec if sec >= 1]
+    if parts:
+        console.print(
+            f"{len(parts)} rows name no start, and end up to {max(parts):.1f} s before their files"
+            " do: that sound is left out; where a text is of the whole file, leave its duration out"
+        )
 
 
 def choose_rows(split: str, rows: Sequence[Row], *, is_alone: bool) -> dict[str, list[Row]]:

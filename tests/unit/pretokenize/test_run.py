@@ -186,6 +186,11 @@ def test_rows_that_end_before_their_files_are_told(
     assert work.run(rows[:2], rows[2:]) == 0
     out = capsys.readouterr().out
     assert "2 rows end before their files do, by up to 0.60 s" in out
+    assert "that sound is left out" not in out
+    (row,) = work.clips([3.0], first=20)
+    assert work.run([{**row, "duration": 0.5}, {**row, "start": 0, "end": 0.6}], rows[2:]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 rows name no start, and end up to 2.5 s before their files do" in out
 
 
 def test_data_of_one_split_are_taken_as_they_are(work: Work, encoder: FakeEncoder) -> None:
