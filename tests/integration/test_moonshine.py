@@ -114,17 +114,23 @@ def test_validation_has_error_rates(trained: Path) -> None:
     assert "rules basic of whisper-normalizer" in record["scored_by"]
 
 
-def test_corpus_of_capitals_is_named(
+def test_corpus_of_capitals_or_of_several_languages_is_named(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = json.loads((tokens.parent / "train.json").read_text())
-    shouted = [{**row, "text": row["text"].upper()} for row in rows]
+    languages = ["fr"] * 5 + ["en"] * (len(rows) - 5)
+    shouted = [
+        {**row, "text": row["text"].upper(), "language": language}
+        for row, language in zip(rows, languages, strict=True)
+    ]
     (tmp_path / "train.json").write_text(json.dumps(shouted))
     argv = ["--family", "moonshine", "--train_data", str(tmp_path / "train.json")]
     argv += ["--val_data", str(tokens.parent / "val.json"), "--fit_tokenizer", "300"]
     argv += ["--output", str(tmp_path / "asr.hdf5")]
     assert pretokenize.main(argv) == 0
-    assert "12 of 12 training texts are in capitals" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "12 of 12 training texts are in capitals" in out
+    assert "languages  en (7), fr (5): val_wer compares all texts by the rules of" in out
     assert pretokenize.main([*argv, "--text_case", "sentence"]) == 0
     assert "are in capitals" not in capsys.readouterr().out
 

@@ -1,5 +1,6 @@
 """What a token file of Moonshine holds: rows, words, tokens, lengths. Imports no torch."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,24 @@ def describe(store: Store) -> list[str]:
         f"tokenizer  {facts.get('text_vocab_size')} ids ({facts.get('tokenizer')}), case"
         f" {facts.get('text_case')}; amplitude {facts.get('amplitude')}"
     )
-    return lines + _describe_capitals(store)
+    return lines + _describe_languages(store) + _describe_capitals(store)
+
+
+def _describe_languages(store: Store) -> list[str]:
+    """Return a warning for several languages: their error rates are counted by the rules of one."""
+    found = Counter(
+        language
+        for split in store.splits.values()
+        for language in (split.tags(row).get("language", "") for row in range(len(split)))
+        if language
+    )
+    if len(found) < 2:
+        return []
+    counts = ", ".join(f"{language} ({count})" for language, count in found.most_common())
+    return [
+        f"languages  {counts}: val_wer compares all texts by the rules of the most frequent one of"
+        " validation; choose others by train.py --language, or make a token file for each"
+    ]
 
 
 def _describe_capitals(store: Store) -> list[str]:
