@@ -17,6 +17,8 @@ BUNDLED = (
     "configs/sweep.yaml",
     "configs/expressive_lora.yaml",
     "configs/sweep_expressive.yaml",
+    "configs/sweep_moonshine.yaml",
+    "configs/moshi_sweep.yaml",
 )
 
 

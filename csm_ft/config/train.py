@@ -26,6 +26,7 @@ class TrainConfig(RunOptions):
 
     legacy_flags: ClassVar[Sequence[str]] = ("use_amp",)
     methods: ClassVar[Sequence[str]] = ("full", "lora")
+    search_space: ClassVar[str] = "configs/sweep.yaml"  # of a sweep that names none
     # Options that a sweep cannot search, with the reason; families add theirs.
     not_searchable: ClassVar[Mapping[str, str]] = {
         "data": "trials on other data cannot be compared",

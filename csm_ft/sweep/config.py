@@ -35,7 +35,10 @@ class SweepConfig(Options):
     """Options of sweep.py itself."""
 
     sweep_config: str = option(
-        DEFAULT_SPACE, "YAML file with the search space.", group="sweep", path=True
+        DEFAULT_SPACE,
+        "YAML file with the search space; another family than csm has one of its own, in configs/.",
+        group="sweep",
+        path=True,
     )
     n_trials: int = option(
         20, "Trials in the study, counted over all calls of this command.", group="sweep", ge=1
@@ -426,6 +429,7 @@ def parse(argv: Sequence[str]) -> SweepRequest:
     values = read_values(
         options_class(train_class), argv, program="sweep.py", description=DESCRIPTION
     )
+    values = {"sweep_config": train_class.search_space, **values}
     values = {**_of_space(str(values.get("sweep_config", ""))), **values}
     own = {name: value for name, value in values.items() if name in SweepConfig.model_fields}
     sweep = build(SweepConfig, own)

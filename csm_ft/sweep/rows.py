@@ -197,11 +197,10 @@ def _is_shipped(path: Path) -> bool:
 
 
 def find_space(path: str) -> Path:
-    """Return the sweep config; the default one is found from any folder."""
-    bundled = assets.path_of(DEFAULT_SPACE)
-    if path == DEFAULT_SPACE and not Path(path).is_file() and bundled.is_file():
-        return bundled
-    return Path(path)
+    """Return the sweep config; those of this repository are found from any folder."""
+    is_ours = Path(path).parent == Path(DEFAULT_SPACE).parent
+    bundled = assets.path_of(path)
+    return bundled if is_ours and not Path(path).is_file() and bundled.is_file() else Path(path)
 
 
 def build_checked(

@@ -37,6 +37,7 @@ class MoonshineConfig(TrainConfig):
         "resume_from": "not needed: the same command resumes the run in --output_dir",
         **dict.fromkeys(("train_manifest", "val_manifest"), _PRETOKENIZE),
     }
+    search_space: ClassVar[str] = "configs/sweep_moonshine.yaml"
     methods: ClassVar[Sequence[str]] = ("full", "lora", "encoder_only", "decoder_only")
     changes_examples: ClassVar[Sequence[str]] = (
         *TrainConfig.changes_examples,

@@ -49,6 +49,7 @@ class MoshiConfig(TrainConfig):
 
     aliases: ClassVar[Mapping[str, str]] = {**J_MOSHI_ALIASES, "duration_sec": "window_sec"}
     legacy_flags: ClassVar[Sequence[str]] = (*TrainConfig.legacy_flags, *J_MOSHI_FLAGS)
+    search_space: ClassVar[str] = "configs/moshi_sweep.yaml"
     methods: ClassVar[Sequence[str]] = (
         *("full", "lora", "temporal_only", "depth_only", "text_embeddings_only"),
     )

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.errors import ConfigError
+from csm_ft.families import names
 from csm_ft.sweep.config import parse
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.space import Space, make_space
@@ -66,6 +67,17 @@ def test_public_trainers_file_runs_unchanged(tmp_path: Path) -> None:
     values, _ = draw(public)
     assert 1e-6 <= values["learning_rate"] <= 1e-2
     assert public.base.replace(**values).warmup_steps == str(values["warmup_steps"])
+
+
+@pytest.mark.parametrize("family", names())
+def test_each_family_has_a_space_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = parse(["--family", family])
+    space = make_space(read_rows(find_space(request.sweep.sweep_config), request), 100)
+    assert "learning_rate" in space.first_points()[0]
+    assert parse(["--family", family, "--sweep_config", "my.yaml"]).sweep.sweep_config == "my.yaml"
 
 
 def test_own_file_is_valid_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
