@@ -5,28 +5,22 @@ trunk is one more such model. Its passes take the sequences of all lanes as one 
 lanes have an adapter, it multiplies all rows by the frozen weight at once, and the rows of each
 lane by its own adapter. So a pass of K lanes needs about as many operations as one of a single run.
 
-Shapes: K lanes, R rows of a lane, D input width, O output width, r rank.
+Shapes: K lanes, N rows of all, R of the lane with most, D input width, O output width, r rank.
 """
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csm_ft.families.lora import ADAPTER_NAME, has_adapters, is_adapter
 from csm_ft.families.model import Batch, Loss, SpeechModel
-
-
-class Adapter(NamedTuple):
-    """One adapter of one lane: adds scale * B A x."""
-
-    a: nn.Parameter  # [r, D]
-    b: nn.Parameter  # [O, r]
-    scale: float
 
 
 class LaneKey(NamedTuple):
@@ -85,40 +79,91 @@ def joint_loss(
     """Return the loss of each lane's batch by its own adapters, from one pass of the trunk."""
     joined = trunk.join_batches(batches)
     lanes = [_adapted(model) for model in models]
+    kinds: dict[tuple[Sequence[int], tuple[float, ...]], LaneRows] = {}  # few, of many layers
     for name, module in trunk.named_modules():
         if isinstance(module, LaneLinear):
-            module.rows = _rows_of(name, joined.rows)
-            module.adapters = [_adapter(layers[name]) for layers in lanes]
+            layers = [layers[name] for layers in lanes]
+            module.matrices = [matrix for layer in layers for matrix in _matrices(layer)]
+            scales = tuple(layer.scaling[ADAPTER_NAME] for layer in layers)
+            kind = (tuple(_rows_of(name, joined.rows)), scales)
+            if kind not in kinds:
+                kinds[kind] = LaneRows.of(*kind, module.base.weight.device)
+            module.rows = kinds[kind]
     loss = trunk(joined.batch)
     sizes = [len(next(iter(batch.counts.values()))) for batch in batches]
     parts = {part: value.split(sizes) for part, value in loss.items()}
     return [{part: values[lane] for part, values in parts.items()} for lane in range(len(models))]
 
 
+@dataclass(frozen=True)
+class LaneRows:
+    """Whose rows are whose, so that one product applies the adapters of all lanes.
+
+    Lanes with fewer rows than R, those of the largest, repeat their last one, without effect.
+    """
+
+    num_lanes: int
+    taken: Tensor | None  # [K * R] int64, the rows of each lane; None: each has R
+    places: Tensor | None  # [N] int64, where each row is among them
+    scales: Tensor  # [K, R or 1, 1, 1] fp32, 0 for a row that is repeated
+
+    @classmethod
+    def of(cls, rows: Sequence[int], scales: Sequence[float], device: torch.device) -> Self:
+        """Return those of lanes with so many rows, whose adapters have these scales."""
+        own = np.array(scales, dtype=np.float32)[:, None]
+        counts, most = np.array(rows)[:, None], max(rows)
+        assert min(rows) > 0, f"each lane has rows, not {rows}"
+        if min(rows) == most:
+            return cls(len(rows), None, None, _on(device, own[:, :, None, None]))
+        places = np.arange(most)
+        is_own = places < counts
+        firsts = np.cumsum(counts)[:, None] - counts
+        taken = firsts + np.minimum(places, counts - 1)
+        return cls(
+            len(rows),
+            _on(device, taken.ravel()),
+            _on(device, np.flatnonzero(is_own)),
+            _on(device, (own * is_own)[:, :, None, None]),
+        )
+
+    def split(self, rows: Tensor) -> Tensor:
+        """[N, ..., D] -> [K, R * ..., D]."""
+        taken = rows if self.taken is None else rows.index_select(0, self.taken)
+        return taken.reshape(self.num_lanes, -1, rows.shape[-1])
+
+    def add_products_(self, to: Tensor, low: Tensor, matrices: Tensor) -> None:
+        """Add [K, R * ..., r] times [K, r, O] to [N, ..., O], which lies in one piece."""
+        if self.places is None:
+            to.view(self.num_lanes, -1, to.shape[-1]).baddbmm_(low, matrices)
+        else:
+            products = (low @ matrices).view(-1, *to.shape[1:])
+            to += products.index_select(0, self.places)
+
+    def scale_(self, low: Tensor) -> Tensor:
+        """Multiply [K, R * ..., r] in place."""
+        low.view(self.num_lanes, self.scales.shape[1], -1, low.shape[-1]).mul_(self.scales)
+        return low
+
+
 class LaneLinear(nn.Module):
-    """A frozen linear layer with one adapter for each lane."""
+    """A frozen linear layer with one adapter for each lane: adds scale * B A x."""
+
+    rows: LaneRows  # of the next pass
+    matrices: Sequence[nn.Parameter] = ()  # A [r, D] and B [O, r] of each lane
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
-        self.rows: Sequence[int] = ()  # of the next pass, of each lane
-        self.adapters: Sequence[Adapter] = ()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[sum of rows, ..., D] -> [sum of rows, ..., O]."""
-        scales = [adapter.scale for adapter in self.adapters]
-        matrices = [matrix for adapter in self.adapters for matrix in (adapter.a, adapter.b)]
-        outputs: Any = _LaneProduct.apply(
-            inputs, self.base.weight, self.base.bias, self.rows, scales, *matrices
-        )
+        """[N, ..., D] -> [N, ..., O]."""
+        weight, bias = self.base.weight, self.base.bias
+        outputs: Any = _LaneProduct.apply(inputs, weight, bias, self.rows, *self.matrices)
         return outputs
 
 
 class _LaneProduct(torch.autograd.Function):
-    """x W' + bias + scale_k x_k A_k' B_k' for the rows x_k of each lane k; W and bias are frozen.
-
-    Lanes with as many rows and the same rank are computed together.
-    """
+    """x W' + bias + scale_k x_k A_k' B_k' for the rows x_k of lane k; W and bias are frozen."""
 
     @staticmethod
     def forward(
@@ -126,87 +171,55 @@ class _LaneProduct(torch.autograd.Function):
         inputs: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        rows: Sequence[int],
-        scales: Sequence[float],
+        rows: LaneRows,
         *matrices: Tensor,
     ) -> Tensor:
         cast = _autocast(inputs)
         x, w = cast(inputs), cast(weight)
+        a, b = cast(_stacked(matrices[::2], dim=0)), cast(_stacked(matrices[1::2], dim=1))
+        low = rows.scale_(rows.split(x) @ a.transpose(1, 2))  # [K, R, r]
         outputs = F.linear(x, w, None if bias is None else cast(bias))
-        groups, lows = _groups(x, rows, matrices), []
-        for group in groups:
-            a, b = _stacked(group.lanes, matrices, cast)
-            low = group.take(x) @ a.transpose(1, 2)  # [K, R, r]
-            low *= _scales(group.lanes, scales, low)
-            lows.append(low)
-            group.take(outputs).baddbmm_(low, b.transpose(1, 2))
-        ctx.groups, ctx.scales, ctx.cast = groups, scales, cast
-        ctx.save_for_backward(x, w, *lows, *matrices)
-        ctx.dtype = inputs.dtype
+        rows.add_products_(outputs, low, b.transpose(1, 2))
+        ctx.save_for_backward(x, w, a, b, low)
+        ctx.rows, ctx.dtype, ctx.ranks = rows, inputs.dtype, [len(a) for a in matrices[::2]]
+        ctx.of_dtype = matrices[0].dtype
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (grad,) = grads
-        x, w, *saved = ctx.saved_tensors
-        lows, matrices = saved[: len(ctx.groups)], saved[len(ctx.groups) :]
-        grad = grad.contiguous()
-        of_x = grad @ w if ctx.needs_input_grad[0] else None
-        of_matrices: list[Tensor | None] = [None] * len(matrices)
-        for group, low in zip(ctx.groups, lows, strict=True):
-            a, b = _stacked(group.lanes, matrices, ctx.cast)
-            own = group.take(grad)  # [K, R, O]
-            of_b = (own.transpose(1, 2) @ low).to(matrices[1].dtype)
-            of_low = own @ b
-            of_low *= _scales(group.lanes, ctx.scales, of_low)
-            of_a = (of_low.transpose(1, 2) @ group.take(x)).to(matrices[0].dtype)
-            if of_x is not None:
-                group.take(of_x).baddbmm_(of_low, a)
-            for place, lane in enumerate(group.lanes):
-                of_matrices[2 * lane : 2 * lane + 2] = of_a[place], of_b[place]
-        of_inputs = None if of_x is None else of_x.to(ctx.dtype)
-        return of_inputs, None, None, None, None, *of_matrices
+        x, w, a, b, low = ctx.saved_tensors
+        rows, grad = ctx.rows, grads[0].contiguous()
+        own = rows.split(grad)  # [K, R, O]
+        of_b = (own.transpose(1, 2) @ low).to(ctx.of_dtype)
+        of_low = rows.scale_(own @ b)
+        of_a = (of_low.transpose(1, 2) @ rows.split(x)).to(ctx.of_dtype)
+        of_inputs = None
+        if ctx.needs_input_grad[0]:
+            of_inputs = grad @ w
+            rows.add_products_(of_inputs, of_low, a)
+            of_inputs = of_inputs.to(ctx.dtype)
+        of_matrices = [
+            of_one
+            for lane, rank in enumerate(ctx.ranks)
+            for of_one in (of_a[lane, :rank], of_b[lane, :, :rank])
+        ]
+        return of_inputs, None, None, None, *of_matrices
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Lanes that follow each other, have as many rows, and adapters of the same rank."""
-
-    lanes: range
-    start: int  # first row
-    stop: int
-
-    def take(self, tensor: Tensor) -> Tensor:
-        """[rows of all lanes, ..., D] -> [K, R, D] of these lanes, a view."""
-        rows = tensor[self.start : self.stop]
-        return rows.reshape(len(self.lanes), -1, tensor.shape[-1])
+def _stacked(matrices: Sequence[Tensor], dim: int) -> Tensor:
+    """Stack adapters of any ranks, `dim`, filled up with zeros: [K, r, D] or [K, O, r]."""
+    rank = max(matrix.shape[dim] for matrix in matrices)
+    return torch.stack([_filled(matrix, dim, rank) for matrix in matrices])
 
 
-def _groups(x: Tensor, rows: Sequence[int], matrices: Sequence[Tensor]) -> list[_Group]:
-    assert sum(rows) == len(x), f"rows {rows} of inputs of shape {tuple(x.shape)}"
-    groups: list[_Group] = []
-    first = start = 0
-    kinds = [(count, len(a)) for count, a in zip(rows, matrices[::2], strict=True)]
-    for lane in range(1, len(rows) + 1):
-        if lane == len(rows) or kinds[lane] != kinds[first]:
-            stop = start + rows[first] * (lane - first)
-            groups.append(_Group(range(first, lane), start, stop))
-            first, start = lane, stop
-    return groups
+def _filled(matrix: Tensor, dim: int, rank: int) -> Tensor:
+    missing = rank - matrix.shape[dim]
+    sides = (0, 0, 0, missing) if dim == 0 else (0, missing)
+    return F.pad(matrix, sides) if missing else matrix
 
 
-def _stacked(
-    lanes: range, matrices: Sequence[Tensor], cast: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return the adapters of these lanes as [K, r, D] and [K, O, r]."""
-    a = torch.stack([matrices[2 * lane] for lane in lanes])
-    b = torch.stack([matrices[2 * lane + 1] for lane in lanes])
-    return cast(a), cast(b)
-
-
-def _scales(lanes: range, scales: Sequence[float], like: Tensor) -> Tensor | float:
-    own = [scales[lane] for lane in lanes]
-    return own[0] if len(set(own)) == 1 else like.new_tensor(own)[:, None, None]
+def _on(device: torch.device, values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _autocast(inputs: Tensor) -> Callable[[Tensor], Tensor]:
@@ -237,9 +250,8 @@ def _is_plain(layer: Any) -> bool:
     return is_linear and isinstance(layer.lora_dropout[ADAPTER_NAME], nn.Identity)
 
 
-def _adapter(layer: Any) -> Adapter:
-    a, b = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
-    return Adapter(a, b, layer.scaling[ADAPTER_NAME])
+def _matrices(layer: Any) -> tuple[nn.Parameter, nn.Parameter]:
+    return layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
 
 
 def _without_adapters(name: str) -> str:

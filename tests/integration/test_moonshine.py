@@ -32,6 +32,7 @@ from csm_ft.runs.samples_table import samples_table
 from csm_ft.runs.source import find
 from tests.conftest import ROOT, write_metadata
 from tests.helpers.killed import check_resume
+from tests.helpers.side_by_side import train_side_by_side
 
 SMALL = "--model_dim 32 --model_ffn_dim 64 --model_heads 2 --model_encoder_layers 1".split()
 SMALL += ["--model_decoder_layers", "1"]
@@ -371,3 +372,15 @@ def test_training_guide_is_understood(tmp_path: Path) -> None:
     assert train.main([*argv, "--device", "cpu", "--val_wer_clips", "0"]) == 0
     saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert (saved["model_size"], saved["max_steps"]) == ("base", 2)
+
+
+def test_adapters_side_by_side_equal_runs_alone(
+    tokens: Path, trained: Path, tmp_path: Path
+) -> None:
+    runs: list[dict[str, Any]] = [
+        {"label_smoothing": 0.1, "time_mask_sec": 0.1},
+        {"batch_size": 3, "speed_perturbation": 0.1, "seed": 7},
+        {"lora_rank": 2, "lora_rslora": True, "learning_rate": 1e-3},
+    ]
+    base = {"data": str(tokens), "model_name_or_checkpoint_path": str(trained)}
+    train_side_by_side(Config, runs, tmp_path, **base, max_tokens_per_sec=20.0)

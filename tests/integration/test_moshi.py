@@ -18,11 +18,13 @@ from csm_ft.data.__main__ import main as data
 from csm_ft.data.token_file import open_store
 from csm_ft.evaluate.__main__ import main as evaluate
 from csm_ft.export.__main__ import main as export
+from csm_ft.families.moshi.config import MoshiConfig
 from csm_ft.families.moshi.export.package import is_installed
 from csm_ft.families.stores import verify
 from csm_ft.generate.__main__ import main as generate
 from tests.helpers.dialogues import RATE_HZ, WORDS, write_dialogues
 from tests.helpers.killed import check_resume
+from tests.helpers.side_by_side import train_side_by_side
 from tests.helpers.wandb_files import offline_runs
 
 SMALL = "--model_dim 32 --model_layers 1 --model_heads 2 --model_depth_dim 16".split()
@@ -463,3 +465,17 @@ def test_spoken_texts_are_evaluated(spoken: Path, tmp_path: Path) -> None:
     model, *_ = json.loads((out / "evaluation.json").read_text())["rows"]
     assert model["kind"] == "model"
     assert {clip["tags"]["emotion"] for clip in model["clips"]} == {"calm", "angry"}
+
+
+def test_adapters_side_by_side_equal_runs_alone(
+    tokens: Path, trained: Path, tmp_path: Path
+) -> None:
+    runs: list[dict[str, Any]] = [
+        {"depth_fraction": 0.5, "lora_alpha": 8},
+        {"batch_size": 1, "depth_fraction": 0.25, "seed": 7},
+        {"lora_rank": 2, "lora_rslora": True, "learning_rate": 1e-3},
+    ]
+    base = {"data": str(tokens), "model_name_or_checkpoint_path": str(trained)}
+    train_side_by_side(
+        MoshiConfig, runs, tmp_path, **base, window_sec=4.0, min_window_sec=1.0, batch_size=2
+    )

@@ -4,7 +4,6 @@ Shapes: B sequences, S padded positions, N audio frames incl. EOS frames, M fram
 depth decoder, K codebooks, L text tokens.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from csm_ft.data.examples import Examples
 from csm_ft.families.base import Draw
 from csm_ft.families.drawn import keyed_generator, num_drawn
+from csm_ft.families.joined import joined_places, joined_rows, joined_totals, starts_of
 from csm_ft.families.model import Batch, JoinedBatch
 
 _LEAST_SCORED = 2  # frames of a clip, where validation draws some: an error needs two
@@ -133,58 +132,25 @@ def collate(
 
 
 def join(batches: Sequence[CsmBatch]) -> JoinedBatch:
-    """Return micro-batches as one, on their device, padded to the longest sequence of all.
-
-    Each has as many rows for the depth decoder as the one with most: copies of its last one, of
-    weight 0, fill up, so that the adapters of all can be applied by one product.
-    """
-    width = max(batch.max_positions for batch in batches)
-    most_drawn = max(len(batch.depth_rows) for batch in batches)
-    first_sequence = np.cumsum([0, *(batch.num_sequences for batch in batches)]).tolist()
-    first_frame = np.cumsum([0, *(len(batch.codes) for batch in batches)]).tolist()
-
-    def moved(positions: Tensor, batch: CsmBatch, sequence: int) -> Tensor:
-        if batch.max_positions == width:
-            return positions + sequence * width
-        own = torch.div(positions, batch.max_positions, rounding_mode="floor")
-        return positions + own * (width - batch.max_positions) + sequence * width
-
-    columns: defaultdict[str, list[Tensor]] = defaultdict(list)
-    for batch, sequence, frame in zip(batches, first_sequence, first_frame, strict=False):
-        num_missing = most_drawn - len(batch.depth_rows)
-        fillers = batch.depth_rows[-1:].expand(num_missing)
-        parts = {
-            "text_tokens": batch.text_tokens,
-            "text_positions": moved(batch.text_positions, batch, sequence),
-            "codes": batch.codes,
-            "frame_positions": moved(batch.frame_positions, batch, sequence),
-            "frame_sequence": batch.frame_sequence + sequence,
-            "frame_weights": batch.frame_weights,
-            "depth_rows": torch.cat([batch.depth_rows, fillers]) + frame,
-            "depth_weights": F.pad(batch.depth_weights, (0, num_missing)),
-        }
-        for name, tensor in parts.items():
-            columns[name].append(tensor)
+    """Return micro-batches as one, on their device, padded to the longest sequence of all."""
     sequences = [batch.num_sequences for batch in batches]
-    drawn = [most_drawn] * len(batches)
-    counted = {part: [batch.counts[part] for batch in batches] for part in batches[0].counts}
+    widths, width = [b.max_positions for b in batches], max(b.max_positions for b in batches)
+    frames = [len(batch.codes) for batch in batches]
     whole = CsmBatch(
-        counts={part: torch.cat(counts) for part, counts in counted.items()},
-        audio_sec=sum(batch.audio_sec for batch in batches),
-        num_positions=sum(batch.num_positions for batch in batches),
+        **joined_totals(batches),
         num_padded=sum(sequences) * width,
         num_sequences=sum(sequences),
         max_positions=width,
-        text_tokens=torch.cat(columns["text_tokens"]),
-        text_positions=torch.cat(columns["text_positions"]),
-        codes=torch.cat(columns["codes"]),
-        frame_positions=torch.cat(columns["frame_positions"]),
-        frame_sequence=torch.cat(columns["frame_sequence"]),
-        frame_weights=torch.cat(columns["frame_weights"]),
-        depth_rows=torch.cat(columns["depth_rows"]),
-        depth_weights=torch.cat(columns["depth_weights"]),
+        text_tokens=torch.cat([b.text_tokens for b in batches]),
+        text_positions=joined_places([b.text_positions for b in batches], widths, sequences),
+        codes=torch.cat([b.codes for b in batches]),
+        frame_positions=joined_places([b.frame_positions for b in batches], widths, sequences),
+        frame_sequence=joined_rows([b.frame_sequence for b in batches], starts_of(sequences)),
+        frame_weights=torch.cat([b.frame_weights for b in batches]),
+        depth_rows=joined_rows([b.depth_rows for b in batches], starts_of(frames)),
+        depth_weights=torch.cat([b.depth_weights for b in batches]),
     )
-    frames = [len(batch.codes) for batch in batches]
+    drawn = [len(batch.depth_rows) for batch in batches]
     rows = {"backbone": sequences, "decoder": drawn, "projection": drawn, "codebook0_head": frames}
     return JoinedBatch(whole, rows)
 

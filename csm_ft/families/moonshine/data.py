@@ -16,6 +16,7 @@ from torch import Tensor
 from csm_ft.data.examples import Examples, Piece
 from csm_ft.data.split import Split
 from csm_ft.families.base import Draw
+from csm_ft.families.joined import joined_places, joined_rows, joined_totals, starts_of
 from csm_ft.families.model import Batch
 from csm_ft.families.moonshine.arrange import tokens_of
 from csm_ft.families.moonshine.augment import augment, augments
@@ -52,6 +53,10 @@ class MoonshineBatch(Batch):
     targets: Tensor  # [L] int64, the tokens and </s>
     token_places: Tensor  # [L] int64, clip * token_width + position
     token_width: int
+    # Of training; [L] where those of several runs are joined.
+    label_smoothing: float | Tensor = field(default=0.0, kw_only=True)
+    # Frames of each of several runs that are joined, where the model says so.
+    frames_of_runs: Sequence[int] = field(default=(), kw_only=True)
 
     def frame_layout(self) -> Layout:
         """Where encoder frames stand for attention."""
@@ -98,7 +103,44 @@ def collate(
             sound = augment(sound, config, key)
         sounds.append(sound)
         texts.append(tokens)
-    return collate_clips(sounds, texts)
+    batch = collate_clips(sounds, texts)
+    batch.label_smoothing = config.label_smoothing if draw is not None else 0.0
+    return batch
+
+
+def join(batches: Sequence[MoonshineBatch]) -> MoonshineBatch:
+    """Return the micro-batches of several runs as one, on their device."""
+    clips, samples = [b.num_sequences for b in batches], [len(b.samples) for b in batches]
+    conv_starts = [start // _CONV_SAMPLES for start in starts_of(samples)]
+    frame_starts = [start // FRAME_SAMPLES for start in starts_of(samples)]
+    frame_widths, token_widths = [b.frame_width for b in batches], [b.token_width for b in batches]
+    return MoonshineBatch(
+        **joined_totals(batches),
+        num_padded=sum(batch.num_padded for batch in batches),
+        num_sequences=sum(clips),
+        samples=torch.cat([b.samples for b in batches]),
+        clip_starts=joined_rows([b.clip_starts for b in batches], starts_of(samples)),
+        clip_lengths=torch.cat([b.clip_lengths for b in batches]),
+        conv_rows=joined_rows([b.conv_rows for b in batches], conv_starts),
+        conv_clips=joined_rows([b.conv_clips for b in batches], starts_of(clips)),
+        conv_lengths=torch.cat([b.conv_lengths for b in batches]),
+        frame_rows=joined_rows([b.frame_rows for b in batches], frame_starts),
+        frame_places=joined_places([b.frame_places for b in batches], frame_widths, clips),
+        frame_width=max(frame_widths),
+        inputs=torch.cat([b.inputs for b in batches]),
+        targets=torch.cat([b.targets for b in batches]),
+        token_places=joined_places([b.token_places for b in batches], token_widths, clips),
+        token_width=max(token_widths),
+        label_smoothing=_joined_smoothing(batches),
+    )
+
+
+def _joined_smoothing(batches: Sequence[MoonshineBatch]) -> float | Tensor:
+    shares = [batch.label_smoothing for batch in batches]
+    if len(set(shares)) == 1:
+        return shares[0]
+    each = [torch.as_tensor(b.label_smoothing).expand(len(b.targets)) for b in batches]
+    return torch.cat(each).to(batches[0].targets.device)
 
 
 def _text(split: Split, pieces: Sequence[Piece]) -> NDArray[np.uint32]:

@@ -216,7 +216,6 @@ class MoonshineFamily(Family):
                     " --train_from_scratch"
                 )
         model = empty_model(size)
-        model.label_smoothing = config.label_smoothing
         model.tokenizer = tokenizer
         return model
 

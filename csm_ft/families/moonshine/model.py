@@ -10,6 +10,7 @@ frames, L text tokens of the micro-batch (end tokens included), D width, H heads
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from csm_ft.device import autocast
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
-from csm_ft.families.model import Loss, SpeechModel
+from csm_ft.families.model import JoinedBatch, Loss, SpeechModel
 from csm_ft.families.moonshine.size import CONVOLUTIONS, MoonshineSize
 
 if TYPE_CHECKING:
@@ -286,7 +287,6 @@ class MoonshineModel(SpeechModel):
     block_classes: ClassVar[tuple[type[nn.Module], ...]] = (EncoderLayer, DecoderLayer)
     fp32_weights: ClassVar[tuple[str, ...]] = ("model.encoder.conv", "model.encoder.groupnorm")
     tokenizer: "TextTokenizer | None" = None  # of the token file, for the word error rate
-    label_smoothing: float = 0.0  # of the training loss
     starts_at: ClassVar[Mapping[str, float]] = {}  # of random weights that are not zero
 
     def __init__(self, size: Size, encoder: nn.Module, decoder: Decoder) -> None:
@@ -310,6 +310,23 @@ class MoonshineModel(SpeechModel):
         """Return what the decoder attends to, [F, D], and its layout."""
         return self.encoder(batch), batch.frame_layout()
 
+    def join_batches(self, batches: Sequence["MoonshineBatch"]) -> JoinedBatch:
+        """Return several micro-batches as one; see csm_ft.families.moonshine.data."""
+        from csm_ft.families.moonshine.data import join
+
+        joined, frames = join(batches), self.num_frames(batches)
+        joined.frames_of_runs = frames
+        tokens = [len(batch.inputs) for batch in batches]
+        heard = {
+            f"model.decoder.layers.{layer}.encoder_attn.{name}": frames
+            for layer, name in product(range(len(self.decoder.layers)), ("k_proj", "v_proj"))
+        }
+        return JoinedBatch(joined, {"model.encoder": frames, "model.decoder": tokens, **heard})
+
+    def num_frames(self, batches: Sequence["MoonshineBatch"]) -> list[int]:
+        """Return the encoder frames of each batch."""
+        return [len(batch.frame_rows) for batch in batches]
+
     @property
     def head_weight(self) -> Tensor:
         """Makes logits of the decoder's states, [V, D]; tied to the embeddings."""
@@ -317,11 +334,7 @@ class MoonshineModel(SpeechModel):
 
     def forward(self, batch: "MoonshineBatch") -> Loss:
         """Return the nats of each clip's tokens, end token included, [B]."""
-        logits = self.logits(batch)
-        smoothing = self.label_smoothing if self.training else 0.0
-        nats = F.cross_entropy(
-            logits.float(), batch.targets, reduction="none", label_smoothing=smoothing
-        )
+        nats = token_nats(self.logits(batch).float(), batch.targets, batch.label_smoothing)
         clips = torch.div(batch.token_places, batch.token_width, rounding_mode="floor")
         zeros = nats.new_zeros(batch.num_sequences)
         return {"tokens": zeros.index_add(0, clips, nats)}
@@ -338,6 +351,14 @@ class MoonshineModel(SpeechModel):
         from csm_ft.families.moonshine.sample import sample
 
         return sample(self, prompts, encoder)
+
+
+def token_nats(logits: Tensor, targets: Tensor, smoothing: float | Tensor) -> Tensor:
+    """Return the cross-entropy of targets [L], with labels smoothed by a share or one for each."""
+    if isinstance(smoothing, float):
+        return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    plain, even = (token_nats(logits, targets, share) for share in (0.0, 1.0))
+    return plain.lerp(even, smoothing)
 
 
 def convolve(rows: Tensor, convolution: nn.Conv1d) -> Tensor:

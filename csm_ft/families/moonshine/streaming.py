@@ -9,9 +9,13 @@ its padding. Shapes as in model.py, and T windows of the longest clip, E width o
 """
 
 import math
+from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +32,7 @@ from csm_ft.families.moonshine.streaming_size import (
     WINDOW_SAMPLES,
     Block,
     StreamingSize,
+    num_frames,
 )
 
 if TYPE_CHECKING:
@@ -92,39 +97,72 @@ class Blocks(NamedTuple):
     """Packed frames in blocks of Q, each beside the K frames that one of the block may see.
 
     A frame sees a few to either side, so that there is no need for a padded layout, nor for
-    products of all frames with each other.
+    products of all frames with each other. No block sees frames of two runs: one that masks numbers
+    that are not finite is not finite itself.
     """
 
     mask: Tensor  # [N, 1, Q, K], which of them each frame sees
     before: int  # frames, how far back a block sees
     after: int  # frames, how far ahead
+    places: Tensor | None  # [F], of frames among the N * Q; None: they follow each other
 
     @classmethod
-    def of(cls, layout: Layout, window: tuple[int, int]) -> Self:
-        """Cut the frames of a layout; `window` as in `window_mask`."""
+    def of(cls, layout: Layout, window: tuple[int, int], runs: Sequence[int] = ()) -> Self:
+        """Cut the frames of a layout, so many of each run; `window` as in `window_mask`."""
         clips = torch.div(layout.places, layout.width, rounding_mode="floor")
         before, after = (max(0, min(frames, layout.width) - 1) for frames in window)
-        clips = F.pad(clips, (before, -len(clips) % _BLOCK_FRAMES + after), value=-1)
+        places, length = None, len(clips)
+        if len(runs) > 1:
+            own_places, length = _apart(runs, before, after)
+            places = torch.from_numpy(own_places).to(clips.device)
+            clips = clips.new_full((length,), -1).index_copy(0, places, clips)
+        clips = F.pad(clips, (before, -length % _BLOCK_FRAMES + after), value=-1)
         seen = clips.unfold(0, before + _BLOCK_FRAMES + after, _BLOCK_FRAMES)  # [N, K]
-        places = torch.arange(seen.shape[1], device=clips.device)
-        distance = places[before : before + _BLOCK_FRAMES, None] - places
+        near_places = torch.arange(seen.shape[1], device=clips.device)
+        distance = near_places[before : before + _BLOCK_FRAMES, None] - near_places
         near = (distance <= before) & (distance >= -after)
         own = seen[:, before : before + _BLOCK_FRAMES, None]
-        return cls((near & (own == seen[:, None]))[:, None], before, after)
+        return cls((near & (own == seen[:, None]))[:, None], before, after, places)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend from each frame to those near it in its clip, [F, H, D / H] -> the same."""
-        length, size = len(self.mask) * _BLOCK_FRAMES, self.mask.shape[-1]
-        end = length - len(queries)
-        blocks = F.pad(queries, (0, 0, 0, 0, 0, end)).unflatten(0, (-1, _BLOCK_FRAMES))
+        size = self.mask.shape[-1]
+        blocks = self._spread(queries, 0, 0).unflatten(0, (-1, _BLOCK_FRAMES))
         near = [
-            F.pad(rows, (0, 0, 0, 0, self.before, end + self.after)).unfold(0, size, _BLOCK_FRAMES)
+            self._spread(rows, self.before, self.after).unfold(0, size, _BLOCK_FRAMES)
             for rows in (keys, values)
         ]  # [N, H, D / H, K], views
         heads = F.scaled_dot_product_attention(
             blocks.transpose(1, 2), *(rows.transpose(2, 3) for rows in near), attn_mask=self.mask
         )
-        return heads.transpose(1, 2).flatten(0, 1)[: len(queries)]
+        heads = heads.transpose(1, 2).flatten(0, 1)
+        if self.places is None:
+            return heads[: len(queries)]
+        return heads.index_select(0, self.places)
+
+    def _spread(self, rows: Tensor, before: int, after: int) -> Tensor:
+        """Put [F, ...] where they stand among the blocks, [before + N * Q + after, ...]."""
+        length = len(self.mask) * _BLOCK_FRAMES
+        if self.places is None:
+            return F.pad(rows, (0, 0, 0, 0, before, length - len(rows) + after))
+        spread = rows.new_zeros(before + length + after, *rows.shape[1:])
+        return spread.index_copy(0, self.places + before, rows)
+
+
+def _apart(runs: Sequence[int], before: int, after: int) -> tuple[NDArray[np.int64], int]:
+    """Return places for the frames of runs, and their number, so that no block sees two runs.
+
+    Each begins with a block, behind what the last block sees that sees the one before.
+    """
+    places, start = [], 0
+    for length in runs:
+        places.append(np.arange(start, start + length))
+        start = _up_to_block(_up_to_block(start + length + before) + after)
+    return np.concatenate(places), start
+
+
+def _up_to_block(frames: int) -> int:
+    return frames + -frames % _BLOCK_FRAMES
 
 
 class StreamingEncoderLayer(nn.Module):
@@ -164,7 +202,8 @@ class StreamingEncoder(nn.Module):
         # In fp32 even under autocast, as the front end of the first generation.
         with autocast(batch.samples.device.type, "fp32"):
             rows = layout.pack(self.embedder(windows_of(batch)))
-        blocks = {window: Blocks.of(layout, window) for window in set(self.windows)}
+        runs = batch.frames_of_runs
+        blocks = {window: Blocks.of(layout, window, runs) for window in set(self.windows)}
         for layer, window in zip(self.layers, self.windows, strict=True):
             rows = layer(rows, blocks[window])
         return self.final_norm(rows)
@@ -202,6 +241,12 @@ class StreamingModel(MoonshineModel):
         assert isinstance(decoder, StreamingDecoder)
         layout = frame_layout(batch)
         return decoder.adapt(self.encoder(batch), layout.positions()), layout
+
+    def num_frames(self, batches: Sequence["MoonshineBatch"]) -> list[int]:
+        """Return the encoder frames of each batch."""
+        lengths = torch.cat([batch.clip_lengths for batch in batches]).tolist()  # one host read
+        clips, sizes = iter(map(num_frames, lengths)), [batch.num_sequences for batch in batches]
+        return [sum(islice(clips, size)) for size in sizes]
 
     @property
     def head_weight(self) -> Tensor:

@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from csm_ft.data.examples import Examples, Piece
 from csm_ft.data.split import Split
 from csm_ft.families.base import Draw
 from csm_ft.families.drawn import keyed_generator, num_drawn
-from csm_ft.families.model import Batch
+from csm_ft.families.joined import joined_places, joined_rows, joined_totals, starts_of
+from csm_ft.families.model import Batch, JoinedBatch
 from csm_ft.families.moshi.arrange import LEFT, shifted
 from csm_ft.families.moshi.config import MoshiConfig
 from csm_ft.families.moshi.interleave import Interleaver, timed_tokens
@@ -170,6 +172,28 @@ def make_batch(windows: Sequence[NDArray[np.int64]], layout: Layout, longest: in
         depth_rows=torch.from_numpy(rows),
         depth_weights=torch.ones(len(rows)),
     )
+
+
+def join(batches: Sequence[MoshiBatch]) -> JoinedBatch:
+    """Return micro-batches as one, on their device, padded to the longest sequence of all."""
+    sequences = [batch.num_sequences for batch in batches]
+    widths = [batch.codes.shape[2] for batch in batches]
+    width, columns = max(widths), [len(batch.rows) for batch in batches]
+    codes = [F.pad(b.codes, (0, width - b.codes.shape[2]), value=ZERO) for b in batches]
+    whole = MoshiBatch(
+        **joined_totals(batches),
+        num_padded=sum(sequences) * width,
+        num_sequences=sum(sequences),
+        codes=torch.cat(codes),
+        rows=joined_places([b.rows for b in batches], widths, sequences),
+        sequence=joined_rows([b.sequence for b in batches], starts_of(sequences)),
+        depth_places=joined_rows([b.depth_places for b in batches], starts_of(columns)),
+        depth_rows=joined_places([b.depth_rows for b in batches], widths, sequences),
+        depth_weights=torch.cat([b.depth_weights for b in batches]),
+    )
+    drawn = [len(batch.depth_rows) for batch in batches]
+    depth = dict.fromkeys(("depformer_in", "depformer", "linears"), drawn)
+    return JoinedBatch(whole, {"transformer": sequences, "text_linear": columns, **depth})
 
 
 def draw_depth(batch: MoshiBatch, fraction: float, keys: Sequence[str], least: int = 1) -> None:

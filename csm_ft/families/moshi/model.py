@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.drawn import sampling_variance
-from csm_ft.families.model import Loss, SpeechModel
+from csm_ft.families.model import JoinedBatch, Loss, SpeechModel
 from csm_ft.families.moshi.size import ZERO, MoshiSize, gating_dim
 
 if TYPE_CHECKING:
@@ -211,6 +211,12 @@ class MoshiModel(SpeechModel):
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.out_norm.alpha.device
+
+    def join_batches(self, batches: Sequence["MoshiBatch"]) -> JoinedBatch:
+        """Return several micro-batches as one; see csm_ft.families.moshi.data."""
+        from csm_ft.families.moshi.data import join
+
+        return join(batches)
 
     def forward(self, batch: "MoshiBatch") -> Loss:
         """Return the nats of each sequence, [B] per part; see MoshiBatch for the parts.

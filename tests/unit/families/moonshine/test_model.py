@@ -20,6 +20,7 @@ from csm_ft.families.moonshine.model import (
     rotate,
     rotate_pairs,
     rotation,
+    token_nats,
 )
 from csm_ft.families.moonshine.sample import most_likely, transcribe
 from csm_ft.families.moonshine.size import (
@@ -155,13 +156,14 @@ def test_transcribing_leaves_the_mode_alone() -> None:
     assert model.training
 
 
-def test_label_smoothing_is_of_training_only() -> None:
-    model = make_model()
-    batch = collate_clips(*make_clips((9000,)))
-    plain = model.train()(batch)["tokens"]
-    model.label_smoothing = 0.2
-    assert not torch.allclose(model(batch)["tokens"], plain)
-    assert torch.equal(model.eval()(batch)["tokens"], plain)
+def test_labels_are_smoothed_by_one_share_or_one_for_each() -> None:
+    logits, targets = torch.randn(5, 60), torch.arange(5)
+    shares = (0.2, 0.2, 0.1, 0.0, 0.5)
+    found = token_nats(logits, targets, torch.tensor(shares))
+    pairs = zip(logits, targets, strict=True)
+    alone = [token_nats(*pair, share) for pair, share in zip(pairs, shares, strict=True)]
+    torch.testing.assert_close(found, torch.stack(alone))
+    assert float(found[0]) != pytest.approx(float(token_nats(logits, targets, 0.0)[0]))
 
 
 @pytest.mark.parametrize("head_dim", [16, 18, 17])
