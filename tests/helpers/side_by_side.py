@@ -84,7 +84,7 @@ def train_side_by_side(
     lanes = Lanes()
     results = together(configs("joined"), lanes)
     assert [result.status for result in results] == ["completed"] * len(runs)
-    assert lanes.num_joined > 1.5 * lanes.num_passes  # they did meet
+    assert lanes.num_joined > 1.2 * lanes.num_passes  # they did meet
     for number in range(len(runs)):
         for rows in ("train", "val"):
             expected = losses(folder / f"alone{number}", rows)
