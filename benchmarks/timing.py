@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from csm_ft.console import console
+
 Times = Mapping[str, list[float]]  # name of a variant -> CPU-seconds of each round
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,8 +26,10 @@ def interleave(
 ) -> Times:
     """Run all variants in every round, and once before unmeasured; return their times.
 
-    A variant is called with the number of the round, from 0.
+    A variant is called with the number of the round, from 0. What the comparison takes by the clock
+    is printed.
     """
+    began_sec = time.monotonic()
     for run in variants.values() if warm_up else ():
         run(0)
     times: dict[str, list[float]] = {name: [] for name in variants}
@@ -35,6 +39,8 @@ def interleave(
             began = clock()
             variants[name](number)
             times[name].append(clock() - began)
+    wall_sec = time.monotonic() - began_sec
+    console.print(f"  {', '.join(variants)}: {wall_sec:.0f} s", markup=False)
     return times
 
 

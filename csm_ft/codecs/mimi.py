@@ -96,15 +96,24 @@ class Mimi:
         for row, wave in zip(batch, waves, strict=True):
             row[0, : len(wave)] = torch.from_numpy(np.array(wave, dtype=np.float32))
         with _exact(self._model.device):
-            codes = self._model.encode(
-                batch.to(self._model.device), num_quantizers=self.num_codebooks
-            ).audio_codes  # [B, K, T]
-        assert codes is not None, "transformers returns codes"
-        by_clip = codes.transpose(1, 2).cpu().numpy().astype(np.uint16)
+            by_clip = self._codes(batch.to(self._model.device)).cpu().numpy().astype(np.uint16)
         return [
             np.ascontiguousarray(clip[:length])
             for clip, length in zip(by_clip, lengths, strict=True)
         ]
+
+    def _codes(self, batch: Tensor) -> Tensor:
+        """[B, 1, N] -> codes [B, T, K], those of the model's own `encode`.
+
+        The convolutions take most of the memory, all of which the system clears for a new process,
+        and on a CPU they are no faster for a batch: there they hear one clip after another.
+        """
+        encoder: Any = self._model.encoder
+        parts = batch.split(1) if batch.device.type == "cpu" else [batch]
+        heard = torch.cat([encoder.encoder_seanet(part) for part in parts]).transpose(1, 2)
+        states = encoder.encoder_transformer(heard, use_cache=False).last_hidden_state
+        latents = encoder.downsample(states.transpose(1, 2))
+        return self._model.quantizer.encode(latents, self.num_codebooks).permute(1, 2, 0)
 
     def decode(self, codes: Codes) -> Wave:
         """Return T * 1920 samples for [T, K] codes.

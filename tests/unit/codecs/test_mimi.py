@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MimiConfig, MimiModel
 
 from csm_ft.codecs import from_facts, open_codec
+from csm_ft.codecs.mimi import Mimi
 from csm_ft.errors import CodecError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -113,6 +114,18 @@ def test_a_batch_equals_each_clip_alone(hub_folder: Path) -> None:
     assert len(np.unique(together[4])) > 20, (
         "random codebooks must be used, or the comparison says nothing"
     )
+
+
+def test_codes_are_those_of_the_librarys_own_batch(hub_folder: Path) -> None:
+    codec = open_codec("mimi", str(hub_folder))
+    assert isinstance(codec, Mimi)
+    waves = noise(19_200, 19_200, 19_200)
+    with torch.no_grad():
+        batch = torch.from_numpy(np.stack(waves))[:, None]
+        expected = codec.model.encode(batch, num_quantizers=6).audio_codes
+    assert expected is not None
+    assert len(expected.unique()) > 20
+    np.testing.assert_array_equal(np.stack(codec.encode(waves)), expected.transpose(1, 2).numpy())
 
 
 def test_fewer_codebooks_are_the_first_ones(hub_folder: Path) -> None:
