@@ -77,11 +77,12 @@ def measure(config: BenchmarkConfig) -> Found:
     init_weights(model, 0)
     theirs = _package_model(model)
     rounds = min(config.rounds, 2)
+    steps = _Steps(model, theirs)
     windows = [_window(size, full, seed) for seed in range(NUM_WINDOWS)]
-    equal = _steps(model, theirs, windows, full, rounds)
+    equal = steps.compare(windows, full, rounds, warm_up=True)
     dialogues = [_window(size, max(1, round(full * s)), i) for i, s in enumerate(SHARES)]
-    mixed = _steps(model, theirs, dialogues, full, rounds)
-    quarter = _depth_quarter(model, windows, full, rounds)
+    mixed = steps.compare(dialogues, full, rounds, warm_up=False)
+    quarter = steps.compare_depth_quarter(windows, full, rounds)
     alone, together = _dialogues(model, theirs, NUM_GENERATED[config.size], rounds)
     return {
         "moshi.step.full_ratio": ratio(equal["theirs"], equal["ours"]),
@@ -123,19 +124,42 @@ def _batch(size: MoshiSize, windows: Sequence[NDArray[np.int64]], full: int) -> 
     return make_batch(windows, layout, full)
 
 
-def _steps(
-    model: MoshiModel, theirs: Any, windows: Sequence[NDArray[np.int64]], full: int, rounds: int
-) -> Times:
-    """Take steps on the same windows in turns, once the losses are known to be equal."""
-    batch = _batch(model.size, windows, full)
-    codes = torch.full((len(windows), model.size.num_rows, full), ZERO)
-    for place, rows in enumerate(windows):
-        codes[place, :, : rows.shape[1]] = torch.from_numpy(rows)
-    losses = _our_loss(model, batch).item(), _their_loss(theirs, codes).item()
-    if abs(losses[0] - losses[1]) > MAX_DIFFERENCE * losses[1]:
-        raise CheckError(f"the losses differ, so that times do not compare: {losses}")
-    variants = {"ours": _our_step(model, batch), "theirs": _their_step(theirs, codes)}
-    return interleave(variants, rounds=rounds)
+class _Steps:
+    """Steps of both programs, each with one optimiser: what has run is warm."""
+
+    def __init__(self, model: MoshiModel, theirs: Any) -> None:
+        self._model, self._theirs = model, theirs
+        self._ours, self._package = _our_step(model), _their_step(theirs)
+
+    def compare(
+        self, windows: Sequence[NDArray[np.int64]], full: int, rounds: int, *, warm_up: bool
+    ) -> Times:
+        """Take steps on the same windows in turns, once the losses are known to be equal."""
+        size = self._model.size
+        batch = _batch(size, windows, full)
+        codes = torch.full((len(windows), size.num_rows, full), ZERO)
+        for place, rows in enumerate(windows):
+            codes[place, :, : rows.shape[1]] = torch.from_numpy(rows)
+        losses = _our_loss(self._model, batch).item(), _their_loss(self._theirs, codes).item()
+        if abs(losses[0] - losses[1]) > MAX_DIFFERENCE * losses[1]:
+            raise CheckError(f"the losses differ, so that times do not compare: {losses}")
+        variants = {
+            "ours": lambda _: self._ours(batch),
+            "theirs": lambda _: self._package(codes),
+        }
+        return interleave(variants, rounds=rounds, warm_up=warm_up)
+
+    def compare_depth_quarter(
+        self, windows: Sequence[NDArray[np.int64]], full: int, rounds: int
+    ) -> Times:
+        """Compare our steps whose depth transformer sees all columns, and a quarter of them."""
+        every, quarter = (_batch(self._model.size, windows, full) for _ in range(2))
+        draw_depth(quarter, 0.25, [str(place) for place in range(len(windows))])
+        variants = {
+            "all": lambda _: self._ours(every),
+            "quarter": lambda _: self._ours(quarter),
+        }
+        return interleave(variants, rounds=rounds, warm_up=False)
 
 
 def _our_loss(model: MoshiModel, batch: MoshiBatch) -> Tensor:
@@ -147,10 +171,10 @@ def _our_loss(model: MoshiModel, batch: MoshiBatch) -> Tensor:
     return weighted_loss(terms, sums, counts)
 
 
-def _our_step(model: MoshiModel, batch: MoshiBatch) -> Callable[[int], None]:
+def _our_step(model: MoshiModel) -> Callable[[MoshiBatch], None]:
     terms, optimizer = FAMILY.loss_terms(OPTIONS), build_optimizer(model, FAMILY, OPTIONS)
 
-    def step(_: int) -> None:
+    def step(batch: MoshiBatch) -> None:
         whole = Step(1, 0, batch.num_sequences, [], [])
         with reproducible("cpu", threads=1, seed=0):
             optimizer_step(model, optimizer, whole, [batch], OPTIONS, terms)
@@ -190,31 +214,17 @@ def _weighted_mean(
     return (nats * weights.reshape(-1)).sum() / weights.sum()
 
 
-def _their_step(theirs: Any, codes: Tensor) -> Callable[[int], None]:
+def _their_step(theirs: Any) -> Callable[[Tensor], None]:
     weights = list(theirs.parameters())
     optimizer = torch.optim.AdamW(weights, lr=OPTIONS.learning_rate, fused=True)
 
-    def step(_: int) -> None:
+    def step(codes: Tensor) -> None:
         _their_loss(theirs, codes).backward()
         clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
     return step
-
-
-def _depth_quarter(
-    model: MoshiModel, windows: Sequence[NDArray[np.int64]], full: int, rounds: int
-) -> Times:
-    """Compare steps whose depth transformer sees all columns, and a quarter of them."""
-    batches = {
-        "all": _batch(model.size, windows, full),
-        "quarter": _batch(model.size, windows, full),
-    }
-    draw_depth(batches["quarter"], 0.25, [str(place) for place in range(len(windows))])
-    return interleave(
-        {name: _our_step(model, batch) for name, batch in batches.items()}, rounds=rounds
-    )
 
 
 def _dialogues(model: MoshiModel, theirs: Any, num_frames: int, rounds: int) -> tuple[Times, Times]:

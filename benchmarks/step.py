@@ -31,19 +31,20 @@ def measure(config: BenchmarkConfig) -> Found:
     """Measure all of it on one model."""
     model = random_model(SIZES[config.size], seed=0)
     ours = Ours(model, OPTIONS)
-    trainers: dict[str, Trainer] = {"transformers": Transformers(model, OPTIONS), "ours": ours}
+    theirs = Transformers(model, OPTIONS)
+    trainers: dict[str, Trainer] = {"transformers": theirs, "ours": ours}
     if not peers.missing():
         trainers["peer"] = PublicTrainer(model, OPTIONS)
     sentences, turns = (_examples(kind, model) for kind in ("lj", "conversation"))
-    times = _against_peers(trainers, sentences, config.rounds)
+    times = _against_peers(trainers, sentences, config.rounds, warm_up=True)
     batches = _batches(sentences, config.rounds)
     speeds = [b.num_positions / sec for b, sec in zip(batches, times["ours"], strict=True)]
     return {
         **_ratios("lj", times),
         "step.lj.tokens_per_cpu_sec": median(speeds),
         "step.loader_percent": _loader(sentences, batches[0], times["ours"]),
-        **_ratios("conversation", _against_peers(trainers, turns, config.rounds)),
-        **_all_frames(ours, sentences, 1),
+        **_ratios("conversation", _against_peers(trainers, turns, config.rounds, warm_up=False)),
+        **_all_frames(ours, theirs, sentences, 1),
         **_validation(ours, sentences, min(config.rounds, 3)),
     }
 
@@ -65,7 +66,9 @@ def _collate(examples: Examples, indices: Sequence[int]) -> CsmBatch:
     return FAMILY.collate(examples, indices, OPTIONS, draw=Draw(0, 0))
 
 
-def _against_peers(trainers: Mapping[str, Trainer], examples: Examples, rounds: int) -> Times:
+def _against_peers(
+    trainers: Mapping[str, Trainer], examples: Examples, rounds: int, *, warm_up: bool
+) -> Times:
     """Take steps on the same batches in turns, once the losses are known to be equal."""
     batches = _batches(examples, rounds)
     prepared = {name: list(map(one.prepare, batches)) for name, one in trainers.items()}
@@ -76,7 +79,7 @@ def _against_peers(trainers: Mapping[str, Trainer], examples: Examples, rounds: 
         name: lambda number, one=one, own=prepared[name]: one.step(own[number])
         for name, one in trainers.items()
     }
-    return interleave(variants, rounds=rounds)
+    return interleave(variants, rounds=rounds, warm_up=warm_up)
 
 
 def _ratios(kind: Kind, times: Times) -> Found:
@@ -86,16 +89,15 @@ def _ratios(kind: Kind, times: Times) -> Found:
     return {f"step.{kind}.transformers_ratio": theirs, name: against_peer}
 
 
-def _all_frames(ours: Ours, examples: Examples, rounds: int) -> Found:
+def _all_frames(ours: Ours, theirs: Transformers, examples: Examples, rounds: int) -> Found:
     """Compare with transformers as it is documented: each frame trains the depth decoder."""
-    theirs = Transformers(ours.model, OPTIONS, all_frames=True)
     batches = _batches(examples, rounds)
-    labelled = [theirs.prepare(batch) for batch in batches]
+    labelled = [theirs.prepare(batch, all_frames=True) for batch in batches]
     variants = {
         "ours": lambda number: ours.step(batches[number]),
         "theirs": lambda number: theirs.step(labelled[number]),
     }
-    times = interleave(variants, rounds=rounds)
+    times = interleave(variants, rounds=rounds, warm_up=False)
     return {"step.lj.transformers_all_ratio": ratio(times["theirs"], times["ours"])}
 
 
@@ -108,7 +110,7 @@ def _validation(ours: Ours, examples: Examples, rounds: int) -> Found:
         "training": lambda _: ours.step(batch),
         "validation": lambda _: validate(ours.model, FAMILY, few, options),
     }
-    times = interleave(variants, rounds=rounds)
+    times = interleave(variants, rounds=rounds, warm_up=False)
     return {"step.validation_ratio": ratio(times["validation"], times["training"])}
 
 

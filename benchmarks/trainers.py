@@ -72,19 +72,19 @@ class Ours:
 class Transformers:
     """CsmForConditionalGeneration on codes; its codec, which it runs in every step, is left out."""
 
-    def __init__(self, model: CsmModel, config: CsmConfig, *, all_frames: bool = False) -> None:
-        self.config, self.all_frames = config, all_frames
+    def __init__(self, model: CsmModel, config: CsmConfig) -> None:
+        self.config = config
         with transformers.quiet():
             self.model = transformers.to_run(model).train()
         named = self.model.named_parameters()
         self.weights = [weight for name, weight in named if not name.startswith("codec_model.")]
         self.optimizer = torch.optim.AdamW(self.weights, lr=config.learning_rate, fused=True)
 
-    def prepare(self, batch: CsmBatch) -> tuple[CsmBatch, Tensor]:
+    def prepare(self, batch: CsmBatch, *, all_frames: bool = False) -> tuple[CsmBatch, Tensor]:
         """Return the labels [B, S, K]; frames without labels train codebook 0 only."""
         labels = torch.full((batch.num_padded, batch.codes.shape[1]), -100)
         labels[batch.frame_positions, 0] = batch.codes[:, 0]
-        rows = slice(None) if self.all_frames else batch.depth_rows
+        rows = slice(None) if all_frames else batch.depth_rows
         labels[batch.frame_positions[rows]] = batch.codes[rows]
         return batch, labels.view(batch.num_sequences, batch.max_positions, -1)
 
