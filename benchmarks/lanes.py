@@ -67,15 +67,16 @@ def measure(config: BenchmarkConfig) -> Found:
     """Take the same steps in one run after the other, and side by side."""
     num_steps = NUM_STEPS[config.size]
     alone = [Run(number, num_steps, ALONE) for number in range(NUM_RUNS)]
-    lanes = Lanes()
-    packed = [Run(number, num_steps, Lane(lanes, "cpu")) for number in range(NUM_RUNS)]
+    shared = Lanes()
+    lanes = [Lane(shared, "cpu", OPTIONS.dtype) for _ in range(NUM_RUNS)]
+    packed = [Run(number, num_steps, lane) for number, lane in enumerate(lanes)]
     variants: dict[str, Callable[[int], object]] = {
         "alone": lambda _: [run.train() for run in alone],
         "packed": lambda _: _side_by_side(packed),
     }
     times = interleave(variants, rounds=config.rounds)
-    for run in packed:
-        run.ranks.close()
+    for lane in lanes:
+        lane.close()
     return {"lanes.steps_ratio": ratio(times["alone"], times["packed"])}
 
 

@@ -42,7 +42,7 @@ def lane_key(model: SpeechModel) -> LaneKey | None:
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     if not joins or not has_adapters(model) or not all(is_adapter(name) for name in trained):
         return None
-    layers = _adapted(model)
+    layers = adapted_layers(model)
     is_recomputed = any("forward" in vars(module) for module in model.modules())
     if is_recomputed or not all(_is_plain(layer) for layer in layers.values()):
         return None
@@ -67,18 +67,20 @@ def make_trunk(model: SpeechModel) -> SpeechModel:
     kept = [*model.parameters(), *model.buffers()]
     memo: dict[int, Any] = {id(tensor): tensor for tensor in kept}
     trunk = copy.deepcopy(model, memo)
-    for name, layer in _adapted(trunk).items():
+    for name, layer in adapted_layers(trunk).items():
         owner, _, attribute = name.rpartition(".")
         setattr(trunk.get_submodule(owner), attribute, LaneLinear(layer.base_layer))
     return trunk
 
 
 def joint_loss(
-    trunk: SpeechModel, models: Sequence[SpeechModel], batches: Sequence[Batch]
+    trunk: SpeechModel, lanes: Sequence[Mapping[str, Any]], batches: Sequence[Batch]
 ) -> list[Loss]:
-    """Return the loss of each lane's batch by its own adapters, from one pass of the trunk."""
+    """Return the loss of each lane's batch by its own adapters, from one pass of the trunk.
+
+    `lanes` are the `adapted_layers` of each lane's model.
+    """
     joined = trunk.join_batches(batches)
-    lanes = [_adapted(model) for model in models]
     kinds: dict[tuple[Sequence[int], tuple[float, ...]], LaneRows] = {}  # few, of many layers
     for name, module in trunk.named_modules():
         if isinstance(module, LaneLinear):
@@ -92,7 +94,7 @@ def joint_loss(
     loss = trunk(joined.batch)
     sizes = [len(next(iter(batch.counts.values()))) for batch in batches]
     parts = {part: value.split(sizes) for part, value in loss.items()}
-    return [{part: values[lane] for part, values in parts.items()} for lane in range(len(models))]
+    return [{part: values[lane] for part, values in parts.items()} for lane in range(len(lanes))]
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ def _rows_of(name: str, rows: Mapping[str, Sequence[int]]) -> Sequence[int]:
     return rows[max(beginnings, key=len)]
 
 
-def _adapted(model: SpeechModel) -> dict[str, Any]:
+def adapted_layers(model: SpeechModel) -> dict[str, Any]:
     """Return the layers of peft by their names."""
     from peft.tuners.lora import LoraLayer
 

@@ -7,7 +7,7 @@ that validates, generates, saves or loads.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from csm_ft.errors import OutOfMemoryError
 from csm_ft.families.lanes import (
     LaneKey,
+    adapted_layers,
     joint_loss,
     lane_key,
     make_trunk,
@@ -77,9 +78,11 @@ class _Pool:
                 _fail([lane], error)
 
     def _forward(self, arrived: dict["Lane", Batch]) -> None:
-        models, batches = [lane.model for lane in arrived], list(arrived.values())
-        alone = len(arrived) == 1
-        losses = [models[0](batches[0])] if alone else joint_loss(self.trunk, models, batches)
+        first, batches = next(iter(arrived)), list(arrived.values())
+        if len(arrived) == 1:
+            losses = [first.model(batches[0])]
+        else:
+            losses = joint_loss(self.trunk, [lane.adapted for lane in arrived], batches)
         begun = _Pass(list(arrived))
         begun.losses = dict(zip(arrived, losses, strict=True))
         for lane in arrived:
@@ -99,14 +102,14 @@ class Lanes:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.num_passes = self.num_joined = 0  # passes taken, and the lanes of all of them
-        self._pools: dict[LaneKey, _Pool] = {}
+        self._pools: dict[tuple[LaneKey, str], _Pool] = {}
 
     def enter(self, lane: "Lane", key: LaneKey) -> _Pool:
         """Give a lane its place beside those of its kind, whose frozen weights it shares."""
         with self.changed:
-            pool = self._pools.get(key)
+            pool = self._pools.get((key, lane.dtype))
             if pool is None:
-                pool = self._pools[key] = _Pool(make_trunk(lane.model))
+                pool = self._pools[key, lane.dtype] = _Pool(make_trunk(lane.model))
             else:
                 share_frozen_weights(lane.model, pool.trunk)
             pool.lanes.add(lane)
@@ -173,7 +176,10 @@ class Lane(Ranks):
 
     model: SpeechModel
 
-    def __init__(self, lanes: Lanes, device: str) -> None:
+    def __init__(self, lanes: Lanes, device: str, dtype: str) -> None:
+        """`dtype` is that of passes, as --dtype says."""
+        self.dtype = dtype
+        self.adapted: Mapping[str, Any] = {}  # the layers with its adapters
         self.joined: _Pass | None = None  # the pass that it has a part in
         self._lanes, self._device = lanes, device
         self._pool: _Pool | None = None
@@ -183,6 +189,7 @@ class Lane(Ranks):
         self.model = cast(SpeechModel, build(is_empty=False))
         self.model.to(self._device)
         self.model.join_weights()
+        self.adapted = adapted_layers(self.model)
         key = lane_key(self.model)
         self._pool = None if key is None else self._lanes.enter(self, key)
         return cast(T, self.model)

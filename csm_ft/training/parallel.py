@@ -161,7 +161,7 @@ def open_ranks(config: C, lanes: Lanes | None = None) -> Iterator[tuple[Ranks, C
     --parallel without torchrun, and MachineError when another rank is gone.
     """
     if lanes is not None:
-        lane = Lane(lanes, choose_device(config.device))
+        lane = Lane(lanes, choose_device(config.device), config.dtype)
         try:
             yield lane, config
         finally:

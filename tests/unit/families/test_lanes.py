@@ -15,7 +15,13 @@ from csm_ft.families import open_family
 from csm_ft.families.base import Draw
 from csm_ft.families.csm import data as csm
 from csm_ft.families.csm.weights import load_model
-from csm_ft.families.lanes import joint_loss, lane_key, make_trunk, share_frozen_weights
+from csm_ft.families.lanes import (
+    adapted_layers,
+    joint_loss,
+    lane_key,
+    make_trunk,
+    share_frozen_weights,
+)
 from csm_ft.families.model import Loss, SpeechModel
 from csm_ft.families.moonshine.data import collate_clips
 from csm_ft.families.moshi.data import draw_depth
@@ -125,7 +131,7 @@ def test_lanes_equal_their_models_alone(
 
     trunk = make_trunk(models[0])
     with autocast("cpu", dtype):
-        together = joint_loss(trunk, models, batches)
+        together = joint_loss(trunk, [*map(adapted_layers, models)], batches)
     backward(together)
 
     loose = {"rtol": 3e-2, "atol": 1e-1} if dtype == "bf16" else {"rtol": 1e-5, "atol": 1e-5}
@@ -153,7 +159,7 @@ def test_a_lane_that_is_not_finite_leaves_the_others_alone(csm_base: Path, kind:
         for name, parameter in models[1].named_parameters():
             if "lora_" in name:
                 parameter.fill_(torch.inf)
-    losses = joint_loss(make_trunk(models[0]), models, batches)
+    losses = joint_loss(make_trunk(models[0]), [*map(adapted_layers, models)], batches)
     backward(losses)
     for lane in (0, 2):
         for part, nats in expected[lane].items():
@@ -177,7 +183,7 @@ def test_operations_of_four_lanes(csm_base: Path, kind: str, most: float) -> Non
         backward([models[0](batches[0])])
     gradients(models[0])
     with Operations() as together:
-        backward(joint_loss(trunk, models, batches))
+        backward(joint_loss(trunk, [*map(adapted_layers, models)], batches))
     counts = [one.num_products + one.num_others for one in (alone, together)]
     assert counts[1] <= most * counts[0]
 

@@ -36,7 +36,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> tuple[Lanes, Any, list[Lane]]:
     monkeypatch.setattr(lanes_module, "share_frozen_weights", lambda model, trunk: None)
     monkeypatch.setattr(lanes_module, "joint_loss", joint_loss)
     lanes, key = Lanes(), Any
-    members = [Lane(lanes, "cpu") for _ in range(3)]
+    members = [Lane(lanes, "cpu", "fp32") for _ in range(3)]
     for lane in members:
         lane.model = loss_of  # pyright: ignore[reportAttributeAccessIssue]
         shared = lanes.enter(lane, key)  # pyright: ignore[reportArgumentType]
