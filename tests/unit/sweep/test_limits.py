@@ -46,6 +46,9 @@ def test_each_limit_is_named(tmp_path: Path) -> None:
     gpu = ("--gpu_hours", "2", "--trials_per_gpu", "2")
     assert not limits_of(tmp_path, *gpu, seconds=7200).reached(7100)
     assert "--gpu_hours 2" in limits_of(tmp_path, *gpu, seconds=7200).reached(7200)
+    lanes = (*gpu, "--packed_lora", "4")  # eight trials on a GPU
+    assert not limits_of(tmp_path, *lanes, seconds=7200 * 4).reached(7100 * 4)
+    assert "--gpu_hours 2" in limits_of(tmp_path, *lanes, seconds=7200 * 4).reached(7200 * 4)
     both = ("--gpu_hours", "2", "--n_gpus", "2", "--gpus_per_trial", "2")
     assert not limits_of(tmp_path, *both, seconds=1800).reached(1700)
     assert "--gpu_hours 2" in limits_of(tmp_path, *both, seconds=1800).reached(1800)

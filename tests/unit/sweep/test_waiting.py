@@ -53,3 +53,16 @@ def test_barred_trials_wait_for_another_slot(waiting: Waiting) -> None:
     assert waiting.next("gpu1") == 0
     waiting.lift_bars()
     assert drain(waiting) == [7]
+
+
+def test_an_isolated_trial_has_no_company(waiting: Waiting) -> None:
+    waiting.isolate(7)
+    assert waiting.next("gpu0", beside=[5]) == 0
+    assert [waiting.next("gpu0", beside=[5]) for _ in range(4)] == [1, 2, 3, None]
+    assert len(waiting) == 1
+    waiting.forgive()  # first in line, and still alone
+    assert waiting.next("gpu0", beside=[5]) is None
+    assert waiting.next("gpu0") == 7
+    waiting.put_first(8)
+    assert waiting.next("gpu0", beside=[7]) is None  # nor does it get any
+    assert waiting.next("gpu1", beside=[5]) == 8
