@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from csm_ft.cli import run_program
 from csm_ft.errors import SweepAborted
-from csm_ft.sweep.config import parse
+from csm_ft.sweep.request import parse
 
 if TYPE_CHECKING:
     from csm_ft.sweep.trials import Describe

@@ -30,7 +30,7 @@ from benchmarks.timing import children_clock, run_child
 from benchmarks.worlds import Synthetic
 from csm_ft import cli
 from csm_ft.config.base import Options, option
-from csm_ft.sweep.config import parse
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.space import Space, make_space
 

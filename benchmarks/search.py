@@ -23,8 +23,8 @@ from csm_ft.atomic import write_whole
 from csm_ft.config.base import Options, option
 from csm_ft.errors import UserError
 from csm_ft.runs.folder import SweepFolder
-from csm_ft.sweep.config import parse
 from csm_ft.sweep.finalists import choose_best, judge_finalists
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.space import make_space
 from csm_ft.sweep.study import SweepStudy

@@ -28,7 +28,8 @@ from csm_ft.expressive.config import ExpressiveConfig  # noqa: E402
 from csm_ft.families import DEFAULT_FAMILY, names, open_family  # noqa: E402
 from csm_ft.report.config import ReportConfig  # noqa: E402
 from csm_ft.segment.config import SegmentConfig  # noqa: E402
-from csm_ft.sweep.config import SHARED, SweepConfig  # noqa: E402
+from csm_ft.sweep.config import SweepConfig  # noqa: E402
+from csm_ft.sweep.request import SHARED  # noqa: E402
 from csm_ft.transcribe.config import TranscribeConfig  # noqa: E402
 
 PAGE = ROOT / "docs/options.md"

@@ -32,8 +32,9 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.config.yaml_file import load_yaml
 from csm_ft.console import console
 from csm_ft.errors import ConfigError
-from csm_ft.sweep.config import DEFAULT_SPACE, SET_BY_SWEEP, SweepRequest
+from csm_ft.sweep.config import DEFAULT_SPACE
 from csm_ft.sweep.expressions import Expression
+from csm_ft.sweep.request import SET_BY_SWEEP, SweepRequest
 from csm_ft.sweep.wandb_space import is_wandb, rows_of
 
 _KINDS = (

@@ -15,7 +15,7 @@ from csm_ft.runs.folder import SweepFolder
 from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode
 from csm_ft.runs.yardstick import describe_kept, kept_options
 from csm_ft.sweep.broker import Broker
-from csm_ft.sweep.config import SweepConfig, SweepRequest
+from csm_ft.sweep.config import SweepConfig
 from csm_ft.sweep.display import Display
 from csm_ft.sweep.lanes import check_lanes
 from csm_ft.sweep.limits import Limits
@@ -24,6 +24,7 @@ from csm_ft.sweep.ranking import rankings_in_words
 from csm_ft.sweep.records import Summary, TrialRecord
 from csm_ft.sweep.report_process import ReportProcess
 from csm_ft.sweep.repro import write_repro
+from csm_ft.sweep.request import SweepRequest
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.samplers import check_sampler

@@ -22,7 +22,7 @@ from csm_ft.cli import parse_args
 from csm_ft.data.token_file import open_store
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.families.csm.config import CsmConfig, CsmPretokenizeConfig
-from csm_ft.sweep.config import parse
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.space import make_space
 from tests.helpers.hub import environment

@@ -29,7 +29,7 @@ from csm_ft.families import names, open_family
 from csm_ft.families.base import Family
 from csm_ft.report.config import ReportConfig
 from csm_ft.segment.config import SegmentConfig
-from csm_ft.sweep import config as sweep_config
+from csm_ft.sweep import request as sweep_request
 from csm_ft.sweep.rows import read_rows
 from csm_ft.transcribe.config import TranscribeConfig
 from tests.integration.test_toy_family import CASE
@@ -110,7 +110,7 @@ def parse(command: Command) -> None:
         return
     if program == "sweep.py":
         train_class = family_of(command).train_config
-        options = sweep_config.options_class(train_class)
+        options = sweep_request.options_class(train_class)
         cli.parse_args(options, argv, program=program, description="")
         return
     if program in OF_FAMILY:
@@ -161,7 +161,7 @@ def test_other_commands_are_known() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_inline_flags_exist(page: Path) -> None:
     """`--flag value` in the text is a flag of some program."""
-    classes = [*OTHERS.values(), sweep_config.options_class(open_family("csm").train_config)]
+    classes = [*OTHERS.values(), sweep_request.options_class(open_family("csm").train_config)]
     for family in (*map(open_family, names()), ToyFamily()):
         classes += [getattr(family, name) for name in OF_FAMILY.values()]
     known = {"config", "help"}.union(*map(names_of, classes))
@@ -200,7 +200,7 @@ def test_search_space_is_read(page: Path, tmp_path: Path) -> None:
     for space in spaces:
         path = tmp_path / "space.yaml"
         path.write_text(space)
-        request = sweep_config.parse(["--data", str(tmp_path / "none.hdf5")])
+        request = sweep_request.parse(["--data", str(tmp_path / "none.hdf5")])
         assert read_rows(path, request).searched
 
 
@@ -279,4 +279,4 @@ def test_kubernetes_page_is_a_ray_job() -> None:
         assert {one["name"] for c in pod["containers"] for one in c["volumeMounts"]} == volumes
     argv = shlex.split(job["spec"]["entrypoint"])
     assert argv[:2] == ["python", "sweep.py"]
-    assert sweep_config.parse(argv[2:]).sweep.cluster == "auto"
+    assert sweep_request.parse(argv[2:]).sweep.cluster == "auto"

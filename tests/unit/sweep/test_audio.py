@@ -15,7 +15,7 @@ from csm_ft.errors import ConfigError
 from csm_ft.families import open_family
 from csm_ft.runs.checkpoint import TrainState
 from csm_ft.runs.folder import SweepFolder
-from csm_ft.sweep.config import parse
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.space import make_space
 from csm_ft.sweep.trials import Configs, DataFacts, EpochAudio, Plan, changes_examples, plan_study

@@ -9,7 +9,8 @@ import pytest
 
 from csm_ft.errors import ConfigError
 from csm_ft.families.csm.config import CsmConfig
-from csm_ft.sweep.config import SET_BY_SWEEP, SweepConfig, SweepRequest, options_class, parse
+from csm_ft.sweep.config import SweepConfig
+from csm_ft.sweep.request import SET_BY_SWEEP, SweepRequest, options_class, parse
 
 ROOT = Path(__file__).resolve().parents[3]
 

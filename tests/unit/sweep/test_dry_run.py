@@ -8,10 +8,10 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.errors import HubError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.runs.sizes import Sizes
-from csm_ft.sweep.config import parse
 from csm_ft.sweep.cost import expected_runs
 from csm_ft.sweep.disk import check_disk, needed_bytes
 from csm_ft.sweep.dry_run import describe_plan
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.slots import choose_machine
 from csm_ft.sweep.space import make_space

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_ft.errors import ConfigError
-from csm_ft.sweep.config import parse
 from csm_ft.sweep.expressions import Expression
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.space import Space, make_space
 from csm_ft.sweep.trials import DataFacts, plan_study

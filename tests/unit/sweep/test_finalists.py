@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from scipy.stats import t as student
 
-from csm_ft.sweep.config import parse
 from csm_ft.sweep.confirm import Confirm
 from csm_ft.sweep.finalists import due_reruns, finalists, judge_finalists
 from csm_ft.sweep.noise import Noise, measure_noise
 from csm_ft.sweep.records import Confirmation, Objective, TrialRecord, best_of
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.verdict import Clips, Contest, reach_verdict
 from tests.unit.sweep.test_study import Opener, complete, opener, validated
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from csm_ft.runs.folder import SweepFolder
-from csm_ft.sweep.config import parse
 from csm_ft.sweep.limits import Limits, seconds_of_calls
+from csm_ft.sweep.request import parse
 from tests.unit.sweep.test_study import Opener, complete, opener, validated
 
 __all__ = ["opener"]  # the fixture

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from csm_ft.errors import SweepError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep import journal
-from csm_ft.sweep.config import parse
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.space import make_space
 from csm_ft.sweep.study import SweepStudy

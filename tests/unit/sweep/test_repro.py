@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from csm_ft.runs.folder import SweepFolder
-from csm_ft.sweep.config import parse
 from csm_ft.sweep.repro import without_secrets, write_repro
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.space import make_space
 from csm_ft.sweep.trials import DataFacts, plan_study

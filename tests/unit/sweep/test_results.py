@@ -15,8 +15,8 @@ from csm_ft.cli import parse_args
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.report.page import build_report
 from csm_ft.runs.folder import SweepFolder
-from csm_ft.sweep.config import parse
 from csm_ft.sweep.records import TrialRecord
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.results import Results
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.slots import LocalMachine

@@ -13,7 +13,7 @@ from optuna.samplers import QMCSampler
 
 from csm_ft.errors import ConfigError
 from csm_ft.runs.folder import SweepFolder
-from csm_ft.sweep.config import parse
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.samplers import check_sampler, make_sampler
 from csm_ft.sweep.space import Space, make_space

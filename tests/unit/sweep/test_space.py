@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from csm_ft.errors import ConfigError
 from csm_ft.families import names
-from csm_ft.sweep.config import parse
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import find_space, read_rows
 from csm_ft.sweep.space import Space, make_space
 

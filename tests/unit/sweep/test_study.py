@@ -15,8 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 from csm_ft.errors import ConfigError, SweepError
 from csm_ft.runs.folder import SweepFolder
 from csm_ft.sweep.asha import Rungs
-from csm_ft.sweep.config import parse
 from csm_ft.sweep.records import Objective, Outcome, best_of
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.space import Space, make_space
 from csm_ft.sweep.study import SweepStudy

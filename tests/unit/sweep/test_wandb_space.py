@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from csm_ft.errors import ConfigError
-from csm_ft.sweep.config import SweepRequest, parse
+from csm_ft.sweep.request import SweepRequest, parse
 from csm_ft.sweep.rows import read_rows
 from csm_ft.sweep.space import Space, make_space
 

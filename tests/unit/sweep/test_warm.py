@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from csm_ft.errors import ReportError
-from csm_ft.sweep.config import parse
+from csm_ft.sweep.request import parse
 from csm_ft.sweep.study import SweepStudy
 from csm_ft.sweep.warm import warm_settings
 from tests.helpers.sweep_folder import make_sweep
