@@ -45,7 +45,8 @@ def test_workers_are_ended_on_a_full_disk(tmp_path: Path) -> None:
     broker = make_broker(tmp_path, FullDisk())
     for number in range(2):
         kill = lambda number=number: killed.append(number)  # noqa: E731
-        worker: Any = SimpleNamespace(trial=number, job=number, seconds=lambda: 1.0, kill=kill)
+        facts = {"slot": Slot("cpu0", {}), "trial": number, "job": number, "is_spent": False}
+        worker: Any = SimpleNamespace(**facts, seconds=lambda: 1.0, kill=kill)
         broker._workers.append(worker)
     with pytest.raises(SweepError, match="what ended the sweep"):
         broker.run()

@@ -38,7 +38,7 @@ class Leader:
         self.told, self.exits = [], queue.SimpleQueue[int]()
         ours, theirs = Link.open(FROM_WORKER)
         self.follower: Link[ToWorker] = Link(theirs, TO_WORKER)
-        monkeypatch.setattr(module, "launch", lambda *_: (None, ours))
+        monkeypatch.setattr(module, "launch", lambda *_: (None, [ours]))
         monkeypatch.setattr(module, "GRACE_SEC", 0.2)
         monkeypatch.setattr(module.os, "_exit", self._exit)
         for name, value in environment_of_ranks(2).items():
