@@ -55,13 +55,15 @@ def make_result(found: Found, size: str, device: str = "cpu") -> Result:
 
 
 def write_result(result: Result, folder: Path) -> Path:
-    """Write a result under its date and machine; one of the same day is kept."""
+    """Write a result under its date, machine and number of that day; none is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = re.sub(r"[^a-z0-9]+", "-", result.processor.lower()).strip("-")
     stem = f"{result.date}-{machine}"
-    path, number = folder / f"{stem}.json", 2
+    number = 1 + len(list(folder.glob(f"{result.date}-*.json")))
+    path = folder / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
     while path.exists():
-        path, number = folder / f"{stem}-{number}.json", number + 1
+        number += 1
+        path = folder / f"{stem}-{number}.json"
     write_whole(path, json.dumps(asdict(result), indent=1) + "\n")
     return path
 
@@ -92,7 +94,7 @@ def newest(results: Sequence[Result]) -> Result:
 
 
 def _age(path: Path) -> tuple[str, int, str]:
-    """Order by date; of one day and machine, -2 comes after the first."""
+    """Order by date; of one day, -2 comes after the first."""
     date = path.stem[:10]
     numbered = re.fullmatch(r"(.*)-(\d+)", path.stem[10:])
     return (date, int(numbered[2]), numbered[1]) if numbered else (date, 1, path.stem[10:])
