@@ -102,7 +102,7 @@ class Failed(_Message):
     trial: int
     attempt: int
     kind: Kind
-    positions: int = 0  # padded, of the micro-batch that did not fit into memory
+    positions: int = 0  # padded, of the micro-batch that did not fit; 0: a smaller one is no help
     name: str  # of the exception's class
     message: str
     where: str  # exception class and the line of code: two failures with the same are the same bug

@@ -228,7 +228,10 @@ class Outcomes:
         """Halve the micro-batches of all trials from now on; this one continues."""
         number, longest = message.trial, self._configs.longest_positions
         if message.positions <= longest and worker.has_company:
-            self._isolate(number, "its micro-batches are as small as can be, and do not fit")
+            self._isolate(number, f"smaller micro-batches are no help. {message.reason}")
+            return
+        if not message.positions:
+            self.end(self._study.finish(number, "infeasible", reason=message.reason))
             return
         if message.positions <= longest:
             reason = (

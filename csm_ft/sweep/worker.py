@@ -227,7 +227,7 @@ def _run(orchestrator: Orchestrator, trainer: Any, job: RunTrial, lanes: Any) ->
         kind, positions, message = _kind(error), 0, str(error)
         if _is_out_of_memory(error):
             positions = _positions(error, job, reporter.doing)
-            kind = "out_of_memory" if positions else "infeasible"
+            kind = "out_of_memory"
             if not positions and not isinstance(error, OutOfMemoryError):
                 message = f"{message} (in {reporter.doing}); {NEEDS_LESS_MEMORY}"
         return Failed(

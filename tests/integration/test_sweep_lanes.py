@@ -106,11 +106,12 @@ def test_a_hanging_lane_is_noticed(tmp_path: Path) -> None:
 
 def test_out_of_memory_in_company_is_tried_alone(tmp_path: Path) -> None:
     """Micro-batches cannot be halved below the longest example: 1000 positions."""
-    faults = {"out_of_memory": {"2": 100}, "slow_sec": 0.02}
+    faults = {"out_of_memory": {"2": 100}, "no_memory_to": {"3": "validation"}, "slow_sec": 0.02}
     sweep = Sweep(tmp_path, "--n_trials", "5", *LANES, faults=faults)
     output = " ".join(sweep.run().split())
     assert "trial 2 continues alone in its process" in output
-    assert sweep.check_whole(5) == {"completed": 4, "infeasible": 1}
+    assert "trial 3 continues alone in its process" in output
+    assert sweep.check_whole(5) == {"completed": 3, "infeasible": 2}
 
 
 def test_ctrl_c_saves_all_lanes(tmp_path: Path) -> None:
