@@ -11,7 +11,6 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from csm_ft.atomic import disk_errors
 from csm_ft.errors import ConfigError
 from csm_ft.sweep.config import SweepConfig
 from csm_ft.sweep.space import Space
@@ -22,6 +21,7 @@ from csm_ft.sweep.worker_process import (
     end_process,
     is_stopped,
     launch,
+    open_log,
     send_signal,
 )
 
@@ -34,10 +34,7 @@ class LaneProcess:
         self.is_spent = False
         self.lanes: list[LaneWorker] = []  # those that have been started and not ended
         self.log = log
-        with disk_errors(log):
-            log.parent.mkdir(parents=True, exist_ok=True)
-            output = log.open("ab")
-        with output:
+        with open_log(log) as output:
             self.process, links = launch(
                 slots[0].environment,
                 trainer,

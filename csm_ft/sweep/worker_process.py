@@ -125,10 +125,7 @@ class WorkerProcess(Worker):
 
     def __init__(self, slot: Slot, trainer: str, log: Path) -> None:
         super().__init__(slot, log)
-        with disk_errors(log):
-            log.parent.mkdir(parents=True, exist_ok=True)
-            output = log.open("ab")
-        with output:
+        with open_log(log) as output:
             # In a session of its own, Ctrl-C reaches the orchestrator only.
             self.process, (self.link,) = launch(
                 slot.environment, trainer, output=output, own_session=True
@@ -150,6 +147,13 @@ class WorkerProcess(Worker):
         """End the process and all it started; return its exit code, negative for a signal."""
         self.link.close()  # an idle worker leaves by itself, quietly
         return end_process(self.process, is_idle=self.job is None)
+
+
+def open_log(log: Path) -> IO[bytes]:
+    """Open a log of workers, to be written on; MachineError for a full disk."""
+    with disk_errors(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
 
 
 def send_signal(process: "subprocess.Popen[bytes]", number: int) -> None:
