@@ -33,6 +33,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     parallel: str = "off"
+    shares_passes: bool = False  # with other runs of this process
 
     @property
     def is_writer(self) -> bool:

@@ -1,6 +1,8 @@
 """The first group of options of train.py: data, weights, folder and machine of a run."""
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from csm_ft.config.base import Options, option
 
@@ -127,6 +129,13 @@ class RunOptions(Options):
         group="run",
         trains=False,
     )
+    compile: Literal["auto", "on", "off"] = option(
+        "auto",
+        "Compile the layers with torch.compile: fewer and larger kernels, the same loss within"
+        " rounding; auto = on a GPU, for runs that are long enough to repay it.",
+        group="run",
+        trains=False,
+    )
     threads: int = option(
         0,
         "CPU threads of torch; 0 = all cores available to this process.",
@@ -134,3 +143,12 @@ class RunOptions(Options):
         trains=False,
         ge=0,
     )
+
+    @model_validator(mode="after")
+    def _compiles_whole_layers(self) -> Self:
+        if self.compile == "on" and self.activation_checkpointing == "selective":
+            raise ValueError(
+                "compile on: torch itself chooses what compiled layers keep for the backward pass,"
+                " not activation_checkpointing selective; use off or full, or --compile off"
+            )
+        return self

@@ -134,6 +134,8 @@ def check_lanes(sweep: SweepConfig, space: Space) -> None:
             )
     if "bf16_pure" in _values(space, "dtype"):
         raise ConfigError(f"dtype bf16_pure: {what}, which it cannot; use --dtype bf16")
+    if "on" in _values(space, "compile"):
+        raise ConfigError(f"compile on: {what}, which are not compiled; leave out --compile")
     if space.base.parallel in ("ddp", "fsdp"):
         raise ConfigError(
             f"parallel {space.base.parallel}: {what}, each of them in one process; drop --parallel"

@@ -175,6 +175,7 @@ class Lane(Ranks):
     """One run among those of this process; where it cannot share a pass, as if it were alone."""
 
     model: SpeechModel
+    shares_passes = True
 
     def __init__(self, lanes: Lanes, device: str, dtype: str) -> None:
         """`dtype` is that of passes, as --dtype says."""

@@ -4,12 +4,14 @@ Rounding up or down at random, by how near each is, keeps the expectation of sma
 rounding to the nearest bf16 would lose.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchao.optim import AdamW8bit, _AdamW
+
+from csm_ft.training.compiling import uncompiled
 
 
 class _LowBit:
@@ -29,7 +31,7 @@ class _LowBit:
     def step(self, closure: Any = None) -> Any:
         """Take a step; on a GPU compiled, as torchao does it."""
         parameter: Tensor = self.param_groups[0]["params"][0]
-        with _uncompiled() if parameter.device.type == "cpu" else nullcontext():
+        with uncompiled() if parameter.device.type == "cpu" else nullcontext():
             return super().step(closure)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -39,11 +41,3 @@ class RoundedAdamW(_LowBit, _AdamW):
 
 class RoundedAdamW8bit(_LowBit, AdamW8bit):
     """AdamW whose averages are blocks of 256 8-bit codes with a scale."""
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Return a context in which compiled functions run as they are written.
-
-    On a CPU it takes longer to compile an update for each shape than to run it.
-    """
-    return torch.compiler.set_stance("force_eager")

@@ -87,6 +87,11 @@ class RunPlan:
         stop = len(self._batches.epoch(0))
         return [step.micro_batches for step in self._batches.steps(start=0, stop=stop)]
 
+    def num_positions(self) -> int:
+        """Return how many positions all steps train, about: those of a mean step, times steps."""
+        steps_per_epoch = len(self._batches.epoch(0))
+        return round(float(self._train.costs.sum()) * self.total_steps / steps_per_epoch)
+
     def is_last(self, state: TrainState) -> bool:
         """Tell whether no step follows."""
         return state.step == self.total_steps or state.stopped or self.is_out_of_patience(state)

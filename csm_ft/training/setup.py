@@ -25,6 +25,7 @@ from csm_ft.runs.folder import RunFolder
 from csm_ft.runs.loss_scale import LossScale
 from csm_ft.runs.metrics import Tracker
 from csm_ft.runs.yardstick import describe_kept, kept_options
+from csm_ft.training.compiling import choose_compile, compile_blocks, uncompiled
 from csm_ft.training.extension import read_extensions
 from csm_ft.training.judging import RunJudge, open_judge
 from csm_ft.training.optim import build_optimizer, choose_parameters
@@ -84,7 +85,7 @@ class Setup:
     def sample(self, state: TrainState) -> None:
         """Generate the samples of this step; collective."""
         model = self.trained.model
-        with self.ranks.gathered(model):
+        with self.ranks.gathered(model), uncompiled():
             if self.sampler:
                 self.sampler.run(model, state, self.folder, self.tracker)
 
@@ -105,7 +106,7 @@ class Setup:
     def judged(self, state: TrainState) -> dict[str, float]:
         """Return what judges say of samples of this step; collective."""
         model = self.trained.model
-        with self.ranks.gathered(model):
+        with self.ranks.gathered(model), uncompiled():
             return self.ranks.tell(lambda: self.judge.run(model, state.step) if self.judge else {})
 
 
@@ -127,6 +128,14 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
         reproducible(config.device, config.threads, config.seed),
         open_run(config, store, replay) as (folder, checkpoint),
     ):
+        plan = RunPlan(
+            config,
+            train,
+            only_measure=only_measure,
+            extensions=read_extensions(folder, ranks),
+            ranks=ranks.size,
+        )
+        compiles = not ranks.shares_passes and choose_compile(config, family, store, plan)
 
         def build(*, is_empty: bool) -> SpeechModel:
             model = family.empty_model(config, store)
@@ -134,6 +143,8 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
                 family.load_weights(model, config)
             choose_parameters(model, family, config)
             cast_weights(model, config)
+            if compiles:
+                compile_blocks(model)
             checkpoint_activations(model, config)
             if checkpoint and not is_empty:
                 load_weights(checkpoint, model)
@@ -149,13 +160,6 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
         state = TrainState.read(checkpoint, ranks)
         if not is_resumed:
             state.loss_scale = LossScale.first(config.dtype)
-        plan = RunPlan(
-            config,
-            train,
-            only_measure=only_measure,
-            extensions=read_extensions(folder, ranks),
-            ranks=ranks.size,
-        )
         sampler = open_sampler(config, store, family, folder) if ranks.is_writer else None
         judge = open_judge(config, store, family, folder) if ranks.is_writer else None
         trained = Trained(model, optimizer, family.checkpoint_config(model), ranks)

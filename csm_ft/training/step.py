@@ -171,7 +171,7 @@ def after_each_forward(call: Callable[[], None]) -> Iterator[None]:
     own = threading.get_ident()
 
     def hook(*_: Any) -> None:
-        if threading.get_ident() == own:
+        if not torch.compiler.is_compiling() and threading.get_ident() == own:
             call()
 
     handle = register_module_forward_hook(hook)

@@ -75,7 +75,7 @@ class CastRMSNorm(RMSNorm):
         kind = x.device.type
         is_cast = torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if is_cast else x.dtype
-        if kind != "cpu":  # where torch has a kernel for all of it
+        if kind != "cpu" or torch.compiler.is_compiling():  # torch has a kernel for all of it
             return super().forward(x).to(dtype)
         normed: Any = _RMSNorm.apply(x.float(), self.scale.float(), self.eps)
         return normed.to(dtype)

@@ -22,6 +22,9 @@ class ComplexRoPE(Llama3ScaledRoPE):
     def forward(self, x: Tensor, *, input_pos: Tensor | None = None) -> Tensor:
         """Rotate [B, S, H, E] by the positions `input_pos` [B, S], by default 0, 1, 2, ..."""
         tables: Any = self.cache, self.back
+        if torch.compiler.is_compiling():  # which knows no complex numbers
+            table = tables[0][None, : x.shape[1]] if input_pos is None else tables[0][input_pos]
+            return _rotate_real(x, table[:, :, None].float())
         if input_pos is None:
             there, back = (_complex(table)[None, : x.shape[1], None] for table in tables)
         else:
@@ -53,6 +56,14 @@ def rotate(values: Tensor, rotations: Tensor) -> Tensor:
     """Turn pairs of neighbours in [B, S, H, E] by `rotations` [B, S, 1, E / 2], in fp32."""
     pairs = torch.view_as_complex(values.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotations).flatten(-2).type_as(values)
+
+
+def _rotate_real(values: Tensor, rotations: Tensor) -> Tensor:
+    """`rotate` by cosines and sines, [B, S, 1, E / 2, 2]."""
+    even, odd = values.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cosines, sines = rotations.unbind(-1)
+    turned = torch.stack([even * cosines - odd * sines, odd * cosines + even * sines], dim=-1)
+    return turned.flatten(-2).type_as(values)
 
 
 def rotate_(values: Tensor, rotations: Tensor) -> None:

@@ -389,7 +389,7 @@ def rotate(heads: Tensor, rotary: Tensor) -> Tensor:
     width = 2 * rotary.shape[1]
     turned, kept = heads.split([width, heads.shape[-1] - width], dim=-1)
     is_pairs = heads.dtype == torch.float32 and heads.shape[-1] % 2 == 0
-    if is_pairs and not torch.compiler.is_exporting():  # complex numbers are a view of fp32 alone
+    if is_pairs and not torch.compiler.is_compiling():  # complex numbers are a view of fp32 alone
         numbers = torch.view_as_complex(turned.unflatten(-1, (-1, 2)))
         turned = torch.view_as_real(numbers * torch.view_as_complex(rotary)[:, None]).flatten(-2)
     else:

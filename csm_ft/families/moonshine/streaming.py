@@ -66,7 +66,7 @@ class Compression(nn.Module):
     def forward(self, windows: Tensor) -> Tensor:
         """Of any shape."""
         scaled = torch.exp(self.log_k) * windows
-        is_frozen = not (scaled.requires_grad or torch.compiler.is_exporting())
+        is_frozen = not (scaled.requires_grad or torch.compiler.is_compiling())
         return asinh(scaled) if is_frozen and scaled.device.type == "cpu" else torch.asinh(scaled)
 
 

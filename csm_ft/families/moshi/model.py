@@ -93,10 +93,8 @@ class Attention(nn.Module):
         if memory is not None:
             keys, values = memory.extend(keys, values)
         mask = _mask(queries.shape[2], keys.shape[2], context, queries.device)
-        is_causal = mask is None and queries.shape[2] > 1
-        heads = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, is_causal=is_causal
-        )
+        causal = {"is_causal": True} if mask is None and queries.shape[2] > 1 else {}
+        heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, **causal)
         return heads.transpose(1, 2).flatten(2)
 
 

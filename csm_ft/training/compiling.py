@@ -1,0 +1,82 @@
+"""torch.compile for the blocks of a model: fewer, larger kernels, the same loss within rounding."""
+
+import os
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from csm_ft.config.train import TrainConfig
+from csm_ft.console import console
+from csm_ft.data.split import Store
+from csm_ft.errors import MachineError
+from csm_ft.families.base import Family
+from csm_ft.families.model import SpeechModel
+from csm_ft.training.duration import ASSUMED_SHARE, card_tflops
+from csm_ft.training.plan import RunPlan
+
+_REPAID_AFTER_SEC = 600.0  # of training; compiling takes a minute or more, once per machine
+_UNKNOWN_CARD_TFLOPS = 100.0
+_COMPILERS = ("c++", "g++", "clang++", "cl")
+# One for each transformer, with and without gradients, in each dtype: torch gives up after 8.
+_MOST_VARIANTS = 64
+
+
+def compile_blocks(model: SpeechModel) -> None:
+    """Compile each block at its first pass, for any number of sequences and positions.
+
+    What is compiled is kept on disk, for the next run. Raises MachineError without a compiler.
+    """
+    if not has_compiler():
+        raise MachineError(
+            "compile on: torch.compile needs a C++ compiler, and this machine has none; install"
+            " one (apt-get install g++), or use --compile off"
+        )
+    # Beside the hub's files: torch's own place, in /tmp, is empty after each restart.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "csm_ft" / "torchinductor"))
+    settings: Any = torch._dynamo.config
+    settings.recompile_limit = max(settings.recompile_limit, _MOST_VARIANTS)
+    for module in model.modules():
+        if isinstance(module, model.block_classes):
+            module.forward = torch.compile(module.forward, dynamic=True)
+
+
+def choose_compile(config: TrainConfig, family: Family, store: Store, plan: RunPlan) -> bool:
+    """Tell whether to compile the layers in this run; where it depends on its length, say why."""
+    if config.compile != "auto" or not config.device.startswith("cuda"):
+        return config.compile == "on"
+    if config.activation_checkpointing == "selective" or not has_compiler():
+        return False
+    sec = training_sec(config, family.empty_model(config, store), plan.num_positions())
+    is_repaid = sec >= _REPAID_AFTER_SEC
+    minutes = f"about {max(1, round(sec / 60))} min of training, by a rough estimate,"
+    console.print(
+        f"layers are compiled: {minutes} repay it (--compile off)"
+        if is_repaid
+        else f"layers are not compiled: {minutes} would not repay it (--compile on)"
+    )
+    return is_repaid
+
+
+def training_sec(config: TrainConfig, model: SpeechModel, num_positions: int) -> float:
+    """Estimate what the steps of a run take on its GPU: 6 FLOP for each weight and position."""
+    blocks = [m for m in model.modules() if isinstance(m, model.block_classes)]
+    num_weights = sum(p.numel() for block in blocks for p in block.parameters())
+    tflops = card_tflops(config.device, is_16_bit=config.dtype != "fp32") or _UNKNOWN_CARD_TFLOPS
+    return 6 * num_weights * num_positions / (1e12 * tflops * ASSUMED_SHARE)
+
+
+def has_compiler() -> bool:
+    """Tell whether this machine has what torch.compile calls."""
+    return bool(os.environ.get("CXX")) or any(map(shutil.which, _COMPILERS))
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Return a context in which compiled functions run as they are written.
+
+    It would take longer to compile them for each shape than to run them.
+    """
+    return torch.compiler.set_stance("force_eager")
