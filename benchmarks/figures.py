@@ -16,6 +16,10 @@ PARTS = (
 # CSM-1B by several recipes: what is told of each, and its options.
 FULL_RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "bf16": ("bf16", {"dtype": "bf16", "micro_batch_tokens": 8192}),
+    "compiled": (
+        "bf16, layers compiled",
+        {"dtype": "bf16", "micro_batch_tokens": 8192, "compile": "on"},
+    ),
     "recomputed": (
         "bf16, activations recomputed",
         {"dtype": "bf16", "micro_batch_tokens": 16384, "activation_checkpointing": "full"},

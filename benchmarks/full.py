@@ -26,6 +26,7 @@ from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.csm.model import CsmModel, empty_model, random_model
 from csm_ft.families.csm.sample import generate
 from csm_ft.families.csm.size import CsmSize
+from csm_ft.training.compiling import compile_blocks
 from csm_ft.training.duration import card_tflops
 from csm_ft.training.memory import LiveBytes, measure_pass, memory_of, prepare
 from csm_ft.training.optim import build_optimizer
@@ -109,6 +110,8 @@ def _trainer(recipe: CsmConfig, size: CsmSize, batch: CsmBatch) -> Callable[[], 
     """Build model and optimiser as train.py does; the result takes one step."""
     model = random_model(size, 0)
     prepare(model, FAMILY, recipe)
+    if recipe.compile == "on":
+        compile_blocks(model)
     model.to(recipe.device)
     optimizer = build_optimizer(model, FAMILY, recipe)
     terms, step = FAMILY.loss_terms(recipe), Step(1, 0, batch.num_sequences, [], [])

@@ -63,7 +63,7 @@ class JoinedBatch:
 class SpeechModel(nn.Module):
     """A trainable model; the loss is in `forward`, so that DDP and FSDP2 see it."""
 
-    block_classes: ClassVar[tuple[type[nn.Module], ...]] = ()  # what sharding wraps
+    block_classes: ClassVar[tuple[type[nn.Module], ...]] = ()  # what is sharded or compiled
     fp32_weights: ClassVar[tuple[str, ...]] = ()  # beginnings of names: never kept in bf16
     max_positions: int = 0  # longest sequence; 0 = no limit
     base_fingerprint: str = ""  # of the frozen weights, once there are adapters beside them

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
@@ -19,12 +20,13 @@ from csm_ft.training.plan import RunPlan
 
 _REPAID_AFTER_SEC = 600.0  # of training; compiling takes a minute or more, once per machine
 _UNKNOWN_CARD_TFLOPS = 100.0
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _COMPILERS = ("c++", "g++", "clang++", "cl")
 # One for each transformer, with and without gradients, in each dtype: torch gives up after 8.
 _MOST_VARIANTS = 64
 
 
-def compile_blocks(model: SpeechModel) -> None:
+def compile_blocks(model: SpeechModel, *, backend: str = "inductor") -> None:
     """Compile each block at its first pass, for any number of sequences and positions.
 
     What is compiled is kept on disk, for the next run. Raises MachineError without a compiler.
@@ -34,14 +36,12 @@ def compile_blocks(model: SpeechModel) -> None:
             "compile on: torch.compile needs a C++ compiler, and this machine has none; install"
             " one (apt-get install g++), or use --compile off"
         )
-    # Beside the hub's files: torch's own place, in /tmp, is empty after each restart.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "csm_ft" / "torchinductor"))
+    _keep_on_disk()
     settings: Any = torch._dynamo.config
     settings.recompile_limit = max(settings.recompile_limit, _MOST_VARIANTS)
     for module in model.modules():
         if isinstance(module, model.block_classes):
-            module.forward = torch.compile(module.forward, dynamic=True)
+            module.forward = torch.compile(module.forward, dynamic=True, backend=backend)
 
 
 def choose_compile(config: TrainConfig, family: Family, store: Store, plan: RunPlan) -> bool:
@@ -72,6 +72,16 @@ def training_sec(config: TrainConfig, model: SpeechModel, num_positions: int) ->
 def has_compiler() -> bool:
     """Tell whether this machine has what torch.compile calls."""
     return bool(os.environ.get("CXX")) or any(map(shutil.which, _COMPILERS))
+
+
+def _keep_on_disk() -> None:
+    """Let torch keep what it compiles in the user's cache, unless the user has chosen a folder.
+
+    Its own choice is in /tmp, which may be empty after a restart.
+    """
+    if os.environ.get(_CACHE, default_cache_dir()) == default_cache_dir():
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        os.environ[_CACHE] = str(caches / "csm_ft" / "torchinductor")
 
 
 def uncompiled() -> AbstractContextManager[Any]:

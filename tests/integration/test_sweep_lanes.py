@@ -173,6 +173,7 @@ def test_chaos_loses_no_lane(tmp_path: Path) -> None:
         ),
         ("--lora_dora true", "", "lora_dora True: packed_lora 3"),
         ("--dtype bf16_pure", "", "dtype bf16_pure: packed_lora 3"),
+        ("--compile on", "", "compile on: packed_lora 3 trains adapters"),
         ("--activation_checkpointing full", "", "activation_checkpointing full: packed_lora 3"),
         ("--parallel ddp", "", "parallel ddp"),
         ("--gpus_per_trial 2 --n_gpus 2", "", "share one process on this machine; drop --cluster"),
