@@ -53,7 +53,7 @@ def add_adapters(model: SpeechModel, modules: str, config: TrainConfig) -> None:
     model.base_fingerprint = "no weights" if is_empty else fingerprint(weights)
     with random_state, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # the first matrices are random
-        LoraModel(model, lora, ADAPTER_NAME)
+        LoraModel(model, lora, ADAPTER_NAME, low_cpu_mem_usage=is_empty)
 
 
 def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
