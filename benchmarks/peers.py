@@ -46,7 +46,7 @@ def public_trainer(model: Any) -> Any:
     What its modules import to make and mark sound is replaced by empty modules, so that neither
     weights nor packages are needed that have no part in training.
     """
-    from csm_ft.families.csm.model import llama
+    from csm_ft.families.csm.export.sesame import llama
 
     stand_ins = {name: ModuleType(name) for name in ("moshi", "moshi.models", "generator")}
     vars(stand_ins["moshi.models"])["loaders"] = None

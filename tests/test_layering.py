@@ -49,7 +49,7 @@ WALLS = {
     "wandb": ("csm_ft/runs/wandb_mirror.py",),
     "optuna": ("csm_ft/sweep/",),
     "ray": ("csm_ft/sweep/cluster.py",),
-    "torchtune": ("csm_ft/families/csm/",),
+    "torchtune": ("csm_ft/families/csm/export/sesame.py",),
     "transformers": ("csm_ft/codecs/mimi.py", "csm_ft/families/", "csm_ft/evaluate/"),
     "peft": ("csm_ft/families/",),
     "schedulefree": ("csm_ft/training/optim.py",),

@@ -142,4 +142,3 @@ def test_sampling_leaves_the_model_as_found(model: CsmModel) -> None:
         np.testing.assert_array_equal(a.arrays["codes"], b.arrays["codes"])
     assert set(model.state_dict()) == names
     assert model.training == was_training
-    assert model.backbone.layers[0].attn.kv_cache is None

@@ -1,7 +1,7 @@
 """Passes through one of CSM's transformers that keep keys and values: each position once.
 
-The layers and their weights are torchtune's. Its own cache would read a value back from the device
-in every layer, and expand keys and values to all query heads.
+Unlike torchtune's, the cache reads no value back from the device, and keys and values are not
+expanded to all query heads.
 
 Shapes: B sequences, S new positions, T positions so far with them, C capacity, D width, H heads of
 queries, G of keys and of values, E width of a head.
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchtune.modules import TransformerDecoder
 
+from csm_ft.families.csm.layers import Transformer
 from csm_ft.families.csm.products import projection
 from csm_ft.families.csm.rope import rotate_
 
@@ -24,7 +24,7 @@ class CachedTransformer:
     """A transformer and the keys and values of the positions that it has seen."""
 
     def __init__(
-        self, transformer: TransformerDecoder, *, batch_size: int, capacity: int, dtype: torch.dtype
+        self, transformer: Transformer, *, batch_size: int, capacity: int, dtype: torch.dtype
     ) -> None:
         """Make room for `capacity` positions of `batch_size` sequences."""
         layers: list[Any] = list(transformer.layers)

@@ -1,4 +1,4 @@
-"""CSM's layers with fewer operations than torchtune's, whose weights and names they have.
+"""The layers of Llama 3 with few operations, under the tensor names of torchtune's.
 
 Shapes: B sequences, S positions, D width.
 """
@@ -8,28 +8,72 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchtune.modules import FeedForward, MultiHeadAttention, RMSNorm
 
 from csm_ft.families.csm.products import gated, lay_side_by_side, project
+from csm_ft.families.csm.rope import ComplexRoPE
+from csm_ft.families.csm.size import MAX_POSITIONS, TransformerSize
+
+ROPE_BASE, ROPE_SCALE = 500_000, 32
+NORM_EPS = 1e-5
 
 
-class CausalAttention(MultiHeadAttention):
-    """Self-attention whose keys and values are not copied to all query heads."""
+class Transformer(nn.Module):
+    """A Llama 3 with the constants of Sesame's code, without embedding and head."""
+
+    def __init__(self, size: TransformerSize) -> None:
+        super().__init__()
+        rope = ComplexRoPE(size.dim // size.heads, MAX_POSITIONS, ROPE_BASE, ROPE_SCALE)
+        self.layers = nn.ModuleList(Layer(size, rope) for _ in range(size.layers))
+        self.norm = RMSNorm(size.dim, NORM_EPS)
 
     def forward(
-        self,
-        x: Tensor,
-        y: Tensor | None = None,
-        *,
-        mask: Any = None,
-        input_pos: Tensor | None = None,
+        self, x: Tensor, *, mask: Tensor | None = None, input_pos: Tensor | None = None
     ) -> Tensor:
-        """[B, S, D] -> [B, S, D]; `y` is `x`, as torchtune's layer calls it.
+        """[B, S, D] -> fp32 [B, S, D].
 
-        `mask` [B, S, S] tells who attends to whom, by default each to itself and all before it.
+        `mask` [B, S, S] tells who attends to whom, by default each to itself and all before it;
+        `input_pos` [B, S] are the positions, by default 0, 1, 2, ...
         """
-        del y
-        rope: Any = self.pos_embeddings
+        for layer in self.layers:
+            x = layer(x, mask=mask, input_pos=input_pos)
+        return self.norm(x).float()
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each behind a norm and added to its input."""
+
+    def __init__(self, size: TransformerSize, rope: ComplexRoPE) -> None:
+        super().__init__()
+        self.attn = CausalAttention(size, rope)
+        self.mlp = GatedFeedForward(size.dim, size.ffn_dim)
+        self.sa_norm = CastRMSNorm(size.dim, NORM_EPS)
+        self.mlp_norm = CastRMSNorm(size.dim, NORM_EPS)
+
+    def forward(self, x: Tensor, *, mask: Tensor | None, input_pos: Tensor | None) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        x = self.attn(self.sa_norm(x), mask=mask, input_pos=input_pos) + x
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class CausalAttention(nn.Module):
+    """Self-attention whose keys and values are not copied to all query heads."""
+
+    def __init__(self, size: TransformerSize, rope: ComplexRoPE) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads = size.heads, size.kv_heads
+        self.head_dim = size.dim // size.heads
+        width, kv_width = size.heads * self.head_dim, size.kv_heads * self.head_dim
+        self.q_proj = nn.Linear(size.dim, width, bias=False)
+        self.k_proj = nn.Linear(size.dim, kv_width, bias=False)
+        self.v_proj = nn.Linear(size.dim, kv_width, bias=False)
+        self.output_proj = nn.Linear(size.dim, size.dim, bias=False)
+        self.pos_embeddings = rope
+
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, input_pos: Tensor | None = None
+    ) -> Tensor:
+        """[B, S, D] -> [B, S, D]; mask and positions are those of Transformer."""
+        rope = self.pos_embeddings
         query, key, value = (
             projected.unflatten(-1, (-1, self.head_dim))
             for projected in project(x, self.parallel_projections)
@@ -50,8 +94,14 @@ class CausalAttention(MultiHeadAttention):
         return [self.q_proj, self.k_proj, self.v_proj]
 
 
-class GatedFeedForward(FeedForward):
+class GatedFeedForward(nn.Module):
     """SwiGLU whose first two projections are one product."""
+
+    def __init__(self, dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(dim, ffn_dim, bias=False)
+        self.w2 = nn.Linear(ffn_dim, dim, bias=False)
+        self.w3 = nn.Linear(dim, ffn_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
@@ -62,6 +112,19 @@ class GatedFeedForward(FeedForward):
     def parallel_projections(self) -> list[Any]:
         """The projections of the same input."""
         return [self.w1, self.w3]
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation, in fp32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.scale = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return F.rms_norm(x.float(), self.scale.shape, self.scale, self.eps).to(x.dtype)
 
 
 class CastRMSNorm(RMSNorm):

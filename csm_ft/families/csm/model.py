@@ -1,4 +1,4 @@
-"""CSM on torchtune's Llama-3.2 layers, under the tensor names of Sesame's published checkpoint.
+"""CSM: two Llamas under the tensor names of Sesame's published checkpoint.
 
 Shapes: B sequences, S padded positions, N audio frames of the micro-batch (EOS frames included), M
 of them drawn for the depth decoder, K codebooks, V audio vocabulary, D backbone width, d decoder
@@ -6,25 +6,16 @@ width, L text tokens of the micro-batch.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchtune.models.llama3_1 import Llama3ScaledRoPE
-from torchtune.models.llama3_2 import llama3_2
-from torchtune.modules import TransformerDecoder, TransformerSelfAttentionLayer
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.data import CsmBatch, join
-from csm_ft.families.csm.layers import (
-    CastRMSNorm,
-    CausalAttention,
-    GatedFeedForward,
-    join_projections,
-)
-from csm_ft.families.csm.rope import ComplexRoPE
-from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
+from csm_ft.families.csm.layers import Layer, Transformer, join_projections
+from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize
 from csm_ft.families.drawn import sampling_variance
 from csm_ft.families.model import JoinedBatch, Loss, SpeechModel
 
@@ -32,21 +23,17 @@ if TYPE_CHECKING:
     from csm_ft.families.csm.encoder import CsmEncoder
 
 
-ROPE_BASE, ROPE_SCALE = 500_000, 32
-NORM_EPS = 1e-5
-
-
 class CsmModel(SpeechModel):
     """Backbone over frames and depth decoder over codebooks, as in Sesame's models.py."""
 
-    block_classes: ClassVar[tuple[type[nn.Module], ...]] = (TransformerSelfAttentionLayer,)
+    block_classes: ClassVar[tuple[type[nn.Module], ...]] = (Layer,)
     max_positions = MAX_POSITIONS
 
     def __init__(self, size: CsmSize) -> None:
         super().__init__()
         self.size = size
-        self.backbone = _transformer(size.backbone)
-        self.decoder = _transformer(size.decoder)
+        self.backbone = Transformer(size.backbone)
+        self.decoder = Transformer(size.decoder)
         self.text_embeddings = nn.Embedding(size.text_vocab_size, size.backbone.dim)
         self.audio_embeddings = nn.Embedding(
             size.audio_vocab_size * size.num_codebooks, size.backbone.dim
@@ -180,12 +167,7 @@ def empty_model(size: CsmSize) -> CsmModel:
     `init_weights` or the loading of a checkpoint assigns them.
     """
     with torch.device("meta"):
-        model = CsmModel(size)
-    for transformer in (model.backbone, model.decoder):
-        for module in transformer.modules():
-            if isinstance(module, Llama3ScaledRoPE):
-                module.rope_init()  # torchtune leaves the RoPE cache unbuilt on the meta device
-    return model
+        return CsmModel(size)
 
 
 def init_weights(model: CsmModel, seed: int) -> None:
@@ -214,44 +196,3 @@ def random_model(size: CsmSize, seed: int) -> CsmModel:
     init_weights(model, seed)
     model.join_weights()
     return model
-
-
-def _transformer(size: TransformerSize) -> TransformerDecoder:
-    """Build a transformer without embedding and head; CSM has its own, outside of it."""
-    transformer: Any = llama(size)
-    rope = ComplexRoPE(size.dim // size.heads, MAX_POSITIONS, ROPE_BASE, ROPE_SCALE)
-    for layer in transformer.layers:
-        attention = layer.attn
-        projections = ("q_proj", "k_proj", "v_proj", "output_proj")
-        layer.attn = CausalAttention(
-            embed_dim=size.dim,
-            num_heads=size.heads,
-            num_kv_heads=size.kv_heads,
-            head_dim=attention.head_dim,
-            pos_embeddings=rope,
-            **{name: getattr(attention, name) for name in projections},
-        )
-        mlp = layer.mlp
-        layer.mlp = GatedFeedForward(gate_proj=mlp.w1, down_proj=mlp.w2, up_proj=mlp.w3)
-        layer.sa_norm = CastRMSNorm(size.dim, eps=NORM_EPS)
-        layer.mlp_norm = CastRMSNorm(size.dim, eps=NORM_EPS)
-    transformer.tok_embeddings = nn.Identity()
-    transformer.output = nn.Identity()
-    return transformer
-
-
-def llama(size: TransformerSize) -> TransformerDecoder:
-    """Build a Llama 3.2 of any size, with the constants of Sesame's code."""
-    return llama3_2(
-        vocab_size=1,
-        num_layers=size.layers,
-        num_heads=size.heads,
-        num_kv_heads=size.kv_heads,
-        embed_dim=size.dim,
-        max_seq_len=MAX_POSITIONS,
-        intermediate_dim=size.ffn_dim,
-        attn_dropout=0.0,
-        norm_eps=NORM_EPS,
-        rope_base=ROPE_BASE,
-        scale_factor=ROPE_SCALE,
-    )

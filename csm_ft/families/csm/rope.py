@@ -3,20 +3,32 @@
 Shapes: B sequences, S positions, H heads, E width of a head.
 """
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchtune.models.llama3_1 import Llama3ScaledRoPE
+from torch import Tensor, nn
+
+# Of Llama 3.1: waves longer than the context that it was pretrained on are stretched, short ones
+# are left alone, and those between are blended.
+_OLD_CONTEXT, _LOW_FREQUENCY, _HIGH_FREQUENCY = 8192, 1, 4
 
 
-class ComplexRoPE(Llama3ScaledRoPE):
-    """The rotation of Llama 3, with the angles of torchtune."""
+class ComplexRoPE(nn.Module):
+    """The rotation of Llama 3.
 
-    def build_rope_cache(self, max_seq_len: int = 4096) -> None:
-        """Compute the rotation at each position, and those that turn gradients back."""
-        super().build_rope_cache(max_seq_len)
-        cache: Any = self.cache  # a buffer: [positions, E / 2, 2], cosines and sines
+    The tables are on the CPU even where the model is built on the meta device, which has no values.
+    """
+
+    def __init__(self, dim: int, num_positions: int, base: int, scale: int) -> None:
+        super().__init__()
+        frequencies = _frequencies(dim, base, scale)
+        angles = torch.outer(
+            torch.arange(num_positions, dtype=torch.float32, device="cpu"), frequencies
+        )
+        cache = torch.stack([torch.cos(angles), torch.sin(angles)], dim=-1)
+        self.register_buffer("cache", cache, persistent=False)  # [positions, E / 2, 2]
+        # Those that turn gradients back.
         self.register_buffer("back", cache * cache.new_tensor([1.0, -1.0]), persistent=False)
 
     def forward(self, x: Tensor, *, input_pos: Tensor | None = None) -> Tensor:
@@ -37,6 +49,16 @@ class ComplexRoPE(Llama3ScaledRoPE):
         """The rotation at each position, complex [positions, E / 2]."""
         cache: Any = self.cache
         return _complex(cache)
+
+
+def _frequencies(dim: int, base: int, scale: int) -> Tensor:
+    """Return the angle from one position to the next for each pair of a head, [dim / 2]."""
+    plain = 1.0 / (base ** (torch.arange(0, dim, 2, device="cpu").float() / dim))
+    waves = _OLD_CONTEXT / (2 * math.pi / plain)  # in the old context
+    blend = (waves - _LOW_FREQUENCY) / (_HIGH_FREQUENCY - _LOW_FREQUENCY)
+    blended = (1 - blend) * plain / scale + blend * plain
+    scaled = torch.where(waves < _LOW_FREQUENCY, plain / scale, blended)
+    return torch.where(waves > _HIGH_FREQUENCY, plain, scaled)
 
 
 class _Rotation(torch.autograd.Function):

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchtune.models.llama3_2 import llama3_2
 from torchtune.modules import TransformerDecoder
 from torchtune.modules.common_utils import disable_kv_cache
 
@@ -30,8 +31,9 @@ from csm_ft.errors import CheckError, ConfigError
 from csm_ft.families.csm.export import snippets
 from csm_ft.families.csm.export.exporter import CsmExporter
 from csm_ft.families.csm.export.probe import TOLERANCE, Logits, Probe, logits_of
-from csm_ft.families.csm.model import CsmModel, llama
-from csm_ft.families.csm.size import CsmSize
+from csm_ft.families.csm.layers import NORM_EPS, ROPE_BASE, ROPE_SCALE
+from csm_ft.families.csm.model import CsmModel
+from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize, TransformerSize
 from csm_ft.families.csm.weights import load_model
 from csm_ft.families.exporter import Proof
 from csm_ft.families.model import save_tensors
@@ -198,3 +200,20 @@ def _rows(probe: Probe) -> tuple[Tensor, Tensor]:
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     mask[:length, -1], mask[length:, :-1] = True, True
     return tokens[None], mask[None]
+
+
+def llama(size: TransformerSize) -> TransformerDecoder:
+    """Build torchtune's Llama 3.2 of any size, with the constants of Sesame's code."""
+    return llama3_2(
+        vocab_size=1,
+        num_layers=size.layers,
+        num_heads=size.heads,
+        num_kv_heads=size.kv_heads,
+        embed_dim=size.dim,
+        max_seq_len=MAX_POSITIONS,
+        intermediate_dim=size.ffn_dim,
+        attn_dropout=0.0,
+        norm_eps=NORM_EPS,
+        rope_base=ROPE_BASE,
+        scale_factor=ROPE_SCALE,
+    )
