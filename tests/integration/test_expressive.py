@@ -75,41 +75,6 @@ def write_rows(folder: Path, num_clips: int, emotions: Sequence[str] = EMOTIONS)
 
 
 @pytest.mark.slow
-def test_one_command_runs_and_skips_what_is_done(tmp_path: Path) -> None:
-    write_rows(tmp_path, 10)
-    first = expressive(tmp_path)
-    assert first.returncode == 0, first.stdout + first.stderr
-    out = tmp_path / "out"
-    (evaluation,) = out.glob("evaluation-*/evaluation.json")
-    (page,) = out.glob("samples-*/index.html")
-    assert json.loads(evaluation.read_text())["rows"]
-    assert all(emotion in page.read_text() for emotion in EMOTIONS)
-    again = expressive(tmp_path)
-    assert again.returncode == 0
-    assert again.stdout.count("done already") == 6
-
-
-@pytest.mark.slow
-def test_failed_and_killed_steps_are_continued(tmp_path: Path) -> None:
-    write_rows(tmp_path, 10)
-    wrong = expressive(tmp_path, "--text_template", "<{mood}>{text}")
-    assert wrong.returncode == 2
-    assert "encode ended with exit code 2" in wrong.stdout
-    assert "names mood, but no row" in wrong.stderr
-    with subprocess.Popen(
-        command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
-        seen = takewhile(lambda line: "step 4 of 6" not in line, process.stdout)
-        assert sum("done already" in line for line in seen) == 2
-        os.killpg(process.pid, signal.SIGKILL)
-    last = expressive(tmp_path)
-    assert last.returncode == 0, last.stdout + last.stderr
-    assert last.stdout.count("done already") == 3
-    assert list((tmp_path / "out").glob("evaluation-*/evaluation.json"))
-
-
-@pytest.mark.slow
 def test_sweep_is_ranked_by_expression_and_done_once(tmp_path: Path) -> None:
     write_rows(tmp_path, 15, ("neutral", "angry", "calm"))
     train = "n_epochs: 1\ngen_max_sec: 0.4\njudge_max_sec: 1\njudge_asr: none\njudge_embedder: none\ngen_every: 0\n"
@@ -161,12 +126,32 @@ def tell_apart(folders: Sequence[Path]) -> None:
 
 
 @pytest.mark.slow
-def test_folders_of_three_sets_go_through(tmp_path: Path) -> None:
+def test_folders_of_three_sets_go_through_failures_and_kills(tmp_path: Path) -> None:
     sets = [write(tmp_path) for write in (write_ravdess, write_cremad, write_esd)]
     tell_apart(sets)
-    done = expressive(tmp_path, data=sets)
-    assert done.returncode == 0, done.stdout + done.stderr
-    out = tmp_path / "out"
+    wrong = expressive(tmp_path, "--text_template", "<{mood}>{text}", data=sets)
+    assert wrong.returncode == 2
+    assert "encode ended with exit code 2" in wrong.stdout
+    assert "names mood, but no row" in wrong.stderr
+    argv = command(tmp_path, data=sets)
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        seen = takewhile(lambda line: "step 6 of 8" not in line, process.stdout)
+        assert sum("done already" in line for line in seen) == 4
+        os.killpg(process.pid, signal.SIGKILL)
+    last = expressive(tmp_path, data=sets)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert last.stdout.count("done already") == 5
+    check_rows(tmp_path / "out")
+    check_pages(tmp_path / "out")
+    again = expressive(tmp_path, data=sets)
+    assert again.returncode == 0
+    assert again.stdout.count("done already") == 8
+
+
+def check_rows(out: Path) -> None:
     rows = [json.loads(line) for line in (out / "merged.jsonl").read_text().splitlines()]
     assert Counter(row["source"] for row in rows) == {"ravdess": 2, "cremad": 3, "esd": 6}
     speakers = {row["speaker"] for row in rows}
@@ -177,7 +162,13 @@ def test_folders_of_three_sets_go_through(tmp_path: Path) -> None:
         rejected = (out / f"rows/{name}.jsonl.rejected.jsonl").read_text().splitlines()
         assert len(rejected) == count, rejected
         assert all(json.loads(line)["reason"] for line in rejected)
+
+
+def check_pages(out: Path) -> None:
+    rows = [json.loads(line) for line in (out / "merged.jsonl").read_text().splitlines()]
     (page,) = out.glob("samples-*/index.html")
     trained = {row["emotion"] for row in rows if row["split"] == "train"}
     assert trained
     assert all(emotion in page.read_text() for emotion in trained)
+    (evaluation,) = out.glob("evaluation-*/evaluation.json")
+    assert json.loads(evaluation.read_text())["rows"]
