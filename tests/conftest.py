@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +19,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from tests.helpers.hub import hub, hub_cache  # noqa: F401 (fixtures)
 
+# A shell's job in the background ignores SIGINT, and so would all programs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Minutes each. make test-slow hands out files in the order of their tests: those that take longest
 # come first, so that no process is left alone with one of them at the end.
 LONGEST_FILES = (
     "test_expression_proof.py",
     "test_sweep_chaos.py",
+    "test_spoken_base.py",
+    "test_expressive.py",
+    "test_docs.py",
     "test_readme.py",
     "test_parallel.py",
     "test_sweep_cluster.py",
     "test_moonshine_demo.py",
-    "test_spoken_base.py",
 )
 
 
