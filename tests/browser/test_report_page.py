@@ -167,10 +167,10 @@ def test_click_in_outline_seeks(watched: Watched) -> None:
 
 def test_menu_adds_another_trial(watched: Watched) -> None:
     slots = watched.page.locator("#listen .slot")
-    expect(slots.nth(0)).to_contain_text("Trial 6")
-    watched.page.select_option("#other", "t3")
     expect(slots.nth(0)).to_contain_text("Trial 3")
-    expect(slots.nth(1)).to_contain_text("Trial 3")
+    watched.page.select_option("#other", "t6")
+    expect(slots.nth(0)).to_contain_text("Trial 6")
+    expect(slots.nth(1)).to_contain_text("Trial 6")
     wait_until_loaded(watched.page)
     slots.nth(0).locator(".play").click()
     wait_for(watched.page, "document.querySelector('.slot audio').currentTime > 0")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-SAMPLE_RATE_HZ = 24000
+SAMPLE_RATE_HZ = 8000  # encoded fast
 SENTENCES = {
     "5e1f0a": ("The birch canoe slid on the smooth planks.", "anna"),
     "9b22c4": ("Glue the sheet to the dark blue background.", "anna"),
