@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo demo-moshi demo-moonshine test test-slow install install-dev format docs clean
+.PHONY: demo demo-moshi demo-moonshine test types test-fast test-slow install install-dev format docs clean
 
 demo: .venv/installed .venv/installed-judges
 	$(BIN)/python pretokenize.py --config configs/demo/pretokenize.yaml
@@ -29,7 +29,12 @@ demo-moonshine: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) --jobs=2 types test-fast
+
+types:
 	$(BIN)/pyright
+
+test-fast:
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/installed-dev
