@@ -31,10 +31,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(MAKE) --jobs=2 types test-fast
 
-types:
+types: .venv/installed-dev
 	$(BIN)/pyright
 
-test-fast:
+test-fast: .venv/installed-dev
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/installed-dev
