@@ -71,7 +71,8 @@ class _CachedLayer:
         self._num_queries, self._num_keys = attention.num_heads, attention.num_kv_heads
         self._project = projection(attention.parallel_projections, dtype)
         self._gate_and_up = projection(mlp.parallel_projections, dtype, is_wide=True)
-        self._output, self._down = attention.output_proj, mlp.w2
+        self._add_output = _adder(attention.output_proj, dtype)
+        self._add_down = _adder(mlp.w2, dtype)
         self._attention_norm, self._mlp_norm = _norm(layer.sa_norm), _norm(layer.mlp_norm)
 
     def __call__(
@@ -79,9 +80,9 @@ class _CachedLayer:
     ) -> Tensor:
         """[B, S, D] -> [B, S, D], where the new positions begin at `start`."""
         attended = self._attend(self._attention_norm(hidden), start, rotations, mask)
-        hidden = _add_product(hidden, attended, self._output)
+        hidden = self._add_output(hidden, attended)
         gate, up = self._gate_and_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
-        return _add_product(hidden, F.silu(gate).mul_(up), self._down)
+        return self._add_down(hidden, F.silu(gate).mul_(up))
 
     def _attend(self, inputs: Tensor, start: int, rotations: Tensor, mask: Tensor | None) -> Tensor:
         """Let the new positions attend to all so far."""
@@ -102,13 +103,19 @@ class _CachedLayer:
         return attended.transpose(1, 2).flatten(2)
 
 
-def _add_product(hidden: Tensor, inputs: Tensor, linear: nn.Module) -> Tensor:
-    """Return hidden + linear(inputs), in one operation where no precision is lost by it."""
-    is_mixed = torch.is_autocast_enabled(hidden.device.type)  # it would round `hidden`, too
-    if is_mixed or type(linear) is not nn.Linear:
-        return hidden + linear(inputs)
-    rows = torch.addmm(hidden.flatten(0, 1), inputs.flatten(0, 1), linear.weight.t())
-    return rows.view_as(hidden)
+def _adder(linear: Any, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return hidden, inputs -> hidden + linear(inputs): one operation if no precision is lost."""
+    if type(linear) is not nn.Linear:
+        return lambda hidden, inputs: hidden + linear(inputs)
+    weight = linear.weight.detach().to(dtype)
+    if torch.is_autocast_enabled(weight.device.type):  # one operation would round `hidden`, too
+        return lambda hidden, inputs: hidden + F.linear(inputs, weight)
+
+    def add(hidden: Tensor, inputs: Tensor) -> Tensor:
+        rows = torch.addmm(hidden.flatten(0, 1), inputs.flatten(0, 1), weight.t())
+        return rows.view_as(hidden)
+
+    return add
 
 
 def _norm(norm: Any) -> Callable[[Tensor], Tensor]:

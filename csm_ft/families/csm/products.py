@@ -68,6 +68,8 @@ def projection(
     """
     weights = [linear.weight for linear in linears] if _are_plain(linears) else []
     whole = side_by_side(weights, 0) if weights else None
+    if whole is None and len(linears) == 1:
+        return linears[0]
     if whole is None:
         return lambda inputs: torch.cat([linear(inputs) for linear in linears], dim=-1)
     whole = whole.detach().to(dtype)

@@ -9,7 +9,7 @@ audio vocabulary, D backbone width.
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from csm_ft.errors import PromptError
 from csm_ft.families.base import Prompt, Sample, SamplingOptions, Turn
 from csm_ft.families.csm.decode import CachedTransformer
+from csm_ft.families.csm.products import projection
 from csm_ft.families.csm.size import MAX_POSITIONS
 
 if TYPE_CHECKING:
@@ -71,7 +72,11 @@ def generate(
             f"a prompt of {longest} positions leaves no room within the model's {MAX_POSITIONS};"
             " shorten its text"
         )
-    backbone, depth = _caches(model, len(contexts), longest + max_frames)
+    dtype = _cache_dtype(model)
+    backbone = CachedTransformer(
+        model.backbone, batch_size=len(contexts), capacity=longest + max_frames, dtype=dtype
+    )
+    decode = _DepthDecoder(model, len(contexts), dtype, choose)
     inputs, padding = _pad(contexts)
     slots = torch.arange(longest + max_frames, device=model.device)
     is_real, is_padded = slots >= padding, any(len(c) < longest for c in contexts)
@@ -86,7 +91,7 @@ def generate(
     frames: list[Tensor] = []
     while len(frames) < max_frames:
         hidden = backbone(inputs, positions=positions, mask=mask)[:, -1]
-        frame = _depth(model, depth, hidden, choose)
+        frame = decode(hidden)
         frames.append(frame)
         finished |= (frame == 0).all(dim=1)
         # The host waits for the device here, and only here.
@@ -98,16 +103,6 @@ def generate(
         positions = slot - padding
         mask = is_real[:, None, None, : slot + 1] if is_padded else None
     return torch.stack(frames, dim=1)
-
-
-def _caches(
-    model: "CsmModel", num_prompts: int, capacity: int
-) -> tuple[CachedTransformer, CachedTransformer]:
-    """Return both transformers with room for all positions, and for those of one frame."""
-    options: dict[str, Any] = {"batch_size": num_prompts, "dtype": _cache_dtype(model)}
-    backbone = CachedTransformer(model.backbone, capacity=capacity, **options)
-    depth = CachedTransformer(model.decoder, capacity=model.size.num_codebooks, **options)
-    return backbone, depth
 
 
 def _pad(contexts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -145,21 +140,39 @@ def _embed_text(model: "CsmModel", encoder: "CsmEncoder", said: Prompt | Turn) -
     return model.text_embeddings(torch.from_numpy(tokens).to(model.device))
 
 
-def _depth(model: "CsmModel", depth: CachedTransformer, hidden: Tensor, choose: Choose) -> Tensor:
-    """Backbone state [B, D] -> one frame of codes [B, K], codebook by codebook."""
-    num_codebooks, vocab = model.size.num_codebooks, model.size.audio_vocab_size
-    # The decoder's sequence is one frame. Slot 0 holds the backbone's state and slot k code k - 1;
-    # the first pass takes slots 0 and 1 together.
-    depth.forget()
-    code = choose(model.codebook0_head(hidden), 0)
-    codes, inputs = [code], hidden[:, None]
-    for k in range(1, num_codebooks):
-        embedded = model.audio_embeddings(code + (k - 1) * vocab)[:, None]
-        inputs = torch.cat([inputs, embedded], dim=1) if k == 1 else embedded
-        output = depth(model.projection(inputs))[:, -1]
-        code = choose(output @ model.audio_head[k - 1], k)
-        codes.append(code)
-    return torch.stack(codes, dim=1)
+class _DepthDecoder:
+    """Makes a frame of codes, codebook by codebook.
+
+    Weights are cast once, to the `dtype` of products.
+    """
+
+    def __init__(
+        self, model: "CsmModel", num_prompts: int, dtype: torch.dtype, choose: Choose
+    ) -> None:
+        self._num_codebooks, self._vocab = model.size.num_codebooks, model.size.audio_vocab_size
+        self._transformer = CachedTransformer(
+            model.decoder, batch_size=num_prompts, capacity=self._num_codebooks, dtype=dtype
+        )
+        self._embeddings = model.audio_embeddings
+        self._project = projection([model.projection], dtype)
+        self._first_head = projection([model.codebook0_head], dtype)
+        self._heads = model.audio_head.detach().to(dtype)
+        self._choose = choose
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Backbone state [B, D] -> codes [B, K]."""
+        # The decoder's sequence is one frame. Slot 0 holds the backbone's state and slot k code
+        # k - 1; the first pass takes slots 0 and 1 together.
+        self._transformer.forget()
+        code = self._choose(self._first_head(hidden), 0)
+        codes, inputs = [code], hidden[:, None]
+        for k in range(1, self._num_codebooks):
+            embedded = self._embeddings(code + (k - 1) * self._vocab)[:, None]
+            inputs = torch.cat([inputs, embedded], dim=1) if k == 1 else embedded
+            output = self._transformer(self._project(inputs))[:, -1]
+            code = self._choose(output @ self._heads[k - 1], k)
+            codes.append(code)
+        return torch.stack(codes, dim=1)
 
 
 class _Draws:
