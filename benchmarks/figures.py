@@ -56,6 +56,7 @@ class Measured:
 
 Found = Mapping[str, Measured | str]  # name -> value, or why it was not measured
 
+_FULL_BATCHES = ((1, "one prompt"), (16, "sixteen prompts"))
 _FULL_FIGURES: Sequence[tuple[str, str, str, Literal["high", "low"]]] = (
     ("tokens_per_sec", "positions trained per second", "1/s", "high"),
     ("audio_hours_per_hour", "hours of speech trained on per hour", "h", "high"),
@@ -245,7 +246,13 @@ FIGURES: Mapping[str, Figure] = {
         f"full.generate.batch{count}.times_real_time": Figure(
             f"CSM-1B, bf16, {text}: seconds of speech generated per second", "x", "high"
         )
-        for count, text in ((1, "one prompt"), (16, "sixteen prompts"))
+        for count, text in _FULL_BATCHES
+    },
+    **{
+        f"full.generate.batch{count}.graph_ratio": Figure(
+            f"the same, {text}: every frame step by step / as a CUDA graph", "x", "high"
+        )
+        for count, text in _FULL_BATCHES
     },
 }
 

@@ -14,11 +14,12 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.clips import FRAMES_PER_SEC, SIZES, split_of
 from benchmarks.config import BenchmarkConfig
 from benchmarks.counts import CSM_1B
-from benchmarks.figures import FULL_RECIPES, Found, Measured, exact, median
+from benchmarks.figures import FULL_RECIPES, Found, Measured, exact, median, ratio
 from csm_ft.data.batches import Step, fill
 from csm_ft.device import autocast, choose_device, reproducible
 from csm_ft.errors import OutOfMemoryError
 from csm_ft.families.base import Draw
+from csm_ft.families.captured import Capture, graph_capture
 from csm_ft.families.csm.arrange import arrange
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import CsmBatch, collate
@@ -35,7 +36,7 @@ from csm_ft.training.step import optimizer_step
 FAMILY = CsmFamily()
 MODELS = {"small": CSM_1B, "tiny": SIZES["tiny"]}
 STEPS_PER_ROUND = 3
-NUM_TOKENS, NUM_FRAMES = 24, 25  # of a prompt, and generated
+NUM_TOKENS, NUM_FRAMES = 24, 50  # of a prompt, and generated
 BATCHES = (1, 16)  # of prompts
 
 
@@ -126,21 +127,29 @@ def _speak(size: CsmSize, device: str, config: BenchmarkConfig) -> Found:
     for num_prompts in BATCHES:
         shape = (num_prompts, NUM_TOKENS)
         tokens = torch.randint(0, size.text_vocab_size, shape, generator=generator).to(device)
-        speak = _greedy(model, tokens)
+        speak, speak_eagerly = (
+            _greedy(model, tokens, capture) for capture in (graph_capture(model), None)
+        )
         speak()
-        seconds = [_time(speak, device) for _ in range(config.rounds)]
+        times = [(_time(speak, device), _time(speak_eagerly, device)) for _ in range(config.rounds)]
+        seconds, eager = zip(*times, strict=True)
         spoken_sec = num_prompts * NUM_FRAMES / FRAMES_PER_SEC
-        times = median([spoken_sec / sec for sec in seconds])
-        found[f"full.generate.batch{num_prompts}.times_real_time"] = times
+        name = f"full.generate.batch{num_prompts}"
+        found[f"{name}.times_real_time"] = median([spoken_sec / sec for sec in seconds])
+        has_graph = graph_capture(model) is not None  # nor did a capture fail
+        found[f"{name}.graph_ratio"] = ratio(eager, seconds) if has_graph else "no graph captured"
     return found
 
 
-def _greedy(model: CsmModel, tokens: torch.Tensor) -> Callable[[], object]:
+def _greedy(model: CsmModel, tokens: torch.Tensor, capture: Capture | None) -> Callable[[], object]:
+    def choose(logits: torch.Tensor, _: int) -> torch.Tensor:
+        return logits.argmax(-1)
+
     @torch.no_grad()
     def speak() -> object:
         with autocast(model.device.type, "bf16"):
             contexts = list(model.text_embeddings(tokens))
-            return generate(model, contexts, lambda logits, _: logits.argmax(-1), NUM_FRAMES)
+            return generate(model, contexts, choose, NUM_FRAMES, capture=capture)
 
     return speak
 

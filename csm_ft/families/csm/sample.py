@@ -17,6 +17,7 @@ from torch import Tensor
 
 from csm_ft.errors import PromptError
 from csm_ft.families.base import Prompt, Sample, SamplingOptions, Turn
+from csm_ft.families.captured import MIN_STEPS, Capture, Captured, Step, graph_capture
 from csm_ft.families.csm.decode import CachedTransformer
 from csm_ft.families.csm.products import projection
 from csm_ft.families.csm.size import MAX_POSITIONS
@@ -47,7 +48,15 @@ def sample(
     try:
         pieces = [_embed_prompt(model, prompt, encoder, max_frames) for prompt in prompts]
         contexts = [torch.cat(parts) for parts in pieces]
-        frames = generate(model, contexts, _Draws(model, prompts, options), max_frames)
+        draws = _Draws(model, prompts, options)
+        frames = generate(
+            model,
+            contexts,
+            draws,
+            max_frames,
+            before_frame=draws.draw_noise,
+            capture=graph_capture(model),
+        )
     finally:
         model.train(was_training)
     # Each turn of the context that was used is two pieces, its text and its frames.
@@ -58,12 +67,19 @@ def sample(
 
 
 def generate(
-    model: "CsmModel", contexts: Sequence[Tensor], choose: Choose, max_frames: int
+    model: "CsmModel",
+    contexts: Sequence[Tensor],
+    choose: Choose,
+    max_frames: int,
+    *,
+    before_frame: Callable[[], None] = lambda: None,
+    capture: Capture | None = None,
 ) -> Tensor:
     """Generate frames [B, T, K] after embedded contexts ([P_i, D] each).
 
     A row continues after its EOS frame until all rows have ended, and some frames beyond. `choose`
-    gets the logits of each codebook of each frame in turn. Callers disable gradients.
+    gets the logits of each codebook of each frame in turn. With `capture` it must be a function of
+    these, and of memory that `before_frame` fills. Callers disable gradients.
     """
     longest = max(len(c) for c in contexts)
     max_frames = min(max_frames, MAX_POSITIONS - longest)
@@ -76,7 +92,9 @@ def generate(
     backbone = CachedTransformer(
         model.backbone, batch_size=len(contexts), capacity=longest + max_frames, dtype=dtype
     )
-    decode = _DepthDecoder(model, len(contexts), dtype, choose)
+    decode: Step = _DepthDecoder(model, len(contexts), dtype, choose)
+    if capture is not None and max_frames >= MIN_STEPS:
+        decode = Captured(decode, capture)
     inputs, padding = _pad(contexts)
     slots = torch.arange(longest + max_frames, device=model.device)
     is_real, is_padded = slots >= padding, any(len(c) < longest for c in contexts)
@@ -91,6 +109,7 @@ def generate(
     frames: list[Tensor] = []
     while len(frames) < max_frames:
         hidden = backbone(inputs, positions=positions, mask=mask)[:, -1]
+        before_frame()
         frame = decode(hidden)
         frames.append(frame)
         finished |= (frame == 0).all(dim=1)
@@ -141,7 +160,7 @@ def _embed_text(model: "CsmModel", encoder: "CsmEncoder", said: Prompt | Turn) -
 
 
 class _DepthDecoder:
-    """Makes a frame of codes, codebook by codebook.
+    """Makes a frame of codes, codebook by codebook; can be captured.
 
     Weights are cast once, to the `dtype` of products.
     """
@@ -185,24 +204,29 @@ class _Draws:
         self._generators = [
             torch.Generator().manual_seed(_seed(options.seed, prompt.id)) for prompt in prompts
         ]
-        self._shape = model.size.num_codebooks, model.size.audio_vocab_size
-        self._noise = torch.empty(0)
+        shape = len(prompts), model.size.num_codebooks, model.size.audio_vocab_size
+        self._noise = torch.empty(shape, device=model.device)
+
+    def draw_noise(self) -> None:
+        """Draw the noise of a frame: on the CPU, so a seed gives the same on every device."""
+        if self.options.temperature == 0:
+            return
+        # From pinned memory it is copied while the host goes on.
+        drawn = torch.empty(self._noise.shape, pin_memory=self._noise.is_cuda)
+        for row, generator in zip(drawn, self._generators, strict=True):
+            row.exponential_(generator=generator)
+        self._noise.copy_(drawn, non_blocking=True)
 
     def __call__(self, logits: Tensor, codebook: int) -> Tensor:
         """Return one code per row, [B], drawn from the logits of a codebook, [B, V]."""
         logits, options = logits.float(), self.options
         if options.temperature == 0:
             return logits.argmax(dim=-1)
-        # argmax(p / Exp(1)), the exponential race, is a draw from p. The noise of a frame is drawn
-        # at once on the CPU, so a seed gives the same noise on every device.
-        if codebook == 0:
-            self._noise = torch.stack(
-                [torch.empty(self._shape).exponential_(generator=g) for g in self._generators]
-            ).to(logits.device)
         logits = logits / options.temperature
         if 0 < options.topk < logits.shape[-1]:
             floor = logits.topk(options.topk, dim=-1).values[..., -1:]
             logits = logits.masked_fill(logits < floor, float("-inf"))
+        # argmax(p / Exp(1)), the exponential race, is a draw from p.
         return (logits.softmax(dim=-1) / self._noise[:, codebook]).argmax(dim=-1)
 
 
