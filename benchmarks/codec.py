@@ -73,7 +73,7 @@ def _dialogues(model: MimiModel, seconds: int, rounds: int) -> Times:
         "clips": lambda _: for_clips.encode(list(sounds.reshape(4, -1))),
         "dialogues": lambda _: encoder.encode_audio(list(sounds)),
     }
-    return interleave(variants, rounds=rounds)
+    return interleave(variants, rounds=rounds, warm_up=False)
 
 
 def _groups(codec: Mimi) -> list[list[float]]:

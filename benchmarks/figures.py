@@ -169,7 +169,7 @@ FIGURES: Mapping[str, Figure] = {
         "Moshi, training step, full windows of 100 s, moshi package / ours", "x", "high", 1.3
     ),
     "moshi.step.dialogues_ratio": Figure(
-        "the same, dialogues of 5 to 100 s (28 in the mean) in windows of 100 s",
+        "the same, dialogues of 5 to 70 s (28 in the mean) in windows of 100 s",
         *("x", "high", 2.5),
     ),
     "moshi.step.depth_quarter_ratio": Figure(
@@ -180,7 +180,7 @@ FIGURES: Mapping[str, Figure] = {
         "the same, a dialogue of LMGen / one of sixteen together", "x", "high", 5
     ),
     "moonshine.step.random_ratio": Figure(
-        "Moonshine, training step, clips of 4 to 30 s, Seq2SeqTrainer with random batches / ours",
+        "Moonshine, training step, clips of 2 to 15 s, Seq2SeqTrainer with random batches / ours",
         *("x", "high", 1.3),
     ),
     "moonshine.step.grouped_ratio": Figure("the same, batches grouped by length", "x", "high", 1.1),

@@ -17,7 +17,7 @@ from csm_ft.families.csm.model import CsmModel, random_model
 from csm_ft.families.csm.sample import generate
 
 NUM_TOKENS = 24  # of text in each prompt
-NUM_FRAMES = {"small": 8, "tiny": 3}
+NUM_FRAMES = {"small": 4, "tiny": 3}
 Generate = Callable[[Tensor, int], Tensor]  # tokens [B, L], frames -> codes [B, T, K]
 
 

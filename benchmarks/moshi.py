@@ -41,7 +41,6 @@ from csm_ft.training.optim import build_optimizer
 from csm_ft.training.step import optimizer_step
 
 MAX_DIFFERENCE = 1e-5  # of losses, beyond which nothing is timed
-NUM_WINDOWS = 2
 FAMILY = MoshiFamily()
 OPTIONS = MoshiConfig(method="full", device="cpu", dtype="fp32", threads=1, learning_rate=1e-12)
 SMALL = MoshiSize(
@@ -59,8 +58,8 @@ SMALL = MoshiSize(
 )
 TINY = replace(SMALL, dim=32, layers=1, heads=2, text_card=60, depth_dim=16, depth_ffn_dim=40)
 SIZES = {"small": (SMALL, 1250), "tiny": (TINY, 40)}  # and frames of a full window: 100 s
-# Dialogues of 5 to 100 s, 28 s in the mean, as shares of a full window.
-SHARES = (0.05, 0.1, 0.14, 0.2, 0.25, 0.35, 0.15, 1.0)
+# Dialogues of 5 to 70 s, 28 s in the mean, as shares of a full window.
+SHARES = (0.05, 0.12, 0.25, 0.7)
 NUM_DIALOGUES, NUM_GENERATED = 16, {"small": 25, "tiny": 5}
 
 
@@ -78,16 +77,16 @@ def measure(config: BenchmarkConfig) -> Found:
     theirs = _package_model(model)
     rounds = min(config.rounds, 2)
     steps = _Steps(model, theirs)
-    windows = [_window(size, full, seed) for seed in range(NUM_WINDOWS)]
-    equal = steps.compare(windows, full, rounds, warm_up=True)
+    window = [_window(size, full, 0)]
+    steps.compare(window, full, 1)  # warms up
+    equal = steps.compare(window, full, config.rounds, depth_quarter=True)
     dialogues = [_window(size, max(1, round(full * s)), i) for i, s in enumerate(SHARES)]
-    mixed = steps.compare(dialogues, full, rounds, warm_up=False)
-    quarter = steps.compare_depth_quarter(windows, full, rounds)
+    mixed = steps.compare(dialogues, full, rounds)
     alone, together = _dialogues(model, theirs, NUM_GENERATED[config.size], rounds)
     return {
         "moshi.step.full_ratio": ratio(equal["theirs"], equal["ours"]),
         "moshi.step.dialogues_ratio": ratio(mixed["theirs"], mixed["ours"]),
-        "moshi.step.depth_quarter_ratio": ratio(quarter["all"], quarter["quarter"]),
+        "moshi.step.depth_quarter_ratio": ratio(equal["ours"], equal["quarter"]),
         "moshi.generate.batch1_ratio": ratio(alone["theirs"], alone["ours"]),
         "moshi.generate.batch16_ratio": ratio(
             alone["theirs"], [sec / NUM_DIALOGUES for sec in together["ours"]]
@@ -132,33 +131,34 @@ class _Steps:
         self._ours, self._package = _our_step(model), _their_step(theirs)
 
     def compare(
-        self, windows: Sequence[NDArray[np.int64]], full: int, rounds: int, *, warm_up: bool
+        self,
+        windows: Sequence[NDArray[np.int64]],
+        full: int,
+        rounds: int,
+        *,
+        depth_quarter: bool = False,
     ) -> Times:
-        """Take steps on the same windows in turns, once the losses are known to be equal."""
+        """Take steps on the same windows in turns, once the losses are known to be equal.
+
+        `depth_quarter` adds our steps whose depth transformer sees a quarter of the columns.
+        """
         size = self._model.size
         batch = _batch(size, windows, full)
         codes = torch.full((len(windows), size.num_rows, full), ZERO)
         for place, rows in enumerate(windows):
             codes[place, :, : rows.shape[1]] = torch.from_numpy(rows)
-        losses = _our_loss(self._model, batch).item(), _their_loss(self._theirs, codes).item()
+        with torch.no_grad():
+            losses = _our_loss(self._model, batch).item(), _their_loss(self._theirs, codes).item()
         if abs(losses[0] - losses[1]) > MAX_DIFFERENCE * losses[1]:
             raise CheckError(f"the losses differ, so that times do not compare: {losses}")
-        variants = {
+        variants: dict[str, Callable[[int], object]] = {
             "ours": lambda _: self._ours(batch),
             "theirs": lambda _: self._package(codes),
         }
-        return interleave(variants, rounds=rounds, warm_up=warm_up)
-
-    def compare_depth_quarter(
-        self, windows: Sequence[NDArray[np.int64]], full: int, rounds: int
-    ) -> Times:
-        """Compare our steps whose depth transformer sees all columns, and a quarter of them."""
-        every, quarter = (_batch(self._model.size, windows, full) for _ in range(2))
-        draw_depth(quarter, 0.25, [str(place) for place in range(len(windows))])
-        variants = {
-            "all": lambda _: self._ours(every),
-            "quarter": lambda _: self._ours(quarter),
-        }
+        if depth_quarter:
+            quarter = _batch(size, windows, full)
+            draw_depth(quarter, 0.25, [str(place) for place in range(len(windows))])
+            variants["quarter"] = lambda _: self._ours(quarter)
         return interleave(variants, rounds=rounds, warm_up=False)
 
 
@@ -241,6 +241,7 @@ def _dialogues(model: MoshiModel, theirs: Any, num_frames: int, rounds: int) -> 
             "theirs": lambda _: _theirs(theirs, users[0], size),
         },
         rounds=rounds,
+        warm_up=False,
     )
     return alone, interleave({"ours": lambda _: _ours(model, users)}, rounds=rounds)
 

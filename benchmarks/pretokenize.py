@@ -28,7 +28,7 @@ from csm_ft.pretokenize.run import usable_rows
 from csm_ft.pretokenize.workers import call_in_processes
 
 NUM_ROWS, NUM_FILES = {"small": 60_000, "tiny": 40}, {"small": 1041, "tiny": 4}
-NUM_BATCHES, CLIPS_PER_BATCH, CLIP_SEC = {"small": 8, "tiny": 2}, 4, {"small": 7.5, "tiny": 0.5}
+NUM_BATCHES, CLIPS_PER_BATCH, CLIP_SEC = {"small": 4, "tiny": 2}, 4, {"small": 7.5, "tiny": 0.5}
 RATE_HZ = 16_000
 
 
@@ -42,10 +42,10 @@ def measure(config: BenchmarkConfig) -> Found:
 def write_spans(folder: Path, num_rows: int, num_files: int) -> Path:
     """Write recordings of noise and a table of spans of one second in them; return the table."""
     per_file = -(-num_rows // num_files)
-    noise = np.random.default_rng(0).normal(0, 0.05, RATE_HZ * per_file)
+    noise = np.random.default_rng(0).normal(0, 1600, RATE_HZ * per_file).astype(np.int16)
     rows = []
     for file in range(num_files):
-        noise[0] = file / num_files  # other bytes in each
+        noise[0] = file  # other bytes in each
         soundfile.write(folder / f"{file}.wav", noise, RATE_HZ)
         for start in range(min(per_file, num_rows - len(rows))):
             text = f"Sentence {start} of recording {file}."

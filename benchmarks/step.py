@@ -1,6 +1,6 @@
 """Training steps beside those of the peers, validation, and the making of batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -36,16 +36,18 @@ def measure(config: BenchmarkConfig) -> Found:
     if not peers.missing():
         trainers["peer"] = PublicTrainer(model, OPTIONS)
     sentences, turns = (_examples(kind, model) for kind in ("lj", "conversation"))
-    times = _against_peers(trainers, sentences, config.rounds, warm_up=True)
+    _check_losses(trainers, with_drawn(_collate(sentences, [0, 1])))
+    validation = {"validation": _validation(ours.model, sentences, config.rounds)}
+    times = _against_peers(trainers, sentences, config.rounds, validation)
     batches = _batches(sentences, config.rounds)
     speeds = [b.num_positions / sec for b, sec in zip(batches, times["ours"], strict=True)]
     return {
         **_ratios("lj", times),
         "step.lj.tokens_per_cpu_sec": median(speeds),
         "step.loader_percent": _loader(sentences, batches[0], times["ours"]),
-        **_ratios("conversation", _against_peers(trainers, turns, config.rounds, warm_up=False)),
+        "step.validation_ratio": ratio(times["validation"], times["ours"]),
+        **_ratios("conversation", _against_peers(trainers, turns, config.rounds, {})),
         **_all_frames(ours, theirs, sentences, 1),
-        **_validation(ours, sentences, min(config.rounds, 3)),
     }
 
 
@@ -53,33 +55,46 @@ def _examples(kind: Kind, model: CsmModel) -> Examples:
     return FAMILY.arrange(split_of(kind, NUM_CLIPS, model.size), OPTIONS, evaluate=False)
 
 
-def _batches(examples: Examples, count: int) -> list[CsmBatch]:
-    """Return batches as training makes them, from short clips to long ones."""
+def _planned(examples: Examples, count: int) -> list[list[int]]:
+    """Return the examples of batches as training makes them, from short clips to long ones."""
     options = BatchOptions(BATCH_SIZE, 0, 1, 1 << 30, seed=0)
     planned = [batches[0] for batches in BatchPlan(examples.costs, options).epoch(0)]
     planned.sort(key=lambda batch: int(examples.costs[batch].sum()))
-    chosen = [planned[int(len(planned) * (i + 0.5) / count)] for i in range(count)]
-    return [with_drawn(_collate(examples, batch)) for batch in chosen]
+    return [planned[int(len(planned) * (i + 0.5) / count)] for i in range(count)]
+
+
+def _batches(examples: Examples, count: int) -> list[CsmBatch]:
+    return [with_drawn(_collate(examples, batch)) for batch in _planned(examples, count)]
 
 
 def _collate(examples: Examples, indices: Sequence[int]) -> CsmBatch:
     return FAMILY.collate(examples, indices, OPTIONS, draw=Draw(0, 0))
 
 
-def _against_peers(
-    trainers: Mapping[str, Trainer], examples: Examples, rounds: int, *, warm_up: bool
-) -> Times:
-    """Take steps on the same batches in turns, once the losses are known to be equal."""
-    batches = _batches(examples, rounds)
-    prepared = {name: list(map(one.prepare, batches)) for name, one in trainers.items()}
-    losses = {name: one.loss(prepared[name][0]).item() for name, one in trainers.items()}
+def _check_losses(trainers: Mapping[str, Trainer], batch: CsmBatch) -> None:
+    """Compare the losses, and take the first step, which makes the optimisers' moments."""
+    prepared = {name: one.prepare(batch) for name, one in trainers.items()}
+    losses = {name: one.loss(prepared[name]).item() for name, one in trainers.items()}
     if max(losses.values()) - min(losses.values()) > MAX_DIFFERENCE:
         raise CheckError(f"the losses differ, so that times do not compare: {losses}")
+    for name, one in trainers.items():
+        one.step(prepared[name])
+
+
+def _against_peers(
+    trainers: Mapping[str, Trainer],
+    examples: Examples,
+    rounds: int,
+    others: Mapping[str, Callable[[int], object]],
+) -> Times:
+    """Take steps on the same batches in turns."""
+    batches = _batches(examples, rounds)
+    prepared = {name: list(map(one.prepare, batches)) for name, one in trainers.items()}
     variants = {
         name: lambda number, one=one, own=prepared[name]: one.step(own[number])
         for name, one in trainers.items()
     }
-    return interleave(variants, rounds=rounds, warm_up=warm_up)
+    return interleave({**variants, **others}, rounds=rounds, warm_up=False)
 
 
 def _ratios(kind: Kind, times: Times) -> Found:
@@ -101,17 +116,11 @@ def _all_frames(ours: Ours, theirs: Transformers, examples: Examples, rounds: in
     return {"step.lj.transformers_all_ratio": ratio(times["theirs"], times["ours"])}
 
 
-def _validation(ours: Ours, examples: Examples, rounds: int) -> Found:
-    """Compare validation with training on the same clips."""
-    few = examples.take(np.arange(BATCH_SIZE))
+def _validation(model: CsmModel, examples: Examples, rounds: int) -> Callable[[int], object]:
+    """Return the validation on the clips of a round's batch."""
+    batches = [examples.take(np.array(batch)) for batch in _planned(examples, rounds)]
     options = OPTIONS.replace(val_depth_fraction=0.1)  # what a set of more clips has by default
-    batch = _collate(few, range(len(few)))
-    variants = {
-        "training": lambda _: ours.step(batch),
-        "validation": lambda _: validate(ours.model, FAMILY, few, options),
-    }
-    times = interleave(variants, rounds=rounds, warm_up=False)
-    return {"step.validation_ratio": ratio(times["validation"], times["training"])}
+    return lambda number: validate(model, FAMILY, batches[number], options)
 
 
 def _loader(examples: Examples, batch: CsmBatch, step_sec: Sequence[float]) -> Measured:
