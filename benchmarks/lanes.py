@@ -74,7 +74,7 @@ def measure(config: BenchmarkConfig) -> Found:
         "alone": lambda _: [run.train() for run in alone],
         "packed": lambda _: _side_by_side(packed),
     }
-    times = interleave(variants, rounds=min(config.rounds, 2))
+    times = interleave(variants, rounds=config.rounds, warm_up=False)
     for lane in lanes:
         lane.close()
     return {"lanes.steps_ratio": ratio(times["alone"], times["packed"])}
