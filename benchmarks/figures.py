@@ -169,7 +169,7 @@ FIGURES: Mapping[str, Figure] = {
         "Moshi, training step, full windows of 100 s, moshi package / ours", "x", "high", 1.3
     ),
     "moshi.step.dialogues_ratio": Figure(
-        "the same, dialogues of 5 to 70 s (28 in the mean) in windows of 100 s",
+        "the same, dialogues of 5 to 100 s (28 in the mean) in windows of 100 s",
         *("x", "high", 2.5),
     ),
     "moshi.step.depth_quarter_ratio": Figure(

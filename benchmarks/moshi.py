@@ -58,8 +58,10 @@ SMALL = MoshiSize(
 )
 TINY = replace(SMALL, dim=32, layers=1, heads=2, text_card=60, depth_dim=16, depth_ffn_dim=40)
 SIZES = {"small": (SMALL, 1250), "tiny": (TINY, 40)}  # and frames of a full window: 100 s
-# Dialogues of 5 to 70 s, 28 s in the mean, as shares of a full window.
-SHARES = (0.05, 0.12, 0.25, 0.7)
+# Dialogues of 5 to 100 s, 28 s in the mean, as shares of a full window.
+SHARES = (0.05, 0.1, 0.14, 0.2, 0.25, 0.35, 0.15, 1.0)
+ONE_OF = 4  # dialogues that the package trains on: it pads all to full windows, which take the same
+CHECKED_FRAMES = 100  # of a full window on which losses are compared
 NUM_DIALOGUES, NUM_GENERATED = 16, {"small": 25, "tiny": 5}
 
 
@@ -77,15 +79,15 @@ def measure(config: BenchmarkConfig) -> Found:
     theirs = _package_model(model)
     rounds = min(config.rounds, 2)
     steps = _Steps(model, theirs)
-    window = [_window(size, full, 0)]
-    steps.compare(window, full, 1)  # warms up
-    equal = steps.compare(window, full, config.rounds, depth_quarter=True)
-    dialogues = [_window(size, max(1, round(full * s)), i) for i, s in enumerate(SHARES)]
-    mixed = steps.compare(dialogues, full, rounds)
+    steps.check(_windows(size, CHECKED_FRAMES), CHECKED_FRAMES)
+    equal = steps.compare([_window(size, full, 0)], full, config.rounds, depth_quarter=True)
+    mixed = steps.compare(_windows(size, full), full, rounds, one_of=ONE_OF)
     alone, together = _dialogues(model, theirs, NUM_GENERATED[config.size], rounds)
     return {
         "moshi.step.full_ratio": ratio(equal["theirs"], equal["ours"]),
-        "moshi.step.dialogues_ratio": ratio(mixed["theirs"], mixed["ours"]),
+        "moshi.step.dialogues_ratio": ratio(
+            [ONE_OF * sec for sec in mixed["theirs"]], mixed["ours"]
+        ),
         "moshi.step.depth_quarter_ratio": ratio(equal["ours"], equal["quarter"]),
         "moshi.generate.batch1_ratio": ratio(alone["theirs"], alone["ours"]),
         "moshi.generate.batch16_ratio": ratio(
@@ -118,6 +120,19 @@ def _window(size: MoshiSize, num_frames: int, seed: int) -> NDArray[np.int64]:
     return rows
 
 
+def _windows(size: MoshiSize, full: int) -> list[NDArray[np.int64]]:
+    """Return the windows of all dialogues."""
+    return [_window(size, max(1, round(full * s)), i) for i, s in enumerate(SHARES)]
+
+
+def _padded(size: MoshiSize, windows: Sequence[NDArray[np.int64]], full: int) -> Tensor:
+    """Return what the package takes, [B, R, T]."""
+    codes = torch.full((len(windows), size.num_rows, full), ZERO)
+    for place, rows in enumerate(windows):
+        codes[place, :, : rows.shape[1]] = torch.from_numpy(rows)
+    return codes
+
+
 def _batch(size: MoshiSize, windows: Sequence[NDArray[np.int64]], full: int) -> MoshiBatch:
     layout = Layout(size.delays, size.num_own, size.text_padding_id, size.text_end_id)
     return make_batch(windows, layout, full)
@@ -130,6 +145,15 @@ class _Steps:
         self._model, self._theirs = model, theirs
         self._ours, self._package = _our_step(model), _their_step(theirs)
 
+    @torch.no_grad()
+    def check(self, windows: Sequence[NDArray[np.int64]], full: int) -> None:
+        """Raise CheckError unless the losses are equal."""
+        size = self._model.size
+        ours = _our_loss(self._model, _batch(size, windows, full)).item()
+        theirs = _their_loss(self._theirs, _padded(size, windows, full)).item()
+        if abs(ours - theirs) > MAX_DIFFERENCE * theirs:
+            raise CheckError(f"the losses differ, so that times do not compare: {ours}, {theirs}")
+
     def compare(
         self,
         windows: Sequence[NDArray[np.int64]],
@@ -137,20 +161,14 @@ class _Steps:
         rounds: int,
         *,
         depth_quarter: bool = False,
+        one_of: int = 1,
     ) -> Times:
-        """Take steps on the same windows in turns, once the losses are known to be equal.
+        """Take steps on the same windows in turns; the package on one of so many.
 
         `depth_quarter` adds our steps whose depth transformer sees a quarter of the columns.
         """
         size = self._model.size
-        batch = _batch(size, windows, full)
-        codes = torch.full((len(windows), size.num_rows, full), ZERO)
-        for place, rows in enumerate(windows):
-            codes[place, :, : rows.shape[1]] = torch.from_numpy(rows)
-        with torch.no_grad():
-            losses = _our_loss(self._model, batch).item(), _their_loss(self._theirs, codes).item()
-        if abs(losses[0] - losses[1]) > MAX_DIFFERENCE * losses[1]:
-            raise CheckError(f"the losses differ, so that times do not compare: {losses}")
+        batch, codes = _batch(size, windows, full), _padded(size, windows[::one_of], full)
         variants: dict[str, Callable[[int], object]] = {
             "ours": lambda _: self._ours(batch),
             "theirs": lambda _: self._package(codes),
