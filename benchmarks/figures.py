@@ -6,7 +6,7 @@ figure from a results file.
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 PARTS = (
@@ -270,6 +270,11 @@ def median(values: Sequence[float]) -> Measured:
 def ratio(above: Sequence[float], below: Sequence[float]) -> Measured:
     """Return the median of the ratios of rounds that were measured side by side."""
     return median([a / b for a, b in zip(above, below, strict=True)])
+
+
+def total_ratio(above: Sequence[float], below: Sequence[float]) -> Measured:
+    """Return the ratio of the sums over rounds of unlike work, as in an epoch, and its range."""
+    return replace(ratio(above, below), value=sum(above) / sum(below))
 
 
 def reaches(name: str, value: float) -> bool | None:

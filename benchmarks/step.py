@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from benchmarks import peers
 from benchmarks.clips import SIZES, Kind, split_of
 from benchmarks.config import BenchmarkConfig
-from benchmarks.figures import Found, Measured, median, ratio
+from benchmarks.figures import Found, Measured, median, ratio, total_ratio
+from benchmarks.peers import missing
 from benchmarks.timing import Times, interleave
 from benchmarks.trainers import FAMILY, Ours, PublicTrainer, Trainer, Transformers, with_drawn
 from csm_ft.data.batches import BatchOptions, BatchPlan
@@ -33,7 +33,7 @@ def measure(config: BenchmarkConfig) -> Found:
     ours = Ours(model, OPTIONS)
     theirs = Transformers(model, OPTIONS)
     trainers: dict[str, Trainer] = {"transformers": theirs, "ours": ours}
-    if not peers.missing():
+    if not missing():
         trainers["peer"] = PublicTrainer(model, OPTIONS)
     sentences, turns = (_examples(kind, model) for kind in ("lj", "conversation"))
     _check_losses(trainers, with_drawn(_collate(sentences, [0, 1])))
@@ -47,7 +47,7 @@ def measure(config: BenchmarkConfig) -> Found:
         "step.loader_percent": _loader(sentences, batches[0], times["ours"]),
         "step.validation_ratio": ratio(times["validation"], times["ours"]),
         **_ratios("conversation", _against_peers(trainers, turns, config.rounds, {})),
-        "step.lj.transformers_all_ratio": _all_frames(theirs, batches[0], times["ours"]),
+        "step.lj.transformers_all_ratio": _all_frames(theirs, batches, times["ours"]),
     }
 
 
@@ -56,16 +56,11 @@ def _examples(kind: Kind, model: CsmModel) -> Examples:
 
 
 def _planned(examples: Examples, count: int) -> list[list[int]]:
-    """Return the examples of batches as training makes them, those of nearly mean length.
-
-    A step's time is close to linear in its positions, so that an epoch takes about as long as if
-    all its batches were like these.
-    """
+    """Return the examples of batches as training makes them, from short clips to long ones."""
     options = BatchOptions(BATCH_SIZE, 0, 1, 1 << 30, seed=0)
     planned = [batches[0] for batches in BatchPlan(examples.costs, options).epoch(0)]
-    mean = BATCH_SIZE * examples.costs.mean()
-    planned.sort(key=lambda batch: abs(examples.costs[batch].sum() - mean))
-    return planned[:count]
+    planned.sort(key=lambda batch: int(examples.costs[batch].sum()))
+    return [planned[int(len(planned) * (i + 0.5) / count)] for i in range(count)]
 
 
 def _batches(examples: Examples, count: int) -> list[CsmBatch]:
@@ -104,19 +99,22 @@ def _against_peers(
 
 def _ratios(kind: Kind, times: Times) -> Found:
     name = f"step.{kind}.peer_ratio"
-    against_peer = ratio(times["peer"], times["ours"]) if "peer" in times else peers.missing()
-    theirs = ratio(times["transformers"], times["ours"])
+    against_peer = total_ratio(times["peer"], times["ours"]) if "peer" in times else missing()
+    theirs = total_ratio(times["transformers"], times["ours"])
     return {f"step.{kind}.transformers_ratio": theirs, name: against_peer}
 
 
-def _all_frames(theirs: Transformers, batch: CsmBatch, ours_sec: Sequence[float]) -> Measured:
+def _all_frames(
+    theirs: Transformers, batches: Sequence[CsmBatch], ours_sec: Sequence[float]
+) -> Measured:
     """Compare with transformers as it is documented: each frame trains the depth decoder.
 
-    One step, which takes longer than all others, against the median of ours.
+    One step, which takes longer than all others, on the batch of middle length.
     """
-    labelled = theirs.prepare(batch, all_frames=True)
+    middle = len(batches) // 2
+    labelled = theirs.prepare(batches[middle], all_frames=True)
     times = interleave({"all frames": lambda _: theirs.step(labelled)}, rounds=1, warm_up=False)
-    return ratio(times["all frames"], [median(ours_sec).value])
+    return ratio(times["all frames"], [ours_sec[middle]])
 
 
 def _validation(model: CsmModel, examples: Examples, rounds: int) -> Callable[[int], object]:
