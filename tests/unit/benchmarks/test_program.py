@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from benchmarks.page import write_page
 from benchmarks.results import Result, newest, read_results, write_result
 from benchmarks.table import table
 from csm_ft.errors import DataError, OutOfMemoryError
+from csm_ft.training.compiling import compile_blocks
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +73,12 @@ def test_part_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Monk
 def short_full_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full, "STEPS_PER_ROUND", 1)
     monkeypatch.setattr(full, "NUM_FRAMES", 2)
+    # Traced as for the compiler, which takes minutes.
+    monkeypatch.setattr(full, "compile_blocks", partial(compile_blocks, backend="eager"))
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(r"ignore:The \.grad attribute:UserWarning")
 @pytest.mark.usefixtures("short_full_run")
 def test_what_a_gpu_is_measured_by_runs_on_a_cpu() -> None:
     found = full.measure(BenchmarkConfig(full=True, size="tiny", rounds=1))
