@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,17 @@ _COMPILERS = ("c++", "g++", "clang++", "cl")
 _MOST_VARIANTS = 64
 
 
-def compile_blocks(model: SpeechModel, *, backend: str = "inductor") -> None:
+def compile_blocks(
+    model: SpeechModel,
+    *,
+    may_fail: bool = False,
+    backend: str | Callable[..., Any] = "inductor",
+) -> None:
     """Compile each block at its first pass, for any number of sequences and positions.
 
-    What is compiled is kept on disk, for the next run. Raises MachineError without a compiler.
+    What is compiled is kept on disk, for the next run. A block that cannot be compiled runs as it
+    is written, with a warning, if it `may_fail`, else its pass raises. Raises MachineError without
+    a compiler.
     """
     if not has_compiler():
         raise MachineError(
@@ -38,6 +46,7 @@ def compile_blocks(model: SpeechModel, *, backend: str = "inductor") -> None:
         )
     _keep_on_disk()
     settings: Any = torch._dynamo.config
+    settings.suppress_errors = may_fail
     settings.recompile_limit = max(settings.recompile_limit, _MOST_VARIANTS)
     for module in model.modules():
         if isinstance(module, model.block_classes):

@@ -144,7 +144,7 @@ def open_setup(config: TrainConfig, ranks: Ranks = ALONE, *, only_measure: bool)
             choose_parameters(model, family, config)
             cast_weights(model, config)
             if compiles:
-                compile_blocks(model)
+                compile_blocks(model, may_fail=config.compile == "auto")
             checkpoint_activations(model, config)
             if checkpoint and not is_empty:
                 load_weights(checkpoint, model)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 
 from csm_ft.config.base import build
@@ -101,6 +102,21 @@ def test_layers_that_keep_only_their_inputs() -> None:
     checkpoint_activations(model, CsmConfig(activation_checkpointing="full"))
     assert_close(backward(model, batch), expected)
     assert num_graphs() > 0
+
+
+def test_what_cannot_be_compiled() -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no kernel for this card")
+
+    model, batch = CASES["csm"]()
+    expected = backward(model, batch)
+    compile_blocks(model, backend=broken)
+    with pytest.raises(BackendCompilerFailed, match="no kernel for this card"):
+        backward(model, batch)
+    torch.compiler.reset()
+    model, batch = CASES["csm"]()
+    compile_blocks(model, may_fail=True, backend=broken)
+    assert_close(backward(model, batch), expected)
 
 
 def test_samples_are_made_by_what_is_written() -> None:
