@@ -19,6 +19,7 @@ from csm_ft.evaluate.judge import open_judges
 from csm_ft.families.base import Family
 from csm_ft.families.stores import open_store
 from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode, choose_wandb_mode
+from csm_ft.training.compiling import has_compiler
 
 _GB = 1e9
 _LEAST_DISK_GB = 20.0  # weights and optimiser state of a model of 1.6 billion weights, once
@@ -97,6 +98,9 @@ def _devices(wanted: str) -> Iterator[Finding]:
             State.NOTE if is_used else State.OK,
             "another program holds its memory (nvidia-smi names it)" if is_used else "",
         )
+    if not has_compiler():
+        text = "no C++ compiler: --compile auto leaves layers as they are, and steps take longer"
+        yield Finding("compiler", text, State.NOTE, "install one, e.g. apt-get install g++")
 
 
 def _driver() -> str:

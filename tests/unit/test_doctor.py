@@ -76,6 +76,12 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert free.text.endswith("driver 550.54")
     assert used.state == State.NOTE
     assert "another program" in used.way_out
+    monkeypatch.setattr(checks, "has_compiler", lambda: True)
+    assert not findings("compiler", device="auto")
+    monkeypatch.setattr(checks, "has_compiler", lambda: False)
+    (compiler,) = findings("compiler", device="auto")
+    assert compiler.state == State.NOTE
+    assert "g++" in compiler.way_out
 
 
 def test_driver_that_torch_does_not_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
