@@ -1,6 +1,8 @@
 """Device, precision and determinism of a run. Imports torch."""
 
 import ctypes
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from csm_ft.errors import MachineError, first_line
 # Several runs may share a process (training/lanes.py), but torch has one random state for it.
 random_state = threading.RLock()
 _num_reproducible, _flags_before = 0, (False, True)
+_COMPILERS = ("c++", "g++", "clang++", "cl")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -49,6 +52,11 @@ def autocast(device: str, dtype: str) -> torch.autocast:
     """Return the context for forward passes: 16-bit autocast, or plain fp32."""
     low = torch.float16 if dtype == "fp16" else torch.bfloat16
     return torch.autocast(device.split(":")[0], dtype=low, enabled=dtype != "fp32")
+
+
+def has_compiler() -> bool:
+    """Tell whether this machine has what torch.compile calls."""
+    return bool(os.environ.get("CXX")) or any(map(shutil.which, _COMPILERS))
 
 
 @contextmanager

@@ -12,14 +12,13 @@ from shlex import quote
 import torch
 
 from csm_ft import hub
-from csm_ft.device import choose_device, choose_dtype
+from csm_ft.device import choose_device, choose_dtype, has_compiler
 from csm_ft.doctor.config import DoctorConfig
 from csm_ft.errors import MachineError, StoreError
 from csm_ft.evaluate.judge import open_judges
 from csm_ft.families.base import Family
 from csm_ft.families.stores import open_store
 from csm_ft.runs.wandb_settings import choose_reachable_wandb_mode, choose_wandb_mode
-from csm_ft.training.compiling import has_compiler
 
 _GB = 1e9
 _LEAST_DISK_GB = 20.0  # weights and optimiser state of a model of 1.6 billion weights, once

@@ -1,7 +1,6 @@
 """torch.compile for the blocks of a model: fewer, larger kernels, the same loss within rounding."""
 
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.data.split import Store
+from csm_ft.device import has_compiler
 from csm_ft.errors import MachineError
 from csm_ft.families.base import Family
 from csm_ft.families.model import SpeechModel
@@ -22,7 +22,6 @@ from csm_ft.training.plan import RunPlan
 _REPAID_AFTER_SEC = 600.0  # of training; compiling takes a minute or more, once per machine
 _UNKNOWN_CARD_TFLOPS = 100.0
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
-_COMPILERS = ("c++", "g++", "clang++", "cl")
 # One for each transformer, with and without gradients, in each dtype: torch gives up after 8.
 _MOST_VARIANTS = 64
 
@@ -76,11 +75,6 @@ def training_sec(config: TrainConfig, model: SpeechModel, num_positions: int) ->
     num_weights = sum(p.numel() for block in blocks for p in block.parameters())
     tflops = card_tflops(config.device, is_16_bit=config.dtype != "fp32") or _UNKNOWN_CARD_TFLOPS
     return 6 * num_weights * num_positions / (1e12 * tflops * ASSUMED_SHARE)
-
-
-def has_compiler() -> bool:
-    """Tell whether this machine has what torch.compile calls."""
-    return bool(os.environ.get("CXX")) or any(map(shutil.which, _COMPILERS))
 
 
 def _keep_on_disk() -> None:

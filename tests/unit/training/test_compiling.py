@@ -13,13 +13,14 @@ from torch._dynamo.utils import counters
 
 from csm_ft.config.base import build
 from csm_ft.data.split import Store
+from csm_ft.device import has_compiler
 from csm_ft.errors import ConfigError, MachineError
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import collate
 from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.model import Batch, SpeechModel
 from csm_ft.training import compiling
-from csm_ft.training.compiling import choose_compile, compile_blocks, has_compiler, uncompiled
+from csm_ft.training.compiling import choose_compile, compile_blocks, uncompiled
 from csm_ft.training.plan import RunPlan
 from csm_ft.training.recompute import checkpoint_activations
 from csm_ft.training.step import after_each_forward
