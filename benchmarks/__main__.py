@@ -1,6 +1,6 @@
 """Measure the speed of csm-ft beside its peers, in CPU-seconds of one thread.
 
-python -m benchmarks                       all parts, in 6 to 10 minutes on two cores
+python -m benchmarks                       all parts, in ten minutes on two slow cores
 python -m benchmarks --only startup,data   some of them
 python -m benchmarks --device cuda --full  CSM-1B on a GPU
 """
