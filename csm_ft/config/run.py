@@ -151,4 +151,9 @@ class RunOptions(Options):
                 "compile on: torch itself chooses what compiled layers keep for the backward pass,"
                 " not activation_checkpointing selective; use off or full, or --compile off"
             )
+        if self.compile == "on" and self.parallel == "fsdp":
+            raise ValueError(
+                "compile on: layers that --parallel fsdp shards are not compiled; use --parallel"
+                " ddp, or --compile off"
+            )
         return self

@@ -56,7 +56,8 @@ def choose_compile(config: TrainConfig, family: Family, store: Store, plan: RunP
     """Tell whether to compile the layers in this run; where it depends on its length, say why."""
     if config.compile != "auto" or not config.device.startswith("cuda"):
         return config.compile == "on"
-    if config.activation_checkpointing == "selective" or not has_compiler():
+    is_refused = config.activation_checkpointing == "selective" or config.parallel == "fsdp"
+    if is_refused or not has_compiler():
         return False
     sec = training_sec(config, family.empty_model(config, store), plan.num_positions())
     is_repaid = sec >= _REPAID_AFTER_SEC

@@ -162,8 +162,8 @@ def test_long_runs_on_a_gpu_are_compiled(
     assert choice(monkeypatch, n_epochs=0.9 * epochs, compile="on")
     assert not choice(monkeypatch, n_epochs=1.1 * epochs, compile="off")
     assert not choice(monkeypatch, n_epochs=1.1 * epochs, device="cpu")
-    selective = {"activation_checkpointing": "selective"}
-    assert not choice(monkeypatch, n_epochs=1.1 * epochs, **selective)
+    for refused in ({"activation_checkpointing": "selective"}, {"parallel": "fsdp"}):
+        assert not choice(monkeypatch, n_epochs=1.1 * epochs, **refused)
     assert capsys.readouterr().out == ""
 
 
@@ -179,10 +179,16 @@ def test_a_machine_without_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         compile_blocks(make_model(seed=1))
 
 
-def test_selective_recomputation_cannot_be_compiled() -> None:
-    options = {"compile": "on", "activation_checkpointing": "selective"}
-    with pytest.raises(ConfigError, match=r"compile on: .*use off or full"):
-        build(CsmConfig, options)
+@pytest.mark.parametrize(
+    ("options", "way_out"),
+    [
+        ({"activation_checkpointing": "selective"}, "use off or full"),
+        ({"parallel": "fsdp"}, "use --parallel ddp"),
+    ],
+)
+def test_what_does_not_go_with_it(options: dict[str, Any], way_out: str) -> None:
+    with pytest.raises(ConfigError, match=f"compile on: .*{way_out}"):
+        build(CsmConfig, {"compile": "on", **options})
 
 
 @pytest.mark.parametrize("chosen", [True, False])
