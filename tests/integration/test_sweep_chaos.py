@@ -802,10 +802,10 @@ def test_long_validation_is_no_hang(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_constant_kills_and_hangs_of_everything(tmp_path: Path) -> None:
-    argv = ["--n_trials", "200", "--n_gpus", "2", "--max_attempts", "9", "--hang_sec", "1.5"]
+    argv = ["--n_trials", "200", "--n_gpus", "2", "--max_attempts", "9", "--hang_sec", "3"]
     argv += ["--n_epochs", "12", "--save_every", "1/27"]
     sweep = Sweep(tmp_path, *argv, faults={"slow_sec": 0.05, "diverge_at_once": [7, 30]})
-    done = chaos(sweep, workers=75, stops=40, orchestrators=8, longest_gap_sec=1.5, seed=1)
+    done = chaos(sweep, workers=75, stops=60, orchestrators=8, longest_gap_sec=1.5, seed=1)
     states = sweep.check_whole(200)
     sweep.check_metrics()
     assert states["completed"] + states["stopped"] == 198
@@ -815,6 +815,6 @@ def test_constant_kills_and_hangs_of_everything(tmp_path: Path) -> None:
     redone = (sum(map(len, steps)) - num_different) / num_different
     print(f"{dict(done)}; {dict(states)}; {redone:.1%} of steps done again")
     assert done["workers"] >= 60
-    assert done["hangs"] >= 10
+    assert done["hangs"] >= 5
     assert done["orchestrators"] >= 6
     assert redone <= 0.05
