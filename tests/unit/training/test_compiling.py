@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from csm_ft.config.base import build
 from csm_ft.data.split import Store
@@ -131,11 +132,11 @@ def test_samples_are_made_by_what_is_written() -> None:
 # When
 
 
-def choice(monkeypatch: pytest.MonkeyPatch, *, num_clips: int = 40, **options: Any) -> bool:
+def choice(monkeypatch: pytest.MonkeyPatch, **options: Any) -> bool:
     """Ask for a run on a GPU that computes 1 MFLOP/s: a second for 50 positions or so."""
     monkeypatch.setattr(compiling, "card_tflops", lambda *_, **__: 1e-6 / compiling.ASSUMED_SHARE)
     config = CsmConfig(train_from_scratch=True, batch_size=4, **{"device": "cuda", **options})
-    examples = examples_of(make_split([12] * num_clips))
+    examples = examples_of(make_split([12] * 40))
     plan = RunPlan(config, examples, only_measure=False)
     return choose_compile(config, CsmFamily(), Store(Path("tokens.hdf5"), INFO, {}), plan)
 
@@ -196,9 +197,8 @@ def test_what_is_compiled_is_kept_for_the_user(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, chosen: bool
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    if chosen:
-        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
+    folder = "/elsewhere" if chosen else default_cache_dir()  # which torchao sets
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", folder)
     compile_blocks(make_model(seed=1), backend=TRACED)
     own = str(tmp_path / "csm_ft" / "torchinductor")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == ("/elsewhere" if chosen else own)
