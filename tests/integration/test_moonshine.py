@@ -383,4 +383,4 @@ def test_adapters_side_by_side_equal_runs_alone(
         {"lora_rank": 2, "lora_rslora": True, "learning_rate": 1e-3},
     ]
     base = {"data": str(tokens), "model_name_or_checkpoint_path": str(trained)}
-    train_side_by_side(Config, runs, tmp_path, **base, max_tokens_per_sec=20.0, n_epochs=6)
+    train_side_by_side(Config, runs, tmp_path, **base, max_tokens_per_sec=20.0)
