@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 from benchmarks.counts import CSM_1B  # noqa: E402
 from benchmarks.full import largest_batch  # noqa: E402
@@ -19,7 +20,7 @@ from csm_ft.families.base import Family  # noqa: E402
 from csm_ft.families.csm.config import CsmConfig  # noqa: E402
 from csm_ft.families.csm.data import CsmBatch  # noqa: E402
 from csm_ft.families.csm.family import CsmFamily  # noqa: E402
-from csm_ft.families.csm.model import empty_model  # noqa: E402
+from csm_ft.families.csm.model import CsmModel, empty_model  # noqa: E402
 from csm_ft.families.model import Batch, SpeechModel  # noqa: E402
 from csm_ft.families.moshi import data as moshi_data  # noqa: E402
 from csm_ft.families.moshi import model as moshi_model  # noqa: E402
@@ -53,6 +54,7 @@ MOSHI_RECIPES = (  # and windows of 100 s in a micro-batch
     (f"--method full --dtype bf16 {CHECKPOINTING}", 1),
     (f"--method full {PURE} --optimizer adamw8bit {CHECKPOINTING}", 1),
 )
+NUM_READ_TEXT_IDS = 16384  # different text tokens in the data, of 128,256
 MOSHI = MoshiSize(delays=published_delays(8))
 WINDOW_FRAMES = 1250
 
@@ -82,8 +84,15 @@ def batch_of(positions: int) -> CsmBatch:
     return largest_batch(CSM_1B, CsmConfig(micro_batch_tokens=positions))
 
 
+def csm_1b() -> CsmModel:
+    """Build CSM-1B without weights, for a data set of NUM_READ_TEXT_IDS tokens."""
+    model = empty_model(CSM_1B)
+    model.read_rows = {"text_embeddings": torch.arange(NUM_READ_TEXT_IDS)}
+    return model
+
+
 TABLES = (
-    Table("recipes", CsmFamily(), CSM_RECIPES, lambda: empty_model(CSM_1B), batch_of),
+    Table("recipes", CsmFamily(), CSM_RECIPES, csm_1b, batch_of),
     Table(
         "recipes of Moshi",
         MoshiFamily(),

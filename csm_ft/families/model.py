@@ -4,6 +4,7 @@ import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -67,6 +68,9 @@ class SpeechModel(nn.Module):
     fp32_weights: ClassVar[tuple[str, ...]] = ()  # beginnings of names: never kept in bf16
     max_positions: int = 0  # longest sequence; 0 = no limit
     base_fingerprint: str = ""  # of the frozen weights, once there are adapters beside them
+    # Of embedding tables, by their names: the rows that training reads, [U]. No others are trained
+    # (trained_rows.py). Tables that are not named are trained whole.
+    read_rows: Mapping[str, Tensor] = MappingProxyType({})
 
     def forward(self, batch: Any) -> Loss:
         """Return the nats of each part, summed per sequence."""

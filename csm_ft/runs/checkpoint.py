@@ -21,6 +21,12 @@ from torch import Tensor
 from csm_ft.atomic import check_room, whole_folder, write_whole
 from csm_ft.families import lora
 from csm_ft.families.model import SpeechModel, save_tensors
+from csm_ft.families.trained_rows import (
+    join_tensors,
+    split_state,
+    split_tensors,
+    trained_tables,
+)
 from csm_ft.ranks import ALONE, Ranks
 from csm_ft.runs.averaging import AVERAGE, TRAINED, exchange, has_average
 from csm_ft.runs.folder import RunFolder
@@ -133,7 +139,7 @@ def load_best(run: RunFolder, model: SpeechModel, ranks: Ranks = ALONE) -> None:
     saved: Mapping[str, Tensor] = {}
     if ranks.is_writer:
         has_adapters = lora.has_adapters(model)
-        saved = lora.read_named(run.best) if has_adapters else load_file(run.best / _WEIGHTS)
+        saved = lora.read_named(run.best) if has_adapters else _read_weights(run.best, model)
     with torch.no_grad():
         for name, tensor in _kept(model).items():
             tensor.copy_(ranks.spread(saved.get(name), tensor))
@@ -141,7 +147,8 @@ def load_best(run: RunFolder, model: SpeechModel, ranks: Ranks = ALONE) -> None:
 
 def weights_of(model: SpeechModel, ranks: Ranks = ALONE) -> dict[str, Tensor]:
     """Return the weights, or adapters, that a checkpoint keeps, whole on the writer; collective."""
-    return {name: ranks.whole(tensor) for name, tensor in _kept(model).items()}
+    whole = {name: ranks.whole(tensor) for name, tensor in _kept(model).items()}
+    return join_tensors(model, whole) if ranks.is_writer else whole
 
 
 def _kept(model: SpeechModel) -> Mapping[str, Tensor]:
@@ -170,7 +177,8 @@ def weights_bytes(model: SpeechModel) -> int:
     """Return the bytes of the weights, or adapters, as they are saved."""
     if lora.has_adapters(model):
         return _num_bytes(p for p in model.parameters() if p.requires_grad)
-    return _num_bytes(model.state_dict().values())
+    rows = [module.rows for _, module in trained_tables(model)]  # saved in their tables
+    return _num_bytes(model.state_dict().values()) - _num_bytes(rows)
 
 
 def _num_bytes(tensors: Iterable[Tensor]) -> int:
@@ -182,7 +190,11 @@ def load_weights(folder: Path, model: SpeechModel) -> None:
     if lora.has_adapters(model):
         lora.put_back(lora.read_adapters(folder), model)
     else:
-        model.load_state_dict(load_file(folder / _WEIGHTS))
+        model.load_state_dict(_read_weights(folder, model))
+
+
+def _read_weights(folder: Path, model: SpeechModel) -> dict[str, Tensor]:
+    return split_tensors(model, load_file(folder / _WEIGHTS))
 
 
 def load_optimizer(
@@ -193,6 +205,7 @@ def load_optimizer(
 ) -> None:
     """Restore the optimiser in place; only the writer knows the folder; collective."""
     tensors = load_file(folder / "optimizer.safetensors") if folder else {}
+    tensors = split_state(model, tensors)
     if ranks.any(value=bool(tensors)):  # none in a checkpoint before the first step
         load_optimizer_tensors(model, optimizer, tensors, ranks)
 

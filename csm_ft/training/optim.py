@@ -18,6 +18,7 @@ from csm_ft.config.train import TrainConfig
 from csm_ft.families.base import Family
 from csm_ft.families.lora import add_adapters, is_adapter
 from csm_ft.families.model import SpeechModel
+from csm_ft.families.trained_rows import split_tables
 from csm_ft.runs.averaging import AVERAGE, TRAINED, exchange
 
 
@@ -76,7 +77,10 @@ def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -> None:
-    """Freeze the weights that are not trained; with method lora, add adapters to frozen ones."""
+    """Freeze the weights that are not trained; with method lora, add adapters to frozen ones.
+
+    Of embedding tables, rows that training does not read are not trained.
+    """
     has_adapters = config.method == "lora"
     if has_adapters:
         add_adapters(model, family.lora_modules(config), config)
@@ -86,6 +90,7 @@ def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -
         rule = family.parameter(config, name)
         is_chosen = rule.beside_adapters or not has_adapters
         parameter.requires_grad_(is_chosen and rule.lr_factor > 0)
+    split_tables(model)
 
 
 def build_optimizer(

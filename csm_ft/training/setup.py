@@ -19,6 +19,7 @@ from csm_ft.families import open_family
 from csm_ft.families.base import Draw, Family
 from csm_ft.families.model import Batch, SpeechModel
 from csm_ft.families.stores import open_tokens
+from csm_ft.families.trained_rows import trained_tables
 from csm_ft.ranks import ALONE, Ranks
 from csm_ft.runs.checkpoint import Trained, TrainState, load_optimizer, load_weights
 from csm_ft.runs.folder import RunFolder
@@ -211,6 +212,9 @@ def _announce(setup: Setup) -> None:
     trained = _millions(setup.trained.model, only_trained=True)
     part = "" if trained == millions else f" (method {method} trains {trained:.3g} M)"
     console.print(f"{millions:.1f} M weights{part}; {plan.total_steps} optimiser steps")
+    for name, table in trained_tables(setup.trained.model):
+        of_all = f"{len(table.ids):,} of {len(table.places):,}"
+        console.print(f"{name}: {of_all} are in the training data, and are trained", markup=False)
     fraction = setup.config.data_fraction
     share = f" (data_fraction {fraction:g})" if fraction < 1 else ""
     console.print(f"{_count(setup.train)} to train on{share}, {_count(setup.val)} to validate")
@@ -239,8 +243,10 @@ def _announce(setup: Setup) -> None:
 
 
 def _millions(model: SpeechModel, *, only_trained: bool) -> float:
-    sizes = [p.numel() for p in model.parameters() if p.requires_grad or not only_trained]
-    return sum(sizes) / 1e6
+    if only_trained:
+        return sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    in_tables = sum(table.rows.numel() for _, table in trained_tables(model))
+    return (sum(p.numel() for p in model.parameters()) - in_tables) / 1e6
 
 
 def _count(examples: Examples) -> str:

@@ -1,6 +1,7 @@
 """Other methods than full training: what is trained, what is left alone, and a sweep over them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,36 @@ def test_a_sweep_over_methods(tokens: Path, tmp_path: Path) -> None:
         == 0
     )
     assert min(val(tmp_path / "again")) == best
+
+
+def test_text_embeddings_that_are_not_read_need_no_state(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same training as of all; a run of an earlier version, which trained all, goes on so."""
+    used, whole = tmp_path / "used", tmp_path / "whole"
+    more = ("--replay", f"{tokens}:0.2")
+    assert train.main(options(tokens, used, *more)) == 0
+    said = re.search(r"text_embeddings: ([\d,]+) of ([\d,]+) are", capsys.readouterr().out)
+    assert said
+    num_used, num_all = (int(number.replace(",", "")) for number in said.groups())
+    assert num_used < num_all / 2
+    with pytest.raises(Killed):
+        train.run(config_of(options(tokens, whole, *more, "--text_embeddings", "all")), Killer(5))
+    config = whole / "config.yaml"
+    kept = [line for line in config.read_text().splitlines() if "text_embeddings" not in line]
+    config.write_text("\n".join(kept) + "\n")
+    before = load_file(whole / "checkpoints/step_000004/optimizer.safetensors")
+    assert len(before["text_embeddings.weight.exp_avg"]) == num_all
+    assert train.run(config_of(options(tokens, whole, *more))).status == "completed"
+    assert val(whole) == pytest.approx(val(used), rel=1e-5)
+    files = [run / "checkpoints/step_000006" for run in (used, whole)]
+    assert [
+        len(load_file(folder / "optimizer.safetensors")["text_embeddings.rows.exp_avg"])
+        for folder in files
+    ] == [num_used] * 2
+    base = load_file(BASE / "model.safetensors")
+    for folder in files:
+        saved = load_file(folder / "model.safetensors")
+        assert {name: t.shape for name, t in saved.items()} == {n: t.shape for n, t in base.items()}
+        moved = (saved["text_embeddings.weight"] != base["text_embeddings.weight"]).any(1)
+        assert 0 < moved.sum() <= num_used

@@ -143,6 +143,13 @@ class CsmConfig(TrainConfig):
         group="what is trained",
         ge=0,
     )
+    text_embeddings: Literal["used", "all", "frozen"] = option(
+        "used",
+        "Text embeddings that are trained: used = those of the tokens in the training data, which"
+        " is the same training as all, as others have no gradient, in less memory (with decay_all:"
+        " all); frozen = none.",
+        group="what is trained",
+    )
 
     # Conversations: metadata with the columns conversation and turn
     loss_turns: str = option(
@@ -399,7 +406,8 @@ _ADAPTED_ALONE = ("projection", "codebook0_head")
 def learning_rate_factor(config: CsmConfig, tensor_name: str) -> float:
     """Return the learning rate of a tensor as a multiple of `learning_rate`; 0 = frozen."""
     first = tensor_name.split(".")[0]
-    if first not in _TRAINED[config.method]:
+    is_frozen = first == "text_embeddings" and config.text_embeddings == "frozen"
+    if is_frozen or first not in _TRAINED[config.method]:
         return 0.0
     factor = getattr(config, f"{_PARTS[first]}_lr_factor")
     return factor * config.lora_lr_factor if config.method == "lora" else factor

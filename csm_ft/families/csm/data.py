@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from csm_ft.data.examples import Examples
+from csm_ft.data.split import Split
 from csm_ft.families.base import Draw
 from csm_ft.families.drawn import keyed_generator, num_drawn
 from csm_ft.families.joined import joined_places, joined_rows, joined_totals, starts_of
@@ -72,6 +73,18 @@ class _Columns:
         self.num_rows += num_frames
         self.num_positions += len(tokens) + num_frames
         return end + num_frames
+
+
+def text_ids(splits: Sequence[Split]) -> Tensor:
+    """Return the different text tokens of all clips, with and without tags, in order, [U]."""
+    pieces = [
+        np.unique(tokens)
+        for split in splits
+        for name in ("text_tokens", "untagged_tokens")
+        if name in split.kinds
+        for _, tokens in split.blocks(name)
+    ]
+    return torch.from_numpy(np.unique(np.concatenate(pieces)).astype(np.int64))
 
 
 def collate(

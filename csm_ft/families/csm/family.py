@@ -10,7 +10,7 @@ from csm_ft import assets
 from csm_ft.codecs import MIMI_HUB_NAME
 from csm_ft.config.generate import GenerateConfig
 from csm_ft.config.pretokenize import PretokenizeConfig
-from csm_ft.config.train import TrainConfig
+from csm_ft.config.train import TrainConfig, parse_replay
 from csm_ft.errors import ConfigError
 from csm_ft.families.base import (
     Draw,
@@ -207,12 +207,15 @@ class CsmFamily(Family):
                 audio_vocab_size=facts["codec_vocab_size"],
                 num_codebooks=facts["num_codebooks"],
             )
-            return empty_model(size)
-        name = config.model_name_or_checkpoint_path
-        size = size_of(name)
-        check_flags(config, size, name)
-        _check_fit(size, store, name)
-        return empty_model(size)
+        else:
+            name = config.model_name_or_checkpoint_path
+            size = size_of(name)
+            check_flags(config, size, name)
+            _check_fit(size, store, name)
+        model = empty_model(size)
+        if config.text_embeddings == "used" and not config.decay_all:
+            model.read_rows = {"text_embeddings": _read_text_ids(config, store)}
+        return model
 
     def load_weights(self, model: SpeechModel, config: TrainConfig) -> None:
         """Load base or random weights."""
@@ -303,6 +306,19 @@ class CsmFamily(Family):
 def _csm(config: TrainConfig) -> CsmConfig:
     assert isinstance(config, CsmConfig), "CSM is configured by a CsmConfig"
     return config
+
+
+def _read_text_ids(config: CsmConfig, store: Store) -> Tensor:
+    """Return the text tokens in the training data, those that are replayed among them."""
+    from csm_ft.families.csm.data import text_ids
+    from csm_ft.families.stores import open_tokens
+
+    splits = [store.splits["train"]]
+    if config.replay:
+        path, _ = parse_replay(config.replay)
+        other = open_tokens(path, config.family, in_memory=False, option="replay")
+        splits.append(other.splits["train"])
+    return text_ids(splits)
 
 
 def _check_fit(size: CsmSize, store: Store, name: str) -> None:
