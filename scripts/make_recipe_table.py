@@ -36,6 +36,7 @@ CSM_RECIPES = (
     ("--dtype bf16 --micro_batch_tokens 16384", 16384),
     ("--dtype bf16 --micro_batch_tokens 4096", 4096),
     (f"--dtype bf16 --micro_batch_tokens 4096 {CHECKPOINTING}", 4096),
+    (f"--dtype bf16 --micro_batch_tokens 2048 {CHECKPOINTING}", 2048),
     (f"--dtype bf16 --optimizer adamw8bit --micro_batch_tokens 1024 {CHECKPOINTING}", 1024),
     (f"--dtype fp16 --optimizer adamw8bit --micro_batch_tokens 1024 {CHECKPOINTING}", 1024),
     (f"--dtype bf16_pure --optimizer adamw8bit --micro_batch_tokens 4096 {CHECKPOINTING}", 4096),

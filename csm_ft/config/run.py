@@ -144,6 +144,11 @@ class RunOptions(Options):
         ge=0,
     )
 
+    @property
+    def can_compile(self) -> bool:
+        """Whether the other options let layers be compiled."""
+        return self.activation_checkpointing != "selective" and self.parallel != "fsdp"
+
     @model_validator(mode="after")
     def _compiles_whole_layers(self) -> Self:
         if self.compile == "on" and self.activation_checkpointing == "selective":

@@ -56,8 +56,7 @@ def choose_compile(config: TrainConfig, family: Family, store: Store, plan: RunP
     """Tell whether to compile the layers in this run; where it depends on its length, say why."""
     if config.compile != "auto" or not config.device.startswith("cuda"):
         return config.compile == "on"
-    is_refused = config.activation_checkpointing == "selective" or config.parallel == "fsdp"
-    if is_refused or not has_compiler():
+    if not config.can_compile or not has_compiler():
         return False
     sec = training_sec(config, family.empty_model(config, store), plan.num_positions())
     is_repaid = sec >= _REPAID_AFTER_SEC

@@ -532,3 +532,21 @@ def test_the_embedded_base_is_the_default(
     val = [r["val_loss"] for r in rows(run, "val")]
     assert 8 < val[0] < 20, "it has never heard this voice"
     assert len((run / "config.yaml").read_text().splitlines()) > 40
+
+
+def test_packed_micro_batches_train_the_same(tokens: Path, tmp_path: Path) -> None:
+    """One after another, or padded: the same losses of every step and validation."""
+    short = "--max_steps 6 --log_every 1 --val_every 3 --gen_every 0 --batch_size 6".split()
+    logged = {}
+    for packing in ("on", "off"):
+        run = tmp_path / packing
+        assert train.main(options(tokens, run, *short, "--packing", packing)) == 0
+        logged[packing] = rows(run)
+    for ours, theirs in zip(logged["on"], logged["off"], strict=True):
+        for name in ("loss", "val_loss"):
+            assert ours.get(name) == pytest.approx(theirs.get(name), rel=1e-5)
+    padding = {
+        packing: [row["padding_share"] for row in found if row["kind"] == "train"]
+        for packing, found in logged.items()
+    }
+    assert max(padding["on"]) == 0 < min(padding["off"])

@@ -101,6 +101,14 @@ class CsmConfig(TrainConfig):
         le=1,
     )
 
+    packing: Literal["auto", "on", "off"] = option(
+        "auto",
+        "Lay the sequences of a micro-batch one after another instead of padding them; each attends"
+        " to itself alone, so the loss is the same. auto = on a CPU, where more than 5 % of it"
+        " would be padding.",
+        group="optimisation",
+        trains=False,
+    )
     val_depth_fraction: float = option(
         0.0,
         "Share of each validation clip's frames whose depth codebooks are scored while a run goes"
@@ -233,6 +241,20 @@ class CsmConfig(TrainConfig):
             raise ValueError(
                 "method depth_only trains the depth decoder alone, and decoder_loss_weight 0 gives"
                 " it no loss"
+            )
+        return self
+
+    @property
+    def can_compile(self) -> bool:
+        """Whether the other options let layers be compiled."""
+        return super().can_compile and self.packing != "on"
+
+    @model_validator(mode="after")
+    def _compiles_padded_layers(self) -> Self:
+        if self.packing == "on" and self.compile == "on":
+            raise ValueError(
+                "packing on: layers would be compiled again for each micro-batch; use --packing off"
+                " or --compile off"
             )
         return self
 

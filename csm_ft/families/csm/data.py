@@ -5,7 +5,8 @@ depth decoder, K codebooks, L text tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from csm_ft.data.examples import Examples
 from csm_ft.data.split import Split
 from csm_ft.families.base import Draw
+from csm_ft.families.csm.packed import Packing
 from csm_ft.families.drawn import keyed_generator, num_drawn
 from csm_ft.families.joined import joined_places, joined_rows, joined_totals, starts_of
 from csm_ft.families.model import Batch, JoinedBatch
@@ -24,7 +26,10 @@ _LEAST_SCORED = 2  # frames of a clip, where validation draws some: an error nee
 
 @dataclass
 class CsmBatch(Batch):
-    """Positions are flat, sequence * S + position, and unique."""
+    """Positions are flat, sequence * S + position, and unique.
+
+    Packed sequences follow each other without padding, and S is the length of all of them.
+    """
 
     num_sequences: int  # B
     max_positions: int  # S
@@ -36,6 +41,21 @@ class CsmBatch(Batch):
     frame_weights: Tensor  # [N] fp32, 1 for target frames, 0 for those of context turns
     depth_rows: Tensor  # [M] int64, rows of codes that train the depth decoder
     depth_weights: Tensor  # [M] fp32; their expected sum is the number of target frames
+    lengths: tuple[int, ...] = ()  # [B], of packed sequences; () = padded
+    places: Tensor | None = None  # of packed sequences, as Packing has them
+    ends: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """The rows of the layout: one for each sequence, or for all that are packed."""
+        return 1 if self.lengths else self.num_sequences
+
+    @property
+    def packing(self) -> Packing | None:
+        """Where packed sequences lie."""
+        if self.places is None or self.ends is None:
+            return None
+        return Packing(self.lengths, self.places, self.ends)
 
 
 @dataclass
@@ -95,18 +115,22 @@ def collate(
     tag_dropout: float = 0.0,
     val_depth_fraction: float = 1.0,
     draw: Draw | None,
+    max_padding: float = 1.0,
 ) -> CsmBatch:
-    """Make the micro-batch of `indices`.
+    """Make the micro-batch of `indices`, packed if more than `max_padding` of it were padding.
 
     draw=None is validation: no tags are dropped, and the depth decoder gets the share
     `val_depth_fraction` of the target frames, chosen by the clip alone; 1 = all, with weight 1.
     """
-    split, lengths = examples.split, examples.costs[np.asarray(indices)]
-    width = int(lengths.max())
+    split, costs = examples.split, examples.costs[np.asarray(indices)]
+    width = int(costs.max())
+    is_packed = 1 - costs.sum() / (len(costs) * width) > max_padding
     columns = _Columns()
     counts = np.zeros(len(indices), dtype=np.int64)
+    lengths: list[int] = []
     for sequence, index in enumerate(indices):
-        start = sequence * width
+        before = columns.num_positions
+        start = before if is_packed else sequence * width
         for piece in examples.of(index):
             key = f"{draw.key(sequence)}/{split.ids[piece.row]}" if draw else None
             is_untagged = _drops_tags(key, tag_dropout)
@@ -123,15 +147,16 @@ def collate(
                 columns.depth_weights.append(weights)
                 counts[sequence] += len(frames) + 1
             start = columns.add(sequence, start, tokens, frames, is_target=piece.is_target)
+        lengths.append(columns.num_positions - before)
     targets = torch.from_numpy(counts)
     return CsmBatch(
         # The divisor is the true number of targets, never the sum of drawn weights.
         counts={"c0": targets, "depth": targets * (columns.codes[0].shape[1] - 1)},
         audio_sec=_target_sec(examples, indices),
         num_positions=columns.num_positions,
-        num_padded=len(indices) * width,
+        num_padded=columns.num_positions if is_packed else len(indices) * width,
         num_sequences=len(indices),
-        max_positions=width,
+        max_positions=columns.num_positions if is_packed else width,
         text_tokens=_int64(columns.text),
         text_positions=_int64(columns.text_at),
         codes=_int64(columns.codes),
@@ -141,11 +166,46 @@ def collate(
         depth_rows=_int64(columns.depth_rows),
         depth_weights=_float32(columns.depth_weights),
         is_estimate=draw is None and val_depth_fraction < 1,
+        **(_packing(lengths) if is_packed else {}),
+    )
+
+
+def _packing(lengths: Sequence[int]) -> dict[str, Any]:
+    """Return the fields of a batch whose sequences follow each other."""
+    ends = np.cumsum([0, *lengths])
+    places = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
+    return {
+        "lengths": tuple(lengths),
+        "places": torch.from_numpy(places).unsqueeze(0),
+        "ends": torch.from_numpy(ends.astype(np.int32)),
+    }
+
+
+def _unpacked(batch: CsmBatch) -> CsmBatch:
+    """Return the batch with padding."""
+    if batch.places is None or batch.ends is None:
+        return batch
+    width, places, ends = max(batch.lengths), batch.places[0], batch.ends
+
+    def padded(positions: Tensor) -> Tensor:
+        sequence = torch.bucketize(positions, ends[1:], right=True)
+        return sequence * width + places[positions]
+
+    return replace(
+        batch,
+        num_padded=batch.num_sequences * width,
+        max_positions=width,
+        text_positions=padded(batch.text_positions),
+        frame_positions=padded(batch.frame_positions),
+        lengths=(),
+        places=None,
+        ends=None,
     )
 
 
 def join(batches: Sequence[CsmBatch]) -> JoinedBatch:
     """Return micro-batches as one, on their device, padded to the longest sequence of all."""
+    batches = [_unpacked(batch) for batch in batches]
     sequences = [batch.num_sequences for batch in batches]
     widths, width = [b.max_positions for b in batches], max(b.max_positions for b in batches)
     frames = [len(batch.codes) for batch in batches]

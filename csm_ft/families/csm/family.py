@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from csm_ft.families.csm.model import CsmModel
     from csm_ft.families.model import Batch, SpeechModel
 
+# On a CPU, whose attention takes packed sequences one by one, packing repays more padding.
+PACKED_ABOVE = 0.05
 EMBEDDED_BASE = assets.path_of("demo/base")
 
 HUB_NAME = "sesame/csm-1b"
@@ -246,6 +248,7 @@ class CsmFamily(Family):
             depth_fraction=_csm(config).depth_fraction,
             tag_dropout=_csm(config).tag_dropout,
             draw=draw,
+            max_padding=_max_padding(_csm(config)) if draw else 1.0,
         )
 
     def collate_scored(
@@ -306,6 +309,14 @@ class CsmFamily(Family):
 def _csm(config: TrainConfig) -> CsmConfig:
     assert isinstance(config, CsmConfig), "CSM is configured by a CsmConfig"
     return config
+
+
+def _max_padding(config: CsmConfig) -> float:
+    """Return the share of padding above which a micro-batch is packed."""
+    if config.packing == "auto":
+        is_cpu = config.device == "cpu" and config.compile != "on"
+        return PACKED_ABOVE if is_cpu else 1.0
+    return 0.0 if config.packing == "on" else 1.0
 
 
 def _read_text_ids(config: CsmConfig, store: Store) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from csm_ft.families.csm.packed import Packing, causal_attention
 from csm_ft.families.csm.products import gated, lay_side_by_side, project
 from csm_ft.families.csm.rope import ComplexRoPE
 from csm_ft.families.csm.size import MAX_POSITIONS, TransformerSize
@@ -27,15 +28,23 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(size.dim, NORM_EPS)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, input_pos: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        input_pos: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """[B, S, D] -> fp32 [B, S, D].
 
         `mask` [B, S, S] tells who attends to whom, by default each to itself and all before it;
-        `input_pos` [B, S] are the positions, by default 0, 1, 2, ...
+        `input_pos` [B, S] are the positions, by default 0, 1, 2, ... In place of both, `packing`
+        tells which sequences follow each other in a row, with B = 1.
         """
+        if packing is not None:
+            input_pos = packing.places
         for layer in self.layers:
-            x = layer(x, mask=mask, input_pos=input_pos)
+            x = layer(x, mask=mask, input_pos=input_pos, packing=packing)
         return self.norm(x).float()
 
 
@@ -49,9 +58,16 @@ class Layer(nn.Module):
         self.sa_norm = CastRMSNorm(size.dim, NORM_EPS)
         self.mlp_norm = CastRMSNorm(size.dim, NORM_EPS)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None, input_pos: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None,
+        input_pos: Tensor | None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
-        x = self.attn(self.sa_norm(x), mask=mask, input_pos=input_pos) + x
+        x = self.attn(self.sa_norm(x), mask=mask, input_pos=input_pos, packing=packing) + x
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -70,17 +86,25 @@ class CausalAttention(nn.Module):
         self.pos_embeddings = rope
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, input_pos: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        input_pos: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
-        """[B, S, D] -> [B, S, D]; mask and positions are those of Transformer."""
+        """[B, S, D] -> [B, S, D]; mask, positions and packing are those of Transformer."""
         rope = self.pos_embeddings
         query, key, value = (
             projected.unflatten(-1, (-1, self.head_dim))
             for projected in project(x, self.parallel_projections)
         )
+        query, key = rope(query, input_pos=input_pos), rope(key, input_pos=input_pos)
+        if packing is not None:
+            return self.output_proj(causal_attention(query, key, value, packing).flatten(2))
         heads = F.scaled_dot_product_attention(
-            rope(query, input_pos=input_pos).transpose(1, 2),
-            rope(key, input_pos=input_pos).transpose(1, 2),
+            query.transpose(1, 2),
+            key.transpose(1, 2),
             value.transpose(1, 2),
             attn_mask=None if mask is None else mask[:, None],
             is_causal=mask is None,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.csm.data import CsmBatch, join
 from csm_ft.families.csm.layers import Layer, Transformer, join_projections
+from csm_ft.families.csm.packed import Packing
 from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize
 from csm_ft.families.drawn import sampling_variance
 from csm_ft.families.model import JoinedBatch, Loss, SpeechModel
@@ -65,7 +66,7 @@ class CsmModel(SpeechModel):
         estimate, `depth_variance` is the variance that this adds.
         """
         frames, drawn = self.embed_frames(batch.codes, batch.depth_rows)
-        hidden = self.backbone_hidden(self.embed(batch, frames))
+        hidden = self.backbone_hidden(self.embed(batch, frames), batch.packing)
         # Position t predicts the frame at t + 1. All indices are unique, so the backward pass has
         # no atomic additions in random order.
         hidden = hidden.flatten(0, 1).index_select(0, batch.frame_positions - 1)
@@ -125,21 +126,24 @@ class CsmModel(SpeechModel):
         return codebooks * self.size.audio_vocab_size
 
     def embed(self, batch: CsmBatch, frames: Tensor) -> Tensor:
-        """Lay out text embeddings and frame embeddings [N, D] as [B, S, D]; padding is zero."""
+        """Lay out text embeddings and frame embeddings [N, D] as [B, S, D]; padding is zero.
+
+        Packed sequences are one row, [1, S, D].
+        """
         text = self.text_embeddings(batch.text_tokens)
-        flat = text.new_zeros(batch.num_sequences * batch.max_positions, text.shape[1])
+        flat = text.new_zeros(batch.num_rows * batch.max_positions, text.shape[1])
         flat = flat.index_copy(0, batch.text_positions, text).index_copy(
             0, batch.frame_positions, frames
         )
-        return flat.view(batch.num_sequences, batch.max_positions, -1)
+        return flat.view(batch.num_rows, batch.max_positions, -1)
 
-    def backbone_hidden(self, embedded: Tensor) -> Tensor:
+    def backbone_hidden(self, embedded: Tensor, packing: Packing | None = None) -> Tensor:
         """[B, S, D] -> [B, S, D] after the final norm.
 
         Attention is causal and padding is on the right, so no real position attends to padding and
-        no mask is needed.
+        no mask is needed. Packed sequences attend to themselves alone.
         """
-        return self.backbone(embedded)
+        return self.backbone(embedded, packing=packing)
 
     def depth_logits(self, hidden: Tensor, frames: Tensor) -> Tensor:
         """Return the teacher-forced logits of codebooks 1..K-1, [M, K-1, V].
