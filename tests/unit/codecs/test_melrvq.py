@@ -166,7 +166,29 @@ def test_windows_add_up_as_slowly() -> None:
 def test_a_true_spectrum_becomes_its_wave(waves: list[np.ndarray]) -> None:
     wave = waves[0][: 9 * FRAME_SAMPLES]
     spectrum = np.fft.rfft(melrvq._windows(wave) * melrvq._hann(), axis=1).astype(np.complex64)
-    np.testing.assert_allclose(melrvq._overlap_add(spectrum), wave, atol=1e-5)
+    found = melrvq._overlap_add(spectrum, melrvq._weights(len(spectrum)))
+    np.testing.assert_allclose(found, wave, atol=1e-5)
+
+
+def test_a_phase_is_found_as_slowly(waves: list[np.ndarray]) -> None:
+    """Fast Griffin-Lim straight from its definition, in double precision."""
+    hann, momentum = melrvq._hann(np.float64), melrvq.GRIFFIN_LIM_MOMENTUM
+    target = np.abs(np.fft.rfft(melrvq._windows(waves[0][: 9 * FRAME_SAMPLES]) * hann, axis=1))
+
+    def synthesize(spectrum: np.ndarray) -> np.ndarray:
+        total = np.zeros((2, len(spectrum) * 320 + 1024 - 320))
+        for column, windows in enumerate(np.fft.irfft(spectrum, axis=1) * hann):
+            total[:, column * 320 : column * 320 + 1024] += windows, hann**2
+        return (total[0] / np.maximum(total[1], 1e-6))[352:-352]
+
+    phase = np.random.default_rng(0).uniform(-np.pi, np.pi, target.shape)
+    spectrum, before = target * np.exp(1j * phase), 0
+    for _ in range(melrvq.GRIFFIN_LIM_STEPS):
+        consistent = np.fft.rfft(melrvq._windows(synthesize(spectrum)) * hann, axis=1)
+        ahead = consistent + momentum * (consistent - before)
+        spectrum, before = target * np.exp(1j * np.angle(ahead)), consistent
+    expected = synthesize(spectrum).clip(-1, 1)
+    np.testing.assert_allclose(melrvq._griffin_lim(target), expected, atol=1e-4)
 
 
 def test_the_embedded_codec_opens_without_torch() -> None:
