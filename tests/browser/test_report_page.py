@@ -39,7 +39,7 @@ def wait_for(page: Page, condition: str) -> None:
     Playwright's own waiting evaluates strings in the page, which its content security policy
     forbids.
     """
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while not page.evaluate(condition):
         assert time.monotonic() < give_up, condition
         page.wait_for_timeout(20)

@@ -9,6 +9,7 @@ FAKE_TRAINER (JSON in the environment) asks for faults by trial number:
 "out_of_memory": {"6": micro_batch_tokens that fit}, "no_memory_to": {"6": "validation"},
 "hang": {"9": "validation"} (once; or "training"), "long_validation_sec": {"9": 2},
 "seed_noise": how far apart seeds are,
+"until": {"4": ["dispatched", 7]} (halfway, it waits for so many events of that kind),
 "slow_sec": seconds per step, "packing_window_sec": seconds, "bad_slot": {"cpu1": "import"} (or "run")}.
 """
 
@@ -26,15 +27,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
+from typing import TYPE_CHECKING, Any
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.errors import ConfigError, Diverged, MachineError, StoreError, WeightsError
 from csm_ft.evaluate.metrics import cost_of, is_judged
 from csm_ft.runs.sizes import Sizes
 from csm_ft.schedule import Clock, Duration
-from csm_ft.sweep.trials import DataFacts
+
+if TYPE_CHECKING:
+    from csm_ft.sweep.trials import DataFacts
 
 FAULTS: Mapping[str, Any] = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
 NUM_CLIPS = 48
@@ -69,7 +71,9 @@ class RunResult:
     reason: str = ""
 
 
-def describe(config: TrainConfig) -> DataFacts:
+def describe(config: TrainConfig) -> "DataFacts":
+    from csm_ft.sweep.trials import DataFacts  # here: it takes longer to import than a worker does
+
     path = Path(config.data)
     content = path.read_text() if path.is_file() else f"content of {path}"
     num_examples, example_sec = examples_of(config)
@@ -229,6 +233,7 @@ def run(
         is_resumed, before = False, state["examples"]
         time.sleep(FAULTS.get("slow_sec", 0))
         if state["step"] >= total_steps // 2:
+            _wait_for_events(folder)
             _spend_time(folder, reporter, "training")
         state["step"] += 1
         state["examples"] = min(total, state["step"] * per_step)
@@ -288,6 +293,13 @@ def _spend_time(folder: Path, reporter: Any, doing: str) -> None:
         reporter.alive()
 
 
+def _wait_for_events(folder: Path) -> None:
+    kind, count = FAULTS.get("until", {}).get(folder.name.lstrip("0") or "0", ("", 0))
+    events = folder.parent.parent / "events.jsonl"
+    while count and events.read_text().count(f'"event": "{kind}"') < count:
+        time.sleep(0.02)
+
+
 def _log_step(folder: Path, step: int) -> None:
     """Count every step ever done, also those that a kill made to be done again."""
     with (folder / "steps.log").open("a") as file:
@@ -344,6 +356,8 @@ class NoPage:
 
 def main(argv: Sequence[str]) -> int:
     """Run sweep.py with this trainer; FAKE_TRAINER is read from the environment as it is now."""
+    from unittest.mock import patch
+
     import sweep
     from csm_ft.sweep import packing, study
     from csm_ft.sweep import run as sweep_run

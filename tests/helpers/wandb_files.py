@@ -42,7 +42,7 @@ def offline_runs(folder: Path, *, num_killed: int = 0) -> list[OfflineRun]:
 
     W&B's service writes the end of a run a moment after the run has finished, or was killed.
     """
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         runs = [_read(path) for path in sorted((folder / "wandb").glob("offline-run-*"))]
         if sum(not run.has_ended for run in runs) == num_killed:

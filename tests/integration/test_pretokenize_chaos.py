@@ -142,7 +142,7 @@ def test_ctrl_c_says_how_to_continue(tmp_path: Path) -> None:
     )
     wait_for_parts(process, output)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=100)
     assert process.returncode == 130
     assert "the same command continues" in error
     assert "Traceback" not in error

@@ -38,7 +38,7 @@ def nodes(empty: RayNodes) -> RayNodes:
 def start(nodes: RayNodes, name: str, **more: Any) -> None:
     """Start a node and wait for it: two at once would choose the same ports."""
     nodes.start(name, **more)
-    wait_for(lambda: nodes.num_alive() == nodes.num_started, sec=60)
+    wait_for(lambda: nodes.num_alive() == nodes.num_started)
 
 
 def on(nodes: RayNodes) -> tuple[str, ...]:
@@ -57,9 +57,9 @@ def test_lost_and_added_nodes_change_no_number(tmp_path: Path, nodes: RayNodes) 
         (tmp_path / name).mkdir()
     sweep = Sweep(tmp_path / "cluster", *ARGV, *on(nodes), faults=FAULTS)
     with sweep.start() as process:
-        wait_for(lambda: len(sweep.events("dispatched")) >= 4, sec=90)
+        wait_for(lambda: len(sweep.events("dispatched")) >= 4)
         nodes.start("d")
-        wait_for(lambda: any(row["slot"] == "d.0" for row in sweep.events("dispatched")), sec=90)
+        wait_for(lambda: any(row["slot"] == "d.0" for row in sweep.events("dispatched")))
         nodes.kill("b")
         output = process.communicate(timeout=100)[0]
     assert process.returncode == 0, output
@@ -90,7 +90,7 @@ def test_runs_are_copied_from_nodes_that_share_nothing(tmp_path: Path, nodes: Ra
     (tmp_path / "tokens").write_text("tokens of all nodes")
     sweep.argv[sweep.argv.index("d")] = str(tmp_path / "tokens")
     with sweep.start() as process:
-        wait_for(lambda: len(list(sweep.out.glob("trials/*/checkpoints/step"))) >= 2, sec=90)
+        wait_for(lambda: len(list(sweep.out.glob("trials/*/checkpoints/step"))) >= 2)
         nodes.kill("b")
         output = process.communicate(timeout=100)[0]
     assert process.returncode == 0, output

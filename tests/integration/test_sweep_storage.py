@@ -110,10 +110,10 @@ def test_outage_is_caught_up_with(tmp_path: Path, server: Postgres) -> None:
     faults = {"slow_sec": 0.1, "diverge": [2]}
     sweep = Sweep(tmp_path, "--n_gpus", "2", "--storage", server.url, faults=faults)
     with sweep.start("--n_trials", "8") as process:
-        wait_for(lambda: len(sweep.events("ended")) >= 1, sec=60)
+        wait_for(lambda: len(sweep.events("ended")) >= 1)
         server.stop()
         num_ended = len(sweep.events("ended"))
-        wait_for(lambda: len(sweep.events("ended")) >= num_ended + 2, sec=60)
+        wait_for(lambda: len(sweep.events("ended")) >= num_ended + 2)
         time.sleep(2 * COPY_EVERY_SEC + 1)  # at least one copy is tried meanwhile
         server.start()
         output = process.communicate(timeout=100)[0]

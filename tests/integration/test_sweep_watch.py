@@ -18,16 +18,17 @@ def test_page_and_votes_beside_a_running_sweep(
     monkeypatch.setattr(watch, "POLL_SEC", 0.0)
     monkeypatch.setattr(watch, "LARGEST_SHARE", 1e9)
     argv = ("--n_trials", "4", "--n_gpus", "2", "--pruner", "none")
-    sweep = Sweep(tmp_path, *argv, faults={"slow_sec": 0.1})
+    sweep = Sweep(tmp_path, *argv, faults={"until": {"3": ["voted", 1]}})
     with sweep.start() as process:
-        wait_for(lambda: sweep.events("ended"), sec=40)
+        wait_for(lambda: sweep.events("ended"))
         server = Server(sweep.out, watch._sweep_page(sweep.out), takes_votes=True, port=0)
         with serving(server) as client:
             before = page(client)
             assert client.vote(body_of(sweep.out, [make_vote(1, 0, 1)]))[0] == 200
             wait_for(lambda: "1 blind vote by 1 listener" in page(client))
             assert process.poll() is None, "all of this happened while it ran"
-            output = process.communicate(timeout=60)[0]
+            sweep.tell("voted")
+            output = process.communicate(timeout=100)[0]
             assert process.returncode == 0, output
             after = page(client)
     assert sweep.check_whole(4) == {"completed": 4}

@@ -268,14 +268,14 @@ def test_span_of_long_file_reads_only_span(tmp_path: Path) -> None:
     sparse_wav(path, num_frames=3 * 3600 * 48000, sample_rate_hz=48000, num_channels=2)
     assert probe(path).duration_sec == 3 * 3600
     tracemalloc.start()
-    before, started = bytes_read(), time.monotonic()
+    before, started = bytes_read(), time.process_time()
     wave = load(path, sample_rate_hz=24000, start_sec=10_000.0, end_sec=10_005.0)
     read, peak_bytes = bytes_read() - before, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(wave) == 5 * 24000
     assert read < 5 * 48000 * 4 + 100_000
     assert peak_bytes < 20e6, "the file is 2.07e9 bytes"
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".ogg"])

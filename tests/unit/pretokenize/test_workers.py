@@ -87,7 +87,7 @@ def forever() -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
 
 
 def wait_for_end(pids: list[int]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(map(is_alive, pids)):
         assert time.monotonic() < deadline, "processes are left"
         time.sleep(0.02)
@@ -119,7 +119,7 @@ def test_ctrl_c_ends_all_processes_quietly(
     process, pids = forever
     for pid in (*pids, process.pid):  # a terminal sends it to all of them
         os.kill(pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=100)
     assert out == "interrupted\n"
     wait_for_end(pids)
 

@@ -57,7 +57,7 @@ def leader(monkeypatch: pytest.MonkeyPatch) -> Iterator[Leader]:
     made = Leader(monkeypatch)
     yield made
     made.follower.close()
-    made.team_thread.join(timeout=5)  # while the exit is a stand-in
+    made.team_thread.join(timeout=60)  # while the exit is a stand-in
     assert not made.team_thread.is_alive()
 
 
@@ -102,13 +102,13 @@ def test_rank_that_says_nothing_ends_the_worker(leader: Leader) -> None:
 
 def test_death_of_a_rank_ends_the_worker(leader: Leader) -> None:
     leader.follower.close()
-    assert leader.exits.get(timeout=5) == 1
+    assert leader.exits.get(timeout=60) == 1
 
 
 def test_failure_is_told_while_the_first_rank_hangs(leader: Leader) -> None:
     leader.team.begin(JOB)
     leader.follower.send(failed("ConfigError", "infeasible"))
-    assert leader.exits.get(timeout=5) == 1
+    assert leader.exits.get(timeout=60) == 1
     (told,) = leader.told
     assert (told.name, told.kind, told.is_leaving) == ("ConfigError", "infeasible", True)
 
