@@ -73,8 +73,8 @@ def run(
     from csm_ft.runs.checkpoint import save_best, save_checkpoint
     from csm_ft.runs.metrics import add, training_line, training_row
     from csm_ft.training.best import last_metrics, measure_best
+    from csm_ft.training.launch import open_ranks
     from csm_ft.training.optim import averaged, set_learning_rate
-    from csm_ft.training.parallel import open_ranks
     from csm_ft.training.profiling import profiled
     from csm_ft.training.setup import open_setup
     from csm_ft.training.step import after_each_forward, optimizer_step

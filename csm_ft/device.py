@@ -82,11 +82,12 @@ def _deterministic(*, enabled: bool) -> Iterator[None]:
     settings: Any = torch.utils.deterministic  # whose attributes are properties of a class
     with random_state:
         if not _num_reproducible:
-            is_on = torch.are_deterministic_algorithms_enabled()
-            _flags_before = is_on, settings.fill_uninitialized_memory
+            mode = torch.get_deterministic_debug_mode()
+            _flags_before = mode, settings.fill_uninitialized_memory
         _num_reproducible += 1
         if enabled:
-            torch.use_deterministic_algorithms(True)
+            # Not by use_deterministic_algorithms, which imports torch.compile: a second or two.
+            torch.set_deterministic_debug_mode("error")
             # It would clear every tensor before an operation writes it: a tenth of a step.
             settings.fill_uninitialized_memory = False
     try:
@@ -95,7 +96,7 @@ def _deterministic(*, enabled: bool) -> Iterator[None]:
         with random_state:
             _num_reproducible -= 1
             if not _num_reproducible:
-                torch.use_deterministic_algorithms(_flags_before[0])
+                torch.set_deterministic_debug_mode(_flags_before[0])
                 settings.fill_uninitialized_memory = _flags_before[1]
 
 

@@ -99,6 +99,16 @@ class SpeechModel(nn.Module):
         raise NotImplementedError
 
 
+class EmptyEmbedding(nn.Embedding):
+    """An embedding that draws no values when it is made.
+
+    On the meta device it has none, and to draw them would import torch.compile, for a second.
+    """
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
 def check_tensors(
     expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], where: str, *, way_out: str
 ) -> None:

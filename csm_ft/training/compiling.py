@@ -1,13 +1,13 @@
 """torch.compile for the blocks of a model: fewer, larger kernels, the same loss within rounding."""
 
 import os
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
@@ -44,6 +44,8 @@ def compile_blocks(
             " one (apt-get install g++), or use --compile off"
         )
     _keep_on_disk()
+    inductor: Any = torch._inductor.config
+    inductor.deterministic = torch.are_deterministic_algorithms_enabled()
     settings: Any = torch._dynamo.config
     settings.suppress_errors = may_fail
     settings.recompile_limit = max(settings.recompile_limit, _MOST_VARIANTS)
@@ -82,6 +84,9 @@ def _keep_on_disk() -> None:
 
     Its own choice is in /tmp, which may be empty after a restart.
     """
+    # Here: it takes seconds to import, and few runs compile anything.
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     if os.environ.get(_CACHE, default_cache_dir()) == default_cache_dir():
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         os.environ[_CACHE] = str(caches / "csm_ft" / "torchinductor")
@@ -92,4 +97,6 @@ def uncompiled() -> AbstractContextManager[Any]:
 
     It would take longer to compile them for each shape than to run them.
     """
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()  # nothing is compiled, and it takes a second to import
     return torch.compiler.set_stance("force_eager")

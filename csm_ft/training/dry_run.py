@@ -21,6 +21,7 @@ from csm_ft.families.model import Batch, SpeechModel
 from csm_ft.families.stores import open_tokens
 from csm_ft.runs.folder import RunFolder
 from csm_ft.training.duration import Work, describe_hours
+from csm_ft.training.launch import check_fits_fsdp
 from csm_ft.training.memory import (
     CARDS_GB,
     LiveBytes,
@@ -30,7 +31,6 @@ from csm_ft.training.memory import (
     prepare,
     sharded,
 )
-from csm_ft.training.parallel import check_fits_fsdp
 from csm_ft.training.plan import RunPlan
 from csm_ft.training.resolve import resolve
 from csm_ft.training.sizes import sizes_of

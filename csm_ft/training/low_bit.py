@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torchao.optim import AdamW8bit, _AdamW
 
-from csm_ft.training.compiling import uncompiled
-
 
 class _LowBit:
     """What checkpoints and CPUs need of torchao's optimisers."""
@@ -31,7 +29,8 @@ class _LowBit:
     def step(self, closure: Any = None) -> Any:
         """Take a step; on a GPU compiled, as torchao does it."""
         parameter: Tensor = self.param_groups[0]["params"][0]
-        with uncompiled() if parameter.device.type == "cpu" else nullcontext():
+        on_gpu = parameter.device.type != "cpu"
+        with nullcontext() if on_gpu else torch.compiler.set_stance("force_eager"):
             return super().step(closure)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -8,6 +8,7 @@ that how often one validates would change the run; here y is kept and put back b
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import unwrap
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,25 @@ from csm_ft.families.trained_rows import split_tables
 from csm_ft.runs.averaging import AVERAGE, TRAINED, exchange
 
 
-class ScheduleFree(AdamWScheduleFree):
+class _AsWritten(torch.optim.Optimizer):
+    """An optimiser without the wrappers that keep torch.compile out of its methods.
+
+    No optimiser is compiled here, and each of them imports torch.compile, which takes a second.
+    """
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class AdamW(_AsWritten, torch.optim.AdamW):
+    """torch's AdamW."""
+
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+class ScheduleFree(_AsWritten, AdamWScheduleFree):
     """Schedule-free AdamW whose eval() and train() change nothing."""
 
     # Numbers of each group that a checkpoint keeps, beside the state of the parameters.
@@ -127,7 +146,7 @@ def build_optimizer(
         is_8bit = config.optimizer == "adamw8bit"
         kind = RoundedAdamW8bit if is_8bit else RoundedAdamW
         return kind(listed, bf16_stochastic_round=True, **options)
-    return torch.optim.AdamW(listed, fused=True, **options)
+    return AdamW(listed, fused=True, **options)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

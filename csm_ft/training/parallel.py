@@ -26,10 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
 from csm_ft.device import choose_device
-from csm_ft.errors import ConfigError, MachineError, RankLostError, first_line
+from csm_ft.errors import MachineError, RankLostError, first_line
 from csm_ft.families.model import SpeechModel
-from csm_ft.ranks import ALONE, Build, Ranks
-from csm_ft.training.lanes import Lane, Lanes
+from csm_ft.ranks import Build, Ranks
 
 T = TypeVar("T")
 C = TypeVar("C", bound=TrainConfig)
@@ -146,42 +145,13 @@ def _shard(model: SpeechModel, mesh: DeviceMesh) -> None:
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
 
 
-def is_launched() -> bool:
-    """Tell whether torchrun, or another launcher like it, started this process."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
-
-
 @contextmanager
-def open_ranks(config: C, lanes: Lanes | None = None) -> Iterator[tuple[Ranks, C]]:
-    """Join the processes of this run, or the other runs of this process, its lanes.
+def join_ranks(config: C) -> Iterator[tuple[Ranks, C]]:
+    """Join the processes of this run; yield them, and this rank's options.
 
-    Yield them, and this rank's options.
-
-    All ranks but the first work silently, in a folder that is thrown away. Raises ConfigError for
-    --parallel without torchrun, and MachineError when another rank is gone.
+    All ranks but the first work silently, in a folder that is thrown away. Raises MachineError when
+    another rank is gone.
     """
-    if lanes is not None:
-        lane = Lane(lanes, choose_device(config.device), config.dtype)
-        try:
-            yield lane, config
-        finally:
-            lane.close()
-        return
-    if not is_launched():
-        if config.parallel in ("ddp", "fsdp"):
-            raise ConfigError(
-                f"parallel {config.parallel}: one process was started, and this needs one for each"
-                " GPU; start them with: torchrun --nproc-per-node NUMBER_OF_GPUS train.py"
-                f" --parallel {config.parallel} ..."
-            )
-        yield ALONE, config
-        return
-    if config.parallel == "off":
-        raise ConfigError(
-            "parallel off: torchrun started several processes, which would all train the same"
-            " model; use --parallel ddp or fsdp, or start train.py with python"
-        )
-    check_fits_fsdp(config)
     device = _device_of_rank(config.device)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
@@ -201,22 +171,6 @@ def open_ranks(config: C, lanes: Lanes | None = None) -> Iterator[tuple[Ranks, C
                 yield ranks, config
     finally:
         dist.destroy_process_group()
-
-
-def check_fits_fsdp(config: TrainConfig) -> None:
-    """Raise ConfigError for what cannot be sharded."""
-    if config.parallel != "fsdp":
-        return
-    if config.optimizer == "adamw8bit":
-        raise ConfigError(
-            "optimizer adamw8bit: its blocks of 256 do not fit the shards of --parallel fsdp; use"
-            " --optimizer adamw, or --parallel ddp"
-        )
-    if config.dtype == "bf16_pure" and config.method != "lora":
-        raise ConfigError(
-            "dtype bf16_pure: --parallel fsdp trains weights of one dtype, and norms stay in fp32;"
-            " use --dtype bf16, --method lora, or --parallel ddp"
-        )
 
 
 def _device_of_rank(wanted: str) -> str:

@@ -18,7 +18,7 @@ from csm_ft.families.csm.layers import Layer, Transformer, join_projections
 from csm_ft.families.csm.packed import Packing
 from csm_ft.families.csm.size import MAX_POSITIONS, CsmSize
 from csm_ft.families.drawn import sampling_variance
-from csm_ft.families.model import JoinedBatch, Loss, SpeechModel
+from csm_ft.families.model import EmptyEmbedding, JoinedBatch, Loss, SpeechModel
 
 if TYPE_CHECKING:
     from csm_ft.families.csm.encoder import CsmEncoder
@@ -35,8 +35,8 @@ class CsmModel(SpeechModel):
         self.size = size
         self.backbone = Transformer(size.backbone)
         self.decoder = Transformer(size.decoder)
-        self.text_embeddings = nn.Embedding(size.text_vocab_size, size.backbone.dim)
-        self.audio_embeddings = nn.Embedding(
+        self.text_embeddings = EmptyEmbedding(size.text_vocab_size, size.backbone.dim)
+        self.audio_embeddings = EmptyEmbedding(
             size.audio_vocab_size * size.num_codebooks, size.backbone.dim
         )
         self.projection = nn.Linear(size.backbone.dim, size.decoder.dim, bias=False)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from csm_ft.device import autocast
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
-from csm_ft.families.model import JoinedBatch, Loss, SpeechModel
+from csm_ft.families.model import EmptyEmbedding, JoinedBatch, Loss, SpeechModel
 from csm_ft.families.moonshine.size import CONVOLUTIONS, MoonshineSize
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Decoder(nn.Module):
 
     def __init__(self, size: BlockSize, layers: int, vocab_size: int, rotary_dim: int) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(vocab_size, size.dim)
+        self.embed_tokens = EmptyEmbedding(vocab_size, size.dim)
         self.layers = nn.ModuleList(DecoderLayer(size) for _ in range(layers))
         self.norm = nn.LayerNorm(size.dim, bias=False)
         self.rotary_dim = rotary_dim

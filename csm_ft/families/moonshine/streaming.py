@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csm_ft.device import autocast
+from csm_ft.families.model import EmptyEmbedding
 from csm_ft.families.moonshine.model import (
     Attention,
     Decoder,
@@ -214,7 +215,7 @@ class StreamingDecoder(Decoder):
 
     def __init__(self, size: StreamingSize) -> None:
         super().__init__(size.decoder, size.decoder_layers, size.vocab_size, size.rotary_dim)
-        self.pos_emb = nn.Embedding(POSITIONS, size.encoder.dim)
+        self.pos_emb = EmptyEmbedding(POSITIONS, size.encoder.dim)
         is_same = size.encoder.dim == size.decoder.dim
         self.proj = (
             nn.Identity() if is_same else nn.Linear(size.encoder.dim, size.decoder.dim, bias=False)

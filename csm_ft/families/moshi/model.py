@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from csm_ft.families.base import Prompt, Sample, SamplingOptions
 from csm_ft.families.drawn import sampling_variance
-from csm_ft.families.model import JoinedBatch, Loss, SpeechModel
+from csm_ft.families.model import EmptyEmbedding, JoinedBatch, Loss, SpeechModel
 from csm_ft.families.moshi.size import ZERO, MoshiSize, gating_dim
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class RMSNorm(nn.Module):
         return (wide * (self.alpha.view(-1).float() * torch.rsqrt(variance))).to(x.dtype)
 
 
-class Embedding(nn.Embedding):
+class Embedding(EmptyEmbedding):
     """An embedding whose id -1 is the zero vector."""
 
     def forward(self, input: Tensor) -> Tensor:

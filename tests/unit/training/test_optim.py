@@ -1,5 +1,7 @@
 """Which weights are trained, how fast, and with how much decay."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from csm_ft.training.optim import (
     choose_parameters,
     set_learning_rate,
 )
+from tests.conftest import ROOT
 from tests.helpers.splits import make_model
 
 
@@ -159,3 +162,30 @@ def test_averaged_weights_come_back_after_an_error() -> None:
 def test_schedulefree_needs_a_first_beta() -> None:
     with pytest.raises(ValueError, match="adam_beta1, which is 0"):
         CsmConfig(optimizer="schedulefree", adam_beta1=0)
+
+
+def test_training_does_not_import_torch_compile() -> None:
+    """It takes two seconds of every run, and of every worker of a sweep."""
+    code = """
+import sys, torch
+from csm_ft.device import reproducible
+from csm_ft.families.csm.config import CsmConfig
+from csm_ft.families.csm.family import CsmFamily
+from csm_ft.training.launch import open_ranks
+from csm_ft.training.optim import build_optimizer
+from csm_ft.training.setup import open_setup, uncompiled
+from tests.helpers.splits import make_model
+
+with reproducible("cpu", 1, 0), uncompiled():
+    for name in ("adamw", "schedulefree"):
+        model = make_model()
+        optimizer = build_optimizer(model, CsmFamily(), CsmConfig(optimizer=name))
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.zero_grad()
+print([name for name in ("torch._dynamo", "torch.distributed.fsdp") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
