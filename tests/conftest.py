@@ -26,10 +26,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # come first, so that no process is left alone with one of them at the end.
 LONGEST_FILES = (
     "test_expression_proof.py",
-    "test_sweep_chaos.py",
     "test_spoken_base.py",
     "test_expressive.py",
     "test_docs.py",
+    "test_moonshine_scratch.py",
+    "test_sweep_chaos.py",
+    "test_moshi_demo.py",
     "test_readme.py",
     "test_parallel.py",
     "test_sweep_cluster.py",

@@ -30,7 +30,7 @@ class ReportProcess:
             self._due_sec = self._began_sec + (now_sec - self._began_sec) / _LARGEST_SHARE
         if self._process is None and now_sec >= self._due_sec:
             self._began_sec = now_sec
-            self._process = self._start()
+            self._process = self._start(niceness=19)  # trials come first
 
     def finish(self) -> None:
         """Make the page from the final files and wait for it.
@@ -39,19 +39,19 @@ class ReportProcess:
         """
         if self._process is not None:
             self._process.communicate()
-        self._process = self._start()
+        self._process = self._start(niceness=0)
         _, error = self._process.communicate()
         if self._process.returncode:
             text = error.decode(errors="replace").strip()[-_ERROR_CHARACTERS:]
             console.print("[yellow]report.html could not be made[/]:", end=" ")
             console.print(text, markup=False)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, niceness: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             self._command,
             cwd=_ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: os.nice(19),  # trials come first
+            preexec_fn=lambda: os.nice(niceness),
         )
