@@ -98,7 +98,7 @@ class Examples:
         """Name an example by its first piece; unique within the split."""
         row, start, _, _, side = self.pieces[self.offsets[index]].tolist()
         # A clip's id does not depend on its text, so two clips may share it: add the row.
-        name = f"{self.split.ids[row]}/{row}"
+        name = f"{self.split.clip_id(row)}/{row}"
         name = f"{name}+{start}" if start else name
         return f"{name}~{side}" if side else name
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -111,9 +112,9 @@ class Split:
         `facts` are those of the encoder. Raises ValueError if the ids are not UTF-8.
         """
         self.name, self.kinds, self.facts = name, kinds, facts
-        self._columns = columns
-        ids, offsets = columns["id"].tobytes(), columns["id_offsets"].tolist()
-        self.ids: list[str] = [ids[start:end].decode() for start, end in pairwise(offsets)]
+        self._columns, self._num_clips = columns, len(columns["id_offsets"]) - 1
+        if not columns["id"].tobytes().isascii():
+            _ = self.ids  # decodes them; else they are left until somebody asks
         self.turns: NDArray[np.int32] = columns["turn"]
         self.durations_sec: NDArray[np.float64] = columns["duration_sec"]
         self.weights: NDArray[np.float64] = columns["weight"]
@@ -122,7 +123,17 @@ class Split:
         self._lengths = {array: np.diff(columns[f"{array}_offsets"]) for array in kinds}
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self._num_clips
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids of all clips; `clip_id` reads a single one."""
+        ids, offsets = self._columns["id"].tobytes(), self._columns["id_offsets"].tolist()
+        return [ids[start:end].decode() for start, end in pairwise(offsets)]
+
+    def clip_id(self, index: int) -> str:
+        """Return the id of a clip."""
+        return self._text("id", index)
 
     def lengths(self, array: str) -> NDArray[np.int64]:
         """Return the rows of an array for each clip, [n]."""
@@ -180,7 +191,7 @@ class Split:
         return self._ragged(name, index).tobytes().decode(errors="replace")
 
     def _ragged(self, name: str, index: int) -> NDArray[Any]:
-        if not 0 <= index < len(self):
+        if not 0 <= index < self._num_clips:
             raise IndexError(f"clip {index} of split {self.name}, which has {len(self)}")
         offsets = self._columns[f"{name}_offsets"]
         return self._columns[name][offsets[index] : offsets[index + 1]]

@@ -274,9 +274,10 @@ def _read_split(path: Path, group: Any, info: StoreInfo, mapped: Any) -> Split:
     num_clips = len(group["flags"])
     columns = missing_columns(group, info.schema_version, num_clips)
     for name in kinds.keys() - columns.keys():
-        _check_kind(path, group[name], kinds[name])
+        dataset = group[name]
+        _check_kind(path, dataset, kinds[name])
         is_mapped = mapped is not None and name in ragged
-        columns[name] = _map(group[name], mapped) if is_mapped else group[name][()]
+        columns[name] = _map(dataset, mapped) if is_mapped else dataset[()]
         columns[name].flags.writeable = False
     fits = all(len(columns[name]) == num_clips for name in numbers)
     fits = fits and all(

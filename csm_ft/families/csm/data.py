@@ -132,7 +132,7 @@ def collate(
         before = columns.num_positions
         start = before if is_packed else sequence * width
         for piece in examples.of(index):
-            key = f"{draw.key(sequence)}/{split.ids[piece.row]}" if draw else None
+            key = f"{draw.key(sequence)}/{split.clip_id(piece.row)}" if draw else None
             is_untagged = _drops_tags(key, tag_dropout)
             tokens = split.array("untagged_tokens" if is_untagged else "text_tokens", piece.row)
             frames = split.array("codes", piece.row)[piece.start : piece.stop]
@@ -141,7 +141,7 @@ def collate(
                     drawn, weights = depth_draw(len(frames), depth_fraction, key)
                 else:
                     drawn, weights = scored_draw(
-                        len(frames), val_depth_fraction, split.ids[piece.row]
+                        len(frames), val_depth_fraction, split.clip_id(piece.row)
                     )
                 columns.depth_rows.append(drawn + columns.num_rows)
                 columns.depth_weights.append(weights)

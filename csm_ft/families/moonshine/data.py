@@ -99,7 +99,7 @@ def collate(
         tokens = _text(examples.split, pieces)
         if draw is not None and augments(config):
             first = pieces[0]
-            key = f"{draw.key(place)}/{examples.split.ids[first.row]}/{first.start}"
+            key = f"{draw.key(place)}/{examples.split.clip_id(first.row)}/{first.start}"
             sound = augment(sound, config, key)
         sounds.append(sound)
         texts.append(tokens)

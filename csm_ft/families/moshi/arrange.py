@@ -41,7 +41,7 @@ def shifted(split: Split, piece: Piece, config: MoshiConfig, key: str) -> Piece:
     left = num_frames % window
     if num_frames < window or not left:
         return piece
-    digest = hashlib.blake2b(f"{key}/{split.ids[piece.row]}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{key}/{split.clip_id(piece.row)}".encode(), digest_size=8).digest()
     offset = int(np.random.default_rng(list(digest)).integers(left + 1))
     if piece.stop - piece.start == window:
         return piece._replace(start=piece.start + offset, stop=piece.stop + offset)

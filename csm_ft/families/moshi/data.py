@@ -99,7 +99,7 @@ def collate(
     windows, keys = [], []
     for place, index in enumerate(indices):
         (piece,) = examples.of(index)
-        key = f"{draw.key(place) if draw else 'val'}/{split.ids[piece.row]}"
+        key = f"{draw.key(place) if draw else 'val'}/{split.clip_id(piece.row)}"
         if draw is not None:
             piece = shifted(split, piece, config, f"{draw.seed}/{draw.epoch}")
         windows.append(window(split, piece))

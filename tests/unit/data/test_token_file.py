@@ -36,6 +36,7 @@ def assert_same(store: Store, tables: dict[str, Table]) -> None:
     for name, table in tables.items():
         split = store.splits[name]
         assert len(split) == len(table)
+        assert [split.clip_id(i) for i in range(len(table))] == [clip.id for clip in table.clips]
         assert split.ids == [clip.id for clip in table.clips]
         for array, kind in store.info.arrays.items():
             np.testing.assert_array_equal(split.lengths(array), table.lengths(array))
@@ -72,7 +73,7 @@ def test_what_goes_in_comes_out(
             text: [np.arange(num).astype(narrow.dtype) for _, num, *_ in drawn],
         }
         clips = [
-            Clip(f"{name}{i}", spoken, speaker, "s", 0.1, 0.2, 0.1, 1)
+            Clip(f"{name}{spoken}{i}", spoken, speaker, "s", 0.1, 0.2, 0.1, 1)
             for i, (_, _, spoken, speaker) in enumerate(drawn)
         ]
         tables[name] = Table(columns, clips)
