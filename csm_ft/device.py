@@ -1,6 +1,7 @@
 """Device, precision and determinism of a run. Imports torch."""
 
 import ctypes
+import gc
 import os
 import shutil
 import threading
@@ -115,6 +116,21 @@ def torch_state_kept(device: str) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep Python from looking for cycles of objects: rows have none, and it looks at all of them.
+
+    For what makes many objects and keeps them; cycles that are made meanwhile stay until it ends.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def keep_freed_memory() -> None:

@@ -95,8 +95,14 @@ def find_splits_in_paths(checked: Sequence[Checked]) -> list[str]:
 
     They are where no row says its split, each path has such a folder, and train is one of several.
     """
-    splits = [_split_in_path(item) for item in checked]
-    if any(item.split for item in checked) or "" in splits or not {"train"} < set(splits):
+    if any(item.split for item in checked):
+        return []
+    splits: list[str] = []
+    for item in checked:
+        splits.append(_split_in_path(item))
+        if not splits[-1]:
+            return []
+    if not {"train"} < set(splits):
         return []
     for item, split in zip(checked, splits, strict=True):
         item.split = split

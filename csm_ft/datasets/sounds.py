@@ -23,6 +23,7 @@ def rank_of(name: str) -> int:
     return SOUND_SUFFIXES.index(suffix) if suffix in SOUND_SUFFIXES else len(SOUND_SUFFIXES)
 
 
+@lru_cache(maxsize=65536)  # many rows are spans of one file
 def find_sound(folder: Path, name: str) -> Path:
     """Return the absolute path of the file that a metadata file in `folder` means by `name`.
 
@@ -85,5 +86,5 @@ def _plain(name: str) -> str:
 
 def forget_folders() -> None:
     """Forget what was read of folders: files may have come since."""
-    for cached in (_real, _find_folder, _names):
+    for cached in (find_sound, _real, _find_folder, _names):
         cached.cache_clear()

@@ -56,6 +56,9 @@ class Columns:
 
     given: Mapping[str, str] = field(default_factory=dict)  # field -> its only column
     _known: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
+    _orders: dict[tuple[str, ...], list[tuple[str, str | None, bool]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def are_numbers(self) -> bool:
@@ -68,9 +71,16 @@ class Columns:
             self._known[column] = self._find_field(column)
         return self._known[column]
 
-    def is_other_alias(self, column: str) -> bool:
-        """Tell whether a column has another program's name for its field."""
-        return str(column).strip().lower() in _OTHER
+    def in_order(self, names: tuple[str, ...]) -> list[tuple[str, str | None, bool]]:
+        """Return the columns of a row as they are read, those with other programs' names last.
+
+        Each with its field, and whether it has such a name. Most rows have the same columns, so
+        this is found once.
+        """
+        if names not in self._orders:
+            found = [(name, self.field_of(name), _is_other_alias(name)) for name in names]
+            self._orders[names] = sorted(found, key=lambda one: one[2])
+        return self._orders[names]
 
     def check_header(self, path: Path, names: Sequence[str]) -> None:
         """Raise MetadataError when a column that is read is there twice."""
@@ -132,6 +142,10 @@ def reading(path: Path) -> Iterator[None]:
         raise MetadataError(
             f"{path}: cannot be read: {error.strerror or error}; make it readable or write it again"
         ) from error
+
+
+def _is_other_alias(column: str) -> bool:
+    return str(column).strip().lower() in _OTHER
 
 
 def repeated(names: Sequence[str]) -> list[str]:

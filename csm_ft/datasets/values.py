@@ -16,6 +16,7 @@ from csm_ft.text_file import nfc
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # What an absent number or speaker looks like when a program printed it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_BREAK = re.compile("[\u00a0\u202f]")  # blanks of French punctuation, which are not printable
 _PRINTED_NOTHING = ("nan", "none", "null")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)  # as spreadsheets of many countries write it
@@ -48,8 +49,8 @@ def read_values(
     """
     values: dict[str, Any] = {}
     reasons: dict[str, Reason] = {}
-    for name in sorted(record, key=columns.is_other_alias):
-        raw, field = record[name], columns.field_of(name)
+    for name, field, is_other in columns.in_order(tuple(record)):
+        raw = record[name]
         if field is None:
             tag = str(name).strip().lower()
             if keep is None or tag in keep:
@@ -59,7 +60,7 @@ def read_values(
                     if word.isprintable():
                         values.setdefault("tags", {})[tag] = nfc(word)
             continue
-        if columns.is_other_alias(name) and {field} & {*values, *reasons}:
+        if is_other and (field in values or field in reasons):
             continue
         value = _CONVERT[field](name, raw)
         if isinstance(value, Reason):
@@ -79,8 +80,7 @@ def _plain(name: str, value: Any) -> Any:
         value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, str):
         value = value.strip()
-        is_broken = any("\ud800" <= letter <= "\udfff" for letter in value)
-        if "\0" in value or (not value.isascii() and is_broken):
+        if "\0" in value or (not value.isascii() and _SURROGATE.search(value)):
             return Reason(
                 f"{name} {show(value)} has characters that are no text (NUL, broken UTF-8); write"
                 " it again as UTF-8"
@@ -110,9 +110,14 @@ def _text(name: str, value: Any) -> str | None:
             f"{name} {show(value)} is an empty cell printed by a program; fill it in or drop"
             " the row"
         )
-    if not any(letter.isprintable() and not letter.isspace() for letter in value):
+    # A blank is the only space that is printable, and `value` does not begin with one.
+    if not value.isprintable() and not any(map(_is_visible, value)):
         return Reason(f"{name} {show(value)} has no visible character; fill it in or drop the row")
     return value
+
+
+def _is_visible(letter: str) -> bool:
+    return letter.isprintable() and not letter.isspace()
 
 
 def _transcript(name: str, value: Any) -> str | None:

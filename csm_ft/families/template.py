@@ -33,7 +33,8 @@ class _Part:
 class TextTemplate:
     """A template that was checked; ConfigError names what is wrong with it.
 
-    `columns` are the columns of the metadata that it names, without text and speaker.
+    `columns` are the columns of the metadata that it names, without text and speaker; `needed`
+    those of them that every row must have.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -50,12 +51,8 @@ class TextTemplate:
         self._start, self._parts = _parts(literals, names)
         self.columns = tuple(name for name in names if name not in _OWN)
         self.names_speakers = "speaker" in names
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """The columns that every row must have."""
         optional = {part.name for part in self._parts if part.is_optional}
-        return tuple(name for name in self.columns if name not in optional)
+        self.needed = tuple(name for name in self.columns if name not in optional)
 
     def problem(self, tags: Mapping[str, str]) -> str:
         """Return why a row with these tags cannot be written, with the way out, or ""."""
@@ -69,7 +66,7 @@ class TextTemplate:
 
     def unwritable(self, tags: Mapping[str, str]) -> str:
         """Return which tag has a bracket that stands around it in the template, or ""."""
-        for part in self._parts:
+        for part in self._parts if tags else ():
             value = tags.get(part.name, "")
             bad = {part.opening, part.closing} - {""} if part.name in self.columns else set[str]()
             if any(letter in value for letter in bad) or not value.isprintable():

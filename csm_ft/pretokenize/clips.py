@@ -4,9 +4,11 @@ What can become a clip, what cannot and why.
 """
 
 import hashlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,9 +23,13 @@ from csm_ft.data.measures import Measures
 from csm_ft.data.references import SourceFile
 from csm_ft.data.rows import Row
 from csm_ft.data.split import Arrays
+from csm_ft.device import collector_paused
 from csm_ft.errors import ConfigError
 from csm_ft.families.encoder import Encoder
+from csm_ft.pretokenize.labels import Labels
 from csm_ft.pretokenize.level import set_level
+
+_ROWS_PER_CALL = 1024  # of a thread
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,26 @@ class Job:
         return self.encoder.rejects(span.row, lengths)
 
 
+@collector_paused()
+def check_rows(
+    job: Job, labels: Labels, rows: Sequence[Row], files: Mapping[Path, SoundFile | str]
+) -> list[Span | str]:
+    """Return the span of each row, or why the row cannot be used.
+
+    By two threads: half of the work are tokenizers, which let another thread run.
+    """
+
+    def check(start: int) -> list[Span | str]:
+        return [
+            labels.rejects(row) or check_row(job, labels.take(row), files[row.path])
+            for row in rows[start : start + _ROWS_PER_CALL]
+        ]
+
+    with ThreadPoolExecutor(min(2, job.config.num_workers)) as pool:
+        checked = pool.map(check, range(0, len(rows), _ROWS_PER_CALL))
+        return list(itertools.chain.from_iterable(checked))
+
+
 def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     """Return the span of a row, or why the row cannot be used."""
     if isinstance(file, str):
@@ -127,14 +153,16 @@ def check_row(job: Job, row: Row, file: SoundFile | str) -> Span | str:
     if reason:
         return reason
     end_sec = min(end_sec, duration_sec)
-    if row.end_sec is not None:
-        row = replace(row, end_sec=end_sec)
     if end_sec - start_sec < job.config.min_sec:
         return (
             f"{end_sec - start_sec:.3f} s is shorter than --min_sec {job.config.min_sec:g}; drop"
             " the row, or lower it"
         )
-    row = replace(row, speaker=row.speaker or job.config.default_speaker)
+    row = replace(
+        row,
+        speaker=row.speaker or job.config.default_speaker,
+        end_sec=None if row.end_sec is None else end_sec,
+    )
     text = job.encoder.encode_text(row)
     if isinstance(text, str):
         return text

@@ -9,11 +9,13 @@ from csm_ft.data.split import SPLITS
 from csm_ft.datasets.metadata import read_metadata
 from csm_ft.datasets.sources import Source, parse_sources, weigh_sources
 from csm_ft.datasets.tables import TAGS, Columns
+from csm_ft.device import collector_paused
 from csm_ft.pretokenize.clips import Job, choose_rows
 from csm_ft.pretokenize.columns import check_columns
 from csm_ft.pretokenize.rejections import Rejections
 
 
+@collector_paused()
 def read_rows(job: Job, rejections: Rejections) -> dict[str, list[Row]]:
     """Read the rows of each split; without `val_data` there may be none but train."""
     config = job.config

@@ -31,7 +31,7 @@ from csm_ft.families.stores import is_foreign, open_store, verify
 from csm_ft.pretokenize.clips import (
     Job,
     Span,
-    check_row,
+    check_rows,
     hold_out,
     report_early_ends,
 )
@@ -184,8 +184,8 @@ def usable_rows(job: Job, rejections: Rejections) -> Spans:
     spans: Spans = {name: [] for name in rows}
     num_cut = 0
     for name, wanted in rows.items():
-        for row in wanted:
-            outcome = labels.rejects(row) or check_row(job, labels.take(row), files[row.path])
+        outcomes = check_rows(job, labels, wanted, files)
+        for row, outcome in zip(wanted, outcomes, strict=True):
             if isinstance(outcome, str):
                 rejections.add_row(name, row, outcome)
             else:

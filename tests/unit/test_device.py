@@ -1,6 +1,7 @@
 """Settings of torch during a run, and of memory."""
 
 import ctypes
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from csm_ft.device import reproducible
+from csm_ft.device import collector_paused, reproducible
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,22 @@ def test_operations_are_deterministic_without_clearing_memory_first() -> None:
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
+@pytest.mark.parametrize("before", [True, False])
+def test_collector_is_as_before_a_pause(before: bool) -> None:
+    (gc.enable if before else gc.disable)()
+    try:
+        with pytest.raises(ValueError, match="inside"), collector_paused():
+            _raise_if_paused()
+        assert gc.isenabled() == before
+    finally:
+        gc.enable()
+
+
+def _raise_if_paused() -> None:
+    if not gc.isenabled():
+        raise ValueError("inside")
+
+
 def test_freed_memory_is_kept() -> None:
     """Pages of a large array are mapped once, and not again for each further array."""
     code = (

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.data.rows import Rejection, Row
+from csm_ft.datasets import tables
 from csm_ft.datasets.metadata import read_metadata
+from csm_ft.datasets.values import read_values
 
 Columns = dict[str, Any]
 
@@ -276,6 +278,19 @@ def test_column_and_alias_must_agree(tmp_path: Path) -> None:
 )
 def test_bad_row_is_rejected_with_reason(tmp_path: Path, columns: Columns, message: str) -> None:
     assert message.replace('"', "'") in reason(tmp_path, **columns)
+
+
+@given(text=st.text())
+def test_texts_are_read_as_letter_by_letter(text: str) -> None:
+    """Compared with a look at every letter of a text."""
+    letters = text.strip()
+    is_text = not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in letters)
+    is_visible = any(letter.isprintable() and not letter.isspace() for letter in letters)
+    values, reasons = read_values({"text": text}, tables.Columns())
+    if letters and letters not in ("nan", "NaN"):
+        assert ("text" in values) == (is_text and is_visible)
+        assert ("no text" in reasons.get("text", "")) == (not is_text)
+        assert ("no visible" in reasons.get("text", "")) == (is_text and not is_visible)
 
 
 def test_huge_number_is_a_speaker(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which rows become clips: bad ones are listed with reasons, held-out files stay whole."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csm_ft.data import audio
+from csm_ft.data.inspect import inspect_files
 from csm_ft.data.measures import Measures
 from csm_ft.data.references import SourceFile
 from csm_ft.data.rows import Row
+from csm_ft.datasets.metadata import read_metadata
 from csm_ft.errors import AudioError, ConfigError
-from csm_ft.pretokenize.clips import Span, hold_out
-from tests.helpers.pretokenizing import FakeEncoder, Json, Work, write_wave
+from csm_ft.pretokenize import clips
+from csm_ft.pretokenize.clips import Job, Span, check_row, check_rows, hold_out
+from csm_ft.pretokenize.labels import Labels
+from tests.helpers.pretokenizing import FakeConfig, FakeEncoder, Json, Work, write_wave
 
 # Rows that cannot be used
 
@@ -71,6 +76,29 @@ def test_bad_rows_are_listed_with_reasons(work: Work, encoder: FakeEncoder) -> N
     assert reasons["no such file"] == 1
     assert reasons["start_sec N is past the end of the file (N s)"] == 2
     assert sum(reasons.values()) == work.report()["rejected"] == len(bad)
+
+
+def test_threads_keep_the_order_of_rows(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared with rows that are checked one by one."""
+    good = work.clips([1.0] * 5)
+    rows = [{**good[i % 5], "text": f"Text {i}.", "end": 0.5 + i / 25} for i in range(25)]
+    path = work.folder / "train.json"
+    path.write_text(json.dumps(rows))
+    options = FakeConfig(train_data=str(path), output=str(work.output), end_tolerance_sec=0.0)
+    job = Job(options, "fake", FakeEncoder())
+    read, _ = read_metadata(path)
+    files = inspect_files((row.path for row in read), 1)
+    wanted = [check_row(job, row, files[row.path]) for row in read]
+    monkeypatch.setattr(clips, "_ROWS_PER_CALL", 2)
+    found = check_rows(job, Labels(options, {"train": read}, {}), read, files)
+    assert list(map(_shown, found)) == list(map(_shown, wanted))
+    assert 0 < sum(isinstance(one, str) for one in found) < len(rows), "both kinds of rows"
+
+
+def _shown(outcome: Span | str) -> object:
+    if isinstance(outcome, str):
+        return outcome
+    return outcome.row, outcome.key, outcome.text["letters"].tolist()
 
 
 @pytest.mark.parametrize(
