@@ -395,4 +395,5 @@ def _span(values: Mapping[str, Any]) -> tuple[float | None, float | None] | Reas
 
 
 def _bad_span(values: Mapping[str, Any], problem: str) -> Reason:
-    return Reason(f"{problem} (clip {show(values['path'])}); drop the row or fix the span")
+    clip = show(values.get("path", ""))
+    return Reason(f"{problem} (clip {clip}); drop the row or fix the span")

@@ -266,6 +266,7 @@ def test_column_and_alias_must_agree(tmp_path: Path) -> None:
         ({"text": "a\0b"}, "has characters that are no text"),
         ({"text": "a\ud800"}, "has characters that are no text"),
         ({"path": 7}, "path 7 is not a string"),
+        ({"path": 7, "start": 2, "end": 1}, "path 7 is not a string"),
         ({"path": ["a.wav"]}, "is not a string"),
         ({"path": "https://x.org/a.wav"}, "is an address"),
         ({"path": "a\0.wav"}, "has characters that are no text"),
