@@ -61,7 +61,8 @@ class Rejections:
         ]
         if lines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, "".join(f"{line}\n" for line in lines))
+            text = "".join(f"{line}\n" for line in lines)
+            write_whole(self.path, text.encode(errors="backslashreplace"))  # rows in broken UTF-8
         else:
             self.path.unlink(missing_ok=True)  # of an earlier run
         new = self._found[self._num_shown :]

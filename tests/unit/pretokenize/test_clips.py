@@ -29,6 +29,7 @@ def bad_rows(work: Work) -> list[tuple[Json, str]]:
     write_wave(work.folder / "long.wav", 170, seed=50)
     return [
         ({"path": "audio/none.wav", "text": "No file."}, "no such file"),
+        ({"path": "audio/0.wav", "text": "Broken \ud800."}, "has characters that are no text"),
         ({"path": "broken.wav", "text": "No sound."}, "cannot be decoded"),
         (
             {"path": "audio/0.wav", "text": "Too far.", "end": 1.2},
