@@ -147,7 +147,7 @@ class RunOptions(Options):
     @property
     def can_compile(self) -> bool:
         """Whether the other options let layers be compiled."""
-        return self.activation_checkpointing != "selective" and self.parallel != "fsdp"
+        return self.activation_checkpointing != "selective"
 
     @model_validator(mode="after")
     def _compiles_whole_layers(self) -> Self:
@@ -155,10 +155,5 @@ class RunOptions(Options):
             raise ValueError(
                 "compile on: torch itself chooses what compiled layers keep for the backward pass,"
                 " not activation_checkpointing selective; use off or full, or --compile off"
-            )
-        if self.compile == "on" and self.parallel == "fsdp":
-            raise ValueError(
-                "compile on: layers that --parallel fsdp shards are not compiled; use --parallel"
-                " ddp, or --compile off"
             )
         return self

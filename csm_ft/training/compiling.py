@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from csm_ft.config.train import TrainConfig
 from csm_ft.console import console
@@ -49,9 +51,41 @@ def compile_blocks(
     settings: Any = torch._dynamo.config
     settings.suppress_errors = may_fail
     settings.recompile_limit = max(settings.recompile_limit, _MOST_VARIANTS)
+    settings.specialize_float = True  # else each graph is traced twice, as its floats may change
     for module in model.modules():
         if isinstance(module, model.block_classes):
-            module.forward = torch.compile(module.forward, dynamic=True, backend=backend)
+            compiled = torch.compile(module.forward, dynamic=True, backend=backend)
+            module.forward = _without_views(compiled)
+
+
+def _without_views(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Let no input be a view, as the first layer's is, and each one's under FSDP.
+
+    A graph is for one form of the tensor behind a view, so there would be several.
+    """
+
+    def forward(*inputs: Any, **options: Any) -> Any:
+        inputs, options = tree_map_only(Tensor, _plain, (inputs, options))
+        return compiled(*inputs, **options)
+
+    return forward
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    plain: Any = _Plain.apply(tensor) if tensor._is_view() else tensor
+    return plain
+
+
+class _Plain(torch.autograd.Function):
+    """The same memory, which torch does not know as a view; the gradient passes through."""
+
+    @staticmethod
+    def forward(_: Any, tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+    @staticmethod
+    def backward(_: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
 
 
 def choose_compile(config: TrainConfig, family: Family, store: Store, plan: RunPlan) -> bool:

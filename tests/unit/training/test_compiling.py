@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+from torch.distributed.tensor import DTensor
 
 from csm_ft.config.base import build
 from csm_ft.data.split import Store
@@ -22,6 +24,7 @@ from csm_ft.families.csm.family import CsmFamily
 from csm_ft.families.model import Batch, SpeechModel
 from csm_ft.training import compiling
 from csm_ft.training.compiling import choose_compile, compile_blocks, uncompiled
+from csm_ft.training.parallel import TorchRanks
 from csm_ft.training.plan import RunPlan
 from csm_ft.training.recompute import checkpoint_activations
 from csm_ft.training.step import after_each_forward
@@ -31,8 +34,11 @@ from tests.unit.training.test_recompute import CASES
 
 # Traced as for the compiler, and run by torch's own kernels: seconds instead of minutes.
 TRACED = "eager"
-# Torch hides it, but by a filter that comes after pytest's.
-pytestmark = pytest.mark.filterwarnings(r"ignore:The \.grad attribute:UserWarning")
+# Torch hides the first, but by a filter that comes after pytest's; the second is its compiler's own.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:The \.grad attribute:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning"),
+]
 
 SLOW = [name for name in CASES if name != "csm"]
 
@@ -93,7 +99,7 @@ def test_nothing_is_compiled_again_for_other_shapes() -> None:
         after_one = num_graphs()
         for batch, wanted in zip(batches[1:], expected[1:], strict=True):
             assert_close(backward(model, batch), wanted)
-    assert num_graphs() == after_one
+    assert num_graphs() == after_one == 2, "one for the backbone's layers, one for the decoder's"
     assert calls
 
 
@@ -104,6 +110,34 @@ def test_layers_that_keep_only_their_inputs() -> None:
     checkpoint_activations(model, CsmConfig(activation_checkpointing="full"))
     assert_close(backward(model, batch), expected)
     assert num_graphs() > 0
+
+
+@pytest.fixture
+def only_rank() -> Iterator[TorchRanks]:
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield TorchRanks("fsdp", "cpu")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [TRACED, pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
+@pytest.mark.parametrize("recomputed", ["off", "full"])
+def test_sharded_layers(only_rank: TorchRanks, backend: str, recomputed: str) -> None:
+    def build(*, is_empty: bool) -> SpeechModel:
+        model, _ = CASES["csm"]()
+        compile_blocks(model, backend=backend)
+        checkpoint_activations(model, CsmConfig(activation_checkpointing=recomputed))
+        return model
+
+    model, batch = CASES["csm"]()
+    expected = backward(model, batch)
+    found = backward(only_rank.build(build), batch)
+    sharded = {name for name, value in found.items() if isinstance(value, DTensor)}
+    assert sharded == found.keys() - {"c0", "depth"}
+    assert_close({n: found[n].full_tensor() if n in sharded else found[n] for n in found}, expected)
+    assert num_graphs() == 2, "one for the backbone's layers, one for the decoder's"
 
 
 def test_what_cannot_be_compiled() -> None:
@@ -163,8 +197,7 @@ def test_long_runs_on_a_gpu_are_compiled(
     assert choice(monkeypatch, n_epochs=0.9 * epochs, compile="on")
     assert not choice(monkeypatch, n_epochs=1.1 * epochs, compile="off")
     assert not choice(monkeypatch, n_epochs=1.1 * epochs, device="cpu")
-    for refused in ({"activation_checkpointing": "selective"}, {"parallel": "fsdp"}):
-        assert not choice(monkeypatch, n_epochs=1.1 * epochs, **refused)
+    assert not choice(monkeypatch, n_epochs=1.1 * epochs, activation_checkpointing="selective")
     assert capsys.readouterr().out == ""
 
 
@@ -180,16 +213,9 @@ def test_a_machine_without_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         compile_blocks(make_model(seed=1))
 
 
-@pytest.mark.parametrize(
-    ("options", "way_out"),
-    [
-        ({"activation_checkpointing": "selective"}, "use off or full"),
-        ({"parallel": "fsdp"}, "use --parallel ddp"),
-    ],
-)
-def test_what_does_not_go_with_it(options: dict[str, Any], way_out: str) -> None:
-    with pytest.raises(ConfigError, match=f"compile on: .*{way_out}"):
-        build(CsmConfig, {"compile": "on", **options})
+def test_selective_checkpointing_does_not_go_with_it() -> None:
+    with pytest.raises(ConfigError, match=r"compile on: .*use off or full"):
+        build(CsmConfig, {"compile": "on", "activation_checkpointing": "selective"})
 
 
 @pytest.mark.parametrize("chosen", [True, False])
