@@ -4,6 +4,8 @@ Operations and bytes are those of tensors without memory, so nothing is computed
 values, such as host reads, is counted on a model of the same depth and a small width.
 """
 
+from dataclasses import replace
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
@@ -13,12 +15,14 @@ from benchmarks.clips import split_of
 from benchmarks.config import BenchmarkConfig
 from benchmarks.counters import Operations, kept_for_backward
 from benchmarks.figures import Found, exact
+from benchmarks.kernels import bytes_per_position
 from csm_ft.device import autocast
 from csm_ft.families.base import Draw, parts_of, weighted_loss
 from csm_ft.families.csm.arrange import arrange
 from csm_ft.families.csm.config import CsmConfig
 from csm_ft.families.csm.data import CsmBatch, collate
 from csm_ft.families.csm.family import CsmFamily
+from csm_ft.families.csm.layers import Transformer
 from csm_ft.families.csm.model import CsmModel, empty_model, random_model
 from csm_ft.families.csm.sample import generate
 from csm_ft.families.csm.size import PRESETS, CsmSize, TransformerSize
@@ -38,7 +42,7 @@ OPTIONS = CsmConfig()
 
 def measure(config: BenchmarkConfig) -> Found:
     """Count a training step and a generated frame."""
-    counted = {**count_step(), **count_update(), **count_frame()}
+    counted = {**count_step(), **count_compiled(), **count_update(), **count_frame()}
     host_reads = count_forward_backward(random_model(NARROW, 0), batch_of(NARROW, 2)).host_reads
     counted["counts.csm1b.host_reads"] = host_reads
     return {name: exact(value) for name, value in counted.items()}
@@ -63,6 +67,36 @@ def count_step() -> dict[str, float]:
         "counts.csm1b.other_mb_per_token": other_bytes / positions / 1e6,
         "counts.csm1b.saved_mb_per_token": (bytes_kept[1] - bytes_kept[0]) / positions / 1e6,
     }
+
+
+def count_compiled() -> dict[str, float]:
+    """Count the bytes of a step with compiled layers, per position as in `count_step`."""
+    short, long = (batch_of(CSM_1B, num_clips) for num_clips in (8, 16))
+    sizes = (CSM_1B.backbone, CSM_1B.decoder)
+    # What is not compiled: embeddings, heads, losses.
+    backbone, decoder = (replace(size, layers=0) for size in sizes)
+    bare = empty_model(replace(CSM_1B, backbone=backbone, decoder=decoder))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        give_weights(bare)
+        first, second = (
+            count_forward_backward(bare, batch, dtype="bf16").other_bytes for batch in (short, long)
+        )
+    positions = long.num_padded - short.num_padded
+    depth_positions = (len(long.depth_rows) - len(short.depth_rows)) * CSM_1B.num_codebooks
+    in_layers = [
+        size.layers * layer_bytes(size) * num_positions
+        for size, num_positions in zip(sizes, (positions, depth_positions), strict=True)
+    ]
+    total = second - first + sum(in_layers)
+    return {"counts.csm1b.compiled_other_mb_per_token": total / positions / 1e6}
+
+
+def layer_bytes(size: TransformerSize) -> float:
+    """Count what the kernels of a compiled layer move per position."""
+    with torch.device("meta"):
+        layer = Transformer(replace(size, layers=1)).layers[0]
+    layer.to_empty(device="cpu")
+    return bytes_per_position(layer, size.dim, mask=None, input_pos=None)
 
 
 def count_update() -> dict[str, float]:

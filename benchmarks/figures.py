@@ -225,6 +225,12 @@ FIGURES: Mapping[str, Figure] = {
     "counts.csm1b.other_mb_per_token": Figure(
         "MB read and written by them per position", "MB", "low", 24
     ),
+    "counts.csm1b.compiled_other_mb_per_token": Figure(
+        "the same with compiled layers, by kernels of the compiler's choice for a CPU",
+        "MB",
+        "low",
+        8,
+    ),
     "counts.csm1b.saved_mb_per_token": Figure(
         "MB kept for the backward pass per position", "MB", "low", 2.8
     ),

@@ -81,10 +81,14 @@ def rotate(values: Tensor, rotations: Tensor) -> Tensor:
 
 
 def _rotate_real(values: Tensor, rotations: Tensor) -> Tensor:
-    """`rotate` by cosines and sines, [B, S, 1, E / 2, 2]."""
-    even, odd = values.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cosines, sines = rotations.unbind(-1)
-    turned = torch.stack([even * cosines - odd * sines, odd * cosines + even * sines], dim=-1)
+    """`rotate` by cosines and sines, [B, S, 1, E / 2, 2]: one kernel in each direction.
+
+    Halves that are computed apart, and stacked, would be written and read once more.
+    """
+    pairs = values.float().unflatten(-1, (-1, 2))
+    cosines, sines = rotations.split(1, dim=-1)
+    signs = 2 * torch.arange(2, device=values.device) - 1
+    turned = pairs * cosines + pairs.flip(-1) * (signs * sines)
     return turned.flatten(-2).type_as(values)
 
 

@@ -10,10 +10,13 @@ from torch import nn
 from benchmarks import counts, data
 from benchmarks.counters import Operations, kept_for_backward
 from benchmarks.figures import ratio
+from benchmarks.kernels import bytes_per_position
 from benchmarks.timing import interleave
 from csm_ft.families.csm.model import random_model
 
 MODEL = random_model(counts.NARROW, 0)
+# Of torch's own compiler.
+COMPILES = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 
 
 def test_operations_of_csm_1b() -> None:
@@ -23,6 +26,27 @@ def test_operations_of_csm_1b() -> None:
     assert found["counts.csm1b.other"] <= 1443
     assert found["counts.csm1b.other_mb_per_token"] <= 15.87
     assert found["counts.csm1b.saved_mb_per_token"] <= 1.74
+
+
+@COMPILES
+def test_bytes_with_compiled_layers() -> None:
+    found = counts.count_compiled()
+    assert found["counts.csm1b.compiled_other_mb_per_token"] <= 7.05
+
+
+@COMPILES
+def test_bytes_of_kernels() -> None:
+    class SineOfProduct(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(16, 16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x @ self.weight).float().sin()
+
+    # x to bf16; fp32 sine of the bf16 product; its gradient in bf16, and that of x in fp32.
+    expected = (4 + 2) + (2 + 4) + (4 + 2 + 2) + (2 + 4)
+    assert bytes_per_position(SineOfProduct(), 16) == 16 * expected
 
 
 def test_bytes_of_the_update() -> None:
