@@ -148,7 +148,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        return F.rms_norm(x.float(), self.scale.shape, self.scale, self.eps).to(x.dtype)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # torch has a kernel for it
+            return F.rms_norm(x.float(), self.scale.shape, self.scale, self.eps).to(x.dtype)
+        normed: Any = _RMSNorm.apply(x.float(), self.scale.float(), self.eps)
+        return normed.to(x.dtype)
 
 
 class CastRMSNorm(RMSNorm):
@@ -161,11 +164,7 @@ class CastRMSNorm(RMSNorm):
         """[..., D] -> [..., D]."""
         kind = x.device.type
         is_cast = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if is_cast else x.dtype
-        if kind != "cpu" or torch.compiler.is_compiling():  # torch has a kernel for all of it
-            return super().forward(x).to(dtype)
-        normed: Any = _RMSNorm.apply(x.float(), self.scale.float(), self.eps)
-        return normed.to(dtype)
+        return super().forward(x).to(torch.get_autocast_dtype(kind) if is_cast else x.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):

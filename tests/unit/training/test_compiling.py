@@ -120,10 +120,13 @@ def only_rank() -> Iterator[TorchRanks]:
 
 
 @pytest.mark.parametrize(
-    "backend",
-    [TRACED, pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+    ("backend", "recomputed"),
+    [
+        (TRACED, "off"),
+        (TRACED, "full"),
+        pytest.param("inductor", "off", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
 )
-@pytest.mark.parametrize("recomputed", ["off", "full"])
 def test_sharded_layers(only_rank: TorchRanks, backend: str, recomputed: str) -> None:
     def build(*, is_empty: bool) -> SpeechModel:
         model, _ = CASES["csm"]()
