@@ -23,6 +23,9 @@ class TrainedRows(nn.Module):
     The table's own values of these rows are not read.
     """
 
+    ids: Tensor
+    places: Tensor  # [V] in `rows`, -1 = none
+
     def __init__(self, table: nn.Embedding, ids: Tensor) -> None:
         super().__init__()
         self.weight = table.weight.requires_grad_(False)
@@ -32,11 +35,11 @@ class TrainedRows(nn.Module):
         places[ids] = torch.arange(len(ids))
         # On the CPU, with values, even where the model is built on the meta device.
         self.register_buffer("ids", ids.cpu(), persistent=False)
-        self.register_buffer("places", places, persistent=False)  # [V] in `rows`, -1 = none
+        self.register_buffer("places", places, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[...] token ids -> [..., D]."""
-        places: Tensor = self.places[tokens]
+        places = self.places[tokens]
         trained = F.embedding(places.clamp(min=0), self.rows)
         others = F.embedding(tokens, self.weight)
         return torch.where(places.unsqueeze(-1) >= 0, trained, others)

@@ -46,7 +46,9 @@ def compile_blocks(
             " one (apt-get install g++), or use --compile off"
         )
     _keep_on_disk()
-    inductor: Any = torch._inductor.config
+    from torch._inductor import config as inductor_config  # here, as below
+
+    inductor: Any = inductor_config
     inductor.deterministic = torch.are_deterministic_algorithms_enabled()
     settings: Any = torch._dynamo.config
     settings.suppress_errors = may_fail

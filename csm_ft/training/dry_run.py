@@ -98,7 +98,8 @@ def describe_run(config: TrainConfig) -> Iterator[str]:
     plan = RunPlan(config, train, only_measure=False, ranks=num_ranks)
     steps = plan.first_epoch()
     longest = max(itertools.chain.from_iterable(steps), key=lambda rows: _padded(train, rows))
-    batch = family.collate(train, longest, config, draw=Draw(config.seed, 0))
+    on_card = config.replace(device="cuda")  # where micro-batches are padded that a CPU packs
+    batch = family.collate(train, longest, on_card, draw=Draw(config.seed, 0))
     measurer = Measurer(family, store, batch, num_ranks)
     model, counted = measurer.counted(config)
     sizes, folder = sizes_of(model, config), Path(config.output_dir)
