@@ -15,19 +15,19 @@ from tests.conftest import ROOT
 OPTIONS = (
     "--train_from_scratch --model_dim 96 --model_ffn_dim 256 --model_heads 4"
     " --model_encoder_layers 2 --model_decoder_layers 1 --learning_rate 2e-3 --warmup_steps 20"
-    " --lr_decay linear --batch_size 16 --n_epochs 22 --val_every 22ep --gen_every 0"
+    " --lr_decay linear --batch_size 8 --n_epochs 22 --val_every 22ep --gen_every 0"
     " --save_every 0 --val_wer_clips -1 --wandb off --device cpu --threads 1"
 ).split()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # two minutes and a half of one core
+@pytest.mark.timeout(1200)  # 80 s of one core
 def test_sentences_are_learned_by_ear(tmp_path: Path) -> None:
-    rows = bundled_clips(tmp_path)
+    rows = bundled_clips(tmp_path)[::2]
     texts = [row["text"] for row in rows]
     random.Random(0).shuffle(texts)
     shuffled = [{**row, "text": text} for row, text in zip(rows, texts, strict=True)]
-    assert len(rows) == 248
+    assert len(rows) == 124
     assert word_error_rate(tmp_path, "true", rows, rows) < 0.05
     # The same recordings with texts of others: what is written is not what is heard.
     assert word_error_rate(tmp_path, "shuffled", shuffled, rows) > 0.8

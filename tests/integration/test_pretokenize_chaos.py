@@ -75,7 +75,7 @@ def wait_for_parts(process: "subprocess.Popen[bytes]", output: Path) -> None:
 
     So that what follows hits a run at work and not its imports.
     """
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not list(Path(f"{output}.parts").glob("part_*")):
         assert process.poll() is None, f"ended early with {process.returncode}"
         assert time.monotonic() < deadline

@@ -40,7 +40,7 @@ def test_an_interrupted_sweep_has_its_run(sweep: Sweep) -> None:
     with sweep.start("--n_trials", "2") as process:
         wait_for(lambda: (sweep.out / "trials/0000/steps.log").is_file())
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=200)[0]
     assert process.returncode == 130, output
     (first,) = offline_runs(sweep.out)
     assert first.summary["state"] == "unfinished"

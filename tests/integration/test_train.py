@@ -248,7 +248,7 @@ def test_ctrl_c_saves_and_says_how(tokens: Path, tmp_path: Path) -> None:
         time.sleep(0.1)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=200)
     assert process.returncode == 130
     assert "the same command resumes from here" in output
     assert list((run / "checkpoints").glob("step_*"))

@@ -271,7 +271,7 @@ def test_ctrl_c_ends_cleanly(sweep: Path) -> None:
     assert connection.getresponse().status == 200
     connection.close()
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=200)
     assert (process.returncode, error) == (0, "")
     assert "votes.json: 1; the page is" in out
     assert "1 blind vote by 1 listener prefers trial 0" in (sweep / "report.html").read_text()
