@@ -306,7 +306,7 @@ def _griffin_lim(amplitudes: Array) -> Wave:
     target = amplitudes.astype(np.float32)
     weights = _weights(len(target))
     phase = np.random.default_rng(0).uniform(-np.pi, np.pi, target.shape).astype(np.float32)
-    spectrum = (target * np.exp(1j * phase)).astype(np.complex64)
+    spectrum: NDArray[Any] = (target * np.exp(1j * phase)).astype(np.complex64)
     before = np.zeros_like(spectrum)
     for _ in range(GRIFFIN_LIM_STEPS):
         # Project onto the spectra that some wave has, extrapolate, and restore the amplitudes. Of
@@ -343,7 +343,7 @@ def _weights(num_columns: int) -> NDArray[np.float32]:
     return np.maximum(_add_windows(squares), np.float32(1e-6))
 
 
-def _add_windows(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+def _add_windows(windows: NDArray[Any]) -> NDArray[np.float32]:
     """Sum windows [C, 1024], each 320 samples after the one before it, into a wave.
 
     The wave has (C + 3) * 320 samples.
