@@ -10,11 +10,15 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch._functorch import config as autograd_config
+from torch._inductor import config as inductor_config
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import ExternKernelSchedulerNode
 
 from csm_ft.device import autocast
 
+_AUTOGRAD: Any = autograd_config
+_INDUCTOR: Any = inductor_config
 _SEQUENCES = 131  # a prime, which divides no size of a model
 
 
@@ -41,14 +45,12 @@ def bytes_per_position(block: nn.Module, width: int, **options: object) -> float
     def end(*_: object) -> None:
         raise _Counted
 
-    functorch: Any = torch._functorch.config
-    inductor: Any = torch._inductor.config
     inputs = torch.empty(_SEQUENCES, 8, width, requires_grad=True)
     torch.compiler.reset()
     with (
         patch.object(GraphLowering, "_compile_to_module", count),
-        functorch.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True),
-        inductor.patch(fx_graph_cache=False, compile_threads=1),
+        _AUTOGRAD.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True),
+        _INDUCTOR.patch(fx_graph_cache=False, compile_threads=1),
         autocast("cpu", "bf16"),
         suppress(_Counted),
     ):

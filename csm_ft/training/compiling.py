@@ -82,11 +82,11 @@ class _Plain(torch.autograd.Function):
     """The same memory, which torch does not know as a view; the gradient passes through."""
 
     @staticmethod
-    def forward(_: Any, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         return tensor.detach()
 
     @staticmethod
-    def backward(_: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return grads[0]
 
 

@@ -20,6 +20,7 @@ from tests.helpers.dialogues import write_dialogues
 from tests.helpers.ranks import (
     ENVIRONMENT,
     ROOT,
+    WORDS,
     check_same_gradients,
     finish,
     free_port,
@@ -103,6 +104,12 @@ def test_three_ranks_train_the_model_of_one(folder: Path, run: Run, alone: Path)
     finish(torchrun(3, run("ddp3"), run("fsdp3", "--parallel", "fsdp")))
     check_same_run(folder / "ddp3", alone)
     check_same_run(folder / "fsdp3", alone)
+
+
+@pytest.mark.slow
+def test_two_ranks_compile_their_shards() -> None:
+    script = str(ROOT / "tests/helpers/compiled_shards.py")
+    finish([*WORDS, "--standalone", "--nproc-per-node=2", script])
 
 
 @pytest.mark.slow
