@@ -15,8 +15,8 @@ from csm_ft.datasets.tables import TAGS, Columns, show
 from csm_ft.text_file import nfc
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-# What an absent number or speaker looks like when a program printed it.
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# What an absent number or speaker looks like when a program printed it.
 _NO_BREAK = re.compile("[\u00a0\u202f]")  # blanks of French punctuation, which are not printable
 _PRINTED_NOTHING = ("nan", "none", "null")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)  # as spreadsheets of many countries write it

@@ -77,13 +77,15 @@ class Encoder(ABC):
     def encode_text(self, row: Row) -> Arrays | str:
         """Return the arrays that come from a row's text; cheap, made again in every run.
 
-        A str in their place is the reason why the row cannot be used.
+        A str in their place is the reason why the row cannot be used. Two threads call it at the
+        same time.
         """
 
     def rejects(self, row: Row, lengths: Mapping[str, int]) -> str:
         """Return why a row cannot be used, or "".
 
         `lengths` are the rows of each array: expected before the sound is encoded, then true ones.
+        Two threads call it at the same time.
         """
         return ""
 

@@ -46,6 +46,11 @@ class Batch:
         return replace(self, counts=zeros, audio_sec=0.0, num_positions=0, num_padded=0)
 
     @property
+    def micro_batch_tokens(self) -> int:
+        """The positions that the option micro_batch_tokens counts: with padding."""
+        return self.num_padded
+
+    @property
     def has_targets(self) -> bool:
         """Whether anything of it is counted in a loss."""
         return any(bool(count.any()) for count in self.counts.values())
@@ -69,7 +74,7 @@ class SpeechModel(nn.Module):
     max_positions: int = 0  # longest sequence; 0 = no limit
     base_fingerprint: str = ""  # of the frozen weights, once there are adapters beside them
     # Of embedding tables, by their names: the rows that training reads, [U]. No others are trained
-    # (trained_rows.py). Tables that are not named are trained whole.
+    # (trained_rows.py). Tables that are not named are trained whole, and those beside adapters.
     read_rows: Mapping[str, Tensor] = MappingProxyType({})
 
     def forward(self, batch: Any) -> Loss:

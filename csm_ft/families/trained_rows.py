@@ -74,22 +74,6 @@ def join_tensors(model: SpeechModel, tensors: Mapping[str, Tensor]) -> dict[str,
     return found
 
 
-def split_state(model: SpeechModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the optimiser's tensors of a checkpoint, of earlier versions, too.
-
-    Those trained whole tables: `<table>.weight.<entry>`, of which the rows are taken.
-    """
-    found = dict(tensors)
-    for name, module in trained_tables(model):
-        beginning = f"{name}.weight."
-        for key in [key for key in found if key.startswith(beginning)]:
-            whole = found.pop(key)
-            is_number = whole.numel() == 1
-            rows = whole if is_number else whole.reshape(len(module.places), -1)[module.ids.cpu()]
-            found[f"{name}.rows.{key.removeprefix(beginning)}"] = rows
-    return found
-
-
 def trained_tables(model: SpeechModel) -> Iterator[tuple[str, TrainedRows]]:
     """Yield the tables of which some rows are trained, by name."""
     for name, module in model.named_modules():

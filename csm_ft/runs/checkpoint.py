@@ -23,7 +23,6 @@ from csm_ft.families import lora
 from csm_ft.families.model import SpeechModel, save_tensors
 from csm_ft.families.trained_rows import (
     join_tensors,
-    split_state,
     split_tensors,
     trained_tables,
 )
@@ -205,7 +204,6 @@ def load_optimizer(
 ) -> None:
     """Restore the optimiser in place; only the writer knows the folder; collective."""
     tensors = load_file(folder / "optimizer.safetensors") if folder else {}
-    tensors = split_state(model, tensors)
     if ranks.any(value=bool(tensors)):  # none in a checkpoint before the first step
         load_optimizer_tensors(model, optimizer, tensors, ranks)
 

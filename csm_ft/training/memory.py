@@ -127,19 +127,26 @@ def sharded(found: StepMemory, model: SpeechModel, num_ranks: int) -> StepMemory
     Beside its shard, a rank has what lies outside of the blocks whole, the block at work and the
     next one, and the gradient of what is being reduced.
     """
-    blocks = [
-        sum(p.numel() * p.element_size() for p in module.parameters())
-        for module in model.modules()
-        if isinstance(module, model.block_classes)
-    ]
-    largest = max(blocks, default=0)
-    outside = sum(p.numel() * p.element_size() for p in model.parameters()) - sum(blocks)
+    blocks = [module for module in model.modules() if isinstance(module, model.block_classes)]
+
+    def whole(*, only_trained: bool) -> tuple[int, int]:
+        """Return the bytes of the largest block, and of all that is outside of blocks."""
+        sizes = [_num_bytes(block, only_trained=only_trained) for block in blocks]
+        return max(sizes, default=0), _num_bytes(model, only_trained=only_trained) - sum(sizes)
+
+    largest, outside = whole(only_trained=False)
+    largest_trained, outside_trained = whole(only_trained=True)
     return replace(
         found,
         weights=found.weights // num_ranks + outside + 2 * largest,
-        gradients=found.gradients // num_ranks + outside + largest,
+        gradients=found.gradients // num_ranks + outside_trained + largest_trained,
         optimizer=found.optimizer // num_ranks,
     )
+
+
+def _num_bytes(module: nn.Module, *, only_trained: bool) -> int:
+    parameters = [p for p in module.parameters() if p.requires_grad or not only_trained]
+    return sum(p.numel() * p.element_size() for p in parameters)
 
 
 def peak_of_pass(

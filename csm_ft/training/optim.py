@@ -109,7 +109,8 @@ def choose_parameters(model: SpeechModel, family: Family, config: TrainConfig) -
         rule = family.parameter(config, name)
         is_chosen = rule.beside_adapters or not has_adapters
         parameter.requires_grad_(is_chosen and rule.lr_factor > 0)
-    split_tables(model)
+    if not has_adapters:
+        split_tables(model)
 
 
 def build_optimizer(

@@ -148,11 +148,12 @@ def _named_memory_errors(step: int, batch: Batch | None) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         num_sequences = len(next(iter(batch.counts.values()))) if batch else 0
-        positions = batch.num_padded if batch and num_sequences > 1 else 0
+        positions = batch.micro_batch_tokens if batch and num_sequences > 1 else 0
         what = "the optimiser's state"
         if batch:
             what = (
-                f"a micro-batch of {num_sequences} x {batch.num_padded // num_sequences} positions"
+                f"a micro-batch of {num_sequences} x"
+                f" {batch.micro_batch_tokens // num_sequences} positions"
             )
         way_out = NEEDS_LESS_MEMORY
         if positions:

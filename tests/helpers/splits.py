@@ -51,6 +51,7 @@ class FakeSplit(Split):
         weights: Sequence[float] = (),
         codes: Sequence[NDArray[np.uint16]] = (),
         text: Sequence[NDArray[np.uint32]] = (),
+        ids: Sequence[str] = (),
     ) -> None:
         random = np.random.default_rng(seed)
         num_clips = len(num_frames)
@@ -59,7 +60,17 @@ class FakeSplit(Split):
         width = codes[0].shape[1] if codes else SIZE.num_codebooks
         none = [""] * num_clips
         clips = [
-            Clip(f"clip-{i}", "", who, "", 0.0, 1.0, 1.0, conversation=name, turn=turn)
+            Clip(
+                ids[i] if ids else f"clip-{i}",
+                "",
+                who,
+                "",
+                0.0,
+                1.0,
+                1.0,
+                conversation=name,
+                turn=turn,
+            )
             for i, (who, name, turn) in enumerate(
                 zip(speakers or none, conversations or none, turns or [0] * num_clips, strict=True)
             )
@@ -85,10 +96,11 @@ def make_split(
     conversations: Sequence[str] = (),
     turns: Sequence[int] = (),
     speakers: Sequence[str] = (),
+    ids: Sequence[str] = (),
 ) -> FakeSplit:
     """Random clips, with three to eight text tokens each."""
     num_text_tokens = np.random.default_rng(seed).integers(3, 9, len(frames))
-    places = {"conversations": conversations, "turns": turns, "speakers": speakers}
+    places = {"conversations": conversations, "turns": turns, "speakers": speakers, "ids": ids}
     return FakeSplit(frames, num_text_tokens, seed, **places)
 
 

@@ -39,7 +39,6 @@ def test_operations_are_deterministic_without_clearing_memory_first() -> None:
     assert settings.fill_uninitialized_memory is before
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
 @pytest.mark.parametrize("before", [True, False])
 def test_collector_is_as_before_a_pause(before: bool) -> None:
     (gc.enable if before else gc.disable)()
@@ -56,6 +55,7 @@ def _raise_if_paused() -> None:
         raise ValueError("inside")
 
 
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
 def test_freed_memory_is_kept() -> None:
     """Pages of a large array are mapped once, and not again for each further array."""
     code = (

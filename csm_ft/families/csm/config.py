@@ -43,6 +43,7 @@ class CsmConfig(TrainConfig):
     measured_by: ClassVar[Mapping[str, Any]] = {
         **TrainConfig.measured_by,
         "val_depth_fraction": 1.0,
+        "text_embeddings": "all",
     }
 
     family: str = option("csm", "Model family; auto = that of the token file.", group="run")
@@ -151,12 +152,13 @@ class CsmConfig(TrainConfig):
         group="what is trained",
         ge=0,
     )
-    text_embeddings: Literal["used", "all", "frozen"] = option(
+    text_embeddings: Literal["used", "all"] = option(
         "used",
         "Text embeddings that are trained: used = those of the tokens in the training data, which"
-        " is the same training as all, as others have no gradient, in less memory (with decay_all:"
-        " all); frozen = none.",
+        " is the same training as all in less memory, as no others have a gradient (with decay_all:"
+        " all). A resumed run keeps its own.",
         group="what is trained",
+        trains=False,
     )
 
     # Conversations: metadata with the columns conversation and turn
@@ -428,8 +430,7 @@ _ADAPTED_ALONE = ("projection", "codebook0_head")
 def learning_rate_factor(config: CsmConfig, tensor_name: str) -> float:
     """Return the learning rate of a tensor as a multiple of `learning_rate`; 0 = frozen."""
     first = tensor_name.split(".")[0]
-    is_frozen = first == "text_embeddings" and config.text_embeddings == "frozen"
-    if is_frozen or first not in _TRAINED[config.method]:
+    if first not in _TRAINED[config.method]:
         return 0.0
     factor = getattr(config, f"{_PARTS[first]}_lr_factor")
     return factor * config.lora_lr_factor if config.method == "lora" else factor

@@ -51,6 +51,11 @@ class CsmBatch(Batch):
         return 1 if self.lengths else self.num_sequences
 
     @property
+    def micro_batch_tokens(self) -> int:
+        """The positions that the option micro_batch_tokens counts: with padding."""
+        return len(self.lengths) * max(self.lengths) if self.lengths else self.num_padded
+
+    @property
     def packing(self) -> Packing | None:
         """Where packed sequences lie."""
         if self.places is None or self.ends is None:
@@ -97,14 +102,14 @@ class _Columns:
 
 def text_ids(splits: Sequence[Split]) -> Tensor:
     """Return the different text tokens of all clips, with and without tags, in order, [U]."""
-    pieces = [
-        np.unique(tokens)
-        for split in splits
-        for name in ("text_tokens", "untagged_tokens")
-        if name in split.kinds
-        for _, tokens in split.blocks(name)
-    ]
-    return torch.from_numpy(np.unique(np.concatenate(pieces)).astype(np.int64))
+    found = np.zeros(0, dtype=np.int64)
+    for split in splits:
+        for name in {"text_tokens", "untagged_tokens"} & split.kinds.keys():
+            for _, tokens in split.blocks(name):
+                counts = np.bincount(tokens, minlength=len(found))
+                counts[: len(found)] += found
+                found = counts
+    return torch.from_numpy(np.flatnonzero(found))
 
 
 def collate(

@@ -215,8 +215,10 @@ class CsmFamily(Family):
             check_flags(config, size, name)
             _check_fit(size, store, name)
         model = empty_model(size)
-        if config.text_embeddings == "used" and not config.decay_all:
-            model.read_rows = {"text_embeddings": _read_text_ids(config, store)}
+        is_trained = learning_rate_factor(config, "text_embeddings") and config.method != "lora"
+        if is_trained and config.text_embeddings == "used" and not config.decay_all:
+            ids = _read_text_ids(config, store, size.text_vocab_size)
+            model.read_rows = {"text_embeddings": ids}
         return model
 
     def load_weights(self, model: SpeechModel, config: TrainConfig) -> None:
@@ -319,17 +321,24 @@ def _max_padding(config: CsmConfig) -> float:
     return 0.0 if config.packing == "on" else 1.0
 
 
-def _read_text_ids(config: CsmConfig, store: Store) -> Tensor:
+def _read_text_ids(config: CsmConfig, store: Store, vocab_size: int) -> Tensor:
     """Return the text tokens in the training data, those that are replayed among them."""
     from csm_ft.families.csm.data import text_ids
     from csm_ft.families.stores import open_tokens
 
-    splits = [store.splits["train"]]
+    stores = [store]
     if config.replay:
         path, _ = parse_replay(config.replay)
-        other = open_tokens(path, config.family, in_memory=False, option="replay")
-        splits.append(other.splits["train"])
-    return text_ids(splits)
+        in_memory = not config.partial_data_loading
+        stores.append(open_tokens(path, config.family, in_memory=in_memory, option="replay"))
+    ids = text_ids([one.splits["train"] for one in stores])
+    if int(ids[-1]) >= vocab_size:
+        names = " or ".join(str(one.path) for one in stores)
+        raise ConfigError(
+            f"{names} has the text id {int(ids[-1])}, the model has {vocab_size}; pretokenise with"
+            " the model's tokenizer"
+        )
+    return ids
 
 
 def _check_fit(size: CsmSize, store: Store, name: str) -> None:

@@ -19,7 +19,7 @@ def measure_batch(model: CsmModel, batch: CsmBatch) -> Mapping[str, tuple[Tensor
     `batch` is one of evaluation: all target frames go through the depth decoder, in order.
     """
     frames, drawn = model.embed_frames(batch.codes, batch.depth_rows)
-    hidden = model.backbone_hidden(model.embed(batch, frames), batch.packing).flatten(0, 1)
+    hidden = model.backbone_hidden(model.embed(batch, frames)).flatten(0, 1)
     hidden = hidden.index_select(0, batch.frame_positions - 1).index_select(0, batch.depth_rows)
     depth = model.depth_logits(hidden, drawn)  # [M, K-1, V]
     logits = torch.cat([model.codebook0_head(hidden).unsqueeze(1), depth], dim=1).float()

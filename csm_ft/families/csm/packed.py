@@ -25,9 +25,9 @@ class Packing:
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
     """Attend within each sequence, to itself and all before it: [1, T, H or G, E] -> [1, T, H, E].
 
-    A GPU has a kernel for all sequences in 16 bits; elsewhere each is a call of its own.
+    Newer GPUs have a kernel for all sequences in 16 bits; elsewhere each is a call of its own.
     """
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    if _has_kernel(query):
         return _by_one_kernel(query, key, value, packing)
     lengths = list(packing.lengths)
     parts = [tensor.transpose(1, 2).split(lengths, dim=2) for tensor in (query, key, value)]
@@ -36,6 +36,13 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing
         for of_one in zip(*parts, strict=True)
     ]
     return torch.cat(heads, dim=2).transpose(1, 2)
+
+
+def _has_kernel(query: Tensor) -> bool:
+    """Tell whether torch's flash attention takes it: Ampere or newer, 16 bits, heads of 8 n."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return query.shape[-1] % 8 == 0 and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _by_one_kernel(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:

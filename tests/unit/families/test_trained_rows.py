@@ -1,7 +1,9 @@
 """Tables of which only the rows that training reads are trained: the same training as of all."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,12 +14,11 @@ from csm_ft.families.csm.model import CsmModel
 from csm_ft.families.trained_rows import (
     TrainedRows,
     join_tensors,
-    split_state,
     split_tensors,
     trained_tables,
 )
 from csm_ft.runs.averaging import update_average
-from csm_ft.runs.checkpoint import load_optimizer_tensors, optimizer_tensors, weights_of
+from csm_ft.runs.checkpoint import weights_of
 from csm_ft.training.optim import averaged, build_optimizer, choose_parameters, set_learning_rate
 from tests.helpers.splits import examples_of, make_model, make_split
 
@@ -57,6 +58,19 @@ def test_ids_are_those_of_all_clips() -> None:
     tokens = {int(t) for row in range(len(split)) for t in split.array("text_tokens", row)}
     assert IDS.tolist() == sorted(tokens)
     assert len(IDS) < make_model().size.text_vocab_size, "some rows are not read"
+
+
+def test_ids_of_texts_without_tags_are_among_them() -> None:
+    class Tagged:
+        kinds: ClassVar[dict[str, None]] = {"text_tokens": None, "untagged_tokens": None}
+
+        def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+            rows = [3, 9, 3] if name == "text_tokens" else [9, 30]
+            yield 0, np.array(rows[:1], dtype=np.uint32)
+            yield 1, np.array(rows[1:], dtype=np.uint32)
+
+    tagged: Any = Tagged()
+    assert text_ids([EXAMPLES.split, tagged]).tolist() == sorted({*IDS.tolist(), 3, 9, 30})
 
 
 def test_losses_and_gradients_are_those_of_the_whole_table() -> None:
@@ -103,27 +117,6 @@ def test_training_is_that_of_the_whole_table(options: dict[str, Any]) -> None:
     assert torch.equal(actual[f"{TABLE}.weight"][unread], untouched)
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer": "schedulefree"}, {"ema_decay": 0.5}])
-def test_state_of_a_whole_table_goes_on(options: dict[str, Any]) -> None:
-    """A run of an earlier version, which trained all rows, resumes with those that are read."""
-    config = CsmConfig.model_validate(options)
-    whole, parts = prepared(None, config), prepared(IDS, config)
-    optimizer = trained(whole, config, 0, 1)
-    with averaged(optimizer):
-        weights = {name: tensor.clone() for name, tensor in weights_of(whole).items()}
-        state = {
-            name: tensor.clone() for name, tensor in optimizer_tensors(whole, optimizer).items()
-        }
-    parts.load_state_dict(split_tensors(parts, weights))
-    resumed = build_optimizer(parts, FAMILY, config)
-    load_optimizer_tensors(parts, resumed, split_state(parts, state))
-    for model, own in ((whole, optimizer), (parts, resumed)):
-        set_learning_rate(own, 1e-2)
-        loss_of(model, 2).backward()
-        own.step()
-    torch.testing.assert_close(weights_of(parts), weights_of(whole), rtol=1e-4, atol=1e-6)
-
-
 def test_files_keep_whole_tables() -> None:
     model = prepared(IDS, CsmConfig())
     with torch.no_grad():
@@ -140,7 +133,7 @@ def test_files_keep_whole_tables() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"text_embeddings": "frozen"}, {"method": "lora"}, {"embeddings_lr_factor": 0.0}],
+    [{"method": "lora"}, {"embeddings_lr_factor": 0.0}, {"method": "depth_only"}],
     ids=str,
 )
 def test_frozen_tables_are_left_whole(options: dict[str, Any]) -> None:
