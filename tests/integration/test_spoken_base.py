@@ -64,7 +64,9 @@ def test_demo_adapts_to_a_voice_it_never_heard(tmp_path: Path) -> None:
     assert wer["recordings"] < 0.05
     assert wer["codec"] <= 0.15
     default = "default" if "default" in metrics else "model"  # no row beside it if it is best
-    assert wer[default] <= min(wer["codec"] + 0.15, 0.4)
+    # By 114 words: 0.12 more than the codec in the mean of three seeds, and each of the two rates
+    # moves by 0.03 with a seed, or with the rounding of the codec's phases (LOG.md).
+    assert wer[default] <= min(wer["codec"] + 0.2, 0.4)
     assert wer["model"] <= 0.4
     for kind in {"model", default}:
         assert voice[kind] > voice["base"] + 0.1  # the base speaks well, as somebody else
