@@ -105,8 +105,8 @@ class CsmConfig(TrainConfig):
     packing: Literal["auto", "on", "off"] = option(
         "auto",
         "Lay the sequences of a micro-batch one after another instead of padding them; each attends"
-        " to itself alone, so the loss is the same. auto = on a CPU, where more than 5 % of it"
-        " would be padding.",
+        " to itself alone, so the loss is the same (but for what lora_dropout draws). auto = on a"
+        " CPU without lora_dropout, where more than 5 % of it would be padding.",
         group="optimisation",
         trains=False,
     )

@@ -317,7 +317,9 @@ def _max_padding(config: CsmConfig) -> float:
     """Return the share of padding above which a micro-batch is packed."""
     if config.packing == "auto":
         is_cpu = config.device == "cpu" and config.compile != "on"
-        return PACKED_ABOVE if is_cpu else 1.0
+        # Dropout draws by the layout of a micro-batch.
+        has_dropout = config.method == "lora" and config.lora_dropout > 0
+        return PACKED_ABOVE if is_cpu and not has_dropout else 1.0
     return 0.0 if config.packing == "on" else 1.0
 
 

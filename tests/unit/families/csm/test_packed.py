@@ -93,6 +93,8 @@ def test_joined_batches_are_padded_again() -> None:
         ({"device": "cpu"}, True),
         ({"device": "cpu", "packing": "off"}, False),
         ({"device": "cpu", "compile": "on"}, False),
+        ({"device": "cpu", "method": "lora", "lora_dropout": 0.1}, False),
+        ({"device": "cpu", "method": "lora", "lora_dropout": 0.0}, True),
         ({"device": "cuda"}, False),
         ({"device": "cuda", "packing": "on"}, True),
     ],
