@@ -2,8 +2,7 @@
 
 A token that is not in the training data has no gradient, so its embedding would not move. With the
 rows of the others as a parameter of their own, the same training needs no gradient and no optimiser
-state for it: of CSM-1B's 128,256 text tokens a data set of read sentences has about a tenth. Files
-keep the whole table under its own name.
+state for it. Files keep the whole table under its own name.
 
 Shapes: V tokens of the table, U of them trained, D width.
 """

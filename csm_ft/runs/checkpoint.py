@@ -21,11 +21,7 @@ from torch import Tensor
 from csm_ft.atomic import check_room, whole_folder, write_whole
 from csm_ft.families import lora
 from csm_ft.families.model import SpeechModel, save_tensors
-from csm_ft.families.trained_rows import (
-    join_tensors,
-    split_tensors,
-    trained_tables,
-)
+from csm_ft.families.trained_rows import join_tensors, split_tensors, trained_tables
 from csm_ft.ranks import ALONE, Ranks
 from csm_ft.runs.averaging import AVERAGE, TRAINED, exchange, has_average
 from csm_ft.runs.folder import RunFolder

@@ -64,8 +64,8 @@ def test_demo_adapts_to_a_voice_it_never_heard(tmp_path: Path) -> None:
     assert wer["recordings"] < 0.05
     assert wer["codec"] <= 0.15
     default = "default" if "default" in metrics else "model"  # no row beside it if it is best
-    # By 114 words: 0.12 more than the codec in the mean of three seeds, and each of the two rates
-    # moves by 0.03 with a seed, or with the rounding of the codec's phases (LOG.md).
+    # Of 114 words: over three seeds the model had 0.20 to 0.25, and the codec 0.09 to 0.12 in
+    # several runs (LOG.md), so that 0.15 more was within their spread.
     assert wer[default] <= min(wer["codec"] + 0.2, 0.4)
     assert wer["model"] <= 0.4
     for kind in {"model", default}:
